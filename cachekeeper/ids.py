@@ -1,0 +1,110 @@
+"""Ids: what may stand in a key, and which `_id` it means. The mapping is one to one."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from enum import StrEnum
+
+from bson import ObjectId
+
+from cachekeeper.errors import InvalidId
+
+MAX_ID_BYTES = 512
+_INT64 = range(-(2**63), 2**63)
+
+# What nearly every id looks like; one C call decides. The rest takes the long way below.
+_PLAIN = re.compile(r"[A-Za-z0-9_.:-]{1,128}").fullmatch
+# Braces would move the hash tag that keeps a key and its metadata in one Cluster slot.
+_REFUSED = re.compile(r"[{}\s\x00-\x1f\x7f-\x9f]").search
+_OBJECT_ID = re.compile(r"[0-9a-f]{24}").fullmatch
+_OBJECT_ID_ANY_CASE = re.compile(r"[0-9a-fA-F]{24}").fullmatch
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*").fullmatch
+
+
+def check_id(value: object, field: str = "id") -> str:
+    """The text that stands for `value` in a key.
+
+    Args:
+        value: text, or an integer, which means its decimal digits.
+        field: how the caller names it, for the error.
+
+    Raises:
+        InvalidId: empty, longer than 512 bytes in UTF-8, with braces, white space, control characters or lone
+            surrogates, or neither text nor integer.
+    """
+    if type(value) is str and _PLAIN(value):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise InvalidId(field, f"must be text or an integer, got {type(value).__name__}")
+    if not value:
+        raise InvalidId(field, "must not be empty")
+    if _REFUSED(value):
+        raise InvalidId(field, "must hold no braces, white space or control characters")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidId(field, "must hold no lone surrogates") from None
+    if size > MAX_ID_BYTES:
+        raise InvalidId(field, f"must be at most {MAX_ID_BYTES} bytes in UTF-8, got {size}")
+    return str(value)
+
+
+class IdType(StrEnum):
+    """How the id in a key maps to `_id`.
+
+    `AUTO` reads 24 hexadecimal digits as an ObjectId, decimal digits as an integer and all else as text. So that two
+    ids never mean one `_id`, only the one canonical spelling is read that way: `007` and digits beyond 64 bits are text,
+    and an ObjectId in capitals is refused, since it can only be a mistake.
+    """
+
+    AUTO = "auto"
+    OBJECTID = "objectid"
+    INT = "int"
+    STR = "str"
+    UUID = "uuid"
+
+    def parse(self, text: str, field: str = "id") -> object:
+        """The `_id` that the id `text` means.
+
+        Raises:
+            InvalidId: `text` does not spell an id of this type in its canonical form.
+        """
+        if self is IdType.STR:
+            return text
+        if self in (IdType.AUTO, IdType.OBJECTID) and _OBJECT_ID_ANY_CASE(text):
+            if _OBJECT_ID(text):
+                return ObjectId(text)
+            raise InvalidId(field, "24 hexadecimal digits mean an ObjectId: write them in lower case (or set its type to str)")
+        if self in (IdType.AUTO, IdType.INT) and _INTEGER(text) and len(text) <= 20 and int(text) in _INT64:
+            return int(text)
+        if self is IdType.AUTO:
+            return text
+        if self is IdType.UUID:
+            try:
+                parsed = uuid.UUID(text)
+            except ValueError:
+                parsed = None
+            if parsed is not None and str(parsed) == text:
+                return parsed
+        expected = {
+            IdType.OBJECTID: "24 hexadecimal digits in lower case",
+            IdType.INT: "a 64-bit integer without leading zeros",
+            IdType.UUID: "a UUID in lower case with dashes",
+        }
+        raise InvalidId(field, f"must be {expected[self]}")
+
+    def text(self, document_id: object) -> str | None:
+        """The id in the key of the document with this `_id`; None where no id reaches it under this type."""
+        if isinstance(document_id, float) and document_id.is_integer():
+            document_id = int(document_id)  # JavaScript's 42 is a double to BSON; MongoDB equates the two
+        if isinstance(document_id, bool) or not isinstance(document_id, str | int | ObjectId | uuid.UUID):
+            return None
+        try:
+            text = check_id(str(document_id))
+            parsed = self.parse(text)
+        except InvalidId:
+            return None
+        return text if type(parsed) is type(document_id) or (isinstance(parsed, int) and isinstance(document_id, int)) else None

@@ -1,0 +1,47 @@
+"""What happened, counted in process; and warnings that are said once, not once per read."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+
+logger = logging.getLogger("cachekeeper")
+
+
+class Counters:
+    """Named counters, safe across threads. Never touched on a hit."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: Counter[str] = Counter()
+
+    def add(self, name: str, amount: int = 1) -> None:
+        with self._lock:
+            self._values[name] += amount
+
+    def __getitem__(self, name: str) -> int:
+        with self._lock:
+            return self._values[name]
+
+    def snapshot(self) -> dict[str, int]:
+        """A copy of all counters, by name."""
+        with self._lock:
+            return dict(self._values)
+
+
+COUNTERS = Counters()
+_said: set[str] = set()
+_said_lock = threading.Lock()
+
+
+def log_once(key: str, message: str, *args: object) -> None:
+    """Warn with `message % args` the first time this process meets `key`.
+
+    Callers pass no ids and no values: what is logged once stays in a log for long.
+    """
+    with _said_lock:
+        if key in _said:
+            return
+        _said.add(key)
+    logger.warning(message, *args)

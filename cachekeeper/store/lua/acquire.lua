@@ -1,0 +1,19 @@
+-- A reader's miss: who loads?
+-- KEYS: K, M.  ARGV: nonce, lease in ms, '1' to take the lease although K lives (early refresh, repair of a damaged K).
+-- Returns {'found', value} | {'damaged'} | {'absent'} | {'granted'} | {'taken', nonce, ms left}
+local refresh = ARGV[3] == '1'
+local m = redis.call('HMGET', KEYS[2], 'l', 'lx', 'ax')
+if not refresh then
+  local kind = redis.call('TYPE', KEYS[1]).ok
+  if kind == 'string' then return {'found', redis.call('GET', KEYS[1])} end
+  if kind ~= 'none' then return {'damaged'} end
+end
+local now = clock()
+if m[3] and not refresh and tonumber(m[3]) > now then return {'absent'} end
+-- The same nonce again is a client that lost the answer and asked once more.
+if m[1] and m[1] ~= ARGV[1] and tonumber(m[2]) > now then
+  return {'taken', m[1], tonumber(m[2]) - now}
+end
+redis.call('HSET', KEYS[2], 'l', ARGV[1], 'lx', digits(now + ARGV[2]))
+keep(KEYS[2], tonumber(ARGV[2]))
+return {'granted'}

@@ -1,0 +1,14 @@
+-- A block only grows: a duplicate or late one never shortens its life, and an endless one stays.
+-- KEYS: K.  ARGV: when it ends, '' for never.  Returns {'blocked'} | {'kept'} | {'over'}
+local left = redis.call('PTTL', KEYS[1])
+if left == -1 then return {'kept'} end
+if ARGV[1] == '' then
+  if left == -2 then redis.call('SET', KEYS[1], 'true') else redis.call('PERSIST', KEYS[1]) end
+  return {'blocked'}
+end
+local ms = tonumber(ARGV[1]) - clock()
+if ms <= 0 then return {'over'} end
+if left >= ms then return {'kept'} end
+-- Whatever type lies there means blocked, so an existing key is only given more time.
+if left == -2 then redis.call('SET', KEYS[1], 'true', 'PX', digits(ms)) else redis.call('PEXPIRE', KEYS[1], digits(ms)) end
+return {'blocked'}

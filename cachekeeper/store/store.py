@@ -1,0 +1,90 @@
+"""Runs steps on a Redis client, one or many in a pipeline, and turns every failure into `CacheUnavailable`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from redis import RedisCluster
+from redis.exceptions import NoScriptError, RedisError
+
+from cachekeeper.errors import CacheUnavailable
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from cachekeeper.store.steps import Step
+
+Outcome = TypeVar("Outcome")
+
+# A pipeline is one write and one read: what bounds the memory both sides hold for it.
+STEPS_PER_PIPELINE = 1000
+
+
+@contextmanager
+def cache_errors(doing: str) -> Iterator[None]:
+    """Turn what redis-py raises into `CacheUnavailable`.
+
+    The text of a server's error is kept as the cause only: it may quote arguments.
+    """
+    try:
+        yield
+    except RedisError as error:
+        raise CacheUnavailable(f"Redis failed while {doing} ({type(error).__name__})") from error
+
+
+class Store:
+    """The protocol over one Redis client.
+
+    Args:
+        client: a redis-py client that answers bytes (`decode_responses=False`), a Cluster's too.
+    """
+
+    def __init__(self, client: Redis | RedisCluster) -> None:
+        self.client = cast("Redis", client)
+        self.is_cluster = isinstance(client, RedisCluster)
+
+    def run(self, step: Step[Outcome]) -> Outcome:
+        """Run one step, in one round trip.
+
+        Raises:
+            CacheUnavailable: Redis did not answer, or refused.
+        """
+        with cache_errors(f"running {step.script.name}"):
+            try:
+                answer = self.client.evalsha(step.script.sha, len(step.keys), *step.keys, *step.args)
+            except NoScriptError:  # a new, restarted or flushed server; EVAL also loads it
+                answer = self.client.eval(step.script.source, len(step.keys), *step.keys, *step.args)
+        return step.parse(cast("Sequence[Any]", answer))
+
+    def run_all(self, steps: Sequence[Step[Any]]) -> list[Any]:
+        """Run many steps in as few round trips as fit; outcomes in the order of the steps.
+
+        Raises:
+            CacheUnavailable: some step failed. The others may have been run; all may be run again.
+        """
+        outcomes: list[Any] = []
+        for at in range(0, len(steps), STEPS_PER_PIPELINE):
+            outcomes += self._pipeline(steps[at : at + STEPS_PER_PIPELINE])
+        return outcomes
+
+    def _pipeline(self, steps: Sequence[Step[Any]]) -> list[Any]:
+        with cache_errors(f"running {len(steps)} steps"):
+            pipe = self.client.pipeline(transaction=False)
+            for step in steps:
+                pipe.evalsha(step.script.sha, len(step.keys), *step.keys, *step.args)
+            answers = pipe.execute(raise_on_error=False)
+            unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if unknown:
+                pipe = self.client.pipeline(transaction=False)
+                for at in unknown:
+                    step = steps[at]
+                    pipe.eval(step.script.source, len(step.keys), *step.keys, *step.args)
+                for at, answer in zip(unknown, pipe.execute(raise_on_error=False), strict=True):
+                    answers[at] = answer
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+        return [step.parse(answer) for step, answer in zip(steps, answers, strict=True)]
+
