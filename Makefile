@@ -1,0 +1,46 @@
+# Works with GNU make 3.81 (macOS) and later. ARGS passes more arguments on: make test ARGS='tests/unit -x'
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format types contracts check protocol bench clean
+
+PYTHON = .venv/bin/python
+ARGS =
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1@/p' $(firstword $(MAKEFILE_LIST)) | awk -F@ '{printf "%-18s%s\n", $$1, $$2}'
+
+setup: .venv/.set-up ## Make .venv with everything for development (the other targets do it when needed)
+
+.venv/.set-up: pyproject.toml constraints.txt tools/setup.sh
+	@sh tools/setup.sh
+
+demo: .venv/.set-up ## Start real servers, publish events, watch the cache follow, check every key
+	$(PYTHON) -m demo $(ARGS)
+
+test: .venv/.set-up ## Run all tests, on real servers too
+	$(PYTHON) -m pytest -n 2 $(ARGS)
+
+lint: .venv/.set-up ## ruff: rules and format
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+format: .venv/.set-up ## Let ruff rewrite what it can
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+types: .venv/.set-up ## mypy, strict
+	$(PYTHON) -m mypy
+
+contracts: .venv/.set-up ## import-linter: who may import whom
+	.venv/bin/lint-imports
+
+check: lint types contracts ## lint, types and contracts
+
+protocol: .venv/.set-up ## Search all interleavings of the cache protocol (the whole space, long)
+	$(PYTHON) -m tests.protocol --full $(ARGS)
+
+bench: .venv/.set-up ## Measure, print tables, write benchmarks/results/
+	$(PYTHON) -m benchmarks $(ARGS)
+
+clean: ## Remove .venv and everything built or cached
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
