@@ -3,6 +3,8 @@
 # Python 3.11 or later, and pip.
 set -eu
 
+names="python3.12 python3.11 python3.13 python3.14 python3"
+
 say() { printf '%s\n' "$*" >&2; }
 
 # A name on PATH proves nothing: a pyenv shim of a version that is not selected exists, and fails when run.
@@ -11,15 +13,19 @@ suitable() {
 }
 
 find_python() {
-    for name in python3.12 python3.11 python3.13 python3.14 python3; do
+    for name in $names; do
         if suitable "$name"; then
             printf '%s\n' "$name"
             return 0
         fi
     done
     say "cachekeeper needs Python 3.11 or later (with its ssl and venv modules), and found none that runs:"
-    for name in python3.12 python3.11 python3.13 python3.14 python3; do
-        say "  $name: $("$name" --version 2>&1 | head -n 1)"
+    for name in $names; do
+        if command -v "$name" >/dev/null 2>&1; then
+            say "  $name: $("$name" --version 2>&1 | head -n 1)"
+        else
+            say "  $name: not on PATH"
+        fi
     done
     say "Install one and run this again:"
     say "  Debian 12, Ubuntu 24.04 or later: sudo apt install python3 python3-venv python3-pip"
@@ -27,13 +33,13 @@ find_python() {
     return 1
 }
 
-# Debian and Ubuntu keep ensurepip in a package of its own (python3-venv). Without it, a pip from outside installs into
+# Debian and Ubuntu keep ensurepip in a package of its own (python3-venv). Without it, a pip from outside puts one into
 # the environment; `pip --python` came with pip 22.3.
-install_from_outside() {
+pip_from_outside() {
     for pip in "$python -m pip" pip3 pip; do
         # Unquoted on purpose: the first candidate is three words.
         if $pip --python .venv/bin/python --version >/dev/null 2>&1; then
-            $pip --python .venv/bin/python --disable-pip-version-check install "$@"
+            $pip --python .venv/bin/python --disable-pip-version-check install --quiet --constraint constraints.txt pip
             return
         fi
     done
@@ -43,18 +49,19 @@ install_from_outside() {
     return 1
 }
 
-# An interpreter that has been upgraded away leaves an environment that no longer runs: make it anew.
-if ! suitable .venv/bin/python; then
+# An environment without pip is one whose making failed half-way; one whose interpreter has been upgraded away no longer
+# runs. Both are made anew.
+if ! suitable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
     say "Making .venv with $("$python" --version 2>&1) ($python)"
     if "$python" -c 'import ensurepip; ensurepip.version()' >/dev/null 2>&1; then
         "$python" -m venv --clear .venv
     else
         "$python" -m venv --clear --without-pip .venv
-        install_from_outside --quiet --constraint constraints.txt pip
+        pip_from_outside
     fi
 fi
 
-say "Installing into .venv (once; again when pyproject.toml or constraints.txt change)"
+say "Installing into .venv: about 120 MB, once, and again when pyproject.toml or constraints.txt change"
 .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable '.[dev]'
 touch .venv/.set-up
