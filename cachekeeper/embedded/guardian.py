@@ -53,6 +53,7 @@ class Guardian:
         )
         self._pipe = _input_of(self._process)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._told = guardian_process.Charge()
 
     @property
     def pid(self) -> int:
@@ -113,7 +114,8 @@ class Guardian:
 
     def forget(self, group: int) -> None:
         """Say that a child and all of its group are gone: the number may soon be somebody else's."""
-        self._tell("forget", group)
+        with contextlib.suppress(ServerFailed):  # no guardian, so nobody who would kill a stranger
+            self._tell("forget", group)
         self._children.pop(group, None)
 
     def close(self) -> None:
@@ -124,10 +126,11 @@ class Guardian:
         if os.getpid() != self._owner or self._pipe.closed:
             return
         # A word, not only the end of the pipe: a forked child of this process may hold a copy of it.
-        with contextlib.suppress(ServerFailed):  # gone already: there is nobody to tell
+        with contextlib.suppress(ServerFailed):
             self._tell("end")
         self._pipe.close()
-        self._process.wait()
+        if self._process.wait() != 0:  # it was killed: do its work here
+            self._told.clean()
         for child in self._children.values():
             child.wait()  # killed by now; this takes the zombie away
 
@@ -135,6 +138,7 @@ class Guardian:
         line = json.dumps([verb, *arguments]).encode() + b"\n"
         try:
             with self._lock:  # a long line reaches the pipe in pieces; two threads must not mix theirs
+                self._told.obey(line)
                 self._pipe.write(line)
         except BrokenPipeError:
             raise ServerFailed("the guardian process", "is gone; nothing would clean up after this one", "") from None
