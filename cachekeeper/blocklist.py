@@ -1,0 +1,147 @@
+"""Blocklists: is this id blocked? An outage never answers 'no'."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from cachekeeper.errors import CacheUnavailable, InvalidId
+from cachekeeper.ids import IdType
+from cachekeeper.loaders import ABSENT, Absent, Find
+from cachekeeper.metrics import COUNTERS, log_once
+from cachekeeper.reader.core import Target
+from cachekeeper.store import Value, cache_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis import Redis
+
+    from cachekeeper.loaders import StoredDocument
+    from cachekeeper.reader import SyncReader
+    from cachekeeper.store import Store
+    from cachekeeper.views import BlocklistView
+
+# How long an answer to 'may this server evict?' is trusted. CONFIG SET may change it at any time.
+_POLICY_SECONDS = 10.0
+
+
+class Flag:
+    """The codec of a block: whatever lies there means blocked."""
+
+    def encode(self, value: object) -> bytes:  # noqa: ARG002  # a block carries nothing
+        return b"true"
+
+    def decode(self, raw: bytes) -> bool:  # noqa: ARG002
+        return True
+
+
+class EvictionWatch:
+    """Whether a Redis may drop keys by itself, so that absence means nothing. Asked anew every ten seconds."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._asked = float("-inf")
+        self._may_evict = True
+
+    def may_evict(self) -> bool:
+        """True for a server with a memory limit and any policy but `noeviction`, and for every Cluster.
+
+        Raises:
+            CacheUnavailable: Redis did not answer.
+        """
+        if self._store.is_cluster:
+            log_once("blocklist:cluster", "the security Redis is a Cluster: every absent block is asked of MongoDB")
+            return True
+        with self._lock:
+            if time.monotonic() - self._asked > _POLICY_SECONDS:
+                with cache_errors("asking for the eviction policy"):
+                    memory = cast("dict[str, Any]", self._store.client.info("memory"))
+                # Without a limit nothing is evicted; a policy that waits for one counts all the same, to be safe.
+                self._may_evict = str(memory.get("maxmemory_policy", "unknown")) != "noeviction"
+                self._asked = time.monotonic()
+            if self._may_evict:
+                log_once(
+                    "blocklist:evicts",
+                    "the security Redis may evict keys (maxmemory-policy is not noeviction): every absent block is asked of MongoDB",
+                )
+            return self._may_evict
+
+
+class BlocklistReader:
+    """Answers 'is it blocked?' for one view.
+
+    Args:
+        view: the blocklist.
+        reader: of the view's server.
+        leeway: seconds that a block outlasts what it blocks.
+        eviction: the watch of the view's server.
+    """
+
+    def __init__(self, view: BlocklistView, reader: SyncReader, leeway: float, eviction: EvictionWatch) -> None:
+        self._view = view
+        self._reader = reader
+        self._leeway = timedelta(seconds=leeway)
+        self._eviction = eviction
+
+    def is_blocked(self, part: str) -> bool:
+        """Whether the id `part` is blocked.
+
+        Raises:
+            DatabaseUnavailable, Overloaded: Redis could not say, and neither could MongoDB. Never False for that.
+        """
+        key = self._view.template.key(part)
+        if self._reader.breaker.allows():
+            try:
+                answer = self._ask_redis(key)
+            except CacheUnavailable:
+                self._reader.breaker.failed()
+            else:
+                self._reader.breaker.succeeded()
+                if answer is not None:
+                    return answer
+        COUNTERS.add("block_asked_of_database")
+        target = Target(self._view.name, key, self._query(part), self._interpret, Flag())
+        return self._reader.find_uncached(target) is not ABSENT
+
+    def _ask_redis(self, key: str) -> bool | None:
+        """True or False where Redis can say, else None."""
+        client: Redis = self._reader.store.client
+        with cache_errors("asking for a block"):
+            if self._reader.store.is_cluster:
+                blocked, ready = client.exists(key), 0
+            else:
+                # One MULTI: in a plain pipeline a flush, or the end of warming, may fall between the two answers, and an
+                # absent block from before would meet a *ready* from after.
+                pipe = client.pipeline(transaction=True)
+                pipe.exists(key)
+                pipe.exists(self._view.ready_key)
+                blocked, ready = pipe.execute()
+        if blocked:
+            return True
+        if self._eviction.may_evict() or not ready:
+            return None
+        return False
+
+    def _query(self, part: str) -> Find:
+        # Others write these documents, too: an id that they stored as a number or an ObjectId must not read as 'free'.
+        spellings: list[object] = [part]
+        try:
+            other = IdType.AUTO.parse(part)
+        except InvalidId:
+            other = part
+        if not isinstance(other, str):
+            spellings.append(other)
+        return Find(self._view.collection, {"_id": {"$in": spellings}}, (self._view.ends,))
+
+    def _interpret(self, documents: Sequence[StoredDocument]) -> Value | Absent:
+        now = datetime.now(UTC)
+        return Value(b"true", None) if any(self._live(document, now) for document in documents) else ABSENT
+
+    def _live(self, document: StoredDocument, now: datetime) -> bool:
+        """A block without an end, or with one that cannot be read, stands."""
+        ends = document.get(self._view.ends)
+        return not isinstance(ends, datetime) or ends + self._leeway > now

@@ -1,0 +1,63 @@
+"""Clients of Redis and MongoDB with the time limits that an outage needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from pymongo import MongoClient
+from redis import Redis, RedisCluster
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+
+from cachekeeper.errors import SettingsError
+from cachekeeper.lean import LEAN_CODEC_OPTIONS
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+
+def connect_redis(url: str, timeout: float) -> Redis | RedisCluster:
+    """A client for `url`; it connects at first use.
+
+    Args:
+        url: as in the settings; `redis+cluster://` for a Cluster.
+        timeout: seconds for connecting, and for each answer.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        # Once more on a new connection, for one that a restart has closed. Never after a timeout: a hung server would
+        # cost every lookup twice the limit.
+        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    }
+    parts = urlsplit(url)
+    if parts.scheme.endswith("+cluster"):
+        plain = urlunsplit(parts._replace(scheme=parts.scheme.removesuffix("+cluster")))
+        return RedisCluster.from_url(plain, **options)
+    return Redis.from_url(url, **options)
+
+
+def connect_mongodb(url: str, timeout: float) -> Database[Any]:
+    """The database that `url` names; its client connects at first use.
+
+    Args:
+        url: as in the settings, with the database in its path.
+        timeout: seconds for connecting. Each operation has a limit of its own.
+
+    Raises:
+        SettingsError: the URL cannot be used.
+    """
+    limit = int(timeout * 1000)
+    try:
+        client: MongoClient[Any] = MongoClient(
+            url,
+            connect=False,
+            connectTimeoutMS=limit,
+            serverSelectionTimeoutMS=limit,
+            appname="cachekeeper",
+        )
+        return client.get_default_database(codec_options=LEAN_CODEC_OPTIONS)
+    except Exception as error:  # pymongo has no common class for what is wrong with a URL
+        raise SettingsError(f"CACHEKEEPER_MONGODB_URL: cannot be used ({type(error).__name__})") from None

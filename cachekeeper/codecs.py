@@ -1,0 +1,135 @@
+"""Between a value and the plain bytes at its key, which any Redis client in any language reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
+
+from cachekeeper import lean
+from cachekeeper.errors import DamagedDocument, DamagedValue, InvalidValue
+
+T = TypeVar("T")
+
+MAX_SAFE_INTEGER = 2**53 - 1
+# BSON itself ends at 100 levels; the document around the value takes some.
+MAX_DEPTH = 90
+
+
+class Codec(Protocol[T]):
+    """How the values of a view are written."""
+
+    def encode(self, value: object) -> bytes:
+        """The bytes for `value`.
+
+        Raises:
+            DamagedDocument: a value from the database that this view cannot hold.
+        """
+
+    def decode(self, raw: bytes) -> T:
+        """The value in `raw`.
+
+        Raises:
+            DamagedValue: `raw` is not of this codec.
+        """
+
+
+class Text:
+    """UTF-8 text, as it is."""
+
+    def encode(self, value: object) -> bytes:
+        if not isinstance(value, str):
+            raise DamagedDocument(f"expected text, the document holds {type(value).__name__}")
+        try:
+            return value.encode()
+        except UnicodeEncodeError:
+            raise DamagedDocument("the text holds lone surrogates") from None
+
+    def decode(self, raw: bytes) -> str:
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise DamagedValue("not UTF-8") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Json(Generic[T]):
+    """JSON as a Node.js service writes it from Mongoose's `.lean()`.
+
+    Attributes:
+        kind: what must stand outermost: `dict` or `list`.
+    """
+
+    kind: type[T]
+
+    def encode(self, value: object) -> bytes:
+        if not isinstance(value, self.kind):
+            raise DamagedDocument(f"expected {self.kind.__name__}, the document holds {type(value).__name__}")
+        return lean.dumps(value)
+
+    def decode(self, raw: bytes) -> T:
+        try:
+            value = json.loads(raw, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            raise DamagedValue("not JSON") from None
+        if not isinstance(value, self.kind):
+            raise DamagedValue(f"not a JSON {'object' if self.kind is dict else 'array'}")
+        return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def check_json(value: object, path: str) -> None:
+    """Refuse what JSON or JavaScript would change on the way.
+
+    Args:
+        value: to be stored.
+        path: how the caller names it; the error's field is the path to what is wrong inside it.
+
+    Raises:
+        InvalidValue: NaN and infinities, integers beyond 2^53, keys that are not text (or hold NUL), lone surrogates,
+            tuples, dates, bytes and everything else that JSON has no form for, or more than 90 levels.
+    """
+    _check_json(value, path, MAX_DEPTH)
+
+
+def _check_json(value: Any, path: str, depth: int) -> None:
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        _check_utf8(value, path)
+    elif isinstance(value, int):
+        if abs(value) > MAX_SAFE_INTEGER:
+            raise InvalidValue(path, "an integer beyond 2^53 - 1 is changed by JavaScript: store it as text")
+    elif isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124  # NaN is what differs from itself
+            raise InvalidValue(path, "JSON has no NaN and no infinity")
+    elif depth == 0:
+        raise InvalidValue(path, f"is nested deeper than {MAX_DEPTH} levels")
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            _check_json(item, f"{path}[{at}]", depth - 1)
+    elif isinstance(value, dict):
+        _check_object(value, path, depth)
+    else:
+        raise InvalidValue(path, f"JSON has no form for {type(value).__name__}")
+
+
+def _check_object(value: Mapping[Any, Any], path: str, depth: int) -> None:
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise InvalidValue(path, f"keys must be text, one is {type(key).__name__}")
+        _check_utf8(key, f"{path} (a key)")
+        if "\0" in key:
+            raise InvalidValue(path, "keys must hold no NUL")
+        _check_json(item, f"{path}.{key}", depth - 1)
+
+
+def _check_utf8(text: str, path: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidValue(path, "holds lone surrogates") from None

@@ -1,0 +1,89 @@
+"""Commands: what a handler asks for. Plain values, so that handlers stay pure and a batch can be coalesced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cachekeeper.views import BlocklistView, TextView, View
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """A majority write to MongoDB, done before anything in Redis. It must be safe to repeat.
+
+    Attributes:
+        collection: its name.
+        document_id: the document's `_id`.
+        update: an aggregation pipeline, or update operators.
+        upsert: whether to make the document where there is none.
+        only_if: a further condition; where it does not hold, nothing is written.
+    """
+
+    collection: str
+    document_id: object
+    update: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    upsert: bool = False
+    only_if: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """The value of one key changed to `value`, at `version`."""
+
+    view: View[Any]
+    id: str
+    value: object
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """One key lives no longer than `at`."""
+
+    view: View[Any]
+    id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidate:
+    """One key changed, nobody knows to what version."""
+
+    view: View[Any]
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidateWithin:
+    """Whatever was found by a text that occurs in one of `names` changed."""
+
+    view: TextView[Any]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidateAll:
+    """Anything of the view may have changed. Linear in the number of cached keys."""
+
+    view: View[Any] | TextView[Any]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """An id is blocked until `until` (and the leeway), None for ever."""
+
+    view: BlocklistView
+    id: str
+    until: datetime | None
+
+
+Command = Persist | Write | Expire | Invalidate | InvalidateWithin | InvalidateAll | Block
+
+
+def changed(view: View[Any], document_id: str, value: object, version: int | None) -> Write | Invalidate:
+    """The command for a change of one document: a write where its version is known, else an invalidation."""
+    return Invalidate(view, document_id) if version is None else Write(view, document_id, value, version)

@@ -1,0 +1,121 @@
+"""Events: what happened, said by an upstream service. Strict at the door, tolerant of newer producers behind it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from cachekeeper.errors import InputError, InvalidEvent
+from cachekeeper.ids import check_id
+from cachekeeper.times import check_time
+from cachekeeper.versions import check_version
+
+
+def _door(check: Any) -> BeforeValidator:
+    """A pydantic validator out of one of our checks, keeping its wording."""
+
+    def validate(value: Any) -> Any:
+        try:
+            return check(value)
+        except InputError as error:
+            raise PydanticCustomError("cachekeeper", "{problem}", {"problem": error.problem}) from None
+
+    return BeforeValidator(validate)
+
+
+def _check_name(value: object) -> str:
+    """A name as it stands in a document: any text that UTF-8 can carry, without NUL."""
+    if not isinstance(value, str):
+        raise InvalidEvent("name", f"must be text, got {type(value).__name__}")
+    if "\0" in value:
+        raise InvalidEvent("name", "must hold no NUL")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidEvent("name", "must hold no lone surrogates") from None
+    if size > MAX_NAME_BYTES:
+        raise InvalidEvent("name", f"must be at most {MAX_NAME_BYTES} bytes in UTF-8, got {size}")
+    return value
+
+
+MAX_NAME_BYTES = 4096
+
+Id = Annotated[str, _door(check_id)]
+"""An id: text or an integer, kept as text."""
+
+Version = Annotated[int | None, _door(check_version)]
+"""A version from 0 to 2^53 - 1, or None for 'no version'. `5.0` is 5."""
+
+Moment = Annotated[datetime, _door(check_time)]
+"""A time: with a zone, or whole seconds since 1970; kept in UTC."""
+
+Name = Annotated[str, _door(_check_name)]
+"""A text of at most 4096 bytes, as it stands in a document."""
+
+
+class Event(BaseModel):
+    """One thing that happened. Subclass it with a `type` and fields of your own.
+
+    Attributes:
+        id: names this occurrence; the same in every redelivery.
+        type: what happened, such as `user.updated`.
+        time: when, in UTC.
+        version: of the document this is about, after the change; None where the document has none, where this change did
+            not raise it, and for a deletion.
+
+    Raises:
+        InvalidEvent: on construction, naming every field at fault.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    id: Id = Field(default_factory=lambda: str(uuid.uuid4()))
+    type: str
+    time: Moment = Field(default_factory=lambda: datetime.now(UTC))
+    version: Version = None
+
+    secret_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values are masked wherever an event is shown."""
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            # `from None`: the cause would carry the input, and with it tokens, into every log of a traceback.
+            raise _invalid(type(self), error) from None
+
+    @classmethod
+    def type_name(cls) -> str:
+        """The value of `type` that this class stands for."""
+        return str(cls.model_fields["type"].default)
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> Self:
+        """Read what `to_wire` wrote. Fields that a newer producer added are dropped.
+
+        Raises:
+            InvalidEvent: a field is missing or wrong.
+        """
+        return cls(**{name: value for name, value in body.items() if name in cls.model_fields})
+
+    def to_wire(self) -> dict[str, Any]:
+        """The event as JSON-ready values, `None`s left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def _invalid(kind: type[Event], error: ValidationError) -> InvalidEvent:
+    problems: dict[str, str] = {}
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        name = ".".join(str(part) for part in problem["loc"]) or "event"
+        said = {"missing": "is missing", "extra_forbidden": "is not a field of this event"}
+        message = said.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        problems.setdefault(name, message)
+    (first, text), *rest = problems.items()
+    more = "".join(f"; {name}: {message}" for name, message in rest)
+    declared = kind.model_fields["type"].default
+    return InvalidEvent(first, f"{text}{more} (event {declared})" if isinstance(declared, str) else f"{text}{more}")

@@ -1,0 +1,293 @@
+"""The keeper: settings, clients, stores and readers, made at first use and given back by `close`."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from cachekeeper import fold
+from cachekeeper.blocklist import BlocklistReader, EvictionWatch
+from cachekeeper.clients import connect_mongodb, connect_redis
+from cachekeeper.database import DatabaseReads
+from cachekeeper.errors import DamagedValue
+from cachekeeper.ids import IdType, check_id
+from cachekeeper.keys import check_text
+from cachekeeper.loaders import ABSENT
+from cachekeeper.reader import Limits, Start, SyncReader, Target
+from cachekeeper.settings import Settings, load_settings
+from cachekeeper.store import Store
+from cachekeeper.views import BlocklistView, Server, Staleness, TextView, View
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+    from redis import Redis, RedisCluster
+
+    from cachekeeper.loaders import Absent
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What talks to servers; one set per process."""
+
+    database: DatabaseReads
+    readers: dict[Server, SyncReader]
+    eviction: dict[Server, EvictionWatch]
+
+
+class Binding:
+    """A view on a keeper: its numbers and its reader, worked out once, so that a hit costs little more than its `GET`."""
+
+    __slots__ = ("blocklist", "decode", "ids", "prefix", "reader", "shared", "suffix", "ttl_ms")
+
+    def __init__(self, view: View[Any] | TextView[Any] | BlocklistView, keeper: Keeper) -> None:
+        parts, settings = keeper._parts(), keeper.settings  # noqa: SLF001  # one class in two parts
+        self.prefix, self.suffix = view.template.prefix, view.template.suffix
+        self.reader = parts.readers[view.server]
+        self.ids = IdType.STR
+        self.shared = False
+        self.blocklist: BlocklistReader | None = None
+        if isinstance(view, BlocklistView):
+            self.ttl_ms = 0
+            self.blocklist = BlocklistReader(view, self.reader, settings.block_leeway_seconds, parts.eviction[view.server])
+        else:
+            self.ttl_ms = round(view.ttl_seconds * 1000)
+            self.decode = view.codec.decode
+        if isinstance(view, View):
+            self.ids = settings.id_types.get(view.name, view.ids)
+            self.shared = view.staleness is Staleness.SHARED
+
+
+class Keeper:
+    """The engine for one process: looks up views, Redis first and MongoDB second.
+
+    Safe across threads and forks (a child makes its own clients; one passed in must be safe there itself).
+
+    Args:
+        settings: default: from the environment, at first use.
+        cache: a redis-py client of your own for the cache; it must answer bytes.
+        security: the same for sessions and blocks; default: `cache` where that is given.
+        database: a pymongo database of your own.
+
+    Clients of your own are not closed by `close`, and bring their own time limits.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        cache: Redis | RedisCluster | None = None,
+        security: Redis | RedisCluster | None = None,
+        database: Database[Any] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._given = (cache, security or cache, database)
+        self._lock = threading.RLock()
+        self._made: _Parts | None = None
+        self._bindings: dict[object, Binding] = {}
+        _keepers.add(self)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, read from the environment at first use.
+
+        Raises:
+            SettingsError: they are wrong.
+        """
+        with self._lock:
+            if self._settings is None:
+                self._settings = load_settings()
+            return self._settings
+
+    def store(self, server: Server) -> Store:
+        """The protocol on one of the two servers."""
+        return self._parts().readers[server].store
+
+    @property
+    def database(self) -> Database[Any]:
+        """MongoDB, with majority reads of the primary and majority writes."""
+        return self._parts().database.database
+
+    def may_evict(self, server: Server) -> bool:
+        """Whether that Redis drops keys by itself. Raises CacheUnavailable."""
+        return self._parts().eviction[server].may_evict()
+
+    def binding(self, view: View[Any] | TextView[Any] | BlocklistView) -> Binding:
+        """The view's numbers under these settings."""
+        found = self._bindings.get(view)
+        if found is None:
+            with self._lock:
+                found = self._bindings.setdefault(view, Binding(view, self))
+        return found
+
+    def read(self, view: View[T], document_id: str | int, field: str = "id") -> T | Absent:
+        """The value of one document: from Redis, else from MongoDB.
+
+        Args:
+            view: what to read.
+            document_id: whose.
+            field: how the caller names the id, for errors.
+
+        Returns:
+            The value, or `ABSENT`: it does not exist. Never for an outage.
+
+        Raises:
+            InvalidId: the id cannot be one.
+            Unavailable: neither Redis nor MongoDB could answer within the time limit.
+            Damaged: what is stored cannot be read (for keys that others write, too, or in MongoDB).
+        """
+        binding = self._bindings.get(view) or self.binding(view)
+        part = check_id(document_id, field)
+        key = binding.prefix + part + binding.suffix
+        raw = binding.reader.peek(key) if binding.shared else binding.reader.get(key)
+        if isinstance(raw, bytes):
+            try:
+                return cast("T", binding.decode(raw))
+            except DamagedValue:
+                raw = Start.DAMAGED
+        if raw is ABSENT:
+            return ABSENT
+        return binding.reader.find(self._target(view, binding, key, part, field), binding.ttl_ms, cast("Start", raw))
+
+    def read_through(self, view: View[T], document_id: str) -> T | Absent:
+        """Like `read`, but sure that Redis was asked, even if it was away a moment ago.
+
+        Raises:
+            As `read`.
+        """
+        binding = self.binding(view)
+        key = binding.prefix + document_id + binding.suffix
+        return binding.reader.find(self._target(view, binding, key, document_id, "id"), binding.ttl_ms, Start.MISS)
+
+    def search(self, view: TextView[T], text: str, field: str = "text") -> T:
+        """What a text finds: from Redis, else from MongoDB.
+
+        Raises:
+            InvalidText: the text cannot be one.
+            Unavailable, Damaged: as `read`.
+        """
+        binding = self._bindings.get(view) or self.binding(view)
+        folded = fold.fold(check_text(text, field))
+        key = binding.prefix + fold.escape_braces(folded) + binding.suffix
+        target = Target(view.name, key, view.query(folded), view.interpret, view.codec)
+        if len(folded) > self.settings.text_limit_chars:
+            found = binding.reader.find_uncached(target)
+        else:
+            raw = binding.reader.get(key)
+            if isinstance(raw, bytes):
+                try:
+                    return cast("T", binding.decode(raw))
+                except DamagedValue:
+                    raw = Start.DAMAGED
+            found = binding.reader.find(target, binding.ttl_ms, raw)
+        return cast("T", found)  # a search that finds nothing is a value: the empty list
+
+    def is_blocked(self, view: BlocklistView, document_id: str | int, field: str = "id") -> bool:
+        """Whether an id is on a blocklist.
+
+        Raises:
+            InvalidId: the id cannot be one.
+            Unavailable: neither Redis nor MongoDB could answer. Never False for that.
+        """
+        blocklist = (self._bindings.get(view) or self.binding(view)).blocklist
+        if blocklist is None:
+            raise TypeError(f"view {view.name} is no blocklist")
+        return blocklist.is_blocked(check_id(document_id, field))
+
+    def close(self) -> None:
+        """Give back the connections. The keeper makes new ones if it is used again."""
+        with self._lock:
+            made, self._made = self._made, None
+            self._bindings = {}
+        if made is None:
+            return
+        cache, security, database = self._given
+        if cache is None:
+            made.readers[Server.CACHE].store.client.close()
+        if security is None:
+            made.readers[Server.SECURITY].store.client.close()
+        if database is None:
+            made.database.database.client.close()
+
+    def _target(self, view: View[T], binding: Binding, key: str, part: str, field: str) -> Target[T]:
+        find = view.query([binding.ids.parse(part, field)])
+        return Target(
+            view.name,
+            key,
+            find,
+            lambda documents: view.interpret(documents[0] if documents else None),
+            view.codec,
+            view.staleness,
+        )
+
+    def _parts(self) -> _Parts:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    def _make(self) -> _Parts:
+        settings = self.settings
+        cache, security, database = self._given
+        timeout = settings.redis_timeout_seconds
+        reads = DatabaseReads(
+            connect_mongodb(settings.mongodb_url, settings.load_timeout_seconds) if database is None else database,
+            timeout=settings.load_timeout_seconds,
+            concurrency=settings.load_concurrency,
+            read_concern=settings.read_concern,
+        )
+        limits = Limits(
+            lookup=settings.lookup_timeout_seconds,
+            load=settings.load_timeout_seconds + 2 * timeout,
+            value_bytes=settings.value_limit_bytes,
+        )
+
+        def reader(client: Redis | RedisCluster) -> SyncReader:
+            return SyncReader(
+                Store(client),
+                reads,
+                limits,
+                lease_ms=round(settings.lease_seconds * 1000),
+                negative_ms=round(settings.negative_ttl_seconds * 1000),
+                marker_ms=round(settings.marker_seconds * 1000),
+                pause=timeout,
+            )
+
+        first = reader(connect_redis(settings.redis_url, timeout) if cache is None else cache)
+        same = security is cache if security is not None else settings.security_url == settings.redis_url
+        second = first if same else reader(connect_redis(settings.security_url, timeout) if security is None else security)
+        readers = {Server.CACHE: first, Server.SECURITY: second}
+        return _Parts(reads, readers, {server: EvictionWatch(found.store) for server, found in readers.items()})
+
+    def _after_fork(self) -> None:
+        # The parent's threads do not exist here, its locks may be held for ever, and its sockets are the parent's.
+        self._lock = threading.RLock()
+        self._made = None
+        self._bindings = {}
+
+
+_keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for keeper in list(_keepers):
+        keeper._after_fork()  # noqa: SLF001  # this hook is the keeper's own
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+_default = Keeper()
+
+
+def default_keeper() -> Keeper:
+    """The keeper of this process's environment, which the shipped functions use where none is passed."""
+    return _default
+
+
+def close() -> None:
+    """Give back the connections of the default keeper."""
+    _default.close()

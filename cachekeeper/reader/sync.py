@@ -1,0 +1,258 @@
+"""The sync shell of the reader: the plain `GET`, and the driving of the core where that was no hit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redis.exceptions import RedisError, ResponseError
+
+from cachekeeper.errors import CachekeeperError, CacheUnavailable
+from cachekeeper.loaders import ABSENT
+from cachekeeper.metrics import COUNTERS
+from cachekeeper.reader import core
+from cachekeeper.reader.flights import Flight, LeasedFlights, SharedFlights
+from cachekeeper.store import steps
+from cachekeeper.store.outcomes import Acquired, Found, Peeked, Stale
+from cachekeeper.views import Staleness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cachekeeper.database import DatabaseReads
+    from cachekeeper.loaders import Absent
+    from cachekeeper.reader.core import Effect, Limits, Loaded, Target
+    from cachekeeper.store import Store
+
+T = TypeVar("T")
+
+
+class Breaker:
+    """Spares every lookup the time limit of a Redis that is known to be away.
+
+    After a failure Redis is not asked for `pause` seconds; then one caller tries while the others go on without it. To
+    skip Redis is always right: MongoDB has the truth.
+
+    Args:
+        pause: seconds.
+    """
+
+    def __init__(self, pause: float) -> None:
+        self.pause = pause
+        self._until = 0.0  # 0: closed
+        self._lock = threading.Lock()
+
+    def allows(self) -> bool:
+        """Whether to ask Redis now."""
+        if not self._until:
+            return True
+        with self._lock:
+            now = time.monotonic()
+            if self._until and now < self._until:
+                return False
+            self._until = now + self.pause  # this caller tries; the next one after another pause, if it fails to report
+            return True
+
+    def failed(self) -> None:
+        """Redis was asked, and failed."""
+        COUNTERS.add("cache_unavailable")
+        with self._lock:
+            self._until = time.monotonic() + self.pause
+
+    def succeeded(self) -> None:
+        """Redis was asked, and answered."""
+        if self._until:
+            with self._lock:
+                self._until = 0.0
+
+
+class SyncReader:
+    """Redis first, MongoDB second, for one Redis server.
+
+    Args:
+        store: the protocol on that server.
+        database: reads of MongoDB; shared by all readers of a process, and with it the cap.
+        limits: of one lookup.
+        lease_ms: how long a lease lives.
+        negative_ms: how long 'does not exist' is remembered.
+        marker_ms: how long a version is remembered without its value.
+        pause: seconds for which a Redis that failed is not asked.
+    """
+
+    def __init__(
+        self, store: Store, database: DatabaseReads, limits: Limits, *, lease_ms: int, negative_ms: int, marker_ms: int, pause: float
+    ) -> None:
+        self.store = store
+        self.database = database
+        self.limits = limits
+        self.breaker = Breaker(pause)
+        self._lease_ms = lease_ms
+        self._negative_ms = negative_ms
+        self._marker_ms = marker_ms
+        self._get: Callable[[str], Any] = store.client.get
+        self._leased = LeasedFlights()
+        self._shared = SharedFlights()
+
+    def get(self, key: str) -> bytes | core.Start:
+        """The plain `GET`: the bytes, or how it failed to be a hit."""
+        if not self.breaker.allows():
+            return core.Start.CACHE_DOWN
+        try:
+            raw = self._get(key)
+        except ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                return core.Start.DAMAGED
+            self.breaker.failed()
+            return core.Start.CACHE_DOWN
+        except RedisError:
+            self.breaker.failed()
+            return core.Start.CACHE_DOWN
+        self.breaker.succeeded()
+        return core.Start.MISS if raw is None else raw
+
+    def peek(self, key: str) -> bytes | core.Start | Absent:
+        """The read of a key that others write, too: it is held against its deadline."""
+        if not self.breaker.allows():
+            return core.Start.CACHE_DOWN
+        try:
+            outcome = self.store.run(steps.read_until(key))
+        except CacheUnavailable:
+            self.breaker.failed()
+            return core.Start.CACHE_DOWN
+        self.breaker.succeeded()
+        if isinstance(outcome, Found):
+            return outcome.raw
+        return {Peeked.MISSING: core.Start.MISS, Peeked.DAMAGED: core.Start.DAMAGED, Peeked.ENDED: ABSENT}[outcome]
+
+    def find(self, target: Target[T], ttl_ms: int, start: core.Start) -> T | Absent:
+        """What to answer where the first look was no hit. Raises as `core.read`."""
+        return self._drive(core.read(target, self.limits, start, time.monotonic), target, ttl_ms)
+
+    def find_uncached(self, target: Target[T]) -> T | Absent:
+        """The database's answer, which is not cached. Raises as `core.read`."""
+        loaded = self._load_shared(target, self.limits.lookup - self.limits.load)
+        return ABSENT if isinstance(loaded, type(ABSENT)) else target.codec.decode(loaded.raw)
+
+    def _drive(self, reading: Generator[Effect, Any, T | Absent], target: Target[T], ttl_ms: int) -> T | Absent:
+        """Do what the core asks for, until it returns."""
+        lookup = _Lookup(self, target, ttl_ms)
+        try:
+            effect = next(reading)
+            while True:
+                try:
+                    answer = lookup.perform(effect)
+                except CachekeeperError as error:
+                    effect = reading.throw(error)
+                else:
+                    effect = reading.send(answer)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # what the generator returns is T | Absent
+        finally:
+            lookup.close()
+
+    def _load_shared(self, target: Target[Any], patience: float) -> Loaded:
+        COUNTERS.add("uncached_load")
+        return self._shared.load(target.key, self.database, lambda: self._run(target), patience)
+
+    def _run(self, target: Target[Any]) -> Loaded:
+        COUNTERS.add("load")
+        return target.interpret(self.database.find(target.find))
+
+
+class _Lookup:
+    """The effects of one lookup, and the one flight it may lead."""
+
+    def __init__(self, reader: SyncReader, target: Target[Any], ttl_ms: int) -> None:
+        self._reader = reader
+        self._target = target
+        self._ttl_ms = ttl_ms
+        self._nonce: str | None = None
+        self._flight: Flight | None = None
+        self._loaded: Loaded | None = None
+
+    def perform(self, effect: Effect) -> object:  # noqa: PLR0911  # one line of answer an effect
+        match effect:
+            case core.Acquire():
+                return self._acquire(effect)
+            case core.Load():
+                return self._load(effect)
+            case core.Fill():
+                return self._fill(effect)
+            case core.Release():
+                self._release(effect.nonce, discard=effect.discard)
+                self._land(self._loaded)
+                return None
+            case core.Join():
+                return self._reader._leased.join(effect.nonce, effect.seconds)  # noqa: SLF001  # one class in two parts
+            case core.LoadShared():
+                return self._reader._load_shared(self._target, effect.patience)  # noqa: SLF001
+            case core.Wait():
+                time.sleep(effect.seconds)
+                return None
+
+    def close(self) -> None:
+        """Nobody waits for a flight whose leader is gone, whatever ended it."""
+        self._land(None)
+
+    def _acquire(self, effect: core.Acquire) -> object:
+        self._land(None)
+        self._nonce, self._flight = effect.nonce, self._reader._leased.start(effect.nonce)  # noqa: SLF001
+        answer: object = None
+        try:
+            answer = self._reader.store.run(
+                steps.acquire(self._target.key, effect.nonce, lease_ms=self._reader._lease_ms, refresh=effect.refresh)  # noqa: SLF001
+            )
+        except CacheUnavailable:
+            self._reader.breaker.failed()
+            raise
+        finally:
+            if answer is not Acquired.GRANTED:
+                self._land(None)
+        return answer
+
+    def _load(self, effect: core.Load) -> Loaded:
+        try:
+            with self._reader.database.slot(effect.patience):
+                self._loaded = self._reader._run(self._target)  # noqa: SLF001
+        except CachekeeperError as error:
+            self._land(None, error)
+            # Or everybody would wait for the lease to end by itself.
+            self._release(effect.nonce, discard=False)
+            raise
+        return self._loaded
+
+    def _fill(self, effect: core.Fill) -> object:
+        reader, key = self._reader, self._target.key
+        if isinstance(effect.loaded, steps.Value):
+            step = steps.fill(key, effect.nonce, effect.loaded, ttl_ms=self._ttl_ms, marker_ms=reader._marker_ms)  # noqa: SLF001
+        else:
+            step = steps.fill_absent(key, effect.nonce, ttl_ms=reader._negative_ms)  # noqa: SLF001
+        filled: object = None
+        try:
+            filled = reader.store.run(step)
+        except CacheUnavailable:
+            reader.breaker.failed()
+            raise
+        finally:
+            # A stale load is nobody's answer. Everything else is: those who join were told this nonce after they began.
+            self._land(None if isinstance(filled, Stale) else effect.loaded)
+        return filled
+
+    def _release(self, nonce: str, *, discard: bool) -> None:
+        wanted: list[steps.Step[Any]] = [steps.release(self._target.key, nonce)]
+        if discard:
+            wanted.append(steps.invalidate(self._target.key))
+        try:
+            self._reader.store.run_all(wanted)
+        except CacheUnavailable:
+            # The lease ends by itself, and the answer (or the error) of this lookup does not depend on Redis any more.
+            self._reader.breaker.failed()
+
+    def _land(self, loaded: Loaded | None, error: CachekeeperError | None = None) -> None:
+        if self._flight is None or self._nonce is None:
+            return
+        self._flight.land(loaded, error)
+        self._reader._leased.end(self._nonce)  # noqa: SLF001
+        self._nonce = self._flight = None

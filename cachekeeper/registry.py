@@ -1,0 +1,122 @@
+"""What is registered: views, events and their handlers, by the modules that the setting names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any, TypeVar
+
+from cachekeeper.commands import Command
+from cachekeeper.errors import InvalidEvent, RegistrationError, SettingsError, UnknownEvent
+from cachekeeper.events import Event
+from cachekeeper.views import BlocklistView, TextView, View
+
+E = TypeVar("E", bound=Event)
+Handler = Callable[[Any], Iterable[Command]]
+RegisteredView = View[Any] | TextView[Any] | BlocklistView
+
+
+class Registry:
+    """Views, events and handlers that fit together."""
+
+    def __init__(self) -> None:
+        self.views: dict[str, RegisteredView] = {}
+        self.events: dict[str, type[Event]] = {}
+        self.handlers: dict[type[Event], Handler] = {}
+
+    def add_view(self, view: RegisteredView) -> None:
+        """Register a view.
+
+        Raises:
+            RegistrationError: another view has its name, or keys that could be of both.
+        """
+        for other in self.views.values():
+            if other.name == view.name:
+                raise RegistrationError(f"view {view.name}: another view has that name")
+            if other.template.meets(view.template):
+                raise RegistrationError(f"view {view.name}: its key {view.key!r} could meet {other.key!r} of view {other.name}")
+        self.views[view.name] = view
+
+    def add_event(self, event: type[Event]) -> None:
+        """Register an event class, by the default of its `type`.
+
+        Raises:
+            RegistrationError: it has no type of its own, or another class has it.
+        """
+        name = event.model_fields["type"].default
+        if not isinstance(name, str) or not name:
+            raise RegistrationError(f"event {event.__name__}: give its field 'type' a default, such as 'order.changed'")
+        if name in self.events:
+            raise RegistrationError(f"event {event.__name__}: {self.events[name].__name__} has the type {name!r} already")
+        self.events[name] = event
+
+    def add_handler(self, event: type[E], handler: Callable[[E], Iterable[Command]]) -> None:
+        """Register the handler of an event class, which must be registered.
+
+        Raises:
+            RegistrationError: the event is unknown, or has a handler.
+        """
+        if event not in self.events.values():
+            raise RegistrationError(f"handler {handler.__name__}: register the event {event.__name__} first")
+        if event in self.handlers:
+            raise RegistrationError(f"handler {handler.__name__}: {event.__name__} has a handler already")
+        self.handlers[event] = handler
+
+    def decode(self, body: object) -> Event:
+        """Read one event as it came over the wire.
+
+        Raises:
+            UnknownEvent: nothing registered has its type.
+            InvalidEvent: it is no object, or a field is missing or wrong.
+        """
+        if not isinstance(body, Mapping):
+            raise InvalidEvent("event", f"must be an object, got {type(body).__name__}")
+        kind = body.get("type")
+        if kind is None:
+            raise InvalidEvent("type", "is missing")
+        event = self.events.get(kind) if isinstance(kind, str) else None
+        if event is None:
+            raise UnknownEvent("type", f"is not a registered event; these are: {', '.join(sorted(self.events))}")
+        return event.from_wire(body)
+
+    def commands(self, event: Event) -> list[Command]:
+        """What the event's handler asks for; nothing where it has no handler."""
+        handler = self.handlers.get(type(event))
+        return [] if handler is None else list(handler(event))
+
+    def view(self, name: str) -> RegisteredView:
+        """The view of that name.
+
+        Raises:
+            RegistrationError: there is none.
+        """
+        try:
+            return self.views[name]
+        except KeyError:
+            raise RegistrationError(f"no view {name!r}; there are: {', '.join(sorted(self.views))}") from None
+
+
+def load_registry(modules: Iterable[str]) -> Registry:
+    """Import the modules and let each register what it has.
+
+    Args:
+        modules: package names, from the setting `MODULES`; each has a function `register(registry)`.
+
+    Raises:
+        SettingsError: a module cannot be found, or has no `register`.
+        RegistrationError: what they register does not fit together.
+    """
+    registry = Registry()
+    for name in modules:
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as error:
+            # Only the named module itself: one that it imports in vain is an error of its own.
+            if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+                raise
+            raise SettingsError(f"CACHEKEEPER_MODULES: there is no module {name!r}") from None
+        register = getattr(module, "register", None)
+        if not callable(register):
+            raise SettingsError(f"CACHEKEEPER_MODULES: module {name!r} has no function register(registry)")
+        register(registry)
+    return registry

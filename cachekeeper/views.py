@@ -1,0 +1,181 @@
+"""Views: what is cached, under which key, for how long, and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from cachekeeper.errors import DamagedDocument, RegistrationError
+from cachekeeper.ids import IdType
+from cachekeeper.keys import Template
+from cachekeeper.loaders import ABSENT, Absent, Document, Find, Query
+from cachekeeper.store.steps import Value
+from cachekeeper.times import to_ms
+from cachekeeper.versions import version_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cachekeeper.codecs import Codec
+    from cachekeeper.loaders import StoredDocument
+
+T = TypeVar("T")
+
+
+class Server(StrEnum):
+    """Which Redis a view lives on."""
+
+    CACHE = "cache"  # may evict
+    SECURITY = "security"  # must not
+
+
+class Staleness(StrEnum):
+    """Who may write a view's keys, and so what a read may trust."""
+
+    OURS = "ours"
+    """Only this library writes. A hit is a plain `GET`; a damaged value is repaired from the database."""
+
+    SHARED = "shared"
+    """Others write, too. A read also asks for the deadline, a damaged value raises and is left as found, and keys without
+    a document are spared when the view is dropped: they are nobody's business to repair."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View(Generic[T]):
+    """One value per document.
+
+    Attributes:
+        name: by which settings, commands and counters know it.
+        key: the key template, with `{id}`.
+        ttl_seconds: how long a value lives.
+        codec: how it is written.
+        loader: where it comes from.
+        ids: how the id maps to `_id`; the setting `ID_TYPES` overrides it.
+        version: the document field that holds its version; None for an unversioned view.
+        server: which Redis.
+        staleness: who writes it.
+        warm: whether the worker reads it through after an event left a marker.
+    """
+
+    name: str
+    key: str
+    ttl_seconds: float
+    codec: Codec[T]
+    loader: Document
+    ids: IdType = IdType.AUTO
+    version: str | None = None
+    server: Server = Server.CACHE
+    staleness: Staleness = Staleness.OURS
+    warm: bool = False
+    template: Template = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.ttl_seconds)
+        object.__setattr__(self, "template", Template.of(self.key, "id"))
+
+    def query(self, document_ids: Sequence[object]) -> Find:
+        """The query for the documents with these `_id`s."""
+        loader = self.loader
+        fields = dict.fromkeys((*loader.fields, *filter(None, (self.version, loader.ends))))
+        wanted = document_ids[0] if len(document_ids) == 1 else {"$in": list(document_ids)}
+        return Find(loader.collection, {"_id": wanted}, tuple(fields), limit=len(document_ids))
+
+    def interpret(self, document: StoredDocument | None, now: datetime | None = None) -> Value | Absent:
+        """What to cache of a document, None for 'not found'.
+
+        Raises:
+            DamagedDocument: the document does not hold what this view caches.
+        """
+        if document is None:
+            return ABSENT
+        ends = None
+        if self.loader.ends is not None and isinstance(moment := document.get(self.loader.ends), datetime):
+            if moment <= (now or datetime.now(UTC)):
+                return ABSENT
+            ends = to_ms(moment)
+        value = self.loader.value(document)
+        if value is ABSENT:
+            return ABSENT
+        try:
+            return Value(self.codec.encode(value), version_of(document, self.version), ends)
+        except DamagedDocument as error:
+            raise DamagedDocument(f"view {self.name}, collection {self.loader.collection}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextView(Generic[T]):
+    """What a text finds: one value made of several documents, hence without a version.
+
+    Attributes:
+        name: by which settings, commands and counters know it.
+        key: the key template, with `{text}`.
+        ttl_seconds: how long a value lives.
+        codec: how it is written.
+        loader: where it comes from.
+        server: which Redis.
+    """
+
+    name: str
+    key: str
+    ttl_seconds: float
+    codec: Codec[T]
+    loader: Query
+    server: Server = Server.CACHE
+    template: Template = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.ttl_seconds)
+        object.__setattr__(self, "template", Template.of(self.key, "text"))
+
+    def query(self, folded: str) -> Find:
+        """The query for everything that the folded text finds."""
+        return Find(self.loader.collection, self.loader.filter(folded))
+
+    def interpret(self, documents: Sequence[StoredDocument]) -> Value:
+        """What to cache of them."""
+        return Value(self.codec.encode(self.loader.value(documents)), None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BlocklistView:
+    """A set of ids that only grows, each until a time of its own: a key is there, or it is not.
+
+    A *ready* key, `cachekeeper:{name}-ready`, says that Redis holds all live blocks, so that a key's absence means something.
+
+    Attributes:
+        name: by which settings, commands and counters know it.
+        key: the key template, with `{id}`. The id stands there exactly as given, and is the document's `_id` as text.
+        collection: where the blocks are kept for good.
+        ends: the date field when the blocked thing ends by itself; null for never.
+        server: which Redis.
+    """
+
+    name: str
+    key: str
+    collection: str
+    ends: str
+    server: Server = Server.SECURITY
+    template: Template = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check(self.name, 1)
+        object.__setattr__(self, "template", Template.of(self.key, "id"))
+
+    @property
+    def ready_key(self) -> str:
+        """There while Redis holds all live blocks."""
+        return f"cachekeeper:{self.name}-ready"
+
+    @property
+    def warming_key(self) -> str:
+        """Holds the nonce of the warming under way."""
+        return f"cachekeeper:{self.name}-warming"
+
+
+def _check(name: str, ttl_seconds: float) -> None:
+    if not name.isidentifier():
+        raise RegistrationError(f"view name {name!r}: must be an identifier, such as order_status")
+    if ttl_seconds < 0.001:  # Redis's own resolution
+        raise RegistrationError(f"view {name}: ttl_seconds must be positive")
