@@ -10,8 +10,8 @@ help: ## Show this list
 
 setup: .venv/.set-up ## Make .venv with everything for development (the other targets do it when needed)
 
-.venv/.set-up: pyproject.toml constraints.txt tools/setup.sh
-	@sh tools/setup.sh
+.venv/.set-up: pyproject.toml constraints.txt scripts/setup.sh
+	@sh scripts/setup.sh
 
 demo: .venv/.set-up ## Start real servers, publish events, watch the cache follow, check every key
 	$(PYTHON) -m demo $(ARGS)
