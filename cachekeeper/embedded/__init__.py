@@ -9,8 +9,10 @@ from cachekeeper.embedded.guardian import Guardian
 from cachekeeper.embedded.mongo_server import MongoServer
 from cachekeeper.embedded.process import ServerProcess
 from cachekeeper.embedded.redis_server import RedisServer
+from cachekeeper.embedded.stack import DevStack
 
 __all__ = [
+    "DevStack",
     "EmbeddedError",
     "FoundServer",
     "Guardian",

@@ -15,6 +15,8 @@ from typing import IO, Self, cast
 from cachekeeper.embedded import guardian_process
 from cachekeeper.embedded.errors import ServerFailed
 
+PREFIX = "cachekeeper-"
+"""How the names of temporary directories begin."""
 _LAUNCH = 'read -r go && exec "$@" </dev/null'
 """The first program of every child: waits for a line, then becomes the server."""
 
@@ -67,7 +69,7 @@ class Guardian:
 
     def directory(self) -> Path:
         """Make a private temporary directory that is removed at the end."""
-        path = Path(tempfile.gettempdir()).resolve() / f"cachekeeper-{secrets.token_hex(8)}"
+        path = Path(tempfile.gettempdir()).resolve() / f"{PREFIX}{secrets.token_hex(8)}"
         self.remove_at_end(path)
         path.mkdir(mode=0o700)
         return path

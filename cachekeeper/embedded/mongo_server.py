@@ -54,7 +54,7 @@ class MongoServer(ServerProcess):
         """The URL of a database."""
         return f"mongodb://127.0.0.1:{self.port}/{database}?replicaSet={REPLICA_SET}"
 
-    def client(self, **options: Any) -> pymongo.MongoClient[dict[str, Any]]:  # noqa: ANN401  (pymongo's own)
+    def client(self, **options: Any) -> pymongo.MongoClient[dict[str, Any]]:
         """A new client; the caller closes it.
 
         Args:

@@ -22,7 +22,7 @@ _PORT_TAKEN = re.compile(r"address already in use|eaddrinuse", re.IGNORECASE)
 
 
 class ServerProcess(ABC):
-    """A child process with a directory, a log, and (except for a worker) a port of its own on 127.0.0.1.
+    """A child process with a directory, a log, and a port of its own on 127.0.0.1 unless it `listens` on none.
 
     Args:
         guardian: ends the process if this one cannot.
@@ -31,6 +31,8 @@ class ServerProcess(ABC):
         data: where the server keeps its data; None: `directory/data`.
         start_seconds: how long a start may take.
     """
+
+    listens = True
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class ServerProcess(ABC):
         """
         if self.alive:
             raise ServerFailed(self.name, "already runs", "")
-        attempts = 1 if self.port else PORT_ATTEMPTS
+        attempts = 1 if self.port or not self.listens else PORT_ATTEMPTS
         for attempt in range(attempts):
             if attempts > 1:
                 self.port = free_port()

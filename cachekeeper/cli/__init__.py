@@ -1,0 +1,19 @@
+"""The `cachekeeper` command."""
+
+import sys
+
+from cachekeeper.errors import CachekeeperError
+
+
+def main() -> None:
+    """Run the command line. Anything this library raises on purpose is one message and exit status 1."""
+    try:
+        from cachekeeper.cli.app import app  # noqa: PLC0415  (the extra may be missing)
+    except ModuleNotFoundError as error:
+        if error.name not in {"rich", "typer"}:
+            raise
+        sys.exit(f'The command line needs {error.name}: pip install "cachekeeper[cli]"')
+    try:
+        app()
+    except CachekeeperError as error:
+        sys.exit(f"cachekeeper: {error}")

@@ -1,0 +1,21 @@
+"""All commands. A new one is a function in a module of its own, named here.
+
+That module imports what its command needs inside the function: `cachekeeper --help` should not load a database driver.
+"""
+
+import typer
+
+from cachekeeper.cli.dev import dev
+
+app = typer.Typer(
+    name="cachekeeper",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # local variables hold tokens
+)
+app.command()(dev)
+
+
+@app.callback()
+def _cachekeeper() -> None:
+    """Keeps a Redis cache true to MongoDB."""

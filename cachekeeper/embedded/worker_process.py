@@ -1,0 +1,61 @@
+"""A real Celery worker as a child process."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from cachekeeper.embedded.guardian import Guardian
+from cachekeeper.embedded.process import ServerProcess
+
+PING_SECONDS = 0.25
+
+
+class WorkerProcess(ServerProcess):
+    """`celery -A APP worker` under this Python, in the current directory; ready when it answers a ping.
+
+    Args:
+        guardian: ends the process if this one cannot.
+        environment: variables on top of this process's own; they name the servers.
+        app: where Celery finds the application.
+        arguments: more of them for `celery worker`.
+        name, directory, start_seconds: see `ServerProcess`.
+    """
+
+    listens = False
+
+    def __init__(
+        self,
+        guardian: Guardian,
+        environment: Mapping[str, str],
+        *,
+        app: str = "worker",
+        arguments: Sequence[str] = (),
+        name: str = "worker",
+        directory: Path | None = None,
+        start_seconds: float = 60.0,
+    ) -> None:
+        super().__init__(guardian, name, directory=directory, start_seconds=start_seconds)
+        self.environment = dict(environment)
+        self.app = app
+        self.arguments = tuple(arguments)
+
+    def _command(self) -> Sequence[str]:
+        return [sys.executable, "-m", "celery", "-A", self.app, "worker", *self.arguments]
+
+    def _environment(self) -> Mapping[str, str]:
+        return {**os.environ, "PYTHONUNBUFFERED": "1", **self.environment}
+
+    def _not_ready(self) -> str | None:
+        # Celery takes up remote control as the last part of a start, after it has begun to consume. Whichever worker
+        # answers is this one: nobody else knows the broker.
+        broker = self.environment["CACHEKEEPER_BROKER_URL"]
+        with Celery("cachekeeper-ping", broker=broker, set_as_current=False) as asking:
+            try:
+                answers = asking.control.ping(timeout=PING_SECONDS, limit=1)
+            except (OperationalError, OSError) as error:
+                return str(error)
+        return None if answers else "no answer to a ping"
