@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,21 +12,17 @@ from cachekeeper.views import BlocklistView, TextView, View
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """A majority write to MongoDB, done before anything in Redis. It must be safe to repeat.
+    """A majority write of the document behind a key, done before anything in Redis. It must be safe to repeat.
 
     Attributes:
-        collection: its name.
-        document_id: the document's `_id`.
-        update: an aggregation pipeline, or update operators.
-        upsert: whether to make the document where there is none.
-        only_if: a further condition; where it does not hold, nothing is written.
+        view: whose collection it is, and how ids map to `_id` there.
+        id: the id in the key.
+        update: an aggregation pipeline; the document is made where there is none.
     """
 
-    collection: str
-    document_id: object
-    update: Mapping[str, Any] | Sequence[Mapping[str, Any]]
-    upsert: bool = False
-    only_if: Mapping[str, Any] | None = None
+    view: View[Any]
+    id: str
+    update: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +37,11 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """One key lives no longer than `at`."""
+    """One key lives no longer than `at`; None for now, by Redis's own clock."""
 
     view: View[Any]
     id: str
-    at: datetime
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def _check_name(value: object) -> str:
     return value
 
 
-MAX_NAME_BYTES = 4096
+MAX_NAME_BYTES = 65536
 
 Id = Annotated[str, _door(check_id)]
 """An id: text or an integer, kept as text."""
@@ -55,7 +55,7 @@ Moment = Annotated[datetime, _door(check_time)]
 """A time: with a zone, or whole seconds since 1970; kept in UTC."""
 
 Name = Annotated[str, _door(_check_name)]
-"""A text of at most 4096 bytes, as it stands in a document."""
+"""A text of at most 65536 bytes, as it stands in a document."""
 
 
 class Event(BaseModel):
@@ -104,8 +104,9 @@ class Event(BaseModel):
         return cls(**{name: value for name, value in body.items() if name in cls.model_fields})
 
     def to_wire(self) -> dict[str, Any]:
-        """The event as JSON-ready values, `None`s left out."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The event as JSON-ready values. A null stands only where it was given: to some events that differs from nothing."""
+        body = self.model_dump(mode="json")
+        return {name: value for name, value in body.items() if value is not None or name in self.model_fields_set}
 
 
 def _invalid(kind: type[Event], error: ValidationError) -> InvalidEvent:

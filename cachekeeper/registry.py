@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
 from cachekeeper.commands import Command
 from cachekeeper.errors import InvalidEvent, RegistrationError, SettingsError, UnknownEvent
 from cachekeeper.events import Event
+from cachekeeper.settings import Settings
 from cachekeeper.views import BlocklistView, TextView, View
 
 E = TypeVar("E", bound=Event)
 Handler = Callable[[Any], Iterable[Command]]
 RegisteredView = View[Any] | TextView[Any] | BlocklistView
+
+
+@dataclass(frozen=True, slots=True)
+class TtlIndex:
+    """MongoDB removes documents of `collection` so many seconds after their date `field`.
+
+    Attributes:
+        collection: its name.
+        field: a date field; documents without one stay.
+        seconds: from the settings to how much later than that date.
+    """
+
+    collection: str
+    field: str
+    seconds: Callable[[Settings], float]
 
 
 class Registry:
@@ -23,6 +40,7 @@ class Registry:
         self.views: dict[str, RegisteredView] = {}
         self.events: dict[str, type[Event]] = {}
         self.handlers: dict[type[Event], Handler] = {}
+        self.indexes: list[TtlIndex] = []
 
     def add_view(self, view: RegisteredView) -> None:
         """Register a view.
@@ -61,6 +79,10 @@ class Registry:
         if event in self.handlers:
             raise RegistrationError(f"handler {handler.__name__}: {event.__name__} has a handler already")
         self.handlers[event] = handler
+
+    def add_index(self, index: TtlIndex) -> None:
+        """Register an index that the worker makes when it starts."""
+        self.indexes.append(index)
 
     def decode(self, body: object) -> Event:
         """Read one event as it came over the wire.

@@ -10,6 +10,9 @@ from redis import RedisCluster
 from redis.exceptions import NoScriptError, RedisError
 
 from cachekeeper.errors import CacheUnavailable
+from cachekeeper.fold import escape_braces
+from cachekeeper.keys import meta_key
+from cachekeeper.store.steps import invalidate_within
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -69,6 +72,26 @@ class Store:
             outcomes += self._pipeline(steps[at : at + STEPS_PER_PIPELINE])
         return outcomes
 
+    def invalidate_within(self, prefix: str, suffix: str, limit: int, names: Sequence[str]) -> None:
+        """Invalidate the key of every text of up to `limit` characters that occurs in one of the folded `names`.
+
+        In a Cluster the keys lie in many slots, where no script reaches them: there each key and its metadata, which share a
+        slot, go in one command.
+
+        Raises:
+            CacheUnavailable: some may be left; do it again.
+        """
+        if not self.is_cluster:
+            self.run_all(invalidate_within(prefix, suffix, limit, names))
+            return
+        keys = [f"{prefix}{escape_braces(text)}{suffix}" for text in substrings(names, limit)]
+        for at in range(0, len(keys), STEPS_PER_PIPELINE):
+            with cache_errors("invalidating what a name is found by"):
+                pipe = self.client.pipeline(transaction=False)
+                for key in keys[at : at + STEPS_PER_PIPELINE]:
+                    pipe.unlink(key, meta_key(key))
+                pipe.execute()
+
     def _pipeline(self, steps: Sequence[Step[Any]]) -> list[Any]:
         with cache_errors(f"running {len(steps)} steps"):
             pipe = self.client.pipeline(transaction=False)
@@ -88,3 +111,13 @@ class Store:
                     raise answer
         return [step.parse(answer) for step, answer in zip(steps, answers, strict=True)]
 
+
+
+def substrings(names: Sequence[str], limit: int) -> dict[str, None]:
+    """Every distinct text of up to `limit` characters that occurs in one of `names`, in order of first occurrence."""
+    return {
+        name[first:last]: None
+        for name in names
+        for first in range(len(name))
+        for last in range(first + 1, min(first + limit, len(name)) + 1)
+    }

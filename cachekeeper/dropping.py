@@ -1,0 +1,88 @@
+"""Dropping a view: every key of it, and every lease, cached or in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from cachekeeper.database import database_errors
+from cachekeeper.errors import InvalidId
+from cachekeeper.metrics import logger
+from cachekeeper.store import cache_errors, steps
+from cachekeeper.views import Staleness, TextView, View
+
+if TYPE_CHECKING:
+    from cachekeeper.keeper import Keeper
+    from cachekeeper.keys import Template
+    from cachekeeper.store import Store
+
+_BATCH = 500
+
+
+def drop_view(keeper: Keeper, view: View[Any] | TextView[Any], reason: str) -> int:
+    """Invalidate every key of a view.
+
+    Two complete passes, over values and metadata: a fill that lands during the first may sit in a bucket of the keyspace that
+    the scan has already passed; but its lease was taken before, so after the first pass only fills of leases taken during it can be
+    missing, and those the second finds. Linear in the size of the keyspace.
+
+    Args:
+        keeper: on whose servers.
+        view: what to drop.
+        reason: for the log.
+
+    Returns:
+        How many keys were invalidated, over both passes.
+
+    Raises:
+        CacheUnavailable, DatabaseUnavailable: it is not done; do it again.
+    """
+    store = keeper.store(view.server)
+    dropped = 0
+    for _ in range(2):
+        parts = _parts(store, view.template)
+        while batch := list(islice(parts, _BATCH)):
+            mine = dict.fromkeys(batch)
+            if isinstance(view, View) and view.staleness is Staleness.SHARED:
+                mine = _with_document(keeper, view, mine)
+            store.run_all([steps.invalidate(view.template.key(part)) for part in mine])
+            dropped += len(mine)
+    logger.warning("view %s was dropped, %d keys in two passes: %s", view.name, dropped, reason)
+    return dropped
+
+
+def _parts(store: Store, template: Template) -> Iterator[str]:
+    """What stands in the hole of every key and every metadata key that the server holds."""
+    # One pattern finds both: the metadata key is the key between braces, and a suffix.
+    pattern = "*" + "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in template.prefix) + "*"
+    scan = store.client.scan_iter(match=pattern, count=1000)
+    while True:
+        with cache_errors("scanning the keys"):
+            found = next(scan, None)
+        if found is None:
+            return
+        try:
+            key = found.decode()
+        except UnicodeDecodeError:
+            continue  # never one of ours
+        if key.startswith("{") and key.endswith("}:meta"):
+            key = key[1 : -len("}:meta")]
+        part = template.part(key)
+        if part is not None:
+            yield part
+
+
+def _with_document(keeper: Keeper, view: View[Any], parts: dict[str, None]) -> dict[str, None]:
+    """Those with a document behind them. The others only Redis knows: dropping them would lose them."""
+    ids = keeper.binding(view).ids
+    wanted: dict[str, object] = {}
+    for part in parts:
+        try:
+            wanted[part] = ids.parse(part)
+        except InvalidId:
+            continue  # no document can have it
+    with database_errors(f"reading {view.loader.collection}", keeper.settings.load_timeout_seconds):
+        found = keeper.database[view.loader.collection].find({"_id": {"$in": list(wanted.values())}}, {"_id": 1})
+        known = {document["_id"] for document in found}
+    return {part: None for part, document_id in wanted.items() if document_id in known}

@@ -1,0 +1,37 @@
+"""Product search: `search:{folded text}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cachekeeper import fold
+from cachekeeper.codecs import Json
+from cachekeeper.keeper import Keeper, default_keeper
+from cachekeeper.loaders import Query
+from cachekeeper.views import TextView
+
+SEARCH: TextView[list[dict[str, Any]]] = TextView(
+    name="search",
+    key="search:{text}",
+    ttl_seconds=600,
+    codec=Json(list),
+    loader=Query("products", lambda folded: {"name": fold.condition(folded)}),
+)
+
+
+def search_products(text: str, *, keeper: Keeper | None = None) -> list[dict[str, Any]]:
+    """All products whose name contains `text`, taken literally, in any case, in the order of `_id`.
+
+    Args:
+        text: up to 512 bytes. Texts over the setting `TEXT_LIMIT_CHARS` are answered from MongoDB and not cached.
+        keeper: with clients or settings of your own; default: from the environment.
+
+    Returns:
+        The whole documents, in the shape that a Node.js service gets from Mongoose's `.lean()` and `JSON.stringify`: object ids as 24
+        hexadecimal digits, dates as ISO 8601. The same on a hit, a fill and an outage.
+
+    Raises:
+        InvalidText: empty, too long, or with NUL or lone surrogates.
+        Unavailable: neither Redis nor MongoDB answered within the time limit (`DatabaseUnavailable`, `Overloaded`).
+    """
+    return (keeper or default_keeper()).search(SEARCH, text)

@@ -1,0 +1,151 @@
+"""Sessions: `session:{id}`. MongoDB is the truth, so that a flush logs nobody out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from cachekeeper.codecs import Json, check_json
+from cachekeeper.database import database_errors
+from cachekeeper.errors import CachekeeperError, CacheUnavailable, InvalidValue, PersistedNotCached
+from cachekeeper.ids import check_id
+from cachekeeper.keeper import Keeper, default_keeper
+from cachekeeper.loaders import ABSENT, Document
+from cachekeeper.store import Value, steps
+from cachekeeper.store.outcomes import Changed, Peeked
+from cachekeeper.views import Server, Staleness, View
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cachekeeper.loaders import StoredDocument
+
+TTL_SECONDS = 30 * 60
+
+
+class SessionEnded(CachekeeperError):
+    """The session has been logged out. It stays so: start a new one, under a new id."""
+
+
+def _data(document: StoredDocument) -> object:
+    return ABSENT if document.get("ended_at") is not None else document.get("data", ABSENT)
+
+
+SESSION: View[dict[str, Any]] = View(
+    name="session",
+    key="session:{id}",
+    ttl_seconds=TTL_SECONDS,
+    codec=Json(dict),
+    loader=Document("sessions", _data, fields=("data", "ended_at"), ends="expires_at"),
+    version="version",
+    server=Server.SECURITY,
+    staleness=Staleness.SHARED,
+)
+
+# Rises with every save, across expiry and removal of the document, too: time never stands still for long.
+_NEXT_VERSION: Mapping[str, Any] = {
+    "$max": [
+        {"$add": [{"$cond": [{"$isNumber": "$version"}, "$version", 0]}, 1]},
+        {"$toLong": "$$NOW"},
+    ]
+}
+
+# Ends a session for good; repeated, it changes nothing. A session that only Redis knew gets a document that says so.
+END_SESSION: tuple[Mapping[str, Any], ...] = (
+    {
+        "$set": {
+            "version": {"$cond": [{"$ifNull": ["$ended_at", False]}, "$version", _NEXT_VERSION]},
+            "expires_at": {"$cond": [{"$ifNull": ["$ended_at", False]}, "$expires_at", "$$NOW"]},
+            "ended_at": {"$ifNull": ["$ended_at", "$$NOW"]},
+        }
+    },
+    {"$unset": "data"},
+)
+
+
+def save_session(session_id: str | int, data: dict[str, Any], *, keeper: Keeper | None = None) -> None:
+    """Save a session for another 30 minutes. When this returns, MongoDB holds it (majority) and the key is filled.
+
+    Args:
+        session_id: its id.
+        data: an object that JSON and JavaScript carry unchanged.
+        keeper: with clients or settings of your own; default: from the environment.
+
+    Raises:
+        InvalidId: `session_id` cannot be an id.
+        InvalidValue: `data` would be changed on the way; the field is the path to what is wrong.
+        SessionEnded: the session has been logged out.
+        DatabaseUnavailable: MongoDB failed; nothing is known to be written.
+        PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
+    """
+    keeper = keeper or default_keeper()
+    part = check_id(session_id, "session_id")
+    if not isinstance(data, dict):
+        raise InvalidValue("data", f"must be an object, got {type(data).__name__}")
+    check_json(data, "data")
+    size, limit = len(SESSION.codec.encode(data)), keeper.settings.value_limit_bytes
+    if size > limit:
+        raise InvalidValue("data", f"is {size} bytes as JSON; CACHEKEEPER_VALUE_LIMIT_BYTES allows {limit}")
+    saved = SESSION.interpret(_persist(keeper, part, data))
+    if not isinstance(saved, Value):
+        raise SessionEnded("the session ended while it was being saved")
+    try:
+        _cache(keeper, part, saved)
+    except CacheUnavailable as error:
+        raise PersistedNotCached("the session is saved in MongoDB, but not in Redis yet: save it again") from error
+
+
+def read_session(session_id: str | int, *, keeper: Keeper | None = None) -> dict[str, Any] | None:
+    """What was saved in a session, by this library or by another service.
+
+    Args:
+        session_id: its id.
+        keeper: with clients or settings of your own; default: from the environment.
+
+    Returns:
+        The data, or None: there is no such session, it expired, or it ended. Never for an outage.
+
+    Raises:
+        InvalidId: `session_id` cannot be an id.
+        DamagedValue: somebody wrote something else at the key; it is left as found.
+        Unavailable: neither Redis nor MongoDB answered within the time limit (`DatabaseUnavailable`, `Overloaded`).
+    """
+    data = (keeper or default_keeper()).read(SESSION, session_id, "session_id")
+    return None if data is ABSENT else data
+
+
+def _persist(keeper: Keeper, part: str, data: dict[str, Any]) -> StoredDocument:
+    """The majority write; the document after it."""
+    document_id = keeper.binding(SESSION).ids.parse(part, "session_id")
+    update = {
+        "data": {"$literal": data},
+        "version": _NEXT_VERSION,
+        "expires_at": {"$add": ["$$NOW", TTL_SECONDS * 1000]},
+    }
+    with database_errors("saving a session", keeper.settings.load_timeout_seconds):
+        try:
+            document: StoredDocument = keeper.database[SESSION.loader.collection].find_one_and_update(
+                {"_id": document_id, "ended_at": {"$exists": False}},
+                [{"$set": update}],
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        except DuplicateKeyError:
+            # The document is there, but not one without `ended_at`: the upsert tried to make a second.
+            raise SessionEnded("the session has been logged out") from None
+    return document
+
+
+def _cache(keeper: Keeper, part: str, saved: Value) -> None:
+    """Bring the saved session to its key, so that the next plain `GET` of any client finds it."""
+    store, key = keeper.store(SESSION.server), SESSION.template.key(part)
+    marker_ms = round(keeper.settings.marker_seconds * 1000)
+    changed = store.run(steps.change(key, saved, ttl_ms=TTL_SECONDS * 1000, marker_ms=marker_ms))
+    if changed in (Changed.OVERWRITTEN, Changed.ENDED):
+        return
+    # A marker was left, or a newer save came first: whichever it is, the key is filled under a lease, like any reader's.
+    keeper.read_through(SESSION, part)
+    if store.run(steps.read_until(key)) is Peeked.MISSING:
+        raise CacheUnavailable("Redis did not take the session")

@@ -1,0 +1,57 @@
+"""Logged-out tokens: `blocked:{token id}`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachekeeper.applying import block
+from cachekeeper.ids import check_id
+from cachekeeper.keeper import Keeper, default_keeper
+from cachekeeper.times import check_time
+from cachekeeper.views import BlocklistView
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cachekeeper.store.outcomes import Blocked
+
+BLOCKED = BlocklistView(name="blocked", key="blocked:{id}", collection="blocked_tokens", ends="expires_at")
+
+
+def block_token(token_id: str | int, expires_at: datetime | str | int | None, *, keeper: Keeper | None = None) -> Blocked:
+    """Block a token until it expires by itself, plus the leeway of the setting `BLOCK_LEEWAY_SECONDS`.
+
+    A block only grows: a second one never shortens the first, and one for ever stays.
+
+    Args:
+        token_id: its id (`jti`; where several issuers share a Redis, join `iss` and `jti` on both sides).
+        expires_at: a time with a zone, ISO 8601 text with a zone, or whole seconds since 1970 (`exp`); None for a token that
+            never expires.
+        keeper: with clients or settings of your own; default: from the environment.
+
+    Returns:
+        `BLOCKED`; `KEPT` where an equal or longer block stands; `OVER` where the token has expired already, and nothing was written.
+        For the first two MongoDB (majority) and Redis both hold the block.
+
+    Raises:
+        InvalidId, InvalidTime: what was given cannot be used; nothing was written.
+        DatabaseUnavailable: MongoDB failed; nothing is known to be written.
+        PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
+    """
+    part = check_id(token_id, "token_id")
+    until = None if expires_at is None else check_time(expires_at, "expires_at")
+    return block(keeper or default_keeper(), BLOCKED, part, until)
+
+
+def is_blocked(token_id: str | int, *, keeper: Keeper | None = None) -> bool:
+    """Whether a token is blocked.
+
+    Args:
+        token_id: as given to `block_token`.
+        keeper: with clients or settings of your own; default: from the environment.
+
+    Raises:
+        InvalidId: `token_id` cannot be an id.
+        Unavailable: neither Redis nor MongoDB could say. Treat the token as blocked.
+    """
+    return (keeper or default_keeper()).is_blocked(BLOCKED, token_id, "token_id")

@@ -1,0 +1,48 @@
+"""User names: `user:{id}:name`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachekeeper.codecs import Text
+from cachekeeper.keeper import Keeper, default_keeper
+from cachekeeper.loaders import ABSENT, Document
+from cachekeeper.views import View
+
+if TYPE_CHECKING:
+    from cachekeeper.loaders import StoredDocument
+
+
+def _name(document: StoredDocument) -> object:
+    name = document.get("name")
+    return ABSENT if name is None else name
+
+
+USER_NAME = View(
+    name="user_name",
+    key="user:{id}:name",
+    ttl_seconds=3600,
+    codec=Text(),
+    loader=Document("users", _name, fields=("name",)),
+    version="version",
+    warm=True,
+)
+
+
+def read_user(user_id: str | int, *, keeper: Keeper | None = None) -> str | None:
+    """A user's name.
+
+    Args:
+        user_id: text or an integer; see the setting `ID_TYPES` for how it maps to `_id`.
+        keeper: with clients or settings of your own; default: from the environment.
+
+    Returns:
+        The name, or None: there is no such user, or no name. Never for an outage.
+
+    Raises:
+        InvalidId: `user_id` cannot be an id.
+        Unavailable: neither Redis nor MongoDB answered within the time limit (`DatabaseUnavailable`, `Overloaded`).
+        DamagedDocument: the user's name in MongoDB is not text.
+    """
+    name = (keeper or default_keeper()).read(USER_NAME, user_id, "user_id")
+    return None if name is ABSENT else name

@@ -1,0 +1,27 @@
+"""For upstream services: say what happened.
+
+    from producers import UserUpdated, publish
+
+    publish(UserUpdated(user_id=42, name="Ada", version=7))
+"""
+
+from cachekeeper.delivery.publisher import Publisher, publish, publish_many
+from cachekeeper.registry import Registry
+from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
+
+__all__ = [
+    "ProductChanged",
+    "Publisher",
+    "UserDeleted",
+    "UserLoggedOut",
+    "UserUpdated",
+    "publish",
+    "publish_many",
+    "register",
+]
+
+
+def register(registry: Registry) -> None:
+    """Register the events of this package."""
+    for event in (UserUpdated, UserDeleted, UserLoggedOut, ProductChanged):
+        registry.add_event(event)
