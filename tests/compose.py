@@ -1,0 +1,201 @@
+"""What docker-compose.yml and the Dockerfile promise, checked on their text: no Docker engine is needed."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import jsonschema
+import yaml
+
+from cachekeeper.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[1]
+# The variables that hold URLs, and the service which each must lead to.
+LEADS_TO = {
+    "CACHEKEEPER_REDIS_URL": "cache",
+    "CACHEKEEPER_SECURITY_REDIS_URL": "security",
+    "CACHEKEEPER_MONGODB_URL": "mongodb",
+    "CACHEKEEPER_BROKER_URL": "broker",
+}
+REDIS_COMMON = {"--save": "", "--appendonly": "no"}
+REDIS_POLICY = {"cache": "allkeys-lfu", "security": "noeviction"}
+IMAGES = {"cache": "redis:8", "security": "redis:8", "broker": "rabbitmq:4", "mongodb": "mongo:8"}
+PORTS = {"cache": 6379, "security": 6379, "broker": 5672, "mongodb": 27017}
+
+
+def options(command: list[str]) -> dict[str, str]:
+    """`--name value` and bare `--name` of a command."""
+    found: dict[str, str] = {}
+    for word, following in zip(command, [*command[1:], "--"], strict=True):
+        if word.startswith("--"):
+            found[word] = "" if following.startswith("--") else following
+    return found
+
+
+def exports(text: str) -> dict[str, str]:
+    """The `export NAME=value` lines of a text, comments and code blocks alike, as a shell would read them."""
+    lines = re.findall(r"^[#\s]*export (\w+=.*)$", text, flags=re.MULTILINE)
+    return dict(shlex.split(line)[0].split("=", 1) for line in lines)
+
+
+def published(service: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """Address, host port and container port of each published port; without an address, all addresses."""
+    for port in service.get("ports", ()):
+        address, host, container = ["0.0.0.0", *str(port).split(":")][-3:]  # not bound here: what Docker would do
+        yield address, int(host), int(container)
+
+
+def problems(text: str) -> list[str]:
+    """What is wrong with a docker-compose.yml, one line each."""
+    compose = yaml.safe_load(text)
+    schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text("utf-8"))
+    # The dialect is the schema's own choice: an older one would ignore its keywords without a word.
+    validator = jsonschema.validators.validator_for(schema, default=None)(schema)
+    found = [f"schema: {error.json_path}: {error.message}" for error in validator.iter_errors(compose)]
+    if found:
+        return found
+    services = compose["services"]
+    if set(services) != {*IMAGES, "worker"}:
+        return [f"services: {sorted(services)}"]
+    for name, service in services.items():
+        found += [f"{name}: {problem}" for problem in _any_service(name, service)]
+    for name, image in IMAGES.items():
+        if services[name]["image"] != image:
+            found.append(f"{name}: image {services[name]['image']}, wanted {image}")
+    for name, policy in REDIS_POLICY.items():
+        found += [f"{name}: {problem}" for problem in _redis(services[name]["command"], policy)]
+    found += [f"mongodb: {problem}" for problem in _mongodb(services["mongodb"])]
+    if "hostname" not in services["broker"] or not any(
+        ":/var/lib/rabbitmq" in v for v in services["broker"]["volumes"]
+    ):
+        found.append("broker: events do not outlive its container")
+    found += [f"worker: {problem}" for problem in _worker(services)]
+    found += [f"host: {problem}" for problem in _host(text, services)]
+    return found
+
+
+def _any_service(name: str, service: Mapping[str, Any]) -> Iterator[str]:
+    if service.get("restart") != "unless-stopped":
+        yield "no restart policy"
+    if name == "worker":
+        return
+    if not service.get("healthcheck", {}).get("test"):
+        yield "no health check"
+    ports = list(published(service))
+    if [container for _, _, container in ports] != [PORTS[name]]:
+        yield f"publishes {ports}"
+    for address, host, _ in ports:
+        if address != "127.0.0.1":
+            yield f"port {host} is published on {address}"
+
+
+def _redis(command: list[str], policy: str) -> Iterator[str]:
+    given = options(command)
+    if command[0] != "redis-server":
+        yield f"runs {command[0]}"
+    if not re.fullmatch(r"\d+mb", given.get("--maxmemory", "")):
+        yield "no maxmemory"
+    for option, wanted in {**REDIS_COMMON, "--maxmemory-policy": policy}.items():
+        if given.get(option) != wanted:
+            yield f"{option} is {given.get(option)!r}, wanted {wanted!r}"
+
+
+def _mongodb(service: Mapping[str, Any]) -> Iterator[str]:
+    given = options(service["command"])
+    if not given.get("--replSet"):
+        yield "no replica set"
+    if "--bind_ip_all" not in given:
+        yield "other containers cannot reach it"
+    script = service["healthcheck"]["test"][-1]
+    if f'_id: "{given.get("--replSet")}"' not in script or 'host: "mongodb:27017"' not in script:
+        yield "its health check initialises another replica set"
+
+
+def _worker(services: Mapping[str, Any]) -> Iterator[str]:
+    worker = services["worker"]
+    yield from (f"{key} forbids --scale worker=N" for key in ("container_name", "ports", "hostname") if key in worker)
+    yield from (
+        f"{key} is the Dockerfile's to say" for key in ("command", "entrypoint", "user", "healthcheck") if key in worker
+    )
+    if {name: rule["condition"] for name, rule in worker["depends_on"].items()} != dict.fromkeys(
+        IMAGES, "service_healthy"
+    ):
+        yield "does not wait for all servers to be healthy"
+    environment: dict[str, str] = worker["environment"]
+    yield from _variables(environment)
+    for variable, service in LEADS_TO.items():
+        url = urlsplit(environment.get(variable, ""))
+        if url.hostname != service or (url.port or PORTS[service]) != PORTS[service]:
+            yield f"{variable} leads to {url.hostname}:{url.port}"
+    yield from _credentials(environment, services)
+    replica_set = parse_qs(urlsplit(environment.get("CACHEKEEPER_MONGODB_URL", "")).query).get("replicaSet")
+    if replica_set != [options(services["mongodb"]["command"]).get("--replSet")]:
+        yield f"CACHEKEEPER_MONGODB_URL names the replica set {replica_set}"
+
+
+def _host(text: str, services: Mapping[str, Any]) -> Iterator[str]:
+    variables = exports(text)
+    yield from _variables(variables)
+    for variable, service in LEADS_TO.items():
+        url = urlsplit(variables.get(variable, ""))
+        if (url.hostname, url.port) not in {(address, host) for address, host, _ in published(services[service])}:
+            yield f"{variable} leads to {url.hostname}:{url.port}"
+    yield from _credentials(variables, services)
+    theirs, ours = (
+        urlsplit(of.get("CACHEKEEPER_MONGODB_URL", "")) for of in (services["worker"]["environment"], variables)
+    )
+    if theirs.path != ours.path:
+        yield "host and worker use different databases"
+    if parse_qs(ours.query).get("directConnection") != ["true"]:
+        yield "CACHEKEEPER_MONGODB_URL lacks directConnection=true: the host cannot resolve the member's name"
+
+
+def _variables(environment: Mapping[str, str]) -> Iterator[str]:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    yield from (f"{name} is no variable of Settings" for name in environment if name not in known)
+    yield from (f"{name} is not set" for name in LEADS_TO if name not in environment)
+
+
+def _credentials(environment: Mapping[str, str], services: Mapping[str, Any]) -> Iterator[str]:
+    url = urlsplit(environment.get("CACHEKEEPER_BROKER_URL", ""))
+    broker = services["broker"]["environment"]
+    if (url.username, url.password) != (broker.get("RABBITMQ_DEFAULT_USER"), broker.get("RABBITMQ_DEFAULT_PASS")):
+        yield "CACHEKEEPER_BROKER_URL has other credentials than the broker"
+
+
+def instructions(dockerfile: str) -> list[tuple[str, str]]:
+    """Name and arguments of each instruction of a Dockerfile, comments gone and continued lines joined."""
+    text = re.sub(r"^\s*#.*\n", "", dockerfile, flags=re.MULTILINE).replace("\\\n", " ")
+    return [(name, " ".join(rest.split())) for name, rest in re.findall(r"^([A-Z]+)\s+(.*)$", text, flags=re.MULTILINE)]
+
+
+def image_problems(dockerfile: str) -> list[str]:
+    """What is wrong with the worker's Dockerfile, one line each."""
+    steps = instructions(dockerfile)
+    last = [index for index, (name, _) in enumerate(steps) if name == "FROM"][-1]
+    final = dict(steps[last:])
+    found = []
+    if any(not base.startswith("python:3.12-slim") for name, base in steps if name == "FROM"):
+        found.append("not built on python:3.12-slim")
+    if final.get("USER", "root") in {"root", "0"}:
+        found.append("runs as root")
+    if list(dict(steps[last:]))[-1] != "CMD" or json.loads(final["CMD"]) != ["celery", "-A", "worker", "worker"]:
+        found.append(f"its command is {final.get('CMD')}")
+    if "HEALTHCHECK" not in final:
+        found.append("no health check")
+    installs = [rest for name, rest in steps if name == "RUN" and "pip install" in rest]
+    if len(installs) != 1 or "--constraint /constraints.txt" not in installs[0]:
+        found.append("installs other versions than the tested ones")
+    if any(word in rest for rest in installs for word in ("embedded", "dev]", "bench")):
+        found.append("installs an extra that is not for production")
+    return found
+
+
+def health_command(dockerfile: str) -> str:
+    """The shell command of the image's health check."""
+    return dict(instructions(dockerfile))["HEALTHCHECK"].partition("CMD ")[2]
