@@ -55,7 +55,7 @@ def problems(text: str) -> list[str]:
     compose = yaml.safe_load(text)
     schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text("utf-8"))
     # The dialect is the schema's own choice: an older one would ignore its keywords without a word.
-    validator = jsonschema.validators.validator_for(schema, default=None)(schema)
+    validator = jsonschema.validators.validator_for(schema)(schema)
     found = [f"schema: {error.json_path}: {error.message}" for error in validator.iter_errors(compose)]
     if found:
         return found
