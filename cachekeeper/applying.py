@@ -44,7 +44,8 @@ class Applied:
 def apply(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
     """Apply the commands of several events, each event whole or not at all as far as its errors go.
 
-    MongoDB comes first: an event whose write there failed is left out of Redis. Commands of one key are then coalesced, which
+    MongoDB comes first: an event whose write there failed is left out of Redis. Commands of one key are then
+    coalesced, which
     changes nothing for a reader: the protocol gives the same end for every order and number of deliveries.
 
     Args:
@@ -52,7 +53,8 @@ def apply(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
         batch: the commands, event by event.
 
     Returns:
-        One result an event. An error leaves the event safe to apply again; `Unavailable` means that it will succeed once the
+        One result an event. An error leaves the event safe to apply again; `Unavailable` means that it will succeed
+        once the
         server is back, everything else that it never will.
     """
     results = [Applied() for _ in batch]
@@ -120,7 +122,7 @@ def _persist(keeper: Keeper, command: Command) -> None:
 
 
 def _persist_block(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime | None) -> None:
-    """Insert the block, or lengthen the one that is there; in this order each write alone is right, and may be repeated."""
+    """Insert the block, or lengthen the one that is there. In this order each write alone is right, and repeatable."""
     collection = keeper.database[view.collection]
     with database_errors("writing a block", keeper.settings.load_timeout_seconds):
         found = collection.update_one({"_id": document_id}, {"$setOnInsert": {view.ends: until}}, upsert=True)
@@ -148,7 +150,9 @@ class _Plan:
             case Block():
                 self._add_block(command, result)
             case InvalidateWithin(view, names) if any(len(name) > LONGEST_NAME for name in names):
-                self.add(InvalidateAll(view, "a name is too long for its substrings to be invalidated one by one"), result)
+                self.add(
+                    InvalidateAll(view, "a name is too long for its substrings to be invalidated one by one"), result
+                )
             case InvalidateWithin(view, names):
                 _, known, results = self._within.setdefault(view.name, (view, {}, []))
                 known.update(dict.fromkeys(fold.fold(name) for name in names))
@@ -244,10 +248,14 @@ class _Change:
         if self._expires:
             # Remembered for twice the key's life and the latest redelivery: no write that was under way outlives that.
             keep_ms = 2 * ttl_ms + round(keeper.settings.redelivery_seconds * 1000)
-            found.append(steps.expire(self._key, at_ms=0 if self._until is None else to_ms(self._until), keep_ms=keep_ms))
+            found.append(
+                steps.expire(self._key, at_ms=0 if self._until is None else to_ms(self._until), keep_ms=keep_ms)
+            )
         if self._invalidate:
             found.append(steps.invalidate(self._key))
         elif self._write is not None:
             value = Value(self.view.codec.encode(self._write.value), self._write.version)
-            found.append(steps.change(self._key, value, ttl_ms=ttl_ms, marker_ms=round(keeper.settings.marker_seconds * 1000)))
+            found.append(
+                steps.change(self._key, value, ttl_ms=ttl_ms, marker_ms=round(keeper.settings.marker_seconds * 1000))
+            )
         return found

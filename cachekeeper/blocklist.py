@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from cachekeeper.errors import CacheUnavailable, InvalidId
 from cachekeeper.ids import IdType
@@ -32,9 +32,11 @@ class Flag:
     """The codec of a block: whatever lies there means blocked."""
 
     def encode(self, value: object) -> bytes:  # noqa: ARG002  # a block carries nothing
+        """Always the same bytes."""
         return b"true"
 
-    def decode(self, raw: bytes) -> bool:  # noqa: ARG002
+    def decode(self, raw: bytes) -> bool:  # noqa: ARG002  # any bytes will do
+        """Always True."""
         return True
 
 
@@ -59,14 +61,15 @@ class EvictionWatch:
         with self._lock:
             if time.monotonic() - self._asked > _POLICY_SECONDS:
                 with cache_errors("asking for the eviction policy"):
-                    memory = cast("dict[str, Any]", self._store.client.info("memory"))
+                    memory = self._store.client.info("memory")
                 # Without a limit nothing is evicted; a policy that waits for one counts all the same, to be safe.
                 self._may_evict = str(memory.get("maxmemory_policy", "unknown")) != "noeviction"
                 self._asked = time.monotonic()
             if self._may_evict:
                 log_once(
                     "blocklist:evicts",
-                    "the security Redis may evict keys (maxmemory-policy is not noeviction): every absent block is asked of MongoDB",
+                    "the security Redis may evict keys (maxmemory-policy is not noeviction): "
+                    "every absent block is asked of MongoDB",
                 )
             return self._may_evict
 
@@ -114,7 +117,8 @@ class BlocklistReader:
             if self._reader.store.is_cluster:
                 blocked, ready = client.exists(key), 0
             else:
-                # One MULTI: in a plain pipeline a flush, or the end of warming, may fall between the two answers, and an
+                # One MULTI: in a plain pipeline a flush, or the end of warming, may fall between the two answers, and
+                # an
                 # absent block from before would meet a *ready* from after.
                 pipe = client.pipeline(transaction=True)
                 pipe.exists(key)

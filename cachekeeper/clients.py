@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 from redis import Redis, RedisCluster
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -59,5 +60,5 @@ def connect_mongodb(url: str, timeout: float) -> Database[Any]:
             appname="cachekeeper",
         )
         return client.get_default_database(codec_options=LEAN_CODEC_OPTIONS)
-    except Exception as error:  # pymongo has no common class for what is wrong with a URL
+    except (PyMongoError, ValueError, TypeError) as error:
         raise SettingsError(f"CACHEKEEPER_MONGODB_URL: cannot be used ({type(error).__name__})") from None

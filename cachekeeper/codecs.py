@@ -11,13 +11,14 @@ from cachekeeper import lean
 from cachekeeper.errors import DamagedDocument, DamagedValue, InvalidValue
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 MAX_SAFE_INTEGER = 2**53 - 1
 # BSON itself ends at 100 levels; the document around the value takes some.
 MAX_DEPTH = 90
 
 
-class Codec(Protocol[T]):
+class Codec(Protocol[T_co]):
     """How the values of a view are written."""
 
     def encode(self, value: object) -> bytes:
@@ -27,7 +28,7 @@ class Codec(Protocol[T]):
             DamagedDocument: a value from the database that this view cannot hold.
         """
 
-    def decode(self, raw: bytes) -> T:
+    def decode(self, raw: bytes) -> T_co:
         """The value in `raw`.
 
         Raises:
@@ -39,6 +40,7 @@ class Text:
     """UTF-8 text, as it is."""
 
     def encode(self, value: object) -> bytes:
+        """Raises DamagedDocument for what is not text."""
         if not isinstance(value, str):
             raise DamagedDocument(f"expected text, the document holds {type(value).__name__}")
         try:
@@ -47,6 +49,7 @@ class Text:
             raise DamagedDocument("the text holds lone surrogates") from None
 
     def decode(self, raw: bytes) -> str:
+        """Raises DamagedValue for what is not UTF-8."""
         try:
             return raw.decode()
         except UnicodeDecodeError:
@@ -64,11 +67,13 @@ class Json(Generic[T]):
     kind: type[T]
 
     def encode(self, value: object) -> bytes:
+        """Raises DamagedDocument for a value of another kind."""
         if not isinstance(value, self.kind):
             raise DamagedDocument(f"expected {self.kind.__name__}, the document holds {type(value).__name__}")
         return lean.dumps(value)
 
     def decode(self, raw: bytes) -> T:
+        """Raises DamagedValue for what is not JSON, or of another kind."""
         try:
             value = json.loads(raw, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
@@ -96,7 +101,7 @@ def check_json(value: object, path: str) -> None:
     _check_json(value, path, MAX_DEPTH)
 
 
-def _check_json(value: Any, path: str, depth: int) -> None:
+def _check_json(value: Any, path: str, depth: int) -> None:  # noqa: C901  # one branch a kind of value
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, str):

@@ -23,8 +23,10 @@ _BATCH = 500
 def drop_view(keeper: Keeper, view: View[Any] | TextView[Any], reason: str) -> int:
     """Invalidate every key of a view.
 
-    Two complete passes, over values and metadata: a fill that lands during the first may sit in a bucket of the keyspace that
-    the scan has already passed; but its lease was taken before, so after the first pass only fills of leases taken during it can be
+    Two complete passes, over values and metadata: a fill that lands during the first may sit in a bucket of the
+    keyspace that
+    the scan has already passed; but its lease was taken before, so after the first pass only fills of leases taken
+    during it can be
     missing, and those the second finds. Linear in the size of the keyspace.
 
     Args:

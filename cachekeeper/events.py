@@ -65,7 +65,8 @@ class Event(BaseModel):
         id: names this occurrence; the same in every redelivery.
         type: what happened, such as `user.updated`.
         time: when, in UTC.
-        version: of the document this is about, after the change; None where the document has none, where this change did
+        version: of the document this is about, after the change; None where the document has none, where this change
+        did
             not raise it, and for a deletion.
 
     Raises:
@@ -104,7 +105,7 @@ class Event(BaseModel):
         return cls(**{name: value for name, value in body.items() if name in cls.model_fields})
 
     def to_wire(self) -> dict[str, Any]:
-        """The event as JSON-ready values. A null stands only where it was given: to some events that differs from nothing."""
+        """The event as JSON-ready values. A null stands only where it was given: that may differ from nothing."""
         body = self.model_dump(mode="json")
         return {name: value for name, value in body.items() if value is not None or name in self.model_fields_set}
 

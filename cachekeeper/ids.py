@@ -12,6 +12,7 @@ from cachekeeper.errors import InvalidId
 
 MAX_ID_BYTES = 512
 _INT64 = range(-(2**63), 2**63)
+_INT64_CHARS = 20  # longer digits are not even read: int() takes its time
 
 # What nearly every id looks like; one C call decides. The rest takes the long way below.
 _PLAIN = re.compile(r"[A-Za-z0-9_.:-]{1,128}").fullmatch
@@ -56,7 +57,8 @@ class IdType(StrEnum):
     """How the id in a key maps to `_id`.
 
     `AUTO` reads 24 hexadecimal digits as an ObjectId, decimal digits as an integer and all else as text. So that two
-    ids never mean one `_id`, only the one canonical spelling is read that way: `007` and digits beyond 64 bits are text,
+    ids never mean one `_id`, only the one canonical spelling is read that way: `007` and digits beyond 64 bits are
+    text,
     and an ObjectId in capitals is refused, since it can only be a mistake.
     """
 
@@ -77,8 +79,10 @@ class IdType(StrEnum):
         if self in (IdType.AUTO, IdType.OBJECTID) and _OBJECT_ID_ANY_CASE(text):
             if _OBJECT_ID(text):
                 return ObjectId(text)
-            raise InvalidId(field, "24 hexadecimal digits mean an ObjectId: write them in lower case (or set its type to str)")
-        if self in (IdType.AUTO, IdType.INT) and _INTEGER(text) and len(text) <= 20 and int(text) in _INT64:
+            raise InvalidId(
+                field, "24 hexadecimal digits mean an ObjectId: write them in lower case (or set its type to str)"
+            )
+        if self in (IdType.AUTO, IdType.INT) and _INTEGER(text) and len(text) <= _INT64_CHARS and int(text) in _INT64:
             return int(text)
         if self is IdType.AUTO:
             return text
@@ -107,4 +111,8 @@ class IdType(StrEnum):
             parsed = self.parse(text)
         except InvalidId:
             return None
-        return text if type(parsed) is type(document_id) or (isinstance(parsed, int) and isinstance(document_id, int)) else None
+        return (
+            text
+            if type(parsed) is type(document_id) or (isinstance(parsed, int) and isinstance(document_id, int))
+            else None
+        )

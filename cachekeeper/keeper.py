@@ -40,7 +40,7 @@ class _Parts:
 
 
 class Binding:
-    """A view on a keeper: its numbers and its reader, worked out once, so that a hit costs little more than its `GET`."""
+    """A view on a keeper: its numbers and its reader, worked out once, so that a hit costs hardly more than `GET`."""
 
     __slots__ = ("blocklist", "decode", "ids", "prefix", "reader", "shared", "suffix", "ttl_ms")
 
@@ -53,7 +53,9 @@ class Binding:
         self.blocklist: BlocklistReader | None = None
         if isinstance(view, BlocklistView):
             self.ttl_ms = 0
-            self.blocklist = BlocklistReader(view, self.reader, settings.block_leeway_seconds, parts.eviction[view.server])
+            self.blocklist = BlocklistReader(
+                view, self.reader, settings.block_leeway_seconds, parts.eviction[view.server]
+            )
         else:
             self.ttl_ms = round(view.ttl_seconds * 1000)
             self.decode = view.codec.decode
@@ -151,7 +153,7 @@ class Keeper:
                 raw = Start.DAMAGED
         if raw is ABSENT:
             return ABSENT
-        return binding.reader.find(self._target(view, binding, key, part, field), binding.ttl_ms, cast("Start", raw))
+        return binding.reader.find(self._target(view, binding, key, part, field), binding.ttl_ms, raw)
 
     def read_through(self, view: View[T], document_id: str) -> T | Absent:
         """Like `read`, but sure that Redis was asked, even if it was away a moment ago.
@@ -244,22 +246,19 @@ class Keeper:
             lookup=settings.lookup_timeout_seconds,
             load=settings.load_timeout_seconds + 2 * timeout,
             value_bytes=settings.value_limit_bytes,
+            lease_ms=round(settings.lease_seconds * 1000),
+            negative_ms=round(settings.negative_ttl_seconds * 1000),
+            marker_ms=round(settings.marker_seconds * 1000),
         )
 
         def reader(client: Redis | RedisCluster) -> SyncReader:
-            return SyncReader(
-                Store(client),
-                reads,
-                limits,
-                lease_ms=round(settings.lease_seconds * 1000),
-                negative_ms=round(settings.negative_ttl_seconds * 1000),
-                marker_ms=round(settings.marker_seconds * 1000),
-                pause=timeout,
-            )
+            return SyncReader(Store(client), reads, limits, pause=timeout)
 
         first = reader(connect_redis(settings.redis_url, timeout) if cache is None else cache)
         same = security is cache if security is not None else settings.security_url == settings.redis_url
-        second = first if same else reader(connect_redis(settings.security_url, timeout) if security is None else security)
+        second = (
+            first if same else reader(connect_redis(settings.security_url, timeout) if security is None else security)
+        )
         readers = {Server.CACHE: first, Server.SECURITY: second}
         return _Parts(reads, readers, {server: EvictionWatch(found.store) for server, found in readers.items()})
 

@@ -2,7 +2,8 @@
 
 A search that Python cached and one that Node.js answers from MongoDB must look the same to the caller. So the text is
 written from the BSON itself, type by type, as JavaScript's BSON library (7) reads it and `JSON.stringify` writes it.
-`tests/golden/lean.json`, made by Mongoose, settles what that means.
+`tests/golden/lean.json`, made by Mongoose, settles what that means. One slip is not followed: under a name that
+JavaScript objects inherit, such as `constructor`, its driver returns the documents of an array as raw bytes.
 
 Values that are not BSON yet are encoded first: what MongoDB would store of them decides, and there is one path only.
 """
@@ -64,7 +65,7 @@ def dumps(value: object) -> bytes:
     return text.removeprefix('{"":').removesuffix("}").encode()
 
 
-def to_lean(value: object) -> Any:  # noqa: ANN401 - what JSON holds
+def to_lean(value: object) -> Any:
     """`value` as it comes back from the cache: by definition `json.loads(dumps(value))`.
 
     Raises:

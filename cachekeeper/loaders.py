@@ -44,7 +44,8 @@ class Document:
         collection: its name.
         value: what the view caches of a document, or `ABSENT` where the document means 'does not exist'.
         fields: what `value` looks at.
-        ends: a date field after which the document counts as absent, and its value may not stand; None for no such field.
+        ends: a date field after which the document counts as absent, and its value may not stand; None for no such
+        field.
     """
 
     collection: str

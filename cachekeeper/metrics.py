@@ -17,6 +17,7 @@ class Counters:
         self._values: Counter[str] = Counter()
 
     def add(self, name: str, amount: int = 1) -> None:
+        """Count `amount` more of `name`."""
         with self._lock:
             self._values[name] += amount
 

@@ -52,7 +52,9 @@ class Registry:
             if other.name == view.name:
                 raise RegistrationError(f"view {view.name}: another view has that name")
             if other.template.meets(view.template):
-                raise RegistrationError(f"view {view.name}: its key {view.key!r} could meet {other.key!r} of view {other.name}")
+                raise RegistrationError(
+                    f"view {view.name}: its key {view.key!r} could meet {other.key!r} of view {other.name}"
+                )
         self.views[view.name] = view
 
     def add_event(self, event: type[Event]) -> None:
@@ -65,7 +67,9 @@ class Registry:
         if not isinstance(name, str) or not name:
             raise RegistrationError(f"event {event.__name__}: give its field 'type' a default, such as 'order.changed'")
         if name in self.events:
-            raise RegistrationError(f"event {event.__name__}: {self.events[name].__name__} has the type {name!r} already")
+            raise RegistrationError(
+                f"event {event.__name__}: {self.events[name].__name__} has the type {name!r} already"
+            )
         self.events[name] = event
 
     def add_handler(self, event: type[E], handler: Callable[[E], Iterable[Command]]) -> None:

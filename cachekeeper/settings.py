@@ -139,7 +139,9 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # checked by pydantic, field by field
     except ValidationError as error:
-        lines = [_line(problem["loc"], problem["type"], problem["msg"]) for problem in error.errors(include_input=False)]
+        lines = [
+            _line(problem["loc"], problem["type"], problem["msg"]) for problem in error.errors(include_input=False)
+        ]
         raise SettingsError("\n".join(["The settings are wrong:", *lines])) from None
 
 

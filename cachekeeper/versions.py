@@ -57,5 +57,7 @@ def version_of(document: Mapping[str, object], field: str | None) -> int | None:
     version = as_version(value)
     if version is None:
         COUNTERS.add("document_version_ignored")
-        log_once(f"version:{field}", "field %r holds a %s, which is no version: treated as none", field, type(value).__name__)
+        log_once(
+            f"version:{field}", "field %r holds a %s, which is no version: treated as none", field, type(value).__name__
+        )
     return version

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from cachekeeper.codecs import Codec
     from cachekeeper.loaders import StoredDocument
 
-T = TypeVar("T")
+_SHORTEST_TTL = 0.001  # seconds: Redis counts in milliseconds
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Server(StrEnum):
@@ -38,12 +39,13 @@ class Staleness(StrEnum):
     """Only this library writes. A hit is a plain `GET`; a damaged value is repaired from the database."""
 
     SHARED = "shared"
-    """Others write, too. A read also asks for the deadline, a damaged value raises and is left as found, and keys without
+    """Others write, too. A read also asks for the deadline, a damaged value raises and is left as found, and keys
+    without
     a document are spared when the view is dropped: they are nobody's business to repair."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class View(Generic[T]):
+class View(Generic[T_co]):
     """One value per document.
 
     Attributes:
@@ -62,7 +64,7 @@ class View(Generic[T]):
     name: str
     key: str
     ttl_seconds: float
-    codec: Codec[T]
+    codec: Codec[T_co]
     loader: Document
     ids: IdType = IdType.AUTO
     version: str | None = None
@@ -105,7 +107,7 @@ class View(Generic[T]):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TextView(Generic[T]):
+class TextView(Generic[T_co]):
     """What a text finds: one value made of several documents, hence without a version.
 
     Attributes:
@@ -120,7 +122,7 @@ class TextView(Generic[T]):
     name: str
     key: str
     ttl_seconds: float
-    codec: Codec[T]
+    codec: Codec[T_co]
     loader: Query
     server: Server = Server.CACHE
     template: Template = field(init=False, repr=False)
@@ -142,7 +144,8 @@ class TextView(Generic[T]):
 class BlocklistView:
     """A set of ids that only grows, each until a time of its own: a key is there, or it is not.
 
-    A *ready* key, `cachekeeper:{name}-ready`, says that Redis holds all live blocks, so that a key's absence means something.
+    A *ready* key, `cachekeeper:{name}-ready`, says that Redis holds all live blocks, so that a key's absence means
+    something.
 
     Attributes:
         name: by which settings, commands and counters know it.
@@ -177,5 +180,5 @@ class BlocklistView:
 def _check(name: str, ttl_seconds: float) -> None:
     if not name.isidentifier():
         raise RegistrationError(f"view name {name!r}: must be an identifier, such as order_status")
-    if ttl_seconds < 0.001:  # Redis's own resolution
-        raise RegistrationError(f"view {name}: ttl_seconds must be positive")
+    if ttl_seconds < _SHORTEST_TTL:
+        raise RegistrationError(f"view {name}: ttl_seconds must be at least {_SHORTEST_TTL}")

@@ -1,8 +1,8 @@
 """For read-side code: ask Redis first and MongoDB second.
 
-    from lookups import read_user
+from lookups import read_user
 
-    read_user(42)
+read_user(42)
 """
 
 from cachekeeper.keeper import Keeper, close
@@ -35,5 +35,7 @@ def register(registry: Registry) -> None:
     for view in (USER_NAME, SESSION, BLOCKED, SEARCH):
         registry.add_view(view)
     # An ended session is remembered as long as its deadline in Redis, so that no late save raises it.
-    registry.add_index(TtlIndex("sessions", "expires_at", lambda settings: 2 * TTL_SECONDS + settings.redelivery_seconds))
+    registry.add_index(
+        TtlIndex("sessions", "expires_at", lambda settings: 2 * TTL_SECONDS + settings.redelivery_seconds)
+    )
     registry.add_index(TtlIndex("blocked_tokens", "expires_at", lambda settings: settings.block_leeway_seconds))

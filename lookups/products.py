@@ -27,7 +27,8 @@ def search_products(text: str, *, keeper: Keeper | None = None) -> list[dict[str
         keeper: with clients or settings of your own; default: from the environment.
 
     Returns:
-        The whole documents, in the shape that a Node.js service gets from Mongoose's `.lean()` and `JSON.stringify`: object ids as 24
+        The whole documents, in the shape that a Node.js service gets from Mongoose's `.lean()` and `JSON.stringify`:
+        object ids as 24
         hexadecimal digits, dates as ISO 8601. The same on a hit, a fill and an outage.
 
     Raises:

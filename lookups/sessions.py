@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
@@ -126,7 +126,7 @@ def _persist(keeper: Keeper, part: str, data: dict[str, Any]) -> StoredDocument:
     }
     with database_errors("saving a session", keeper.settings.load_timeout_seconds):
         try:
-            document: StoredDocument = keeper.database[SESSION.loader.collection].find_one_and_update(
+            document = keeper.database[SESSION.loader.collection].find_one_and_update(
                 {"_id": document_id, "ended_at": {"$exists": False}},
                 [{"$set": update}],
                 upsert=True,
@@ -135,7 +135,7 @@ def _persist(keeper: Keeper, part: str, data: dict[str, Any]) -> StoredDocument:
         except DuplicateKeyError:
             # The document is there, but not one without `ended_at`: the upsert tried to make a second.
             raise SessionEnded("the session has been logged out") from None
-    return document
+    return cast("StoredDocument", document)  # an upsert always has one
 
 
 def _cache(keeper: Keeper, part: str, saved: Value) -> None:
@@ -145,7 +145,8 @@ def _cache(keeper: Keeper, part: str, saved: Value) -> None:
     changed = store.run(steps.change(key, saved, ttl_ms=TTL_SECONDS * 1000, marker_ms=marker_ms))
     if changed in (Changed.OVERWRITTEN, Changed.ENDED):
         return
-    # A marker was left, or a newer save came first: whichever it is, the key is filled under a lease, like any reader's.
+    # A marker was left, or a newer save came first: whichever it is, the key is filled under a lease, like any
+    # reader's.
     keeper.read_through(SESSION, part)
     if store.run(steps.read_until(key)) is Peeked.MISSING:
         raise CacheUnavailable("Redis did not take the session")

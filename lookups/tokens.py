@@ -18,19 +18,23 @@ if TYPE_CHECKING:
 BLOCKED = BlocklistView(name="blocked", key="blocked:{id}", collection="blocked_tokens", ends="expires_at")
 
 
-def block_token(token_id: str | int, expires_at: datetime | str | int | None, *, keeper: Keeper | None = None) -> Blocked:
+def block_token(
+    token_id: str | int, expires_at: datetime | str | int | None, *, keeper: Keeper | None = None
+) -> Blocked:
     """Block a token until it expires by itself, plus the leeway of the setting `BLOCK_LEEWAY_SECONDS`.
 
     A block only grows: a second one never shortens the first, and one for ever stays.
 
     Args:
         token_id: its id (`jti`; where several issuers share a Redis, join `iss` and `jti` on both sides).
-        expires_at: a time with a zone, ISO 8601 text with a zone, or whole seconds since 1970 (`exp`); None for a token that
+        expires_at: a time with a zone, ISO 8601 text with a zone, or whole seconds since 1970 (`exp`); None for a
+        token that
             never expires.
         keeper: with clients or settings of your own; default: from the environment.
 
     Returns:
-        `BLOCKED`; `KEPT` where an equal or longer block stands; `OVER` where the token has expired already, and nothing was written.
+        `BLOCKED`; `KEPT` where an equal or longer block stands; `OVER` where the token has expired already, and
+        nothing was written.
         For the first two MongoDB (majority) and Redis both hold the block.
 
     Raises:

@@ -1,11 +1,12 @@
 """For upstream services: say what happened.
 
-    from producers import UserUpdated, publish
+from producers import UserUpdated, publish
 
-    publish(UserUpdated(user_id=42, name="Ada", version=7))
+publish(UserUpdated(user_id=42, name="Ada", version=7))
 """
 
 from cachekeeper.delivery.publisher import Publisher, publish, publish_many
+
 from cachekeeper.registry import Registry
 from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 

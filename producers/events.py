@@ -16,7 +16,8 @@ class UserUpdated(Event):
     Attributes:
         user_id: whose.
         name: the name after the change.
-        version: the document's, if this change raised it; a document without versions works, too, at the cost of a load.
+        version: the document's, if this change raised it; a document without versions works, too, at the cost of a
+        load.
     """
 
     type: Literal["user.updated"] = "user.updated"
@@ -42,7 +43,8 @@ class UserLoggedOut(Event):
     Attributes:
         session_id: the session that ended.
         token_id: the token that must not be accepted any more.
-        token_expires_at: when the token expires by itself; the block lasts a little longer. None: it never does, so the block
+        token_expires_at: when the token expires by itself; the block lasts a little longer. None: it never does, so
+        the block
             stays for ever.
         user_id: whose; for the record.
     """
@@ -70,7 +72,8 @@ class ProductChanged(Event):
     Attributes:
         product_id: which.
         name: the name after the change; not needed when deleted.
-        previous_name: the name before it. Equal to `name`: not renamed. None: the product is new. Omitted: unknown, and then every
+        previous_name: the name before it. Equal to `name`: not renamed. None: the product is new. Omitted: unknown,
+        and then every
             cached search is dropped.
         deleted: whether the product is gone. Then `name` or `previous_name`, whichever is given, is what it was called.
     """

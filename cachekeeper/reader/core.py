@@ -1,7 +1,9 @@
 """The reader's algorithm, without I/O: a generator that yields what it wants done and is sent the answers.
 
-The sync shell (`sync.py`) drives it; an async shell can drive the very same generator. It begins where a plain `GET` was
-no hit. The rule that makes it safe: whoever loads has a lease first, whatever changes the key destroys that lease, and a
+The sync shell (`sync.py`) drives it; an async shell can drive the very same generator. It begins where a plain `GET`
+was
+no hit. The rule that makes it safe: whoever loads has a lease first, whatever changes the key destroys that lease,
+and a
 fill without its lease does not land.
 
     reader: GET (miss)                      event: commit, …
@@ -28,11 +30,12 @@ from cachekeeper.store.steps import Value, new_nonce
 from cachekeeper.views import Staleness
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Loaded = Value | Absent
 
 
 @dataclass(frozen=True, slots=True)
-class Target(Generic[T]):
+class Target(Generic[T_co]):
     """What one lookup is after.
 
     Attributes:
@@ -48,23 +51,29 @@ class Target(Generic[T]):
     key: str
     find: Find
     interpret: Callable[[Sequence[StoredDocument]], Loaded]
-    codec: Codec[T]
+    codec: Codec[T_co]
     staleness: Staleness = Staleness.OURS
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times in seconds, sizes in bytes.
+    """Times in seconds, or milliseconds where the name says so; sizes in bytes.
 
     Attributes:
         lookup: for the whole lookup.
         load: what one load and the calls around it may take.
         value_bytes: larger values are not cached.
+        lease_ms: how long a lease lives.
+        negative_ms: how long 'does not exist' is remembered.
+        marker_ms: how long a version is remembered without its value.
     """
 
     lookup: float
     load: float
     value_bytes: int
+    lease_ms: int
+    negative_ms: int
+    marker_ms: int
 
 
 class Start(Enum):
@@ -104,7 +113,7 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give the lease back; with `discard`, `K` goes too. -> None. A Redis that fails here is none of the reader's business."""
+    """Give the lease back; with `discard`, `K` goes too. -> None, also where Redis fails."""
 
     nonce: str
     discard: bool
@@ -112,7 +121,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Wait for the load with this nonce, if it is one of this process. -> Loaded, or None for 'not here, or no result'."""
+    """Wait for the load with this nonce, if it is this process's. -> Loaded, or None: not here, or no result."""
 
     nonce: str
     seconds: float
@@ -127,17 +136,18 @@ class LoadShared:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Let time pass. -> None"""
+    """Let time pass. -> None."""
 
     seconds: float
 
 
 Effect = Acquire | Load | Fill | Release | Join | LoadShared | Wait
+Reading = Generator[Effect, Any, T]
 
 
-def read(
+def read(  # noqa: C901  # one branch an outcome
     target: Target[T], limits: Limits, start: Start, now: Callable[[], float]
-) -> Generator[Effect, Any, T | Absent]:
+) -> Reading[T | Absent]:
     """Find the value of `target`.
 
     Args:
@@ -152,63 +162,86 @@ def read(
         DamagedValue: the key is shared with others and cannot be read.
         DamagedDocument: the document cannot be cached.
     """
-    deadline = now() + limits.lookup
-    damaged = start is Start.DAMAGED
-    if damaged:
-        _note_damage(target)
-    known = -1  # the highest version that a refused fill has told us of
-    attempt = 0
-    while start is not Start.CACHE_DOWN and (left := deadline - now()) > limits.load:
+    state = _State(now() + limits.lookup, now)
+    if start is Start.DAMAGED:
+        _note_damage(target, state)
+    while start is not Start.CACHE_DOWN and state.left() > limits.load:
         nonce = new_nonce()
         try:
-            answer = yield Acquire(nonce, damaged)
+            answer = yield Acquire(nonce, state.damaged)
         except CacheUnavailable:
             break
         if isinstance(answer, Found):
             try:
                 return target.codec.decode(answer.raw)
             except DamagedValue:
-                damaged = True
-                _note_damage(target)
+                _note_damage(target, state)
         elif answer is Acquired.DAMAGED:
-            damaged = True
-            _note_damage(target)
+            _note_damage(target, state)
         elif answer is Acquired.KNOWN_ABSENT:
             return ABSENT
-        elif isinstance(answer, LeaseTaken):
-            joined = yield Join(answer.nonce, min(answer.milliseconds / 1000, left - limits.load))
-            if joined is not None and _version(joined) >= known:
-                return _value(target, joined)
-            if joined is None:
-                # Another process loads. Ask again soon, then less often: its fill usually takes a few milliseconds.
-                yield Wait(min(random.uniform(0.5, 1) * min(0.002 * 2**attempt, 0.05), left))
-                attempt += 1
-                # The value may be there, whole, by now: only a new look says whether it is still damaged.
-                damaged = False
         else:
-            loaded = yield Load(nonce, left - limits.load)
-            if isinstance(loaded, Value) and len(loaded.raw) > limits.value_bytes:
-                COUNTERS.add("value_over_limit")
-                yield Release(nonce, discard=damaged)
-                return target.codec.decode(loaded.raw)
-            try:
-                filled = yield Fill(nonce, loaded)
-            except CacheUnavailable:
-                filled = Filled.LEASE_LOST
-            if not isinstance(filled, Stale):
-                # LEASE_LOST included: the load began after this read did, so nothing older than this read is returned.
-                if _version(loaded) >= known:
-                    return _value(target, loaded)
+            if isinstance(answer, LeaseTaken):
+                loaded = yield from _wait_for(answer, limits, state)
             else:
-                # An event has announced more than the database gave: it is behind (a deposed primary), or will be there soon.
-                known = max(known, filled.known)
-                COUNTERS.add("stale_load")
-                yield Wait(min(random.uniform(0.5, 1) * min(0.01 * 2**attempt, 0.2), left))
-                attempt += 1
-    loaded = yield LoadShared(max(deadline - now() - limits.load, 0))
-    if _version(loaded) < known:
+                loaded = yield from _load(nonce, limits, state)
+            if loaded is not None and _version(loaded) >= state.known:
+                return _value(target, loaded)
+    loaded = yield LoadShared(max(state.left() - limits.load, 0))
+    if _version(loaded) < state.known:
         raise DatabaseBehind(f"view {target.name}: MongoDB answers with less than an event has announced")
     return _value(target, loaded)
+
+
+@dataclass(slots=True)
+class _State:
+    """What one lookup has learnt so far."""
+
+    deadline: float
+    now: Callable[[], float]
+    damaged: bool = False
+    known: int = -1  # the highest version that a refused fill has told of
+    attempts: int = 0
+
+    def left(self) -> float:
+        return self.deadline - self.now()
+
+    def pause(self, first: float, longest: float) -> Wait:
+        """Doubled every time, up to a limit, with jitter so that those who wait do not move in step."""
+        seconds = random.uniform(0.5, 1) * min(first * 2.0**self.attempts, longest)  # noqa: S311  # spread, not secrecy
+        self.attempts += 1
+        return Wait(max(min(seconds, self.left()), 0))
+
+
+def _wait_for(taken: LeaseTaken, limits: Limits, state: _State) -> Reading[Loaded | None]:
+    """Somebody else loads: join where that is this process, else let a moment pass before the next look."""
+    joined: Loaded | None = yield Join(taken.nonce, min(taken.milliseconds / 1000, state.left() - limits.load))
+    if joined is None:
+        yield state.pause(0.002, 0.05)
+        # The value may be there, whole, by now: only a new look says whether it is still damaged.
+        state.damaged = False
+    return joined
+
+
+def _load(nonce: str, limits: Limits, state: _State) -> Reading[Loaded | None]:
+    """Load under the lease, and fill. None where the load was refused as older than an event has announced."""
+    loaded: Loaded = yield Load(nonce, state.left() - limits.load)
+    if isinstance(loaded, Value) and len(loaded.raw) > limits.value_bytes:
+        COUNTERS.add("value_over_limit")
+        yield Release(nonce, discard=state.damaged)
+        return loaded
+    try:
+        filled = yield Fill(nonce, loaded)
+    except CacheUnavailable:
+        filled = Filled.LEASE_LOST
+    if not isinstance(filled, Stale):
+        # LEASE_LOST included: the load began after this read did, so it is not older than what this read must see.
+        return loaded
+    # The database is behind: a deposed primary, or one that will be there in a moment.
+    state.known = max(state.known, filled.known)
+    COUNTERS.add("stale_load")
+    yield state.pause(0.01, 0.2)
+    return None
 
 
 def _version(loaded: Loaded) -> float:
@@ -221,8 +254,11 @@ def _value(target: Target[T], loaded: Loaded) -> T | Absent:
     return ABSENT if isinstance(loaded, Absent) else target.codec.decode(loaded.raw)
 
 
-def _note_damage(target: Target[Any]) -> None:
+def _note_damage(target: Target[Any], state: _State) -> None:
+    state.damaged = True
     COUNTERS.add("damaged_value")
     if target.staleness is Staleness.SHARED:
         raise DamagedValue(f"view {target.name}: what lies at the key cannot be read; it is left as found")
-    log_once(f"damaged:{target.name}", "view %s: a key held what this view never writes; repaired from MongoDB", target.name)
+    log_once(
+        f"damaged:{target.name}", "view %s: a key held what this view never writes; repaired from MongoDB", target.name
+    )

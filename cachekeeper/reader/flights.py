@@ -56,6 +56,7 @@ class LeasedFlights:
         self._flights: dict[str, Flight] = {}  # single operations of a dict are atomic
 
     def start(self, nonce: str) -> Flight:
+        """A new flight under `nonce`."""
         flight = self._flights[nonce] = Flight()
         return flight
 

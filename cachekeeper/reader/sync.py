@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import RedisError, ResponseError
 
 from cachekeeper.errors import CachekeeperError, CacheUnavailable
-from cachekeeper.loaders import ABSENT
+from cachekeeper.loaders import ABSENT, Absent
 from cachekeeper.metrics import COUNTERS
 from cachekeeper.reader import core
 from cachekeeper.reader.flights import Flight, LeasedFlights, SharedFlights
 from cachekeeper.store import steps
 from cachekeeper.store.outcomes import Acquired, Found, Peeked, Stale
-from cachekeeper.views import Staleness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cachekeeper.database import DatabaseReads
-    from cachekeeper.loaders import Absent
     from cachekeeper.reader.core import Effect, Limits, Loaded, Target
     from cachekeeper.store import Store
 
@@ -75,24 +72,16 @@ class SyncReader:
         store: the protocol on that server.
         database: reads of MongoDB; shared by all readers of a process, and with it the cap.
         limits: of one lookup.
-        lease_ms: how long a lease lives.
-        negative_ms: how long 'does not exist' is remembered.
-        marker_ms: how long a version is remembered without its value.
         pause: seconds for which a Redis that failed is not asked.
     """
 
-    def __init__(
-        self, store: Store, database: DatabaseReads, limits: Limits, *, lease_ms: int, negative_ms: int, marker_ms: int, pause: float
-    ) -> None:
+    def __init__(self, store: Store, database: DatabaseReads, limits: Limits, *, pause: float) -> None:
         self.store = store
         self.database = database
         self.limits = limits
         self.breaker = Breaker(pause)
-        self._lease_ms = lease_ms
-        self._negative_ms = negative_ms
-        self._marker_ms = marker_ms
         self._get: Callable[[str], Any] = store.client.get
-        self._leased = LeasedFlights()
+        self.leased = LeasedFlights()
         self._shared = SharedFlights()
 
     def get(self, key: str) -> bytes | core.Start:
@@ -103,6 +92,7 @@ class SyncReader:
             raw = self._get(key)
         except ResponseError as error:
             if str(error).startswith("WRONGTYPE"):
+                self.breaker.succeeded()
                 return core.Start.DAMAGED
             self.breaker.failed()
             return core.Start.CACHE_DOWN
@@ -124,18 +114,21 @@ class SyncReader:
         self.breaker.succeeded()
         if isinstance(outcome, Found):
             return outcome.raw
-        return {Peeked.MISSING: core.Start.MISS, Peeked.DAMAGED: core.Start.DAMAGED, Peeked.ENDED: ABSENT}[outcome]
+        if outcome is Peeked.ENDED:
+            return ABSENT
+        return core.Start.MISS if outcome is Peeked.MISSING else core.Start.DAMAGED
 
     def find(self, target: Target[T], ttl_ms: int, start: core.Start) -> T | Absent:
         """What to answer where the first look was no hit. Raises as `core.read`."""
-        return self._drive(core.read(target, self.limits, start, time.monotonic), target, ttl_ms)
+        reading: core.Reading[T | Absent] = core.read(target, self.limits, start, time.monotonic)
+        return self._drive(reading, target, ttl_ms)
 
     def find_uncached(self, target: Target[T]) -> T | Absent:
         """The database's answer, which is not cached. Raises as `core.read`."""
-        loaded = self._load_shared(target, self.limits.lookup - self.limits.load)
-        return ABSENT if isinstance(loaded, type(ABSENT)) else target.codec.decode(loaded.raw)
+        loaded = self.load_shared(target, self.limits.lookup - self.limits.load)
+        return ABSENT if isinstance(loaded, Absent) else target.codec.decode(loaded.raw)
 
-    def _drive(self, reading: Generator[Effect, Any, T | Absent], target: Target[T], ttl_ms: int) -> T | Absent:
+    def _drive(self, reading: core.Reading[T | Absent], target: Target[T], ttl_ms: int) -> T | Absent:
         """Do what the core asks for, until it returns."""
         lookup = _Lookup(self, target, ttl_ms)
         try:
@@ -152,11 +145,13 @@ class SyncReader:
         finally:
             lookup.close()
 
-    def _load_shared(self, target: Target[Any], patience: float) -> Loaded:
+    def load_shared(self, target: Target[Any], patience: float) -> Loaded:
+        """Load without a lease, alone or with others; `patience` is for the slot, in seconds."""
         COUNTERS.add("uncached_load")
-        return self._shared.load(target.key, self.database, lambda: self._run(target), patience)
+        return self._shared.load(target.key, self.database, lambda: self.run(target), patience)
 
-    def _run(self, target: Target[Any]) -> Loaded:
+    def run(self, target: Target[Any]) -> Loaded:
+        """Ask MongoDB. The caller holds a slot."""
         COUNTERS.add("load")
         return target.interpret(self.database.find(target.find))
 
@@ -185,9 +180,9 @@ class _Lookup:
                 self._land(self._loaded)
                 return None
             case core.Join():
-                return self._reader._leased.join(effect.nonce, effect.seconds)  # noqa: SLF001  # one class in two parts
+                return self._reader.leased.join(effect.nonce, effect.seconds)
             case core.LoadShared():
-                return self._reader._load_shared(self._target, effect.patience)  # noqa: SLF001
+                return self._reader.load_shared(self._target, effect.patience)
             case core.Wait():
                 time.sleep(effect.seconds)
                 return None
@@ -198,11 +193,13 @@ class _Lookup:
 
     def _acquire(self, effect: core.Acquire) -> object:
         self._land(None)
-        self._nonce, self._flight = effect.nonce, self._reader._leased.start(effect.nonce)  # noqa: SLF001
+        self._nonce, self._flight = effect.nonce, self._reader.leased.start(effect.nonce)
         answer: object = None
         try:
             answer = self._reader.store.run(
-                steps.acquire(self._target.key, effect.nonce, lease_ms=self._reader._lease_ms, refresh=effect.refresh)  # noqa: SLF001
+                steps.acquire(
+                    self._target.key, effect.nonce, lease_ms=self._reader.limits.lease_ms, refresh=effect.refresh
+                )
             )
         except CacheUnavailable:
             self._reader.breaker.failed()
@@ -215,7 +212,7 @@ class _Lookup:
     def _load(self, effect: core.Load) -> Loaded:
         try:
             with self._reader.database.slot(effect.patience):
-                self._loaded = self._reader._run(self._target)  # noqa: SLF001
+                self._loaded = self._reader.run(self._target)
         except CachekeeperError as error:
             self._land(None, error)
             # Or everybody would wait for the lease to end by itself.
@@ -226,9 +223,9 @@ class _Lookup:
     def _fill(self, effect: core.Fill) -> object:
         reader, key = self._reader, self._target.key
         if isinstance(effect.loaded, steps.Value):
-            step = steps.fill(key, effect.nonce, effect.loaded, ttl_ms=self._ttl_ms, marker_ms=reader._marker_ms)  # noqa: SLF001
+            step = steps.fill(key, effect.nonce, effect.loaded, ttl_ms=self._ttl_ms, marker_ms=reader.limits.marker_ms)
         else:
-            step = steps.fill_absent(key, effect.nonce, ttl_ms=reader._negative_ms)  # noqa: SLF001
+            step = steps.fill_absent(key, effect.nonce, ttl_ms=reader.limits.negative_ms)
         filled: object = None
         try:
             filled = reader.store.run(step)
@@ -254,5 +251,5 @@ class _Lookup:
         if self._flight is None or self._nonce is None:
             return
         self._flight.land(loaded, error)
-        self._reader._leased.end(self._nonce)  # noqa: SLF001
+        self._reader.leased.end(self._nonce)
         self._nonce = self._flight = None

@@ -1,4 +1,4 @@
-"""What a step of the protocol came to. Every outcome has a name; none is a bare boolean or a None that means three things."""
+"""What a step of the protocol came to: every outcome has a name, none is a None that means three things."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from cachekeeper.store.outcomes import (
     Stale,
 )
 
-Outcome = TypeVar("Outcome", covariant=True)
+Outcome_co = TypeVar("Outcome_co", covariant=True)
 Answer = Sequence[Any]
 Argument = str | bytes | int
 
@@ -47,13 +47,13 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Generic[Outcome]):
+class Step(Generic[Outcome_co]):
     """One script call. `keys[0]` decides the Cluster slot."""
 
     script: Script
     keys: tuple[str, ...]
     args: tuple[Argument, ...]
-    parse: Callable[[Answer], Outcome]
+    parse: Callable[[Answer], Outcome_co]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +134,11 @@ def invalidate_within(prefix: str, suffix: str, limit: int, names: Sequence[str]
     Several steps where names are long, so that Redis never stands still for one of them. Each key goes in one command
     with its metadata, and nothing is acknowledged before the last step: that is all the protocol asks.
     """
-    pieces: list[tuple[int, str]] = []
-    for name in dict.fromkeys(names):
-        for start in range(0, len(name), STARTS_PER_CALL):
-            pieces.append((STARTS_PER_CALL, name[start : start + STARTS_PER_CALL + limit - 1]))
+    pieces = [
+        (STARTS_PER_CALL, name[start : start + STARTS_PER_CALL + limit - 1])
+        for name in dict.fromkeys(names)
+        for start in range(0, len(name), STARTS_PER_CALL)
+    ]
     return [
         Step(
             _INVALIDATE_WITHIN,

@@ -75,7 +75,8 @@ class Store:
     def invalidate_within(self, prefix: str, suffix: str, limit: int, names: Sequence[str]) -> None:
         """Invalidate the key of every text of up to `limit` characters that occurs in one of the folded `names`.
 
-        In a Cluster the keys lie in many slots, where no script reaches them: there each key and its metadata, which share a
+        In a Cluster the keys lie in many slots, where no script reaches them: there each key and its metadata, which
+        share a
         slot, go in one command.
 
         Raises:
@@ -110,7 +111,6 @@ class Store:
                 if isinstance(answer, Exception):
                     raise answer
         return [step.parse(answer) for step, answer in zip(steps, answers, strict=True)]
-
 
 
 def substrings(names: Sequence[str], limit: int) -> dict[str, None]:
