@@ -68,7 +68,8 @@ class Json(Generic[T]):
 
     def encode(self, value: object) -> bytes:
         """Raises DamagedDocument for a value of another kind."""
-        if not isinstance(value, self.kind):
+        # MongoDB's own documents are mappings without being dicts.
+        if not isinstance(value, Mapping if self.kind is dict else self.kind):
             raise DamagedDocument(f"expected {self.kind.__name__}, the document holds {type(value).__name__}")
         return lean.dumps(value)
 
