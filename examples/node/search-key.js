@@ -5,12 +5,8 @@
 // Why not toLowerCase()? It makes two characters of one ('\u0130'), misses pairs that MongoDB equates ('\u017f' and 's'),
 // and changes with the Unicode version of Node.js. A key that is not the one which a product change unlinks is never
 // invalidated. fold-classes.json is a copy of cachekeeper/fold/classes.json, and travels with this file.
-//
-// `node search-key.js` reads lines of JSON from stdin and answers each with one, for the tests of the repository.
 
 import { readFileSync } from 'node:fs';
-import { createInterface } from 'node:readline';
-import { pathToFileURL } from 'node:url';
 
 export const MAX_TEXT_BYTES = 512;
 
@@ -32,6 +28,9 @@ export const fold = (text) => mapped(text, folds);
 /** A pattern for `$regex`, without the option `i`: what it finds is what the key stands for, on every MongoDB. */
 export const pattern = (text) => mapped(fold(text), patterns);
 
+/** The condition on a field that it is text and holds `text` without regard to case; arrays of texts are not found. */
+export const condition = (text) => ({ $regex: pattern(text), $type: 'string', $not: { $type: 'array' } });
+
 const escapes = { '{': '%7B', '}': '%7D', '%': '%25' };
 
 /** Braces would move the hash tag of the metadata; of the percent signs only those that would read as an escape. */
@@ -49,13 +48,3 @@ export function checkText(text) {
 
 /** The key under which the search for `text` is cached. */
 export const searchKey = (text) => `search:${escapeBraces(fold(checkText(text)))}`;
-
-async function answerLines() {
-  for await (const line of createInterface({ input: process.stdin })) {
-    const text = JSON.parse(line);
-    const folded = fold(text);
-    process.stdout.write(`${JSON.stringify({ folded, key: `search:${escapeBraces(folded)}`, pattern: pattern(text) })}\n`);
-  }
-}
-
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) await answerLines();

@@ -1,0 +1,62 @@
+"""Node.js for the tests: where it is, and the packages that the example needs."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.servers import missing
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples/node"
+
+
+def find_node() -> str:
+    """The program. Where there is none: a skip on a laptop, a failure in CI."""
+    return shutil.which("node") or missing("node: not found on PATH (Node.js 20 or later)")
+
+
+def install(directory: Path) -> Path:
+    """`directory` with the example's files and packages; the packages from beside the example where they are there.
+
+    Skips where npm or its registry cannot be reached: that is no fault of this repository, in CI neither.
+    """
+    for file in EXAMPLE.iterdir():
+        if file.is_file():
+            shutil.copy(file, directory)
+    modules = EXAMPLE / "node_modules"
+    if modules.is_dir():
+        (directory / "node_modules").symlink_to(modules)
+        return directory
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm: not found on PATH")
+    command = [npm, "install", "--omit=dev", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
+    try:
+        subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True, timeout=120)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"npm install failed: {error}")
+    return directory
+
+
+def run_node(*arguments: str | Path, text: str = "") -> str:
+    """What a script prints; a failure shows what it complained about."""
+    done = subprocess.run([find_node(), *arguments], input=text, capture_output=True, encoding="utf-8", timeout=120)  # noqa: PLW1510 - below
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def mongoose_lean(directory: Path, url: str, collection: str) -> tuple[dict[str, str], list[str]]:
+    """The versions of what read it, and each document of the collection as Mongoose gives it, in the order of `_id`.
+
+    Args:
+        directory: where `node_modules` is; a script is copied there, since imports are resolved from beside it.
+        url: of the database.
+        collection: its name.
+    """
+    script = shutil.copy(ROOT / "tests/javascript/read_lean.mjs", directory)
+    lines = run_node(script, url, collection).removesuffix("\n").split("\n")  # splitlines() would split at U+2028
+    versions, *texts = map(json.loads, lines)
+    return versions, texts
