@@ -62,6 +62,18 @@ class MongoServer(ServerProcess):
         """
         return pymongo.MongoClient(self.url, **options)
 
+    def restart(self, *, keep_data: bool = True) -> None:
+        """Kill it if it runs, and start it on the same port.
+
+        Args:
+            keep_data: otherwise it starts empty, as another replica set under the same name. Clients made before take
+                that one's primary for a deposed one, and never use it: make new ones.
+
+        Raises:
+            ServerFailed: it did not start.
+        """
+        super().restart(keep_data=keep_data)
+
     def _command(self) -> Sequence[str]:
         parameters: dict[str, str | int] = {
             "diagnosticDataCollectionEnabled": "false",

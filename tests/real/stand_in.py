@@ -1,0 +1,8 @@
+"""A Celery application for tests that need a worker, and no more of it than that it is one."""
+
+import os
+
+from celery import Celery
+
+app = Celery("stand-in", broker=os.environ["CACHEKEEPER_BROKER_URL"])
+app.conf.worker_pool = "threads"

@@ -1,0 +1,189 @@
+"""Nothing outlives the process that started it. Each test kills one at some moment, and looks."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cachekeeper.embedded import FoundServer, Guardian, RedisServer, ServerFailed
+from tests.real.leftovers import Place, running, script
+from tests.waiting import wait_until
+
+START = """
+import os, signal, subprocess, sys, time
+from cachekeeper.embedded import Guardian, RedisServer, find_redis
+from cachekeeper.embedded import guardian as module
+{before}
+guardian = Guardian()
+server = RedisServer(guardian, find_redis())
+print("begun")
+server.start()
+{after}
+print("ready")
+signal.pause()
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """Where the programs of one test live; what the test leaves is killed."""
+    place = Place(tmp_path)
+    yield place
+    place.clear()
+
+
+def program(*, before: str = "", after: str = "") -> list[str]:
+    """A program that starts a Redis and waits to be killed."""
+    return script(START.format(before=before, after=after))
+
+
+pytestmark = pytest.mark.usefixtures("redis_found")
+
+
+def test_sigkill_leaves_nothing(place: Place) -> None:
+    with running(place, program()) as parent:
+        parent.wait_for("ready")
+        assert len(place.processes()) == 3, "itself, its guardian, the server"
+        parent.send(signal.SIGKILL)
+        parent.end()
+        place.assert_empty()
+
+
+MUTANTS = {
+    "it is told nothing": "Guardian._tell = lambda *_: None",
+    "it is told of no group": "tell = Guardian._tell; Guardian._tell = "
+    "lambda self, verb, *more: None if verb == 'group' else tell(self, verb, *more)",
+    "it is told of no path": "tell = Guardian._tell; Guardian._tell = "
+    "lambda self, verb, *more: None if verb == 'path' else tell(self, verb, *more)",
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
+def test_without_the_guardian_something_is_left(place: Place, mutant: str) -> None:
+    """The tests of this file would notice."""
+    with running(place, program(before=mutant)) as parent:
+        parent.wait_for("ready").send(signal.SIGKILL)
+        parent.end()
+        wait_until(lambda: not _guardians(place), "the guardian has done what it will do")
+        assert place.left()
+        with pytest.raises(AssertionError, match="still not: nothing left"):
+            wait_until(lambda: not place.left(), "nothing left", 1)
+
+
+def _guardians(place: Place) -> list[psutil.Process]:
+    return [found for found in place.processes() if any("guardian_process" in word for word in found.cmdline())]
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 120, 12))
+def test_sigkill_leaves_nothing_at_any_moment_of_a_start(place: Place, milliseconds: int) -> None:
+    with running(place, program(after="server.restart(); server.restart()")) as parent:
+        parent.wait_for("begun")
+        # An alarm in the program, and not a wait here: this process is too slow to hit one moment of another.
+        with pytest.raises(psutil.TimeoutExpired):
+            psutil.Process(parent.process.pid).wait(max(milliseconds, 1) / 1000)
+        parent.send(signal.SIGKILL)
+        parent.end()
+        place.assert_empty()
+
+
+def test_a_child_that_the_guardian_was_not_told_of_ends_by_itself(place: Place) -> None:
+    """The parent dies between the start of a child and its word to the guardian."""
+    die = "tell = Guardian._tell; Guardian._tell = lambda self, verb, *more: os.kill(os.getpid(), 9) "
+    die += "if verb == 'group' else tell(self, verb, *more)"
+    with running(place, program(before=die)) as parent:
+        assert parent.end() == -signal.SIGKILL
+        place.assert_empty()
+
+
+def test_a_child_that_does_not_wait_for_the_word_is_left(place: Place) -> None:
+    """The mutant of the test above."""
+    die = "tell = Guardian._tell; Guardian._tell = lambda self, verb, *more: os.kill(os.getpid(), 9) "
+    die += "if verb == 'group' else tell(self, verb, *more)\n"
+    die += "module._LAUNCH = 'exec \"$@\" </dev/null'"
+    with running(place, program(before=die)) as parent:
+        assert parent.end() == -signal.SIGKILL
+        wait_until(lambda: not _guardians(place), "the guardian has done what it will do")
+        assert place.processes()
+
+
+def test_a_stopped_child_and_its_own_children_die_too(place: Place) -> None:
+    more = (
+        "from pathlib import Path\n"
+        "guardian.spawn(['/bin/sh', '-c', 'sleep 600 & sleep 600 & wait'], log=server.directory / 'more.log')\n"
+        "server.pause()"
+    )
+    with running(place, program(after=more)) as parent:
+        parent.wait_for("ready")
+        wait_until(lambda: len(place.processes()) == 6, "parent, guardian, server, shell and two that sleep")
+        parent.send(signal.SIGKILL)
+        parent.end()
+        place.assert_empty()
+
+
+def test_a_fork_of_the_parent_does_not_keep_the_servers_alive(place: Place) -> None:
+    """It holds a copy of the pipe's writing end, so that the pipe does not end with the parent."""
+    fork = (
+        "if os.fork() == 0:\n"
+        "    guardian.close()\n"  # not the fork's to end
+        "    os.execv('/bin/sleep', ['sleep', '600']) if len(sys.argv) > 1 else signal.pause()"
+    )
+    with running(place, program(after=fork)) as parent:
+        parent.wait_for("ready")
+        assert len(place.processes()) == 4, "itself, its fork, the guardian, the server"
+        parent.send(signal.SIGKILL)
+        parent.end()
+        wait_until(lambda: len(place.processes()) == 1, "only the fork is left")
+        assert not list(place.path.glob("cachekeeper-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_the_guardian_survives_what_may_be_sent_to_everybody(place: Place, number: signal.Signals) -> None:
+    with running(place, program()) as parent:
+        parent.wait_for("ready")
+        (guardian,) = _guardians(place)
+        assert os.getsid(guardian.pid) == guardian.pid, "the terminal's signals do not reach it"
+        guardian.send_signal(number)
+        parent.send(signal.SIGKILL)
+        parent.end()
+        place.assert_empty()
+
+
+def test_an_orderly_end_leaves_nothing_either(redis_found: FoundServer) -> None:
+    with Guardian() as guardian:
+        server = RedisServer(guardian, redis_found)
+        server.start()
+        file = server.directory.parent / f"{server.directory.name}.file"
+        file.write_text("")
+        guardian.remove_at_end(file)
+        process = psutil.Process(server.pid)
+    assert not process.is_running()
+    assert not server.directory.exists()
+    assert not file.exists()
+    assert not psutil.pid_exists(guardian.pid)
+    guardian.close()
+
+
+def test_a_killed_guardian_is_missed_and_replaced(redis_found: FoundServer) -> None:
+    guardian = Guardian()
+    server = RedisServer(guardian, redis_found)
+    server.start()
+    os.kill(guardian.pid, signal.SIGKILL)
+    wait_until(lambda: not guardian.alive, "the guardian is dead")
+    with pytest.raises(ServerFailed, match="the guardian process is gone"):
+        RedisServer(guardian, redis_found)
+    guardian.close()
+    assert not server.alive
+    assert not server.directory.exists()
+
+
+def test_a_killed_server_is_forgotten(redis_found: FoundServer) -> None:
+    """Its number may be somebody else's when the guardian cleans up."""
+    with Guardian() as guardian:
+        server = RedisServer(guardian, redis_found)
+        server.start()
+        assert guardian._told.groups == {server.pid}
+        server.kill()
+        assert guardian._told.groups == set()
