@@ -110,6 +110,19 @@ class Registry:
         handler = self.handlers.get(type(event))
         return [] if handler is None else list(handler(event))
 
+    def check(self, settings: Settings) -> None:
+        """Hold settings that name views against the views there are.
+
+        Raises:
+            SettingsError: `ID_TYPES` names no view with ids of a type.
+        """
+        typed = sorted(view.name for view in self.views.values() if isinstance(view, View))
+        unknown = sorted(set(settings.id_types) - set(typed))
+        if unknown:
+            raise SettingsError(
+                f"CACHEKEEPER_ID_TYPES: no view with ids is named {', '.join(unknown)}; there are: {', '.join(typed)}"
+            )
+
     def view(self, name: str) -> RegisteredView:
         """The view of that name.
 

@@ -159,17 +159,19 @@ def read(  # noqa: C901  # one branch an outcome
     Raises:
         DatabaseUnavailable, Overloaded: no answer within the limits.
         DatabaseBehind: every load was older than what an event has announced.
+        CacheUnavailable: the key is shared with others, Redis is away, and MongoDB does not have it.
         DamagedValue: the key is shared with others and cannot be read.
         DamagedDocument: the document cannot be cached.
     """
-    state = _State(now() + limits.lookup, now)
+    state = _State(now() + limits.lookup, now, cache_down=start is Start.CACHE_DOWN)
     if start is Start.DAMAGED:
         _note_damage(target, state)
-    while start is not Start.CACHE_DOWN and state.left() > limits.load:
+    while not state.cache_down and state.left() > limits.load:
         nonce = new_nonce()
         try:
             answer = yield Acquire(nonce, state.damaged)
         except CacheUnavailable:
+            state.cache_down = True
             break
         if isinstance(answer, Found):
             try:
@@ -190,6 +192,9 @@ def read(  # noqa: C901  # one branch an outcome
     loaded = yield LoadShared(max(state.left() - limits.load, 0))
     if _version(loaded) < state.known:
         raise DatabaseBehind(f"view {target.name}: MongoDB answers with less than an event has announced")
+    if state.cache_down and loaded is ABSENT and target.staleness is Staleness.SHARED:
+        # Somebody else may have written it to Redis alone: 'not in MongoDB' does not mean 'does not exist'.
+        raise CacheUnavailable(f"view {target.name}: it is not in MongoDB, and Redis, which may have it, is away")
     return _value(target, loaded)
 
 
@@ -199,6 +204,7 @@ class _State:
 
     deadline: float
     now: Callable[[], float]
+    cache_down: bool = False
     damaged: bool = False
     known: int = -1  # the highest version that a refused fill has told of
     attempts: int = 0
