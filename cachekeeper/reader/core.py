@@ -145,7 +145,7 @@ Effect = Acquire | Load | Fill | Release | Join | LoadShared | Wait
 Reading = Generator[Effect, Any, T]
 
 
-def read(  # noqa: C901  # one branch an outcome
+def read(  # noqa: C901, PLR0912  # one branch an outcome
     target: Target[T], limits: Limits, start: Start, now: Callable[[], float]
 ) -> Reading[T | Absent]:
     """Find the value of `target`.
