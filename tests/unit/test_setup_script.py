@@ -225,7 +225,7 @@ Components: main contrib
         ),
         (["deb-src http://no.example bookworm main\ndeb http://mirror.example/debian bookworm main\n"], WANTED),
         (["Types: deb\nURIs: http://no.example\nSuites: bookworm-security\n\n" + DEB822], WANTED),
-        (["Types: deb\nURIs: http://no.example\nSuites: nodistro", DEB822, DEB822], WANTED),
+        (["Types: deb\nURIs: http://no.example\nSuites: nodistro\nEnabled: no", DEB822, DEB822], WANTED),
         (["Enabled: no\nTypes: deb\nURIs: http://no.example\nSuites: bookworm\n\n" + DEB822], WANTED),
         (["Types: deb-src\nURIs: http://no.example\nSuites: bookworm\n"], ""),
         (["# deb http://no.example bookworm main\ndeb http://no.example trixie main\n"], ""),
