@@ -154,13 +154,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ANN401, ARG001  (pytest-xdist's own signature)
+def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ARG001  (pytest-xdist's own signature)
     """Under pytest-xdist, in the controller: take a worker's part. One that crashed has none."""
     report.used.update(getattr(node, "workeroutput", {}).get("servers", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at the end what the tests ran against."""
-    terminalreporter.section("ran against")
+    terminalreporter.write_sep("=", "ran against")
     for line in report.lines():
         terminalreporter.write_line(line)

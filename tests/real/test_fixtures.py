@@ -1,0 +1,104 @@
+"""The fixtures themselves: pytest runs pytest."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+import tests.servers
+from cachekeeper.embedded import FoundServer, ServerUnavailable
+from tests.real.leftovers import ROOT, Place, running
+from tests.servers import needed
+from tests.waiting import wait_until
+
+INNER = """
+import os, signal
+def test_one(redis_server, capsys):
+    with redis_server.client() as client:
+        assert client.dbsize() == 0
+        client.set("left", 1)
+    with capsys.disabled():
+        print("a server runs", flush=True)
+    if "WAIT" in os.environ:
+        signal.pause()
+def test_two(redis_server):
+    with redis_server.client() as client:
+        assert client.dbsize() == 0
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """Where the inner pytest runs; what the test leaves is killed."""
+    place = Place(tmp_path)
+    yield place
+    place.clear()
+
+
+def pytest_command(place: Place, *arguments: str) -> list[str]:
+    inner = place.path / "test_inner.py"
+    inner.write_text(INNER)
+    plain = ["-c", "/dev/null", "--rootdir", str(place.path), "-p", "no:cacheprovider", "-p", "tests.conftest"]
+    return [sys.executable, "-m", "pytest", "-v", *plain, *arguments, str(inner)]
+
+
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=["alone", "xdist"])
+def test_the_closing_report_says_what_the_tests_ran_against(
+    place: Place, redis_found: FoundServer, arguments: list[str]
+) -> None:
+    with running(place, pytest_command(place, *arguments)) as inner:
+        assert inner.end() == 0, inner.output
+        report = inner.output.partition("ran against")[2].splitlines()
+        assert report[1] == str(redis_found)
+        assert "2 passed" in report[-1]
+    assert place.left() == []
+
+
+def test_the_closing_report_says_so_where_no_server_was_wanted(place: Place) -> None:
+    with running(place, pytest_command(place, "-k", "nothing has this name")) as inner:
+        inner.end()
+        assert "none: no test that ran wanted a server" in inner.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("arguments", [["-s"], ["-n", "1", "-s"]], ids=["alone", "xdist"])
+def test_no_server_outlives_pytest(place: Place, number: signal.Signals, arguments: list[str]) -> None:
+    command = ["env", "WAIT=1", *pytest_command(place, *arguments)]
+    with running(place, command) as inner:
+        wait_for_server(place)
+        inner.send(number)
+        inner.end()
+        place.assert_empty()
+
+
+def wait_for_server(place: Place) -> None:
+    wait_until(lambda: any("redis" in process.name() for process in place.processes()), "a server runs")
+
+
+def _none() -> NoReturn:
+    raise ServerUnavailable("server of that kind", ["none is there"], "none")
+
+
+def test_a_missing_server_is_a_skip_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tests.servers, "IN_CI", False)
+    with pytest.raises(pytest.skip.Exception, match="none is there"):
+        needed(_none)
+
+
+def test_a_missing_server_is_a_failure_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tests.servers, "IN_CI", True)
+    with pytest.raises(pytest.fail.Exception, match="none is there"):
+        needed(_none)
+
+
+def test_ci_is_told_by_its_variable() -> None:
+    asked = "import tests.servers; print(tests.servers.IN_CI)"
+    for value, expected in (("true", "True"), ("", "False")):
+        said = subprocess.run(
+            [sys.executable, "-c", asked], env={"CI": value}, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert said.stdout.strip() == expected
