@@ -7,7 +7,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pymongo import ReturnDocument
+
 from cachekeeper import fold
+from cachekeeper.blocklist import ends_of
 from cachekeeper.commands import Block, Command, Expire, Invalidate, InvalidateAll, InvalidateWithin, Persist, Write
 from cachekeeper.database import database_errors
 from cachekeeper.dropping import drop_view
@@ -94,21 +97,24 @@ def block(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime
         DatabaseUnavailable: MongoDB failed; nothing is known to be written.
         PersistedNotCached: Redis failed; MongoDB has it.
     """
-    if until is not None and until + _leeway(keeper) <= datetime.now(UTC):
+    if _is_over(keeper, until):
         return Blocked.OVER
     _persist_block(keeper, view, document_id, until)
     try:
-        return keeper.store(view.server).run(_block_step(keeper, view, document_id, until))
+        return keeper.store(view.server).run(block_step(keeper, view, document_id, until))
     except CacheUnavailable as error:
         raise PersistedNotCached("the block is in MongoDB, but not in Redis yet: block it again") from error
 
 
-def _leeway(keeper: Keeper) -> timedelta:
-    return timedelta(seconds=keeper.settings.block_leeway_seconds)
+def block_step(keeper: Keeper, view: BlocklistView, part: str, until: datetime | None) -> steps.Step[Blocked]:
+    """The step that brings a block to Redis, the leeway added."""
+    # Added as milliseconds: '9999-12-31' is how some write 'never', and Python's dates end there.
+    leeway_ms = round(keeper.settings.block_leeway_seconds * 1000)
+    return steps.block(view.template.key(part), None if until is None else to_ms(until) + leeway_ms)
 
 
-def _block_step(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime | None) -> steps.Step[Blocked]:
-    return steps.block(view.template.key(document_id), None if until is None else to_ms(until + _leeway(keeper)))
+def _is_over(keeper: Keeper, until: datetime | None) -> bool:
+    return until is not None and until <= datetime.now(UTC) - timedelta(seconds=keeper.settings.block_leeway_seconds)
 
 
 def _persist(keeper: Keeper, command: Command) -> None:
@@ -117,19 +123,34 @@ def _persist(keeper: Keeper, command: Command) -> None:
         collection = command.view.loader.collection
         with database_errors(f"writing {collection}", keeper.settings.load_timeout_seconds):
             keeper.database[collection].update_one({"_id": document_id}, list(command.update), upsert=True)
-    elif isinstance(command, Block) and (command.until is None or command.until + _leeway(keeper) > datetime.now(UTC)):
+    elif isinstance(command, Block) and not _is_over(keeper, command.until):
         _persist_block(keeper, command.view, command.id, command.until)
 
 
 def _persist_block(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime | None) -> None:
-    """Insert the block, or lengthen the one that is there. In this order each write alone is right, and repeatable."""
+    """Insert the block, or lengthen the one that is there."""
     collection = keeper.database[view.collection]
+    if until is not None:
+        until = until.replace(microsecond=until.microsecond // 1000 * 1000)  # as MongoDB stores it
+    # Only a date that is earlier: null and a missing field mean for ever, and for ever stays.
+    shorter: dict[str, Any] = {"$type": "date"} if until is None else {"$type": "date", "$lt": until}
     with database_errors("writing a block", keeper.settings.load_timeout_seconds):
-        found = collection.update_one({"_id": document_id}, {"$setOnInsert": {view.ends: until}}, upsert=True)
-        if found.matched_count:
-            # Only a date that is earlier: null and a missing field mean for ever, and for ever stays.
-            shorter: dict[str, Any] = {"$type": "date"} if until is None else {"$type": "date", "$lt": until}
-            collection.update_one({"_id": document_id, view.ends: shorter}, {"$set": {view.ends: until}})
+        while True:
+            found: Any = collection.find_one_and_update(
+                {"_id": document_id},
+                {"$setOnInsert": {view.ends: until}},
+                {view.ends: 1},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+            ends = ends_of(view, found)
+            if ends is None or (until is not None and ends >= until):
+                return
+            # The one that is there is shorter, but the TTL index may remove it before it is lengthened; then insert
+            # again. Nothing to lengthen may also mean that somebody else did it: a new look tells.
+            grown = collection.update_one({"_id": document_id, view.ends: shorter}, {"$set": {view.ends: until}})
+            if grown.matched_count:
+                return
 
 
 class _Plan:
@@ -193,7 +214,7 @@ class _Plan:
                     owners.append((key, change.results))
         for key, (command, results) in self._blocks.items():
             if command.view.server is server:
-                wanted.append(_block_step(self._keeper, command.view, command.id, command.until))
+                wanted.append(block_step(self._keeper, command.view, command.id, command.until))
                 owners.append((key, results))
         if not wanted:
             return

@@ -15,7 +15,7 @@ from cachekeeper.reader.core import Target
 from cachekeeper.store import Value, cache_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from redis import Redis
 
@@ -24,8 +24,23 @@ if TYPE_CHECKING:
     from cachekeeper.store import Store
     from cachekeeper.views import BlocklistView
 
-# How long an answer to 'may this server evict?' is trusted. CONFIG SET may change it at any time.
+# How long an answer to 'may this server evict?' is trusted. CONFIG SET may change it at any time; then the workers, who
+# ask every second, take *ready* away.
 _POLICY_SECONDS = 10.0
+
+
+def ends_of(view: BlocklistView, document: StoredDocument) -> datetime | None:
+    """When what a document blocks ends by itself; None for never: null, no such field, or no date of Python's years."""
+    ends = document.get(view.ends)
+    return ends if isinstance(ends, datetime) else None
+
+
+def drops_keys(memory: Mapping[str, object]) -> bool:
+    """Whether a server with this `INFO memory` may evict.
+
+    A policy that waits for a memory limit counts as well, to be safe: CONFIG SET may bring the limit.
+    """
+    return str(memory.get("maxmemory_policy", "unknown")) != "noeviction"
 
 
 class Flag:
@@ -50,7 +65,7 @@ class EvictionWatch:
         self._may_evict = True
 
     def may_evict(self) -> bool:
-        """True for a server with a memory limit and any policy but `noeviction`, and for every Cluster.
+        """True for a server with any policy but `noeviction`, and for every Cluster.
 
         Raises:
             CacheUnavailable: Redis did not answer.
@@ -58,20 +73,24 @@ class EvictionWatch:
         if self._store.is_cluster:
             log_once("blocklist:cluster", "the security Redis is a Cluster: every absent block is asked of MongoDB")
             return True
-        with self._lock:
-            if time.monotonic() - self._asked > _POLICY_SECONDS:
+        if time.monotonic() - self._asked > _POLICY_SECONDS:
+            # Only one asks: behind a lock, all threads of a process would spend the time limit of a server that hangs
+            # one after the other. The others take 'yes' for an answer, which is always right.
+            if not self._lock.acquire(blocking=False):
+                return True
+            try:
                 with cache_errors("asking for the eviction policy"):
-                    memory = self._store.client.info("memory")
-                # Without a limit nothing is evicted; a policy that waits for one counts all the same, to be safe.
-                self._may_evict = str(memory.get("maxmemory_policy", "unknown")) != "noeviction"
+                    self._may_evict = drops_keys(self._store.client.info("memory"))
                 self._asked = time.monotonic()
-            if self._may_evict:
-                log_once(
-                    "blocklist:evicts",
-                    "the security Redis may evict keys (maxmemory-policy is not noeviction): "
-                    "every absent block is asked of MongoDB",
-                )
-            return self._may_evict
+            finally:
+                self._lock.release()
+        if self._may_evict:
+            log_once(
+                "blocklist:evicts",
+                "the security Redis may evict keys (maxmemory-policy is not noeviction): "
+                "every absent block is asked of MongoDB",
+            )
+        return self._may_evict
 
 
 class BlocklistReader:
@@ -118,8 +137,7 @@ class BlocklistReader:
                 blocked, ready = client.exists(key), 0
             else:
                 # One MULTI: in a plain pipeline a flush, or the end of warming, may fall between the two answers, and
-                # an
-                # absent block from before would meet a *ready* from after.
+                # an absent block from before would meet a *ready* from after.
                 pipe = client.pipeline(transaction=True)
                 pipe.exists(key)
                 pipe.exists(self._view.ready_key)
@@ -146,6 +164,6 @@ class BlocklistReader:
         return Value(b"true", None) if any(self._live(document, now) for document in documents) else ABSENT
 
     def _live(self, document: StoredDocument, now: datetime) -> bool:
-        """A block without an end, or with one that cannot be read, stands."""
-        ends = document.get(self._view.ends)
-        return not isinstance(ends, datetime) or ends + self._leeway > now
+        ends = ends_of(self._view, document)
+        # The leeway is taken from now, not added to the end: '9999-12-31' is how some write 'never'.
+        return ends is None or ends > now - self._leeway
