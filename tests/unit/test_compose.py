@@ -92,7 +92,7 @@ def test_dockerfile_is_as_promised() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("USER cachekeeper\n", "", "runs as root"),
+        ("USER 10001\n", "", "runs as root"),
         ("FROM python:3.12-slim\n", "FROM python:3.12-slim\nUSER 0\n# ", "runs as root"),
         ('"worker", "worker"]', '"worker", "worker", "-P", "prefork"]', "its command"),
         ("[cli]", "[cli,embedded]", "not for production"),
@@ -102,7 +102,7 @@ def test_dockerfile_is_as_promised() -> None:
     ],
 )
 def test_known_bad_dockerfiles_are_found(old: str, new: str, problem: str) -> None:
-    text = changed(DOCKERFILE, "USER cachekeeper\n", "") if "USER 0" in new else DOCKERFILE
+    text = changed(DOCKERFILE, "USER 10001\n", "") if "USER 0" in new else DOCKERFILE
     assert any(problem in found for found in image_problems(changed(text, old, new)))
 
 
