@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cachekeeper.database import database_errors
 from cachekeeper.errors import InvalidId
 from cachekeeper.metrics import logger
-from cachekeeper.store import cache_errors, steps
+from cachekeeper.store import steps
 from cachekeeper.views import Staleness, TextView, View
 
 if TYPE_CHECKING:
     from cachekeeper.keeper import Keeper
-    from cachekeeper.keys import Template
-    from cachekeeper.store import Store
 
 _BATCH = 500
 
@@ -43,7 +40,7 @@ def drop_view(keeper: Keeper, view: View[Any] | TextView[Any], reason: str) -> i
     store = keeper.store(view.server)
     dropped = 0
     for _ in range(2):
-        parts = _parts(store, view.template)
+        parts = store.parts(view.template)
         while batch := list(islice(parts, _BATCH)):
             mine = dict.fromkeys(batch)
             if isinstance(view, View) and view.staleness is Staleness.SHARED:
@@ -52,27 +49,6 @@ def drop_view(keeper: Keeper, view: View[Any] | TextView[Any], reason: str) -> i
             dropped += len(mine)
     logger.warning("view %s was dropped, %d keys in two passes: %s", view.name, dropped, reason)
     return dropped
-
-
-def _parts(store: Store, template: Template) -> Iterator[str]:
-    """What stands in the hole of every key and every metadata key that the server holds."""
-    # One pattern finds both: the metadata key is the key between braces, and a suffix.
-    pattern = "*" + "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in template.prefix) + "*"
-    scan = store.client.scan_iter(match=pattern, count=1000)
-    while True:
-        with cache_errors("scanning the keys"):
-            found = next(scan, None)
-        if found is None:
-            return
-        try:
-            key = found.decode()
-        except UnicodeDecodeError:
-            continue  # never one of ours
-        if key.startswith("{") and key.endswith("}:meta"):
-            key = key[1 : -len("}:meta")]
-        part = template.part(key)
-        if part is not None:
-            yield part
 
 
 def _with_document(keeper: Keeper, view: View[Any], parts: dict[str, None]) -> dict[str, None]:

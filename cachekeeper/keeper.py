@@ -110,6 +110,11 @@ class Keeper:
         return self._parts().readers[server].store
 
     @property
+    def reads(self) -> DatabaseReads:
+        """The reads of MongoDB that lookups share, with their time limit and their cap."""
+        return self._parts().database
+
+    @property
     def database(self) -> Database[Any]:
         """MongoDB, with majority reads of the primary and majority writes."""
         return self._parts().database.database

@@ -15,6 +15,11 @@ def meta_key(key: str) -> str:
     return f"{{{key}}}:meta"
 
 
+def key_of_meta(key: str) -> str:
+    """The key whose metadata `key` holds; `key` itself where it is no metadata key."""
+    return key[1 : -len("}:meta")] if key.startswith("{") and key.endswith("}:meta") else key
+
+
 def check_text(value: object, field: str = "text") -> str:
     """A text that may be searched for.
 

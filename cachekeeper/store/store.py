@@ -11,12 +11,13 @@ from redis.exceptions import NoScriptError, RedisError
 
 from cachekeeper.errors import CacheUnavailable
 from cachekeeper.fold import escape_braces
-from cachekeeper.keys import meta_key
+from cachekeeper.keys import key_of_meta, meta_key
 from cachekeeper.store.steps import invalidate_within
 
 if TYPE_CHECKING:
     from redis import Redis
 
+    from cachekeeper.keys import Template
     from cachekeeper.store.steps import Step
 
 Outcome = TypeVar("Outcome")
@@ -92,6 +93,30 @@ class Store:
                 for key in keys[at : at + STEPS_PER_PIPELINE]:
                     pipe.unlink(key, meta_key(key))
                 pipe.execute()
+
+    def parts(self, template: Template) -> Iterator[str]:
+        """What stands in the hole of every key of `template`, and of every metadata key beside one, on this server.
+
+        One complete `SCAN`, so linear in all keys of the server; a part may come several times.
+
+        Raises:
+            CacheUnavailable: Redis failed on the way.
+        """
+        # One pattern finds both: the metadata key is the key between braces, and a suffix.
+        prefix = "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in template.prefix)
+        scan = self.client.scan_iter(match=f"*{prefix}*", count=1000)
+        while True:
+            with cache_errors("scanning the keys"):
+                found = next(scan, None)
+            if found is None:
+                return
+            try:
+                key = key_of_meta(found.decode())
+            except UnicodeDecodeError:
+                continue  # never one of ours
+            part = template.part(key)
+            if part is not None:
+                yield part
 
     def _pipeline(self, steps: Sequence[Step[Any]]) -> list[Any]:
         with cache_errors(f"running {len(steps)} steps"):
