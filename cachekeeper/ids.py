@@ -12,6 +12,7 @@ from cachekeeper.errors import InvalidId
 
 MAX_ID_BYTES = 512
 _INT64 = range(-(2**63), 2**63)
+_MOST_BITS = 4 * MAX_ID_BYTES  # more digits than an id may have, and fewer than Python refuses to print
 _INT64_CHARS = 20  # longer digits are not even read: int() takes its time
 
 # What nearly every id looks like; one C call decides. The rest takes the long way below.
@@ -37,7 +38,9 @@ def check_id(value: object, field: str = "id") -> str:
     if type(value) is str and _PLAIN(value):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
+        if value.bit_length() > _MOST_BITS:
+            raise InvalidId(field, f"must be at most {MAX_ID_BYTES} bytes in UTF-8")
+        value = int.__repr__(value)  # not `str`: for a member of an enumeration it gives the name
     if not isinstance(value, str):
         raise InvalidId(field, f"must be text or an integer, got {type(value).__name__}")
     if not value:
@@ -50,7 +53,7 @@ def check_id(value: object, field: str = "id") -> str:
         raise InvalidId(field, "must hold no lone surrogates") from None
     if size > MAX_ID_BYTES:
         raise InvalidId(field, f"must be at most {MAX_ID_BYTES} bytes in UTF-8, got {size}")
-    return str(value)
+    return str.__str__(value)
 
 
 class IdType(StrEnum):

@@ -41,7 +41,8 @@ def check_version(value: object, field: str = "version") -> int | None:
     if version is None:
         problem = f"must be an integer from 0 to 2^53 - 1, got {type(value).__name__}"
         if isinstance(value, int | float) and not isinstance(value, bool):
-            problem += " out of that range" if float(value).is_integer() else " with a fraction"
+            whole = isinstance(value, int) or value.is_integer()
+            problem += " out of that range" if whole else " that is not whole"
         raise InvalidVersion(field, problem)
     return version
 

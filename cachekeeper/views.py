@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cachekeeper.loaders import StoredDocument
 
 _SHORTEST_TTL = 0.001  # seconds: Redis counts in milliseconds
+_LONGEST_TTL = 10 * 366 * 86_400
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -180,5 +181,5 @@ class BlocklistView:
 def _check(name: str, ttl_seconds: float) -> None:
     if not name.isidentifier():
         raise RegistrationError(f"view name {name!r}: must be an identifier, such as order_status")
-    if ttl_seconds < _SHORTEST_TTL:
-        raise RegistrationError(f"view {name}: ttl_seconds must be at least {_SHORTEST_TTL}")
+    if not _SHORTEST_TTL <= ttl_seconds <= _LONGEST_TTL:  # false for NaN, too
+        raise RegistrationError(f"view {name}: ttl_seconds must be from {_SHORTEST_TTL} to {_LONGEST_TTL}")

@@ -1,0 +1,255 @@
+"""The shipped lookups over real servers, and hooks for a test that steps in between two steps of a lookup.
+
+A gate stops whoever reaches it until the test opens it, so a race is brought about, not waited for: a read of MongoDB
+can be held before it is sent (`reads.before`) and after its answer is there (`reads.after`), a command or script of
+Redis likewise (`WatchedRedis`). A second `Keeper` stands for a second process: nothing but the servers is shared.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pymongo
+import pytest
+import redis
+from pymongo.monitoring import CommandListener
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from cachekeeper import metrics
+from cachekeeper.keeper import Keeper
+from cachekeeper.keys import meta_key
+from cachekeeper.settings import Settings
+from cachekeeper.store import steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from pymongo.database import Database
+    from pymongo.monitoring import CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent
+
+    from cachekeeper.embedded import MongoServer, RedisServer
+    from cachekeeper.keys import Template
+
+T = TypeVar("T")
+
+LONG = 20.0
+"""Seconds after which a test that waits for another thread has failed."""
+
+PATIENT: dict[str, Any] = {
+    "redis_timeout_seconds": 4,
+    "load_timeout_seconds": 10,
+    "lookup_timeout_seconds": 30,
+    "lease_seconds": 25,
+}
+"""No time limit is met by accident."""
+
+QUICK: dict[str, Any] = {
+    "redis_timeout_seconds": 0.2,
+    "load_timeout_seconds": 0.5,
+    "lookup_timeout_seconds": 1.5,
+    "lease_seconds": 1,
+}
+"""For tests of the time limits themselves."""
+
+SLACK = 1.0
+"""Seconds by which a busy machine may be late."""
+
+_SCRIPTS = {script.sha: script.name for script in vars(steps).values() if isinstance(script, steps.Script)}
+
+
+class Gate:
+    """Stops the first who comes until it is opened."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._opened = threading.Event()
+
+    def stop(self) -> None:
+        self._reached.set()
+        self._opened.wait(LONG)
+
+    def wait_for_arrival(self) -> None:
+        assert self._reached.wait(LONG), "nobody came to the gate"
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+class Reads(CommandListener):
+    """Counts the queries of the keepers' MongoDB client, and stops them at gates, in the thread that reads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        self.before: deque[Gate] = deque()
+        self.after: deque[Gate] = deque()
+        self.commands: list[dict[str, Any]] = []
+        self.most_at_once = 0
+        self._now = 0
+
+    @property
+    def count(self) -> int:
+        """How many queries were sent."""
+        with self._lock:
+            return len(self.commands)
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == "find":
+            with self._lock:
+                self.commands.append(dict(event.command))
+                self._now += 1
+                self.most_at_once = max(self.most_at_once, self._now)
+                gate = self.before.popleft() if self.before else None
+            if gate is not None:
+                gate.stop()
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        self._ended(event)
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        self._ended(event)
+
+    def _ended(self, event: CommandSucceededEvent | CommandFailedEvent) -> None:
+        if event.command_name == "find":
+            with self._lock:
+                self._now -= 1
+                gate = self.after.popleft() if self.after else None
+            if gate is not None:
+                gate.stop()
+
+
+class WatchedRedis(redis.Redis):
+    """A client that counts its commands (a script by its name), and stops them at gates. Pipelines pass unwatched."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.counted: Counter[str] = Counter()
+        self.before: defaultdict[str, deque[Gate]] = defaultdict(deque)
+        self.after: defaultdict[str, deque[Gate]] = defaultdict(deque)
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        name = _SCRIPTS.get(args[1], "?") if args[0] == "EVALSHA" else str(args[0])
+        self.counted[name] += 1
+        if self.before[name]:
+            self.before[name].popleft().stop()
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py types it not
+        finally:
+            if self.after[name]:
+                self.after[name].popleft().stop()
+
+
+def settings(**changes: Any) -> Settings:
+    """Settings whose URLs lead nowhere, changed as given."""
+    return Settings(**{"redis_url": "redis://127.0.0.1:1/0", "mongodb_url": "mongodb://127.0.0.1:1/none", **changes})
+
+
+class Shop:
+    """One test's Redis and database, and keepers on them.
+
+    Attributes:
+        redis: a plain client of the Redis.
+        db: the plain database, for what upstream services do to it.
+        reads: the reads of all keepers that this shop makes.
+    """
+
+    def __init__(
+        self, server: RedisServer, mongo: MongoServer, name: str, client: pymongo.MongoClient[Any], reads: Reads
+    ) -> None:
+        self.server = server
+        self.mongo = mongo
+        self.name = name
+        self.reads = reads
+        self.redis = server.client()
+        self._plain = mongo.client()
+        self.db: Database[dict[str, Any]] = self._plain[name]
+        self._watched: Database[Any] = client[name]
+        self._keepers: list[Keeper] = []
+        self._clients: list[WatchedRedis] = []
+
+    def settings(self, **changes: Any) -> Settings:
+        """Settings that lead to these servers; patient unless changed."""
+        urls = {"redis_url": self.server.url, "mongodb_url": self.mongo.url_of(self.name)}
+        return Settings(**{**urls, **PATIENT, **changes})
+
+    def keeper(self, *, cache: redis.Redis | None = None, watched: bool = True, **changes: Any) -> Keeper:
+        """A keeper of its own, closed at the end of the test. Its reads are watched, unless it makes its own client."""
+        made = Keeper(self.settings(**changes), cache=cache, database=self._watched if watched else None)
+        self._keepers.append(made)
+        return made
+
+    def client(self) -> WatchedRedis:
+        """A watched client for a keeper."""
+        client = WatchedRedis(host="127.0.0.1", port=self.server.port, socket_timeout=LONG, retry=Retry(NoBackoff(), 0))
+        self._clients.append(client)
+        return client
+
+    def flush(self) -> None:
+        """A Redis that has just lost everything."""
+        self.redis.flushall()
+
+    def dump(self) -> dict[bytes, bytes]:
+        """Everything that Redis holds, by key."""
+        return {key: self.redis.dump(key) or b"" for key in self.redis.scan_iter()}
+
+    def close(self) -> None:
+        for keeper in self._keepers:
+            keeper.close()
+        for client in (*self._clients, self.redis):
+            client.close()
+        self._plain.close()
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """What was counted inside; complete once the block has ended."""
+    before, seen = metrics.COUNTERS.snapshot(), Counter[str]()
+    yield seen
+    seen.update({name: n - before.get(name, 0) for name, n in metrics.COUNTERS.snapshot().items()})
+
+
+@contextmanager
+def threads(most: int = 8) -> Iterator[Callable[..., Future[Any]]]:
+    """Start calls in threads of their own: `go(function, …)`, then `.result(LONG)`."""
+    with ThreadPoolExecutor(most) as pool:
+        yield pool.submit
+
+
+def meta(shop: Shop, template: Template, part: str) -> dict[bytes, bytes]:
+    """The metadata beside a key."""
+    found: Any = shop.redis.hgetall(meta_key(template.key(part)))
+    return dict(found)
+
+
+@pytest.fixture(scope="session")
+def watched_mongo(mongo_server: MongoServer) -> Iterator[tuple[pymongo.MongoClient[Any], Reads]]:
+    """A client whose reads are watched; one for all tests, since a client costs a connection and threads."""
+    reads = Reads()
+    with mongo_server.client(event_listeners=[reads]) as client:
+        yield client, reads
+
+
+@pytest.fixture
+def shop(
+    redis_server: RedisServer,
+    mongo_server: MongoServer,
+    database: str,
+    watched_mongo: tuple[pymongo.MongoClient[Any], Reads],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Shop]:
+    """This process's servers, empty, with what the process has logged once forgotten."""
+    monkeypatch.setattr(metrics, "_said", set())
+    client, reads = watched_mongo
+    reads.reset()
+    made = Shop(redis_server, mongo_server, database, client, reads)
+    yield made
+    made.close()

@@ -1,0 +1,146 @@
+"""Times and versions at the door."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from bson import Decimal128, Int64, Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cachekeeper import metrics
+from cachekeeper.errors import InvalidTime, InvalidVersion
+from cachekeeper.times import check_time, to_ms
+from cachekeeper.versions import MAX_VERSION, as_version, check_version, version_of
+
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        NOON,
+        NOON.astimezone(timezone(timedelta(hours=5, minutes=30))),
+        "2026-03-01T12:00:00Z",
+        "2026-03-01T12:00:00+00:00",
+        "2026-03-01T14:00:00+02:00",
+        "20260301T120000Z",
+        "2026-03-01 12:00Z",
+        int(NOON.timestamp()),
+        NOON.timestamp(),
+        Int64(int(NOON.timestamp())),
+    ],
+)
+def test_times(value: object) -> None:
+    moment = check_time(value)
+    assert moment == NOON
+    assert moment.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("2026-03-01T12:00:00", "zone"),
+        ("2026-03-01", "zone"),
+        (datetime(2026, 3, 1, 12), "zone"),  # noqa: DTZ001  # that is the point
+        ("tomorrow", "ISO 8601"),
+        ("", "ISO 8601"),
+        ("\ud800", "ISO 8601"),
+        ("1772366400", "ISO 8601"),
+        ("1772366400000", "ISO 8601"),
+        (NOON.timestamp() * 1000, "milliseconds"),
+        (int(NOON.timestamp()) * 1000, "milliseconds"),
+        (10**400, "milliseconds"),
+        (-(10**12), "milliseconds"),
+        (1772366400.5, "fraction"),
+        (float("nan"), "whole seconds"),
+        (float("inf"), "whole seconds"),
+        (-(10**11) + 1, "years 1 to 9999"),
+        ("0001-01-01T00:00:00+14:00", "years 1 to 9999"),
+        ("9999-12-31T23:59:59-14:00", "years 1 to 9999"),
+        (True, "bool"),
+        (None, "NoneType"),
+        (b"2026-03-01T12:00:00Z", "bytes"),
+        (timedelta(seconds=5), "timedelta"),
+    ],
+)
+def test_what_is_no_time(value: object, problem: str) -> None:
+    with pytest.raises(InvalidTime) as caught:
+        check_time(value, "token_expires_at")
+    assert caught.value.field == "token_expires_at"
+    assert problem in caught.value.problem
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_milliseconds_are_exact_and_rounded_down(moment: datetime) -> None:
+    ms = to_ms(moment)
+    start = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+    assert start <= moment
+    assert moment - start < timedelta(milliseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "version"),
+    [(0, 0), (5, 5), (5.0, 5), (-0.0, 0), (Int64(7), 7), (MAX_VERSION, MAX_VERSION), (float(MAX_VERSION), MAX_VERSION)],
+)
+def test_versions(value: object, version: int) -> None:
+    assert as_version(value) == version
+    assert check_version(value) == version
+    assert type(as_version(value)) is int
+
+
+NOT_VERSIONS = [
+    -1,
+    -1.0,
+    MAX_VERSION + 1,
+    float(MAX_VERSION + 1),
+    10**400,
+    -(10**400),
+    0.5,
+    float("nan"),
+    float("inf"),
+    True,
+    False,
+    "5",
+    b"5",
+    NOON,
+    Timestamp(5, 1),
+    Decimal128("5"),
+    [5],
+    {},
+]
+
+
+@pytest.mark.parametrize("value", NOT_VERSIONS, ids=lambda value: str(value)[:20])
+def test_what_is_no_version_is_refused_at_the_door(value: object) -> None:
+    with pytest.raises(InvalidVersion) as caught:
+        check_version(value, "version")
+    assert caught.value.field == "version"
+    assert "must be an integer from 0 to 2^53 - 1" in caught.value.problem
+
+
+def test_none_is_no_version() -> None:
+    assert check_version(None) is None
+
+
+@pytest.mark.parametrize("value", NOT_VERSIONS, ids=lambda value: str(value)[:20])
+def test_a_document_with_such_a_version_has_none(
+    value: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(metrics, "_said", set())
+    before = metrics.COUNTERS["document_version_ignored"]
+    assert version_of({"version": value}, "version") is None
+    assert version_of({"version": value}, "version") is None
+    assert metrics.COUNTERS["document_version_ignored"] == before + 2
+    assert [record.message for record in caplog.records] == [
+        f"field 'version' holds a {type(value).__name__}, which is no version: treated as none"
+    ]
+
+
+def test_a_document_without_the_field_has_none_and_that_is_normal(caplog: pytest.LogCaptureFixture) -> None:
+    before = metrics.COUNTERS["document_version_ignored"]
+    assert version_of({}, "version") is None
+    assert version_of({"version": None}, "version") is None
+    assert version_of({"version": "five"}, None) is None
+    assert version_of({"v": 5}, "v") == 5
+    assert metrics.COUNTERS["document_version_ignored"] == before
+    assert not caplog.records
