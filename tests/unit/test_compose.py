@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import yaml
 from celery.bin.celery import celery as celery_command
-from click import Context
+from celery.worker.control import Panel
+from click import Context, UsageError
 
 from cachekeeper.settings import load_settings
 from tests.compose import ROOT, exports, health_command, image_problems, instructions, problems
@@ -119,16 +121,36 @@ def test_everything_the_dockerfile_copies_is_in_the_build_context() -> None:
     assert [name for name in wanted if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("command", [json.loads(dict(instructions(DOCKERFILE))["CMD"]), health_command(DOCKERFILE)])
-def test_celery_knows_the_commands(command: list[str] | str) -> None:
-    words = shlex.split(command.partition(">")[0]) if isinstance(command, str) else command
-    assert words[:3] == ["celery", "-A", "worker"]
-    assert find_spec("worker") is not None
-    name, *arguments = words[3:]
-    subcommand = celery_command.get_command(Context(celery_command), name)
+def parsed_by_celery(words: list[str]) -> tuple[str, dict[str, Any]]:
+    """Subcommand and its parameters, as given, of a `celery` command, without running it.
+
+    Raises:
+        UsageError: celery has no such subcommand or option.
+    """
+    (root_options, rest, _) = celery_command.make_parser(Context(celery_command)).parse_args(words[1:])
+    assert (words[0], root_options, find_spec(root_options["app"]) is not None) == ("celery", {"app": "worker"}, True)
+    name, subcommand, arguments = celery_command.resolve_command(Context(celery_command), rest)
+    assert name is not None
     assert subcommand is not None
-    # Raises for an option or a value that the command does not have; runs nothing.
-    subcommand.make_context(name, arguments, Context(celery_command, obj=None))
+    given, left, _ = subcommand.make_parser(Context(subcommand)).parse_args(arguments)
+    assert left == []
+    return name, dict(given)
+
+
+def test_celery_knows_the_commands_of_the_image() -> None:
+    assert parsed_by_celery(json.loads(dict(instructions(DOCKERFILE))["CMD"])) == ("worker", {})
+    name, given = parsed_by_celery(shlex.split(health_command(DOCKERFILE).partition(">")[0]))
+    assert (name, given["command"], given["destination"]) == ("inspect", "ping", "celery@$HOSTNAME")
+    assert "ping" in Panel.meta
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["celery -A worker work", "celery -A worker worker --pull=threads", "celery -A worker inspect ping --target me"],
+)
+def test_commands_that_celery_does_not_know_are_found(command: str) -> None:
+    with pytest.raises(UsageError):
+        parsed_by_celery(command.split())
 
 
 def test_the_image_and_compose_start_the_application_as_configured() -> None:
