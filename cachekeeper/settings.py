@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -13,6 +13,7 @@ from cachekeeper.errors import SettingsError
 from cachekeeper.ids import IdType
 
 PREFIX = "CACHEKEEPER_"
+S = TypeVar("S", bound=BaseSettings)
 
 
 def _url(*schemes: str) -> BeforeValidator:
@@ -127,6 +128,26 @@ class Settings(BaseSettings):
         return self.redelivery_seconds + self.lease_seconds + self.lookup_timeout_seconds
 
 
+class WorkerSettings(Settings):
+    """What a worker needs: all of them, and a broker."""
+
+    broker_url: BrokerUrl = Field(repr=False)
+
+
+class PublisherSettings(BaseSettings):
+    """All that a service needs which only publishes: it is told neither where Redis is nor where MongoDB is.
+
+    Attributes:
+        broker_url: the broker.
+        publish_timeout_seconds: for one publish, retry included.
+    """
+
+    model_config = Settings.model_config
+
+    broker_url: BrokerUrl = Field(repr=False)
+    publish_timeout_seconds: PositiveFloat = 5.0
+
+
 def load_settings(**overrides: object) -> Settings:
     """The settings of this process's environment.
 
@@ -136,8 +157,13 @@ def load_settings(**overrides: object) -> Settings:
     Raises:
         SettingsError: names every variable at fault, a line each, and what it should be.
     """
+    return load(Settings, **overrides)
+
+
+def load(kind: type[S], **overrides: Any) -> S:
+    """The settings of one kind, as `load_settings`."""
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]  # checked by pydantic, field by field
+        return kind(**overrides)
     except ValidationError as error:
         lines = [
             _line(problem["loc"], problem["type"], problem["msg"]) for problem in error.errors(include_input=False)
