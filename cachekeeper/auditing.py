@@ -98,9 +98,7 @@ class _Sides:
 def _differing(
     keeper: Keeper, view: View[Any] | TextView[Any], parts: Sequence[str], result: Audit
 ) -> dict[str, _Sides]:
-    """Count what is right; return what differs. Redis is read first: what changes in between differs, and is looked
-    at again.
-    """
+    """Count what is right, return what differs. What changes between the two reads differs, and is looked at again."""
     cached = _cached(keeper, view, parts)
     present = [part for part in parts if part in cached]
     result.gone += len(parts) - len(present)
