@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pymongo.errors import PyMongoError
+from pymongo.uri_parser import parse_uri as parse_mongodb_url
+from redis.connection import parse_url as parse_redis_url
 
 from cachekeeper.errors import SettingsError
 from cachekeeper.ids import IdType
@@ -15,22 +18,43 @@ from cachekeeper.ids import IdType
 PREFIX = "CACHEKEEPER_"
 S = TypeVar("S", bound=BaseSettings)
 
+_LONGEST_SECONDS = 366 * 86_400
+"""No time here means more; beyond some bound Redis and Python would refuse it one by one, at run time."""
 
-def _url(*schemes: str) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        # The value stays out of the message: it may hold a password.
+
+def _url(*schemes: str, check: Callable[[str], object]) -> BeforeValidator:
+    """A URL that its own library can read."""
+
+    def validate(value: Any) -> Any:
+        # The value stays out of the message, and so does what the library says of it: they may hold a password.
         if value is None:
             return value
         try:
             parts = urlsplit(str(value))
-            fits = parts.scheme in schemes and bool(parts.netloc or parts.scheme == "unix")
         except ValueError:
-            fits = False
-        if not fits:
+            parts = None
+        if parts is None or parts.scheme not in schemes or not (parts.netloc or parts.scheme == "unix"):
             raise ValueError(f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        try:
+            check(str(value))
+        except (ValueError, PyMongoError):
+            raise ValueError("cannot be read as a URL: its port, its options or the escaping in it are wrong") from None
         return str(value)
 
-    return BeforeValidator(check)
+    return BeforeValidator(validate)
+
+
+def _check_redis(url: str) -> None:
+    parse_redis_url(url.replace("+cluster://", "://", 1))  # type: ignore[no-untyped-call]  # redis-py types it not
+
+
+def _check_port(url: str) -> None:
+    _ = urlsplit(url).port  # raises
+
+
+def _check_mongodb(url: str) -> None:
+    if not url.startswith("mongodb+srv:"):  # reading that would ask the name server
+        parse_mongodb_url(url, warn=False)
 
 
 def _names_its_database(value: Any) -> Any:
@@ -47,14 +71,18 @@ def _pairs(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     pairs = [part.partition("=") for part in value.split(",") if part.strip()]
-    if any(not sign for _, sign, _ in pairs):
+    if any(not (sign and name.strip()) for name, sign, _ in pairs):
         raise ValueError("write view=type pairs with commas between, as in user_name=objectid,session=str")
-    return {name.strip(): kind.strip() for name, _, kind in pairs}
+    found = {name.strip(): kind.strip() for name, _, kind in pairs}
+    if len(found) < len(pairs):
+        raise ValueError("names a view twice")
+    return found
 
 
-RedisUrl = Annotated[str, _url("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")]
-BrokerUrl = Annotated[str, _url("amqp", "amqps", "redis", "rediss")]
-MongoUrl = Annotated[str, BeforeValidator(_names_its_database), _url("mongodb", "mongodb+srv")]
+RedisUrl = Annotated[str, _url("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", check=_check_redis)]
+BrokerUrl = Annotated[str, _url("amqp", "amqps", "redis", "rediss", check=_check_port)]
+MongoUrl = Annotated[str, BeforeValidator(_names_its_database), _url("mongodb", "mongodb+srv", check=_check_mongodb)]
+Seconds = Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
 
 
 class Settings(BaseSettings):
@@ -87,35 +115,38 @@ class Settings(BaseSettings):
     security_redis_url: RedisUrl = Field(default="", repr=False, validate_default=False)
     mongodb_url: MongoUrl = Field(repr=False)
     broker_url: BrokerUrl | None = Field(default=None, repr=False)
-    modules: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list)] = ("producers", "lookups", "worker")
+    modules: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list), Field(min_length=1)] = (
+        "producers",
+        "lookups",
+        "worker",
+    )
     id_types: Annotated[Mapping[str, IdType], NoDecode, BeforeValidator(_pairs)] = Field(default_factory=dict)
-    redis_timeout_seconds: PositiveFloat = 0.5
-    load_timeout_seconds: PositiveFloat = 2.0
-    lookup_timeout_seconds: PositiveFloat = 5.0
-    lease_seconds: PositiveFloat = 10.0
-    redelivery_seconds: PositiveFloat = 3600.0
-    negative_ttl_seconds: PositiveFloat = 30.0
+    redis_timeout_seconds: Seconds = 0.5
+    load_timeout_seconds: Seconds = 2.0
+    lookup_timeout_seconds: Seconds = 5.0
+    lease_seconds: Seconds = 10.0
+    redelivery_seconds: Seconds = 3600.0
+    negative_ttl_seconds: Seconds = 30.0
     load_concurrency: PositiveInt = 16
-    block_leeway_seconds: float = Field(default=60.0, ge=0)
+    block_leeway_seconds: float = Field(default=60.0, ge=0, le=_LONGEST_SECONDS)
     text_limit_chars: int = Field(default=64, ge=1, le=512)
     value_limit_bytes: PositiveInt = 1024 * 1024
     read_concern: Literal["majority", "linearizable"] = "majority"
-    publish_timeout_seconds: PositiveFloat = 5.0
+    publish_timeout_seconds: Seconds = 5.0
 
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        one_load = self.load_timeout_seconds + 2 * self.redis_timeout_seconds
-        if self.lookup_timeout_seconds <= one_load:
+    @field_validator("lookup_timeout_seconds", "lease_seconds")
+    @classmethod
+    def _outlasts_a_load(cls, value: float, info: ValidationInfo) -> float:
+        load, call = info.data.get("load_timeout_seconds"), info.data.get("redis_timeout_seconds")
+        if load is None or call is None:
+            return value  # the one that is missing is wrong itself
+        one_load = load + 2 * call
+        if value <= one_load:
             raise ValueError(
-                f"{PREFIX}LOOKUP_TIMEOUT_SECONDS: must leave room for one load and two calls of Redis: more than "
-                f"LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, here {one_load:g}"
+                "must outlast one load and two calls of Redis: "
+                f"more than LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, here {one_load:g}"
             )
-        if self.lease_seconds <= one_load:
-            raise ValueError(
-                f"{PREFIX}LEASE_SECONDS: must outlast the load it covers: more than "
-                f"LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, here {one_load:g}"
-            )
-        return self
+        return value
 
     @property
     def security_url(self) -> str:
@@ -145,7 +176,7 @@ class PublisherSettings(BaseSettings):
     model_config = Settings.model_config
 
     broker_url: BrokerUrl = Field(repr=False)
-    publish_timeout_seconds: PositiveFloat = 5.0
+    publish_timeout_seconds: Seconds = 5.0
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -173,8 +204,6 @@ def load(kind: type[S], **overrides: Any) -> S:
 
 def _line(location: tuple[int | str, ...], kind: str, message: str) -> str:
     message = message.removeprefix("Value error, ")
-    if not location:  # from _fit_together, which names the variable itself
-        return f"  {message}"
     name = PREFIX + str(location[0]).upper()
     inside = "".join(f"[{part}]" for part in location[1:] if part != "[key]")
     return f"  {name}{inside}: " + ("is not set, and has no default" if kind == "missing" else message)

@@ -1,0 +1,298 @@
+"""Settings: everything that is wrong is said at once, by the variable's name, and no password is ever shown."""
+
+import os
+import traceback
+
+import pytest
+from pydantic import ValidationError
+
+from cachekeeper.errors import SettingsError
+from cachekeeper.ids import IdType
+from cachekeeper.keeper import Keeper
+from cachekeeper.settings import PREFIX, Settings, load_settings
+from lookups import read_user
+
+GOOD = {
+    "REDIS_URL": "redis://cache:6379/0",
+    "MONGODB_URL": "mongodb://db:27017/shop?replicaSet=rs0",
+}
+SECRET = "correcthorsebatterystaple"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Nothing but what the test sets."""
+    for name in os.environ:
+        if name.upper().startswith(PREFIX):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def put(environment: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in variables.items():
+        environment.setenv(PREFIX + name, value)
+
+
+def faults(environment: pytest.MonkeyPatch, **variables: str) -> dict[str, str]:
+    """What is said of these variables, by their name without the prefix."""
+    put(environment, **{**GOOD, **variables})
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    head, *lines = str(caught.value).splitlines()
+    assert head == "The settings are wrong:"
+    said = {}
+    for line in lines:
+        name, _, problem = line.strip().partition(": ")
+        assert name.startswith(PREFIX), line
+        assert problem, line
+        assert name not in said, line
+        said[name.removeprefix(PREFIX)] = problem
+    return said
+
+
+def test_the_two_that_are_required_are_enough(environment: pytest.MonkeyPatch) -> None:
+    put(environment, **GOOD)
+    settings = load_settings()
+    assert settings.redis_url == "redis://cache:6379/0"
+    assert settings.security_url == settings.redis_url
+    assert settings.mongodb_url == "mongodb://db:27017/shop?replicaSet=rs0"
+    assert settings.broker_url is None
+    assert settings.modules == ("producers", "lookups", "worker")
+    assert dict(settings.id_types) == {}
+    assert (settings.redis_timeout_seconds, settings.load_timeout_seconds, settings.lookup_timeout_seconds) == (
+        0.5,
+        2,
+        5,
+    )
+    assert (settings.lease_seconds, settings.redelivery_seconds, settings.negative_ttl_seconds) == (10, 3600, 30)
+    assert (settings.load_concurrency, settings.block_leeway_seconds, settings.text_limit_chars) == (16, 60, 64)
+    assert (settings.value_limit_bytes, settings.read_concern) == (1048576, "majority")
+
+
+def test_every_variable_is_read(environment: pytest.MonkeyPatch) -> None:
+    put(
+        environment,
+        REDIS_URL="rediss://:pw@cache:6380/1",
+        SECURITY_REDIS_URL="redis+cluster://safe:6379",
+        MONGODB_URL="mongodb+srv://db.example.com/shop",
+        BROKER_URL="amqp://guest:guest@broker:5672//",
+        MODULES="lookups, my.orders ,worker",
+        ID_TYPES="user_name=objectid, session = str",
+        REDIS_TIMEOUT_SECONDS="0.1",
+        LOAD_TIMEOUT_SECONDS="1",
+        LOOKUP_TIMEOUT_SECONDS="1.5",
+        LEASE_SECONDS="4",
+        REDELIVERY_SECONDS="60",
+        NEGATIVE_TTL_SECONDS="2",
+        LOAD_CONCURRENCY="3",
+        BLOCK_LEEWAY_SECONDS="0",
+        TEXT_LIMIT_CHARS="10",
+        VALUE_LIMIT_BYTES="100",
+        READ_CONCERN="linearizable",
+    )
+    settings = load_settings()
+    assert settings.security_url == "redis+cluster://safe:6379"
+    assert settings.broker_url == "amqp://guest:guest@broker:5672//"
+    assert settings.modules == ("lookups", "my.orders", "worker")
+    assert dict(settings.id_types) == {"user_name": IdType.OBJECTID, "session": IdType.STR}
+    assert settings.lookup_timeout_seconds == 1.5
+    assert settings.marker_seconds == 60 + 4 + 1.5
+    assert settings.block_leeway_seconds == 0
+    assert settings.read_concern == "linearizable"
+
+
+def test_settings_are_frozen() -> None:
+    settings = Settings(redis_url=GOOD["REDIS_URL"], mongodb_url=GOOD["MONGODB_URL"])
+    with pytest.raises(ValidationError):
+        settings.load_concurrency = 5  # type: ignore[misc]  # as mypy says, too
+
+
+def test_all_that_is_wrong_is_said_together(environment: pytest.MonkeyPatch) -> None:
+    said = faults(
+        environment,
+        REDIS_URL="http://cache:6379",
+        SECURITY_REDIS_URL="cache:6379",
+        MONGODB_URL="mongodb://db:27017",
+        BROKER_URL="kafka://broker",
+        ID_TYPES="user_name=number,session=str",
+        REDIS_TIMEOUT_SECONDS="fast",
+        LOAD_TIMEOUT_SECONDS="-1",
+        LOAD_CONCURRENCY="0",
+        TEXT_LIMIT_CHARS="513",
+        VALUE_LIMIT_BYTES="1.5",
+        READ_CONCERN="local",
+        BLOCK_LEEWAY_SECONDS="-1",
+    )
+    assert said.keys() == {
+        "REDIS_URL",
+        "SECURITY_REDIS_URL",
+        "MONGODB_URL",
+        "BROKER_URL",
+        "ID_TYPES[user_name]",
+        "REDIS_TIMEOUT_SECONDS",
+        "LOAD_TIMEOUT_SECONDS",
+        "LOAD_CONCURRENCY",
+        "TEXT_LIMIT_CHARS",
+        "VALUE_LIMIT_BYTES",
+        "READ_CONCERN",
+        "BLOCK_LEEWAY_SECONDS",
+    }
+    assert said["MONGODB_URL"] == "must name its database, as in mongodb://host:27017/shop"
+    assert said["REDIS_URL"].startswith("must be a URL that begins with redis://")
+
+
+def test_what_is_missing_is_said_together(environment: pytest.MonkeyPatch) -> None:
+    del environment  # sets nothing
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value).splitlines() == [
+        "The settings are wrong:",
+        "  CACHEKEEPER_REDIS_URL: is not set, and has no default",
+        "  CACHEKEEPER_MONGODB_URL: is not set, and has no default",
+    ]
+
+
+def test_what_does_not_fit_together_is_said_beside_the_rest(environment: pytest.MonkeyPatch) -> None:
+    said = faults(
+        environment,
+        MONGODB_URL="mongodb://db",
+        REDIS_TIMEOUT_SECONDS="1",
+        LOAD_TIMEOUT_SECONDS="2",
+        LOOKUP_TIMEOUT_SECONDS="4",
+        LEASE_SECONDS="4",
+    )
+    assert said.keys() == {"MONGODB_URL", "LOOKUP_TIMEOUT_SECONDS", "LEASE_SECONDS"}
+    assert "more than LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, here 4" in said["LOOKUP_TIMEOUT_SECONDS"]
+    assert "more than LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, here 4" in said["LEASE_SECONDS"]
+
+
+def test_a_default_that_no_longer_fits_is_said_too(environment: pytest.MonkeyPatch) -> None:
+    assert faults(environment, LOAD_TIMEOUT_SECONDS="20").keys() == {"LOOKUP_TIMEOUT_SECONDS", "LEASE_SECONDS"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_URL", ""),
+        ("REDIS_URL", "redis:cache"),
+        ("REDIS_URL", "redis://"),
+        ("REDIS_URL", "redis://cache:port"),
+        ("REDIS_URL", "redis://cache:99999"),
+        ("REDIS_URL", "redis://[::1"),
+        ("REDIS_URL", "redis://cache?socket_timeout=long"),
+        ("SECURITY_REDIS_URL", "redis+cluster://cache:port"),
+        ("BROKER_URL", "amqp://broker:port//"),
+        ("MONGODB_URL", "mongodb://db/"),
+        ("MONGODB_URL", "mongodb://db/?replicaSet=rs0"),
+        ("MONGODB_URL", "mongodb://db?replicaSet=rs0"),
+        ("MONGODB_URL", "mongodb:///shop"),
+        ("MONGODB_URL", "mongodb://user:p@ss:word@db/shop"),
+        ("MONGODB_URL", "mongodb://db:port/shop"),
+        ("MONGODB_URL", "mongodb://db/sh op"),
+        ("MONGODB_URL", "redis://db/shop"),
+        ("REDIS_TIMEOUT_SECONDS", "0"),
+        ("REDIS_TIMEOUT_SECONDS", "nan"),
+        ("LEASE_SECONDS", "inf"),
+        ("LOOKUP_TIMEOUT_SECONDS", "inf"),
+        ("REDELIVERY_SECONDS", "inf"),
+        ("REDELIVERY_SECONDS", "1e300"),
+        ("NEGATIVE_TTL_SECONDS", "nan"),
+        ("BLOCK_LEEWAY_SECONDS", "inf"),
+        ("ID_TYPES", "user_name"),
+        ("ID_TYPES", "user_name=int,session"),
+        ("ID_TYPES", "=int"),
+        ("ID_TYPES", "user_name=int,user_name=str"),
+        ("MODULES", ""),
+        ("MODULES", " , "),
+    ],
+)
+def test_bad_values(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
+    assert [said.partition("[")[0] for said in faults(environment, **{name: value})] == [name]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://a:27017,b:27018,c/shop?replicaSet=rs0&w=1",
+        "mongodb://user:p%40ss@db/shop?authSource=admin",
+        "mongodb://[::1]:27017/shop",
+        "mongodb://127.0.0.1:27017/shop?directConnection=true",
+    ],
+)
+def test_good_mongodb_urls(environment: pytest.MonkeyPatch, url: str) -> None:
+    put(environment, **{**GOOD, "MONGODB_URL": url})
+    assert load_settings().mongodb_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://cache",
+        "redis://:p%40ss@cache:6379/2?socket_timeout=1",
+        "unix:///run/redis.sock?db=1",
+        "redis+cluster://a:7000",
+        "rediss+cluster://a:7000",
+        "redis://[::1]:6379/0",
+    ],
+)
+def test_good_redis_urls(environment: pytest.MonkeyPatch, url: str) -> None:
+    put(environment, **{**GOOD, "REDIS_URL": url})
+    assert load_settings().redis_url == url
+
+
+# --- secrets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"REDIS_URL": f"http://:{SECRET}@cache"},
+        {"SECURITY_REDIS_URL": f"redis//:{SECRET}@cache"},
+        {"REDIS_URL": f"redis://:{SECRET}@cache:port"},
+        {"MONGODB_URL": f"mongodb://user:{SECRET}@db"},
+        {"MONGODB_URL": f"mongodb://user:{SECRET}@@db/shop"},
+        {"BROKER_URL": f"{SECRET}://broker"},
+        {"LOAD_CONCURRENCY": SECRET},
+        {"READ_CONCERN": SECRET},
+        {"ID_TYPES": SECRET},
+        {"ID_TYPES": f"user_name={SECRET}"},
+    ],
+)
+def test_no_value_is_ever_in_the_message(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    put(environment, **{**GOOD, **variables})
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    # As a log would show it, with causes and contexts.
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_no_url_is_in_the_repr(environment: pytest.MonkeyPatch) -> None:
+    put(
+        environment,
+        REDIS_URL=f"redis://:{SECRET}@cache",
+        SECURITY_REDIS_URL=f"redis://:{SECRET}@safe",
+        MONGODB_URL=f"mongodb://user:{SECRET}@db/shop",
+        BROKER_URL=f"amqp://user:{SECRET}@broker//",
+    )
+    settings = load_settings()
+    assert SECRET not in repr(settings)
+    assert SECRET not in str(settings)
+    assert SECRET not in repr(Keeper(settings))
+    assert "load_concurrency=16" in repr(settings)
+
+
+# --- through the door -----------------------------------------------------------------------------------------------
+
+
+def test_a_lookup_without_settings_names_them(environment: pytest.MonkeyPatch) -> None:
+    del environment
+    with pytest.raises(SettingsError, match="CACHEKEEPER_REDIS_URL: is not set"):
+        read_user(42, keeper=Keeper())
+
+
+def test_a_keeper_reads_the_environment_at_first_use_and_once(environment: pytest.MonkeyPatch) -> None:
+    keeper = Keeper()
+    put(environment, **GOOD)
+    assert keeper.settings.load_concurrency == 16
+    put(environment, LOAD_CONCURRENCY="3")
+    assert keeper.settings.load_concurrency == 16
