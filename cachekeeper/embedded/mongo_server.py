@@ -34,7 +34,7 @@ class MongoServer(ServerProcess):
         found: FoundServer,
         *,
         parameters: Mapping[str, str | int] | None = None,
-        database: str = "cachekeeper",
+        database: str = "shop",
         name: str = "mongodb",
         directory: Path | None = None,
         data: Path | None = None,

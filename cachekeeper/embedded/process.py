@@ -138,18 +138,23 @@ class ServerProcess(ABC):
 
     def kill(self) -> None:
         """Kill it and all of its process group (SIGKILL), paused or not, and wait until it is gone."""
-        if self._process is None:
-            return
-        self._signal(signal.SIGKILL)
-        self._process.wait()
-        self.guardian.forget(self._process.pid)
+        if self._process is not None:
+            self.guardian.kill(self._process)
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP): the kernel goes on accepting connections, nobody answers."""
+        """Freeze it (SIGSTOP): the kernel goes on accepting connections, nobody answers.
+
+        Raises:
+            ServerFailed: it does not run.
+        """
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Undo `pause` (SIGCONT)."""
+        """Undo `pause` (SIGCONT).
+
+        Raises:
+            ServerFailed: it does not run.
+        """
         self._signal(signal.SIGCONT)
 
     def restart(self, *, keep_data: bool = False) -> None:
@@ -192,6 +197,6 @@ class ServerProcess(ABC):
                 self._process.wait(seconds)
 
     def _signal(self, number: signal.Signals) -> None:
-        # macOS answers EPERM where only zombies are left in the group
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+        if not self.alive:
+            raise ServerFailed(self.name, f"{self.exit_text}; it gets no {number.name}", self.log_tail())
+        os.killpg(self.pid, number)

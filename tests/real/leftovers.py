@@ -17,6 +17,21 @@ ROOT = Path(__file__).parents[2]
 CACHEKEEPER = [sys.executable, "-c", "from cachekeeper.cli import main; main()"]
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs. A zombie does not; its parent may never come for it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended meanwhile
+        return False
+
+
+def _has_word(process: psutil.Process, part: str) -> bool:
+    try:
+        return any(part in word for word in process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):  # it ended meanwhile, or is another user's
+        return False
+
+
 class Place:
     """A directory that programs take for the system's temporary one, by which their processes are found again."""
 
@@ -36,15 +51,17 @@ class Place:
         """
         return [process for process in psutil.process_iter() if self._is_mine(process)]
 
+    def guardians(self) -> list[psutil.Process]:
+        """Those of the processes that guard others."""
+        return [process for process in self.processes() if _has_word(process, "guardian_process")]
+
     def _is_mine(self, process: psutil.Process) -> bool:
         mark = str(self.path)
         try:
-            return process.status() != psutil.STATUS_ZOMBIE and (
-                mark in process.environ().values()
-                or any(mark in word for word in process.cmdline())
-                or process.cwd().startswith(mark)
+            return is_alive(process) and (
+                mark in process.environ().values() or _has_word(process, mark) or process.cwd().startswith(mark)
             )
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # it ended meanwhile, or is another user's
             return False
 
     def left(self) -> list[str]:

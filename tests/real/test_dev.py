@@ -248,11 +248,7 @@ def test_the_death_of_a_server_ends_it_all(place: Place, victim: str) -> None:
 def test_the_death_of_the_guardian_ends_it_all(place: Place) -> None:
     with running(place, DEV) as dev:
         dev.wait_for(READY)
-        guardian = next(
-            child
-            for child in psutil.Process(dev.process.pid).children()
-            if any("guardian_process" in word for word in child.cmdline())
-        )
+        (guardian,) = place.guardians()
         guardian.kill()
         assert dev.end() == 1
         assert "the guardian process is gone" in dev.errors

@@ -232,6 +232,12 @@ def test_a_program_can_be_named_by_its_user(files: Files) -> None:
         identify(path.with_name("none"), "--redis-server")
 
 
+def test_the_cure_names_what_the_compose_file_has() -> None:
+    text = (Path(__file__).parents[2] / "docker-compose.yml").read_text().replace("'", "")
+    for name, value in COMPOSE_ENVIRONMENT.items():
+        assert f"export {name}={value}\n" in text
+
+
 def test_the_errors_survive_a_trip_between_processes() -> None:
     unavailable = ServerUnavailable("Redis", ["it is not there"], "redis")
     failed = ServerFailed("redis", "ended", "a\nb")
