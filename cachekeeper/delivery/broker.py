@@ -1,0 +1,99 @@
+"""What publishers and workers agree on: names, the queue, and time limits of the connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from kombu import Exchange, Queue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TASK = "cachekeeper.apply"
+QUEUE = "cachekeeper"
+
+DEAD_QUEUE = "cachekeeper.dead"
+"""Where RabbitMQ puts what was delivered too often: messages that end their worker. All else is a dead letter in
+MongoDB."""
+
+# An outage of Redis or MongoDB costs a message one delivery for each worker that it meets as the outage begins, and a
+# worker that is killed costs one to all that it held. RabbitMQ 4 allows 20 where nothing is said.
+DELIVERY_LIMIT = 100
+
+
+def is_amqp(url: str) -> bool:
+    """Whether `url` is that of a RabbitMQ."""
+    return urlsplit(url).scheme in {"amqp", "amqps"}
+
+
+def work_queue(url: str) -> Queue:
+    """The queue of events. Its arguments must be the same wherever it is declared."""
+    arguments = None
+    if is_amqp(url):
+        arguments = {
+            "x-queue-type": "quorum",  # replicated, and it counts deliveries
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": DEAD_QUEUE,
+        }
+    return Queue(QUEUE, Exchange(QUEUE, type="direct"), routing_key=QUEUE, queue_arguments=arguments)
+
+
+def dead_queue() -> Queue:
+    """The queue of what RabbitMQ gave up."""
+    return Queue(DEAD_QUEUE, queue_arguments={"x-queue-type": "quorum"})
+
+
+def transport_options(url: str, seconds: float) -> dict[str, Any]:
+    """Options of the connection, so that no call on it waits longer than about `seconds` for a broker that hangs.
+
+    Args:
+        url: of the broker.
+        seconds: for connecting, and for each answer.
+    """
+    if is_amqp(url):
+        return {"read_timeout": seconds, "write_timeout": seconds}
+    return {
+        # kombu's default is to wait for ever: publishing to a stopped Redis then takes more than a minute.
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
+        "socket_keepalive": True,
+        # No priorities: kombu keeps a list for each, and would ask for four.
+        "priority_steps": [0],
+    }
+
+
+def task_headers(message_id: str, events: int) -> dict[str, Any]:
+    """The headers of a Celery task message, protocol 2.
+
+    Args:
+        message_id: names the message; the same in every redelivery.
+        events: how many it carries. `argsrepr` says so and no more: Celery writes it into logs.
+    """
+    return {
+        "lang": "py",
+        "task": TASK,
+        "id": message_id,
+        "root_id": message_id,
+        "parent_id": None,
+        "group": None,
+        "retries": 0,
+        "eta": None,
+        "expires": None,
+        "timelimit": [None, None],
+        "ignore_result": True,
+        "argsrepr": f"({events} events)",
+        "kwargsrepr": "{}",
+        "origin": "cachekeeper",
+    }
+
+
+def task_body(events: Iterable[str]) -> bytes:
+    """The body of a Celery task message, protocol 2: arguments, keyword arguments, and what to call next: nothing.
+
+    Args:
+        events: JSON texts; they make up the one argument, a list.
+    """
+    nothing_next = '{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
+    return f"[[[{','.join(events)}]],{{}},{nothing_next}]".encode()

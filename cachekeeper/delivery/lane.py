@@ -1,0 +1,109 @@
+"""One connection to the broker, for one publishing thread at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from kombu import Connection, Producer
+from kombu.exceptions import OperationalError
+
+from cachekeeper.delivery.broker import is_amqp, task_body, task_headers, transport_options, work_queue
+from cachekeeper.errors import BrokerUnavailable, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Lane:
+    """Sends messages and waits for the broker's confirmation. Connects at first use.
+
+    Args:
+        url: of the broker.
+        seconds: for connecting, and for each answer but the confirmation, which has a limit of its own.
+    """
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._amqp = is_amqp(url)
+        options = transport_options(url, seconds)
+        if self._amqp:
+            # Without it py-amqp writes into a socket and calls that sent, whether or not anybody reads.
+            options["confirm_publish"] = True
+        self._queue = work_queue(url)
+        self._connection = Connection(url, connect_timeout=seconds, transport_options=options)
+        self._producer: Producer | None = None
+        self._returned = False
+
+    def send(self, message_id: str, events: Sequence[str], seconds: float) -> None:
+        """Send one message.
+
+        Args:
+            message_id: names it.
+            events: JSON texts.
+            seconds: how long all of it may take.
+
+        Raises:
+            BrokerUnavailable: it was not confirmed. The lane is of no more use.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            producer = self._ready_producer()
+            producer.publish(
+                task_body(events),
+                content_type="application/json",
+                content_encoding="utf-8",
+                headers=task_headers(message_id, len(events)),
+                exchange="",  # the one in which every queue is known by its name
+                routing_key=self._queue.name,
+                delivery_mode=2,  # persistent
+                # Not kombu's retries: they reconnect for as long as they like.
+                retry=False,
+                declare=[self._queue],
+                mandatory=self._amqp,
+                confirm_timeout=max(deadline - time.monotonic(), 0.001),
+                correlation_id=message_id,
+            )
+        except self._errors() as error:
+            # No text of the broker's: it may quote the URL.
+            raise BrokerUnavailable(f"the broker did not confirm the event ({type(error).__name__})") from error
+        if self._returned:
+            # Confirmed as received, but it had nowhere to go: the queue was deleted under this connection.
+            raise BrokerUnavailable("the broker has no queue for the event (any more)")
+
+    def close(self) -> None:
+        """Say good-bye."""
+        with contextlib.suppress(*self._errors()):  # a broker that is gone misses nothing
+            self._connection.release()
+
+    def drop(self) -> None:
+        """Let go of a connection on which something failed, without a word that a hung broker would have to answer."""
+        with contextlib.suppress(*self._errors()):
+            if self._amqp:
+                self._connection.collect()
+            else:
+                self._connection.release()
+
+    def _ready_producer(self) -> Producer:
+        if self._producer is None:
+            try:
+                # By itself, `default_channel` would try again and again.
+                self._connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+            except ValueError as error:  # such as a database that is no number
+                raise SettingsError(f"CACHEKEEPER_BROKER_URL: cannot be used: {error}") from None
+            on_return = self._on_return if self._amqp else None
+            self._producer = Producer(self._connection.default_channel, auto_declare=False, on_return=on_return)
+        return self._producer
+
+    def _on_return(self, *_: object) -> None:
+        self._returned = True
+
+    def _errors(self) -> tuple[type[BaseException], ...]:
+        at = self._connection
+        return (
+            OperationalError,
+            *at.connection_errors,
+            *at.channel_errors,
+            *at.recoverable_connection_errors,
+            *at.recoverable_channel_errors,
+        )

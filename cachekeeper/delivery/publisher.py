@@ -1,0 +1,177 @@
+"""Publishing: an event goes to the broker, and `publish` returns when the broker has confirmed it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import uuid
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from cachekeeper.errors import BrokerUnavailable, InvalidEvent, SettingsError
+from cachekeeper.events import Event
+from cachekeeper.settings import PublisherSettings, Settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from cachekeeper.delivery.lane import Lane
+
+# A message is what the broker and the worker spend their time on, not an event; but one message is applied as a whole,
+# kept in memory as a whole, and delivered again as a whole.
+EVENTS_PER_MESSAGE = 500
+BYTES_PER_MESSAGE = 256 * 1024
+
+_CALL_SECONDS = 1.0  # for one answer of the broker
+_ATTEMPTS = 2  # a connection that the broker has closed meanwhile costs the first
+
+
+class Publisher:
+    """Publishes events. Safe across threads and forks; connects at first use.
+
+    Args:
+        settings: default: from the environment, at first use; only `CACHEKEEPER_BROKER_URL` must be set for that.
+    """
+
+    def __init__(self, settings: Settings | PublisherSettings | None = None) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._idle: list[Lane] = []
+        self._closings = 0
+        _publishers.add(self)
+
+    def publish(self, event: Event) -> None:
+        """Publish one event. When this returns, the broker has it.
+
+        Raises:
+            InvalidEvent: `event` is none.
+            SettingsError: there is no broker to publish to.
+            BrokerUnavailable: the broker did not confirm it within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`. It may have
+                it all the same; to publish it again does no harm.
+        """
+        self.publish_many((event,))
+
+    def publish_many(self, events: Iterable[Event]) -> int:
+        """Publish many events, in as few messages as fit. When this returns, the broker has them all.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            As `publish`, the time limit being that of one message. After an error some of the events may have been
+            published; to publish them all again does no harm.
+        """
+        published = 0
+        for batch in _batches(events):
+            self._send(batch)
+            published += len(batch)
+        return published
+
+    def close(self) -> None:
+        """Give back the connections. The publisher makes new ones if it is used again."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            self._closings += 1
+        for lane in idle:
+            lane.close()
+
+    def _send(self, batch: list[str]) -> None:
+        url, limit = self._broker()
+        # The events are JSON already; the lane puts them into the body as they are.
+        message_id, deadline = str(uuid.uuid4()), time.monotonic() + limit
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            lane, closings = self._take(url, limit, fresh=attempts_left < _ATTEMPTS - 1)
+            try:
+                # A share of what is left, so that a connection that hangs leaves time for a new one.
+                lane.send(message_id, batch, (deadline - time.monotonic()) / (attempts_left + 1))
+            except BrokerUnavailable:
+                lane.drop()
+                if not attempts_left or time.monotonic() >= deadline:
+                    raise
+            except BaseException:
+                lane.drop()  # half of an answer may be left in it
+                raise
+            else:
+                self._give_back(lane, closings)
+                return
+
+    def _broker(self) -> tuple[str, float]:
+        with self._lock:
+            if self._settings is None:
+                self._settings = load(PublisherSettings)
+            settings = self._settings
+        if settings.broker_url is None:
+            raise SettingsError("CACHEKEEPER_BROKER_URL: is not set, and publishing needs it")
+        return settings.broker_url, settings.publish_timeout_seconds
+
+    def _take(self, url: str, limit: float, *, fresh: bool) -> tuple[Lane, int]:
+        from cachekeeper.delivery.lane import Lane  # noqa: PLC0415  # kombu, only for those who publish
+
+        with self._lock:
+            closings = self._closings
+            if fresh:
+                # One was broken, so the others, which are older, are too: a restarted broker has closed all of them.
+                stale, self._idle = self._idle, []
+            else:
+                stale = []
+                if self._idle:
+                    return self._idle.pop(), closings
+        for lane in stale:
+            lane.drop()
+        return Lane(url, min(_CALL_SECONDS, limit / 4)), closings
+
+    def _give_back(self, lane: Lane, closings: int) -> None:
+        with self._lock:
+            if closings == self._closings:
+                self._idle.append(lane)
+                return
+        lane.close()  # `close` was called while it was in use
+
+    def _after_fork(self) -> None:
+        # The sockets are the parent's. They are kept, unused, so that no finalizer says good-bye on them.
+        _inherited.extend(self._idle)
+        self._lock = threading.Lock()
+        self._idle = []
+
+
+def _batches(events: Iterable[Event]) -> Iterator[list[str]]:
+    """The events as JSON texts, as many at once as fit into a message."""
+    batch: list[str] = []
+    size = 0
+    for event in events:
+        if not isinstance(event, Event):
+            raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
+        text = json.dumps(event.to_wire(), separators=(",", ":"))
+        if batch and (len(batch) == EVENTS_PER_MESSAGE or size + len(text) > BYTES_PER_MESSAGE):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
+        yield batch
+
+
+_publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
+_inherited: list[Any] = []
+
+
+def _after_fork_in_child() -> None:
+    for publisher in list(_publishers):
+        publisher._after_fork()  # noqa: SLF001  # this hook is the publisher's own
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+_default = Publisher()
+
+
+def publish(event: Event) -> None:
+    """`Publisher.publish`, with the settings of this process's environment."""
+    _default.publish(event)
+
+
+def publish_many(events: Iterable[Event]) -> int:
+    """`Publisher.publish_many`, with the settings of this process's environment."""
+    return _default.publish_many(events)
