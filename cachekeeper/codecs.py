@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
@@ -14,6 +15,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 MAX_SAFE_INTEGER = 2**53 - 1
+_FIRST_EXPONENT = 1e21  # the least number that JavaScript prints with one
+_TOO_LARGE = "an integer beyond 2^53 - 1 is changed by JavaScript: store it as text"
 # BSON itself ends at 100 levels; the document around the value takes some.
 MAX_DEPTH = 90
 
@@ -76,7 +79,8 @@ class Json(Generic[T]):
     def decode(self, raw: bytes) -> T:
         """Raises DamagedValue for what is not JSON, or of another kind."""
         try:
-            value = json.loads(raw, parse_constant=_refuse_constant)
+            # Decoded here: of bytes, json.loads would also take UTF-16, a byte order mark, and surrogates.
+            value = json.loads(raw.decode(), parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             raise DamagedValue("not JSON") from None
         if not isinstance(value, self.kind):
@@ -96,23 +100,23 @@ def check_json(value: object, path: str) -> None:
         path: how the caller names it; the error's field is the path to what is wrong inside it.
 
     Raises:
-        InvalidValue: NaN and infinities, integers beyond 2^53, keys that are not text (or hold NUL), lone surrogates,
-            tuples, dates, bytes and everything else that JSON has no form for, or more than 90 levels.
+        InvalidValue: NaN and infinities, integers beyond 2^53 (floats that print as one, too), keys that are not text
+            (or hold NUL), lone surrogates, objects with `$ref` and `$id`, tuples, dates, bytes and everything else that
+            JSON has no form for, or more than 90 levels.
     """
     _check_json(value, path, MAX_DEPTH)
 
 
-def _check_json(value: Any, path: str, depth: int) -> None:  # noqa: C901  # one branch a kind of value
+def _check_json(value: Any, path: str, depth: int) -> None:
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, str):
         _check_utf8(value, path)
     elif isinstance(value, int):
         if abs(value) > MAX_SAFE_INTEGER:
-            raise InvalidValue(path, "an integer beyond 2^53 - 1 is changed by JavaScript: store it as text")
+            raise InvalidValue(path, _TOO_LARGE)
     elif isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124  # NaN is what differs from itself
-            raise InvalidValue(path, "JSON has no NaN and no infinity")
+        _check_float(value, path)
     elif depth == 0:
         raise InvalidValue(path, f"is nested deeper than {MAX_DEPTH} levels")
     elif isinstance(value, list):
@@ -124,7 +128,19 @@ def _check_json(value: Any, path: str, depth: int) -> None:  # noqa: C901  # one
         raise InvalidValue(path, f"JSON has no form for {type(value).__name__}")
 
 
+def _check_float(value: float, path: str) -> None:
+    if not math.isfinite(value):
+        raise InvalidValue(path, "JSON has no NaN and no infinity")
+    # Up to 10^21 it is written without an exponent, with zeros for its last digits: read back, another number.
+    if MAX_SAFE_INTEGER < abs(value) < _FIRST_EXPONENT:
+        raise InvalidValue(path, _TOO_LARGE)
+
+
 def _check_object(value: Mapping[Any, Any], path: str, depth: int) -> None:
+    if "$ref" in value and "$id" in value:
+        raise InvalidValue(
+            path, "MongoDB's drivers take an object with $ref and $id for a reference: name them otherwise"
+        )
     for key, item in value.items():
         if not isinstance(key, str):
             raise InvalidValue(path, f"keys must be text, one is {type(key).__name__}")
