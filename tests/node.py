@@ -19,13 +19,12 @@ def find_node() -> str:
 
 
 def install(directory: Path) -> Path:
-    """`directory` with the example's files and packages; the packages from beside the example where they are there.
+    """`directory` with the packages that the example names; those from beside the example where they are there.
 
     Skips where npm or its registry cannot be reached: that is no fault of this repository, in CI neither.
     """
-    for file in EXAMPLE.iterdir():
-        if file.is_file():
-            shutil.copy(file, directory)
+    find_node()
+    shutil.copy(EXAMPLE / "package.json", directory)
     modules = EXAMPLE / "node_modules"
     if modules.is_dir():
         (directory / "node_modules").symlink_to(modules)
@@ -41,22 +40,32 @@ def install(directory: Path) -> Path:
     return directory
 
 
-def run_node(*arguments: str | Path, text: str = "") -> str:
-    """What a script prints; a failure shows what it complained about."""
-    done = subprocess.run([find_node(), *arguments], input=text, capture_output=True, encoding="utf-8", timeout=120)  # noqa: PLW1510 - below
+def run_node(*arguments: str | Path, text: str = "") -> list[str]:
+    """The lines that a script prints; a failure shows what it complained about."""
+    command = [find_node(), *arguments]
+    done = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout.removesuffix("\n").split("\n")  # splitlines() would split at U+2028 as well
+
+
+def with_script(name: str, directory: Path) -> Path:
+    """`directory` with the example's files and a script of tests/javascript, whose path is returned.
+
+    A script is copied beside what it imports: that is where Node.js looks.
+    """
+    for file in EXAMPLE.iterdir():
+        if file.is_file():
+            shutil.copy(file, directory)
+    return Path(shutil.copy(ROOT / "tests/javascript" / name, directory))
 
 
 def mongoose_lean(directory: Path, url: str, collection: str) -> tuple[dict[str, str], list[str]]:
     """The versions of what read it, and each document of the collection as Mongoose gives it, in the order of `_id`.
 
     Args:
-        directory: where `node_modules` is; a script is copied there, since imports are resolved from beside it.
+        directory: where `node_modules` is.
         url: of the database.
         collection: its name.
     """
-    script = shutil.copy(ROOT / "tests/javascript/read_lean.mjs", directory)
-    lines = run_node(script, url, collection).removesuffix("\n").split("\n")  # splitlines() would split at U+2028
-    versions, *texts = map(json.loads, lines)
+    versions, *texts = map(json.loads, run_node(with_script("read_lean.mjs", directory), url, collection))
     return versions, texts

@@ -18,14 +18,20 @@ const SESSION_SECONDS = 1800;
 const BLOCK_LEEWAY_MS = 60_000; // CACHEKEEPER_BLOCK_LEEWAY_SECONDS
 const TEXT_LIMIT = 64; // CACHEKEEPER_TEXT_LIMIT_CHARS, in code points: longer texts are never cached
 
-/** Connect to everything; a Redis that is away holds nobody up, and is used once it is back.
+/** Connect to everything. A Redis that is away is used once it is back; without MongoDB there is no start.
  *
  * @param securityMayLose true where the Redis for blocks may evict keys or is a Cluster: absence there proves nothing
  */
 export async function connect({ redisUrl, securityRedisUrl = redisUrl, mongodbUrl, securityMayLose = false }) {
+  const options = {
+    serverSelectionTimeoutMS: MONGODB_LIMIT_MS,
+    bufferCommands: false, // fail at once while MongoDB is away
+    autoCreate: false, // the collections are not ours
+    autoIndex: false,
+  };
+  const mongodb = await mongoose.createConnection(mongodbUrl, options).asPromise();
   const cache = await connectRedis(redisUrl);
   const security = securityRedisUrl === redisUrl ? cache : await connectRedis(securityRedisUrl);
-  const mongodb = mongoose.createConnection(mongodbUrl, { serverSelectionTimeoutMS: MONGODB_LIMIT_MS });
   const collection = (name) => {
     const schema = new mongoose.Schema({ _id: mongoose.Schema.Types.Mixed }, { strict: false });
     return mongodb.model(name, schema, name);
@@ -74,6 +80,9 @@ async function cached(client, key) {
   }
 }
 
+/** What the query finds, within the limit: the server stops at it, and a server that hangs is not waited for. */
+const found = (query) => within(MONGODB_LIMIT_MS, query.maxTimeMS(MONGODB_LIMIT_MS).lean());
+
 /** As CACHEKEEPER_ID_TYPES=auto reads an id: ObjectId, 64-bit integer, text. */
 export function documentId(id) {
   const text = String(id);
@@ -86,7 +95,7 @@ export function documentId(id) {
 export async function readUser(stores, id) {
   const name = await cached(stores.cache, `user:${id}:name`);
   if (name !== null) return name;
-  const user = await stores.users.findOne({ _id: documentId(id) }, { name: 1 }).maxTimeMS(MONGODB_LIMIT_MS).lean();
+  const user = await found(stores.users.findOne({ _id: documentId(id) }, { name: 1 }));
   return user?.name ?? null;
 }
 
@@ -94,7 +103,7 @@ export async function readUser(stores, id) {
 export async function readSession(stores, id) {
   const text = await cached(stores.security, `session:${id}`);
   if (text !== null) return JSON.parse(text);
-  const session = await stores.sessions.findOne({ _id: id }).maxTimeMS(MONGODB_LIMIT_MS).lean();
+  const session = await found(stores.sessions.findOne({ _id: id }));
   if (session === null || session.ended_at != null || session.expires_at <= new Date()) return null;
   return JSON.parse(JSON.stringify(session.data)); // as it comes from Redis
 }
@@ -121,7 +130,7 @@ export async function isBlocked(stores, tokenId) {
   } catch {
     // Redis cannot tell; MongoDB can, and where it cannot either, its error is the answer.
   }
-  const block = await stores.blockedTokens.findOne({ _id: tokenId }).maxTimeMS(MONGODB_LIMIT_MS).lean();
+  const block = await found(stores.blockedTokens.findOne({ _id: tokenId }));
   if (block === null) return false;
   const ends = block.expires_at; // null: never
   return !(ends instanceof Date) || ends.getTime() + BLOCK_LEEWAY_MS > Date.now();
@@ -131,11 +140,11 @@ export async function isBlocked(stores, tokenId) {
 export async function searchProducts(stores, text) {
   checkText(text);
   if ([...text].length <= TEXT_LIMIT) {
-    const found = parsedArray(await cached(stores.cache, searchKey(text)));
-    if (found !== null) return found;
+    const products = parsedArray(await cached(stores.cache, searchKey(text)));
+    if (products !== null) return products;
   }
-  const query = stores.products.find({ name: condition(text) }).sort({ _id: 1 }).maxTimeMS(MONGODB_LIMIT_MS);
-  return JSON.parse(JSON.stringify(await query.lean())); // dates as text and so on, as they come from Redis
+  const products = await found(stores.products.find({ name: condition(text) }).sort({ _id: 1 }));
+  return JSON.parse(JSON.stringify(products)); // dates as text and so on, as they come from Redis
 }
 
 function parsedArray(text) {

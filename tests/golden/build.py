@@ -98,8 +98,8 @@ def _text(text: str) -> bytes:
     return struct.pack("<i", len(content)) + content
 
 
-# None that JavaScript objects inherit, such as `constructor`: under these the driver (7) returns the documents of an array
-# as raw bytes, a slip that we do not follow.
+# None that JavaScript objects inherit, such as `constructor`: under these the driver (7) returns the documents of an
+# array as raw bytes, a slip that we do not follow.
 NAMES = ("", "a", "b", "é", "10", "9", "007", "4294967294", "4294967295", "-1", "$ref", "$id", "$db", "$x", "toJSON")
 
 

@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import * as reader from './reader.mjs';
 
 const stores = await reader.connect(JSON.parse(process.argv[2]));
+process.stdout.write('"connected"\n');
 for await (const line of createInterface({ input: process.stdin })) {
   const [name, ...rest] = JSON.parse(line);
   const started = performance.now();
