@@ -49,6 +49,12 @@ pip_from_outside() {
     return 1
 }
 
+# For those who call this without make: nothing to do while no list is newer than the last installation.
+if [ -e .venv/.set-up ] && suitable .venv/bin/python &&
+    [ -z "$(find pyproject.toml constraints.txt scripts/setup.sh -newer .venv/.set-up)" ]; then
+    exit 0
+fi
+
 # An environment without pip is one whose making failed half-way; one whose interpreter has been upgraded away no longer
 # runs. Both are made anew.
 if ! suitable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then

@@ -37,7 +37,7 @@ class Machine:
         self.fakes = directory / "fakes"
         for each in (self.path, self.checkout / "scripts", self.fakes):
             each.mkdir(parents=True)
-        for tool in ("sh", "head", "touch", "mkdir", "cp"):
+        for tool in ("sh", "head", "touch", "mkdir", "cp", "find"):
             found = shutil.which(tool)
             assert found is not None
             (self.path / tool).symlink_to(found)
@@ -87,10 +87,19 @@ class Machine:
         return log.read_text("utf-8") if log.exists() else ""
 
     @property
+    def asked_inside(self) -> str:
+        return (self.checkout / ".venv/bin/python.log").read_text("utf-8")
+
+    @property
     def installed(self) -> bool:
-        log = self.checkout / ".venv/bin/python.log"
         command = "install --quiet --constraint constraints.txt --editable .[dev]"
-        return (self.checkout / ".venv/.set-up").exists() and command in log.read_text("utf-8")
+        return (self.checkout / ".venv/.set-up").exists() and command in self.asked_inside
+
+
+def later(machine: Machine, changed: str) -> None:
+    """Change a file after the last installation."""
+    newer = (machine.checkout / ".venv/.set-up").stat().st_mtime + 10
+    os.utime(machine.checkout / changed, (newer, newer))
 
 
 @pytest.fixture
@@ -168,8 +177,14 @@ def test_without_ensurepip_and_a_new_pip_it_says_so_and_later_starts_anew(machin
 def test_an_environment_that_works_is_kept_and_one_that_does_not_is_made_anew(machine: Machine) -> None:
     machine.python("python3")
     assert machine.setup().returncode == 0
+    asked = machine.asked_inside
     assert machine.setup().returncode == 0
     assert machine.asked("python3").count("-m venv") == 1
+    assert (asked.count(" install "), machine.asked_inside.count(" install ")) == (1, 1)
+    later(machine, "constraints.txt")
+    assert machine.setup().returncode == 0
+    assert machine.asked("python3").count("-m venv") == 1
+    assert machine.asked_inside.count(" install ") == 2
     machine.script("python", "#!/bin/sh\nexit 127\n", machine.checkout / ".venv/bin")  # upgraded away
     assert machine.setup().returncode == 0
     assert machine.asked("python3").count("-m venv") == 2
@@ -199,8 +214,7 @@ def test_make_sets_up_once_and_again_when_a_list_changes(machine: Machine, chang
     machine.python("python3")
     assert machine.setup().returncode == 0
     assert to_do() == 0
-    newer = (machine.checkout / ".venv/.set-up").stat().st_mtime + 10
-    os.utime(machine.checkout / changed, (newer, newer))
+    later(machine, changed)
     assert to_do() == 1
 
 
