@@ -1,0 +1,69 @@
+"""What the tests of tokens and of blocklists share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import redis
+from pymongo.database import Database
+
+from cachekeeper import Keeper, Settings
+from tests.real.taps import MongoTap
+
+TOKEN = "secret-token-1"
+KEY = f"blocked:{TOKEN}"
+READY = "cachekeeper:blocked-ready"
+NONCE = "cachekeeper:blocked-warming"
+RESTED = "cachekeeper:blocked-rested"
+LEEWAY = 60.0
+# Where nothing listens: port 1 is nobody's.
+NOWHERE_REDIS = "redis://127.0.0.1:1/0"
+NOWHERE_MONGO = "mongodb://127.0.0.1:1/nowhere"
+
+# Short enough for a test of an outage, long enough for a slow machine.
+LIMITS: dict[str, Any] = {
+    "redis_timeout_seconds": 0.3,
+    "load_timeout_seconds": 1.0,
+    "lookup_timeout_seconds": 3.0,
+    "lease_seconds": 5.0,
+}
+
+
+def settings_of(redis_url: str, mongo_url: str = NOWHERE_MONGO, **others: Any) -> Settings:
+    """Settings for these servers."""
+    return Settings(redis_url=redis_url, mongodb_url=mongo_url, **{**LIMITS, **others})
+
+
+@contextmanager
+def keeping(redis_url: str, mongo: MongoTap | str, **others: Any) -> Iterator[Keeper]:
+    """A keeper on these servers."""
+    if isinstance(mongo, MongoTap):
+        keeper = Keeper(settings_of(redis_url, **others), database=mongo.database)
+    else:
+        keeper = Keeper(settings_of(redis_url, mongo, **others))
+    try:
+        yield keeper
+    finally:
+        keeper.close()
+
+
+def soon(seconds: float = 3600.0) -> datetime:
+    """A time in the future, as MongoDB stores it."""
+    moment = datetime.now(UTC) + timedelta(seconds=seconds)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def end_of(database: Database[Any], token: str = TOKEN) -> datetime | None:
+    """When a token expires by itself, by MongoDB; None for never."""
+    document = database["blocked_tokens"].find_one({"_id": token})
+    assert document is not None
+    found = document["expires_at"]
+    return None if found is None else found.replace(tzinfo=UTC)
+
+
+def life_of(client: redis.Redis, key: str = KEY) -> float:
+    """Seconds that a key still has; negative: for ever, or not there."""
+    left = client.pttl(key)
+    assert isinstance(left, int)
+    return left if left < 0 else left / 1000
