@@ -48,8 +48,8 @@ def apply(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
     """Apply the commands of several events, each event whole or not at all as far as its errors go.
 
     MongoDB comes first: an event whose write there failed is left out of Redis. Commands of one key are then
-    coalesced, which
-    changes nothing for a reader: the protocol gives the same end for every order and number of deliveries.
+    coalesced, which changes nothing for a reader: the protocol gives the same end for every order and number of
+    deliveries.
 
     Args:
         keeper: on whose servers.
@@ -57,8 +57,7 @@ def apply(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
 
     Returns:
         One result an event. An error leaves the event safe to apply again; `Unavailable` means that it will succeed
-        once the
-        server is back, everything else that it never will.
+        once the server is back, everything else that it never will.
     """
     results = [Applied() for _ in batch]
     plan = _Plan(keeper)
@@ -262,6 +261,13 @@ class _Change:
                     self._until = at
                 self._expires = True
 
+    def _written(self, keeper: Keeper, write: Write, ttl_ms: int) -> steps.Step[Any]:
+        value = Value(self.view.codec.encode(write.value), write.version)
+        if len(value.raw) > keeper.settings.value_limit_bytes:
+            return steps.invalidate(self._key)  # no reader would cache it either
+        marker_ms = round(keeper.settings.marker_seconds * 1000)
+        return steps.change(self._key, value, ttl_ms=ttl_ms, marker_ms=marker_ms)
+
     def steps(self, keeper: Keeper) -> list[steps.Step[Any]]:
         """The deadline first, so that the write respects it."""
         ttl_ms = keeper.binding(self.view).ttl_ms
@@ -275,8 +281,5 @@ class _Change:
         if self._invalidate:
             found.append(steps.invalidate(self._key))
         elif self._write is not None:
-            value = Value(self.view.codec.encode(self._write.value), self._write.version)
-            found.append(
-                steps.change(self._key, value, ttl_ms=ttl_ms, marker_ms=round(keeper.settings.marker_seconds * 1000))
-            )
+            found.append(self._written(keeper, self._write, ttl_ms))
         return found

@@ -1,0 +1,252 @@
+"""Coalescing: what a batch does to one key does not depend on its order, nor on how often an event is delivered."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from cachekeeper import applying
+from cachekeeper.applying import Applied, check
+from cachekeeper.commands import Block, Command, Expire, Invalidate, InvalidateAll, InvalidateWithin, Persist, Write
+from cachekeeper.errors import DamagedDocument, InvalidId
+from cachekeeper.ids import IdType
+from cachekeeper.keeper import Keeper
+from cachekeeper.store.steps import Step
+from cachekeeper.times import to_ms
+from lookups import BLOCKED, SEARCH, SESSION, USER_NAME
+from lookups.sessions import END_SESSION
+from tests.shop import settings
+
+SOON = datetime(2100, 1, 1, tzinfo=UTC)
+LATER = SOON + timedelta(hours=1)
+
+WRITES = [Write(USER_NAME, "1", f"name {version}", version) for version in (1, 2, 3)]
+INVALIDATE = Invalidate(USER_NAME, "1")
+EXPIRES = [Expire(USER_NAME, "1"), Expire(USER_NAME, "1", SOON), Expire(USER_NAME, "1", LATER)]
+COMMANDS: list[Command] = [*WRITES, INVALIDATE, *EXPIRES]
+
+
+@pytest.fixture(scope="module")
+def keeper() -> Keeper:
+    """It never connects: coalescing is arithmetic."""
+    return Keeper(settings(value_limit_bytes=100, id_types="session=uuid"))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a step does, without the parts that every step of its kind shares."""
+
+    name: str
+    version: Any = None
+    value: Any = None
+    at: Any = None
+
+
+def shown(step: Step[Any]) -> Shown:
+    args = step.args
+    match step.script.name:
+        case "change":
+            return Shown("change", version=args[0], value=args[1])
+        case "expire":
+            return Shown("expire", at=args[0])
+        case name:
+            return Shown(name)
+
+
+def coalesced(keeper: Keeper, commands: Sequence[Command]) -> list[Shown]:
+    """The steps that a batch of these commands for one key comes to."""
+    plan = applying._Plan(keeper)
+    for command in commands:
+        plan.add(command, Applied())
+    return [shown(step) for change in plan._changes.values() for step in change.steps(keeper)]
+
+
+def expected(commands: Sequence[Command]) -> list[Shown]:
+    """The rules of the design, in words of this test."""
+    found = []
+    deadlines = [0 if command.at is None else to_ms(command.at) for command in commands if isinstance(command, Expire)]
+    if deadlines:
+        found.append(Shown("expire", at=min(deadlines)))
+    writes = [command for command in commands if isinstance(command, Write)]
+    if INVALIDATE in commands:
+        found.append(Shown("invalidate"))
+    elif writes:
+        highest = max(writes, key=lambda write: write.version)
+        found.append(Shown("change", version=highest.version, value=str(highest.value).encode()))
+    return found
+
+
+def follows_the_rules(keeper: Keeper) -> None:
+    """Every sequence of up to four commands of one key: all orders, with duplicates."""
+    for length in range(1, 5):
+        for commands in itertools.product(COMMANDS, repeat=length):
+            assert coalesced(keeper, commands) == expected(commands), commands
+
+
+def test_every_order_and_every_duplicate_comes_to_the_same_steps(keeper: Keeper) -> None:
+    follows_the_rules(keeper)
+
+
+class LowestVersion(applying._Change):
+    def add(self, command: Write | Expire | Invalidate, result: Applied) -> None:
+        if isinstance(command, Write) and self._write is not None and command.version < self._write.version:
+            self._write = None
+        elif isinstance(command, Write) and self._write is not None:
+            return
+        super().add(command, result)
+
+
+class LastWrite(applying._Change):
+    def add(self, command: Write | Expire | Invalidate, result: Applied) -> None:
+        if isinstance(command, Write):
+            self._write = None
+        super().add(command, result)
+
+
+class WriteBeatsInvalidate(applying._Change):
+    def steps(self, keeper: Keeper) -> list[Step[Any]]:
+        self._invalidate = self._invalidate and self._write is None
+        return super().steps(keeper)
+
+
+class LastInvalidateForgetsNothing(applying._Change):
+    def add(self, command: Write | Expire | Invalidate, result: Applied) -> None:
+        if isinstance(command, Write):
+            self._invalidate = False
+        super().add(command, result)
+
+
+class LastDeadline(applying._Change):
+    def add(self, command: Write | Expire | Invalidate, result: Applied) -> None:
+        if isinstance(command, Expire):
+            self._expires, self._until = False, None
+        super().add(command, result)
+
+
+class InvalidateEatsDeadline(applying._Change):
+    def steps(self, keeper: Keeper) -> list[Step[Any]]:
+        self._expires = self._expires and not self._invalidate
+        return super().steps(keeper)
+
+
+class WriteBeforeDeadline(applying._Change):
+    def steps(self, keeper: Keeper) -> list[Step[Any]]:
+        return super().steps(keeper)[::-1]
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        LowestVersion,
+        LastWrite,
+        WriteBeatsInvalidate,
+        LastInvalidateForgetsNothing,
+        LastDeadline,
+        InvalidateEatsDeadline,
+        WriteBeforeDeadline,
+    ],
+)
+def test_the_search_finds_each_known_bad_rule(
+    keeper: Keeper, mutant: type[applying._Change], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(applying, "_Change", mutant)
+    with pytest.raises(AssertionError):
+        follows_the_rules(keeper)
+
+
+def test_keys_do_not_mix(keeper: Keeper) -> None:
+    one, other = Write(USER_NAME, "1", "Ann", 5), Write(USER_NAME, "2", "Bob", 3)
+    assert coalesced(keeper, [one, other, Invalidate(USER_NAME, "3")]) == [
+        Shown("change", version=5, value=b"Ann"),
+        Shown("change", version=3, value=b"Bob"),
+        Shown("invalidate"),
+    ]
+
+
+def test_a_value_over_the_limit_is_not_cached_but_its_key_is_invalidated(keeper: Keeper) -> None:
+    small, large = Write(USER_NAME, "1", "x" * 100, 1), Write(USER_NAME, "1", "x" * 101, 2)
+    assert coalesced(keeper, [small]) == [Shown("change", version=1, value=b"x" * 100)]
+    assert coalesced(keeper, [small, large]) == [Shown("invalidate")]
+
+
+# --- blocks ---------------------------------------------------------------------------------------------------------
+
+
+def longest(keeper: Keeper, ends: Sequence[datetime | None]) -> datetime | None:
+    plan = applying._Plan(keeper)
+    for end in ends:
+        plan.add(Block(BLOCKED, "t", end), Applied())
+    ((command, results),) = plan._blocks.values()
+    assert len(results) == len(ends)
+    return command.until
+
+
+def test_of_blocks_the_longest_stands_and_one_for_ever_above_all(keeper: Keeper) -> None:
+    for length in range(1, 5):
+        for ends in itertools.product([SOON, LATER, None], repeat=length):
+            wanted = None if None in ends else max(end for end in ends if end is not None)
+            assert longest(keeper, ends) == wanted, ends
+
+
+# --- searches and whole views ---------------------------------------------------------------------------------------
+
+
+def test_names_are_folded_and_joined(keeper: Keeper) -> None:
+    plan = applying._Plan(keeper)
+    results = [Applied(), Applied()]
+    plan.add(InvalidateWithin(SEARCH, ("Lamp", "LAMP", "Oak desk")), results[0])
+    plan.add(InvalidateWithin(SEARCH, ("lamp", "\u212aettle")), results[1])
+    ((view, names, concerned),) = plan._within.values()
+    assert view is SEARCH
+    assert list(names) == ["lamp", "oak desk", "kettle"]
+    assert concerned == results
+    assert not plan._drops
+
+
+def test_a_name_of_a_length_that_nobody_could_pay_for_drops_the_view(keeper: Keeper) -> None:
+    plan = applying._Plan(keeper)
+    plan.add(InvalidateWithin(SEARCH, ("x" * applying.LONGEST_NAME,)), Applied())
+    assert not plan._drops
+    plan.add(InvalidateWithin(SEARCH, ("x", "x" * (applying.LONGEST_NAME + 1))), Applied())
+    assert list(plan._drops) == ["search"]
+
+
+def test_a_view_is_dropped_once_a_batch(keeper: Keeper) -> None:
+    plan = applying._Plan(keeper)
+    for _ in range(3):
+        plan.add(InvalidateAll(SEARCH, "a reason"), Applied())
+    ((_, results),) = plan._drops.values()
+    assert len(results) == 3
+
+
+# --- what can never be applied --------------------------------------------------------------------------------------
+
+A_UUID = "0b8a6f5e-1d0b-4c8e-9a51-6a4a3c1c2d3e"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Persist(SESSION, "42", END_SESSION),
+        Expire(SESSION, "42"),
+        Invalidate(SESSION, "42"),
+        Write(SESSION, "42", {}, 1),
+    ],
+    ids=lambda command: type(command).__name__,
+)
+def test_an_id_of_the_wrong_type_is_found_before_anything_is_written(keeper: Keeper, command: Command) -> None:
+    with pytest.raises(InvalidId, match="UUID in lower case"):
+        check(keeper, [Expire(SESSION, A_UUID), command])
+
+
+def test_a_value_that_its_view_cannot_hold_is_found_before_anything_is_written(keeper: Keeper) -> None:
+    with pytest.raises(DamagedDocument):
+        check(keeper, [Write(USER_NAME, "1", 5, 1)])
+
+
+def test_the_settings_decide_what_an_id_means(keeper: Keeper) -> None:
+    assert keeper.binding(SESSION).ids is IdType.UUID
+    assert keeper.binding(USER_NAME).ids is IdType.AUTO
