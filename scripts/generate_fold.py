@@ -164,17 +164,10 @@ def spelt(members: set[str], lower: dict[str, str]) -> str:
     return first + "".join(sorted(members - {first}))
 
 
-def table(database: Database[dict[str, Any]], node: str) -> dict[str, Any]:
-    """The whole table, ready for JSON."""
-    javascript = javascript_classes(node)
-    pairs = server_pairs(database)
+def classes_of(javascript: dict[str, Any], pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """The table: what JavaScript's classes and the server's pairs equate together, sorted."""
     simple = [(members[0], member) for members in javascript["classes"] for member in members[1:]]
-    classes = [spelt(members, javascript["lower"]) for members in closed([*simple, *pairs])]
-    return {
-        "unicode": javascript["unicode"],
-        "mongodb": database.client.server_info()["version"],
-        "classes": sorted(classes),
-    }
+    return sorted(spelt(members, javascript["lower"]) for members in closed([*simple, *pairs]))
 
 
 def vectors() -> dict[str, Any]:
@@ -207,7 +200,10 @@ def main() -> None:
     parser.add_argument("--node", default="node", help="the Node.js whose Unicode version to take")
     arguments = parser.parse_args()
     with MongoClient[dict[str, Any]](arguments.mongodb, directConnection=True) as client:
-        write(TABLES, table(client.get_database("admin"), arguments.node))
+        javascript = javascript_classes(arguments.node)
+        classes = classes_of(javascript, server_pairs(client.get_database("admin")))
+        versions = {"unicode": javascript["unicode"], "mongodb": client.server_info()["version"]}
+        write(TABLES, versions | {"classes": classes})
     sys.path.insert(0, str(ROOT))
     write(VECTORS, vectors())
 

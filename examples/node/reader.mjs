@@ -86,7 +86,10 @@ const found = (query) => within(MONGODB_LIMIT_MS, query.maxTimeMS(MONGODB_LIMIT_
 /** As CACHEKEEPER_ID_TYPES=auto reads an id: ObjectId, 64-bit integer, text. */
 export function documentId(id) {
   const text = String(id);
-  if (/^[0-9a-f]{24}$/.test(text)) return new mongoose.Types.ObjectId(text);
+  if (/^[0-9a-f]{24}$/i.test(text)) {
+    if (text !== text.toLowerCase()) throw new RangeError('id: write an ObjectId in lower case, as the keys have it');
+    return new mongoose.Types.ObjectId(text);
+  }
   if (/^(0|-?[1-9][0-9]{0,18})$/.test(text) && BigInt.asIntN(64, BigInt(text)) === BigInt(text)) return BigInt(text);
   return text;
 }

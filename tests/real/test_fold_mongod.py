@@ -14,9 +14,11 @@ from pymongo.database import Database
 
 from cachekeeper.embedded import MongoServer
 from cachekeeper.fold import condition, fold, pattern
-from scripts.generate_fold import SURROGATES, matches, server_pairs
+from scripts.generate_fold import SURROGATES, classes_of, javascript_classes, matches, server_pairs
+from tests.node import find_node
 
-CLASSES: list[str] = json.loads(files("cachekeeper.fold").joinpath("classes.json").read_bytes())["classes"]
+TABLE: dict[str, Any] = json.loads(files("cachekeeper.fold").joinpath("classes.json").read_bytes())
+CLASSES: list[str] = TABLE["classes"]
 EVERYTHING = "".join(chr(code) for code in range(1, sys.maxunicode + 1) if code not in SURROGATES)
 SPECIAL = "\\^$.[]|()?*+{}-#%& \n\r\t\u2028\u0301😀"
 
@@ -72,6 +74,13 @@ def test_what_the_server_equates_folds_alike(equated: set[tuple[str, str]]) -> N
 @pytest.mark.parametrize("variant", [str.lower, lambda text: text if text == "\u212a" else fold(text)])
 def test_a_fold_that_misses_a_pair_is_caught(variant: Callable[[str], str], equated: set[tuple[str, str]]) -> None:
     assert uncovered(variant, equated)
+
+
+def test_the_table_is_what_the_script_makes(equated: set[tuple[str, str]]) -> None:
+    javascript = javascript_classes(find_node())
+    if javascript["unicode"] != TABLE["unicode"]:
+        pytest.skip(f"the table is of Unicode {TABLE['unicode']}, this Node.js has {javascript['unicode']}")
+    assert classes_of(javascript, equated) == CLASSES
 
 
 def test_every_character_is_found_by_its_pattern(products: Collection[dict[str, Any]]) -> None:

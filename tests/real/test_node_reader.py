@@ -112,6 +112,8 @@ def test_what_redis_lacks_comes_from_mongodb_and_is_not_written(
     mongodb["sessions"].insert_one({"_id": "s", "data": {"n": 1.0, "at": NOW}, "expires_at": LATER})
     assert [node("readUser", str(identity)) for identity in ids] == [f"name of {identity}" for identity in ids]
     assert node("readUser", "nobody") is None
+    with pytest.raises(NodeError, match="lower case"):
+        node("readUser", OBJECT_ID.upper())
     assert node("readSession", "s") == {"n": 1, "at": json.loads(dumps(NOW))}
     assert node("readSession", "none") is None
     assert redis.dbsize() == 0

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cachekeeper.fold import condition, escape_braces, fold, pattern, unescape_braces, vectors
+from scripts import generate_fold
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES: list[str] = json.loads((ROOT / "cachekeeper/fold/classes.json").read_bytes())["classes"]
@@ -137,6 +138,10 @@ def test_the_vectors_hold() -> None:
         folded = fold(vector["name"])
         occurring = {folded[start:stop] for start in range(len(folded)) for stop in range(start + 1, len(folded) + 1)}
         assert {f"search:{escape_braces(text)}" for text in occurring} == set(vector["keys"])
+
+
+def test_the_vectors_are_what_the_script_makes() -> None:
+    assert generate_fold.vectors() == vectors()
 
 
 def test_the_vectors_say_what_is_meant() -> None:
