@@ -1,0 +1,112 @@
+"""Put measured figures into the docs: everything between `<!-- figures:NAME -->` and `<!-- /figures -->`.
+
+    python scripts/figures.py [--check]
+
+NAME is a file `benchmarks/results/NAME.json`, as benchmarks and fault runs write it. Where there is none yet, the page
+says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks/results"
+_PLACE = re.compile(r"(<!-- figures:([\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
+_MISSING = "*Not measured yet.*\n"
+_HELD = {True: "yes", False: "**no**", None: ""}
+
+
+def pages() -> list[Path]:
+    """The files that may quote figures."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def filled(text: str, results: Path = RESULTS) -> str:
+    """`text` with each place filled from its file.
+
+    Raises:
+        ValueError: a file is not of the form that is agreed on; the message names it and what is wrong.
+    """
+
+    def fill(place: re.Match[str]) -> str:
+        path = results / f"{place[2]}.json"
+        return place[1] + (_MISSING if not path.exists() else _table(path)) + place[3]
+
+    return _PLACE.sub(fill, text)
+
+
+def _table(path: Path) -> str:
+    result = json.loads(path.read_text("utf-8"))
+    problem = _problem(result, path.stem)
+    if problem:
+        raise ValueError(f"{path.name}: {problem}")
+    lines = ["| figure | value | target | held |", "|---|---|---|---|"]
+    for figure in result["figures"]:
+        value = " ".join(part for part in (_number(figure["value"]), str(figure["unit"] or "")) if part)
+        target = "" if figure["target"] is None else figure["target"]
+        cells = (figure["figure"], value, target, _HELD[figure["held"]])
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    servers = ", ".join(_servers(result["servers"])) or "no server"
+    seed = f"; seed {result['seed']}" if result.get("seed") is not None else ""
+    about = f"Measured {result['date']} at commit {result['commit'][:12]} on {result['machine']}; {servers}{seed}."
+    return "\n".join([*lines, "", about, ""])
+
+
+def _problem(result: Any, name: str) -> str | None:
+    """What is wrong with a file, or None."""
+    if not isinstance(result, dict):
+        return "no object"
+    wanted = {"name", "commit", "date", "machine", "servers", "figures"}
+    if missing := wanted - result.keys():
+        return f"without {', '.join(sorted(missing))}"
+    if result["name"] != name:
+        return f"its name is {result['name']!r}"
+    for figure in result["figures"]:
+        if missing := {"figure", "value", "unit", "target", "held"} - figure.keys():
+            return f"a figure without {', '.join(sorted(missing))}"
+        if figure["held"] not in _HELD:
+            return f"held is {figure['held']!r}"
+    return None
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"  # noqa: PLR2004  # where decimals stop to matter
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _servers(servers: Mapping[str, Any] | list[Any]) -> list[str]:
+    if isinstance(servers, list):
+        return [str(server) for server in servers]
+    return [f"{name} {version}" for name, version in servers.items()]
+
+
+def main() -> int:
+    """Fill the pages; with `--check` only say which would change. Status 1 where some would."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; status 1 if a page is out of date")
+    check = parser.parse_args().check
+    changed = []
+    for page in pages():
+        text = page.read_text("utf-8")
+        new = filled(text)
+        if new != text:
+            changed.append(page.relative_to(ROOT))
+            if not check:
+                page.write_text(new, "utf-8")
+    for page in changed:
+        print(f"{page}: {'out of date; run python scripts/figures.py' if check else 'figures brought up to date'}")
+    return int(check and bool(changed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
