@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from bson.errors import BSONError
+
 from cachekeeper.errors import DamagedDocument, RegistrationError
 from cachekeeper.ids import IdType
 from cachekeeper.keys import Template
@@ -91,20 +93,24 @@ class View(Generic[T_co]):
         Raises:
             DamagedDocument: the document does not hold what this view caches.
         """
-        if document is None:
-            return ABSENT
+        try:
+            return ABSENT if document is None else self._interpret(document, now or datetime.now(UTC))
+        except DamagedDocument as error:
+            problem = str(error)
+        except BSONError:  # documents are read field by field; other drivers store text that is not UTF-8
+            problem = "the document holds what no driver can read"
+        raise DamagedDocument(f"view {self.name}, collection {self.loader.collection}: {problem}")
+
+    def _interpret(self, document: StoredDocument, now: datetime) -> Value | Absent:
         ends = None
         if self.loader.ends is not None and isinstance(moment := document.get(self.loader.ends), datetime):
-            if moment <= (now or datetime.now(UTC)):
+            if moment <= now:
                 return ABSENT
             ends = to_ms(moment)
         value = self.loader.value(document)
         if value is ABSENT:
             return ABSENT
-        try:
-            return Value(self.codec.encode(value), version_of(document, self.version), ends)
-        except DamagedDocument as error:
-            raise DamagedDocument(f"view {self.name}, collection {self.loader.collection}: {error}") from None
+        return Value(self.codec.encode(value), version_of(document, self.version), ends)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

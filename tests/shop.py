@@ -170,7 +170,7 @@ class Shop:
         self.name = name
         self.reads = reads
         self.redis = server.client()
-        self._plain = mongo.client()
+        self._plain = mongo.client(uuidRepresentation="standard", tz_aware=True)
         self.db: Database[dict[str, Any]] = self._plain[name]
         self._watched: Database[Any] = client[name]
         self._keepers: list[Keeper] = []

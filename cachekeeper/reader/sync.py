@@ -213,8 +213,8 @@ class _Lookup:
         try:
             with self._reader.database.slot(effect.patience):
                 self._loaded = self._reader.run(self._target)
-        except CachekeeperError as error:
-            self._land(None, error)
+        except Exception as error:  # a view's own code may raise anything
+            self._land(None, error if isinstance(error, CachekeeperError) else None)
             # Or everybody would wait for the lease to end by itself.
             self._release(effect.nonce, discard=False)
             raise
