@@ -1,0 +1,192 @@
+"""Blocks only grow: no duplicate, late or simultaneous one shortens a block, in Redis or in MongoDB."""
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+from pymongo import ReturnDocument
+from pymongo.monitoring import CommandStartedEvent
+
+from cachekeeper import Block, Keeper, applying
+from cachekeeper.applying import apply
+from cachekeeper.embedded import MongoServer, RedisServer
+from cachekeeper.store.outcomes import Blocked
+from cachekeeper.views import BlocklistView
+from lookups import BLOCKED, block_token, is_blocked
+from tests.real.taps import MongoTap
+from tests.real.tokens import KEY, LEEWAY, TOKEN, end_of, keeping, life_of, soon
+
+FOR_EVER = None
+SOON, LATER, LATEST = soon(1000), soon(2000), soon(3000)
+
+
+@pytest.fixture
+def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
+    with MongoTap(mongo_server, database) as mongo:
+        yield mongo
+
+
+@pytest.fixture
+def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    with redis_server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
+    with keeping(redis_server.url, mongo) as keeper:
+        yield keeper
+
+
+def assert_until(until: datetime | None, client: redis.Redis, mongo: MongoTap) -> None:
+    """The block stands in both places until then."""
+    assert end_of(mongo.database) == until
+    if until is None:
+        assert client.pttl(KEY) == -1
+    else:
+        assert life_of(client) == pytest.approx((until - datetime.now(UTC)).total_seconds() + LEEWAY, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "outcome", "stands"),
+    [
+        (LATER, SOON, Blocked.KEPT, LATER),
+        (LATER, LATER, Blocked.KEPT, LATER),
+        (SOON, LATER, Blocked.BLOCKED, LATER),
+        (FOR_EVER, LATER, Blocked.KEPT, FOR_EVER),
+        (LATER, FOR_EVER, Blocked.BLOCKED, FOR_EVER),
+        (FOR_EVER, FOR_EVER, Blocked.KEPT, FOR_EVER),
+    ],
+)
+def test_of_two_blocks_the_longer_stands(
+    any_redis: RedisServer,
+    mongo: MongoTap,
+    first: datetime | None,
+    second: datetime | None,
+    outcome: Blocked,
+    stands: datetime | None,
+) -> None:
+    with keeping(any_redis.url, mongo) as keeper, any_redis.client() as client:
+        assert block_token(TOKEN, first, keeper=keeper) is Blocked.BLOCKED
+        assert block_token(TOKEN, second, keeper=keeper) is outcome
+        assert_until(stands, client, mongo)
+
+
+def test_a_batch_with_duplicates_in_any_order(keeper: Keeper, client: redis.Redis, mongo: MongoTap) -> None:
+    batch = [[Block(BLOCKED, TOKEN, until)] for until in (LATER, SOON, LATEST, LATER)]
+    for result in apply(keeper, batch):
+        assert result.error is None
+        assert result.outcomes == {KEY: Blocked.BLOCKED}
+    assert_until(LATEST, client, mongo)
+    apply(keeper, [[Block(BLOCKED, TOKEN, SOON)], [Block(BLOCKED, TOKEN, FOR_EVER)], [Block(BLOCKED, TOKEN, LATEST)]])
+    assert_until(FOR_EVER, client, mongo)
+
+
+@pytest.mark.parametrize("until", [None, {"$unset": 1}, "tomorrow", 7], ids=["null", "missing", "text", "number"])
+def test_an_endless_block_of_others_stays(keeper: Keeper, mongo: MongoTap, until: object) -> None:
+    document = {"_id": TOKEN} if isinstance(until, dict) else {"_id": TOKEN, "expires_at": until}
+    mongo.database["blocked_tokens"].insert_one(document)
+    block_token(TOKEN, SOON, keeper=keeper)
+    assert mongo.database["blocked_tokens"].find_one() == document
+
+
+@pytest.mark.parametrize("ends", [soon(-LEEWAY - 1), "1970-01-01T00:00:00Z"])
+def test_a_token_that_has_expired_writes_nothing(
+    keeper: Keeper, client: redis.Redis, mongo: MongoTap, ends: datetime | str
+) -> None:
+    assert block_token(TOKEN, ends, keeper=keeper) is Blocked.OVER
+    results = apply(keeper, [[Block(BLOCKED, TOKEN, soon(-LEEWAY - 1))]])
+    assert [result.error for result in results] == [None]
+    assert mongo.commands == []
+    assert client.keys() == []
+    assert is_blocked(TOKEN, keeper=keeper) is False
+
+
+def test_a_token_within_the_leeway_is_still_blocked(keeper: Keeper, client: redis.Redis) -> None:
+    assert block_token(TOKEN, soon(-LEEWAY + 20), keeper=keeper) is Blocked.BLOCKED
+    assert 0 < life_of(client) <= 20
+    assert is_blocked(TOKEN, keeper=keeper) is True
+
+
+def test_a_block_ends_by_itself(keeper: Keeper, client: redis.Redis) -> None:
+    block_token(TOKEN, soon(), keeper=keeper)
+    client.pexpire(KEY, 1)
+    ends = threading.Event()
+    while client.exists(KEY):
+        ends.wait(0.001)
+    client.set("cachekeeper:blocked-ready", "true")
+    assert is_blocked(TOKEN, keeper=keeper) is False
+
+
+# --- two writes, and what may come between them -----------------------------------------------------------------------
+
+
+def _blind_persist(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime | None) -> None:
+    """A mutant: insert it, or lengthen what is there, without a look at whether it still is."""
+    collection = keeper.database[view.collection]
+    found: Any = collection.find_one_and_update(
+        {"_id": document_id},
+        {"$setOnInsert": {view.ends: until}},
+        upsert=True,
+        return_document=ReturnDocument.AFTER,
+    )
+    if found["expires_at"] != until:
+        shorter = {"$type": "date", "$lt": until}
+        collection.update_one({"_id": document_id, view.ends: shorter}, {"$set": {view.ends: until}})
+
+
+def _overwriting_persist(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime | None) -> None:
+    """A mutant: the last one wins."""
+    keeper.database[view.collection].update_one({"_id": document_id}, {"$set": {view.ends: until}}, upsert=True)
+
+
+@pytest.mark.parametrize("mutant", [False, True])
+def test_the_ttl_index_sweeps_between_the_two_writes(
+    keeper: Keeper, mongo: MongoTap, monkeypatch: pytest.MonkeyPatch, *, mutant: bool
+) -> None:
+    if mutant:
+        monkeypatch.setattr(applying, "_persist_block", _blind_persist)
+    blocks = mongo.database["blocked_tokens"]
+    blocks.insert_one({"_id": TOKEN, "expires_at": soon(-LEEWAY - 1)})
+
+    # insert: there already, and shorter · the TTL index removes it · lengthen: nothing there
+    def before(event: CommandStartedEvent) -> None:
+        if event.command_name == "update":
+            mongo.before = lambda _event: None
+            blocks.delete_one({"_id": TOKEN})
+
+    mongo.before = before
+    block_token(TOKEN, LATER, keeper=keeper)
+    assert blocks.count_documents({"expires_at": LATER}) == (0 if mutant else 1)
+
+
+@pytest.mark.parametrize("mutant", [False, True])
+def test_another_block_comes_between_the_two_writes(
+    keeper: Keeper, client: redis.Redis, mongo: MongoTap, monkeypatch: pytest.MonkeyPatch, *, mutant: bool
+) -> None:
+    if mutant:
+        monkeypatch.setattr(applying, "_persist_block", _overwriting_persist)
+    block_token(TOKEN, SOON, keeper=keeper)
+
+    def before(event: CommandStartedEvent) -> None:
+        if event.command_name == "update":
+            mongo.before = lambda _event: None
+            block_token(TOKEN, LATEST, keeper=keeper)
+
+    mongo.before = before
+    assert block_token(TOKEN, LATER, keeper=keeper) is Blocked.KEPT, "Redis has the other one already"
+    if mutant:
+        assert end_of(mongo.database) == LATER
+    else:
+        assert_until(LATEST, client, mongo)
+
+
+def test_microseconds_do_not_make_two_equal_blocks_differ(keeper: Keeper, mongo: MongoTap) -> None:
+    until = SOON + timedelta(microseconds=789)
+    block_token(TOKEN, until, keeper=keeper)
+    mongo.commands.clear()
+    block_token(TOKEN, until, keeper=keeper)
+    assert mongo.of("blocked_tokens") == ["findAndModify"], "there is nothing to lengthen"
