@@ -85,6 +85,9 @@ class RedisTap:
         try:
             with client, socket.create_connection(("127.0.0.1", self._server.port)) as server:
                 self._open.add(server)
+                for one in (client, server):
+                    # Answers go out one by one, and must not wait for the other side to acknowledge the one before.
+                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with client.makefile("rb") as asked, server.makefile("rb") as answered:
                     while words := _command(asked):
                         self.before(words)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import redis
-from bson import Decimal128, Int64, ObjectId
 from pymongo.database import Database
 
 from cachekeeper import Keeper, Server, metrics
@@ -17,7 +16,19 @@ from cachekeeper.embedded import MongoServer, RedisServer
 from cachekeeper.store.outcomes import Blocked
 from lookups import block_token, is_blocked
 from tests.real.taps import MongoTap, RedisTap, Words
-from tests.real.tokens import KEY, LEEWAY, NOWHERE_MONGO, READY, TOKEN, end_of, keeping, life_of, settings_of, soon
+from tests.real.tokens import (
+    FOREIGN_IDS,
+    KEY,
+    LEEWAY,
+    NOWHERE_MONGO,
+    READY,
+    TOKEN,
+    end_of,
+    keeping,
+    life_of,
+    settings_of,
+    soon,
+)
 
 
 @pytest.fixture
@@ -231,23 +242,7 @@ def test_whatever_lies_at_the_key_means_blocked(keeper: Keeper, client: redis.Re
     assert life_of(client) > 3600
 
 
-OBJECT_ID = "65a1b2c3d4e5f60718293a4b"
-
-
-@pytest.mark.parametrize(
-    ("document_id", "token"),
-    [
-        ("42", "42"),
-        (42, "42"),
-        (Int64(2**53 + 1), str(2**53 + 1)),
-        (42.0, "42"),
-        (Decimal128("42"), "42"),
-        (ObjectId(OBJECT_ID), OBJECT_ID),
-        (OBJECT_ID, OBJECT_ID),
-        (OBJECT_ID.upper(), OBJECT_ID.upper()),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize(("document_id", "token"), FOREIGN_IDS, ids=repr)
 def test_an_id_is_found_however_others_stored_it(
     keeper: Keeper, mongo: MongoTap, document_id: object, token: str
 ) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
+from bson import Decimal128, Int64, ObjectId
 from pymongo.database import Database
 
 from cachekeeper import Keeper, Settings
@@ -17,6 +18,22 @@ READY = "cachekeeper:blocked-ready"
 NONCE = "cachekeeper:blocked-warming"
 RESTED = "cachekeeper:blocked-rested"
 LEEWAY = 60.0
+OBJECT_ID = "65a1b2c3d4e5f60718293a4b"
+
+FOREIGN_IDS: list[tuple[object, str]] = [
+    ("42", "42"),
+    (42, "42"),
+    (Int64(2**53 + 1), str(2**53 + 1)),
+    (42.0, "42"),
+    (1e15, "1000000000000000"),
+    (Decimal128("42"), "42"),
+    (Decimal128("4.2E+1"), "42"),
+    (ObjectId(OBJECT_ID), OBJECT_ID),
+    (OBJECT_ID, OBJECT_ID),
+    (OBJECT_ID.upper(), OBJECT_ID.upper()),
+]
+"""An `_id` as others may have stored it, and the token that it blocks."""
+
 # Where nothing listens: port 1 is nobody's.
 NOWHERE_REDIS = "redis://127.0.0.1:1/0"
 NOWHERE_MONGO = "mongodb://127.0.0.1:1/nowhere"
