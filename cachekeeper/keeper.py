@@ -250,6 +250,7 @@ class Keeper:
         limits = Limits(
             lookup=settings.lookup_timeout_seconds,
             load=settings.load_timeout_seconds + 2 * timeout,
+            read=settings.load_timeout_seconds,
             value_bytes=settings.value_limit_bytes,
             lease_ms=round(settings.lease_seconds * 1000),
             negative_ms=round(settings.negative_ttl_seconds * 1000),

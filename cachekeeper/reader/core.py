@@ -1,10 +1,8 @@
 """The reader's algorithm, without I/O: a generator that yields what it wants done and is sent the answers.
 
 The sync shell (`sync.py`) drives it; an async shell can drive the very same generator. It begins where a plain `GET`
-was
-no hit. The rule that makes it safe: whoever loads has a lease first, whatever changes the key destroys that lease,
-and a
-fill without its lease does not land.
+was no hit. The rule that makes it safe: whoever loads has a lease first, whatever changes the key destroys that lease,
+and a fill without its lease does not land.
 
     reader: GET (miss)                      event: commit, …
     reader: acquire -> lease n
@@ -62,6 +60,7 @@ class Limits:
     Attributes:
         lookup: for the whole lookup.
         load: what one load and the calls around it may take.
+        read: what the read of MongoDB in it may take.
         value_bytes: larger values are not cached.
         lease_ms: how long a lease lives.
         negative_ms: how long 'does not exist' is remembered.
@@ -70,6 +69,7 @@ class Limits:
 
     lookup: float
     load: float
+    read: float
     value_bytes: int
     lease_ms: int
     negative_ms: int
@@ -189,8 +189,10 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
                 loaded = yield from _load(nonce, limits, state)
             if loaded is not None and _version(loaded) >= state.known:
                 return _value(target, loaded)
-    loaded = yield LoadShared(max(state.left() - limits.load, 0))
-    if _version(loaded) < state.known:
+    # A refused load may have used up all the time there was; then another cannot end before the deadline.
+    behind = state.known >= 0 and state.left() < limits.read
+    loaded = ABSENT if behind else (yield LoadShared(max(state.left() - limits.load, 0)))
+    if behind or _version(loaded) < state.known:
         raise DatabaseBehind(f"view {target.name}: MongoDB answers with less than an event has announced")
     if state.cache_down and loaded is ABSENT and target.staleness is Staleness.SHARED:
         # Somebody else may have written it to Redis alone: 'not in MongoDB' does not mean 'does not exist'.
