@@ -110,7 +110,7 @@ def command_problem(line: str) -> str | None:  # noqa: PLR0911  # one line a kin
             return None
         case ["export", assignment]:
             name = assignment.partition("=")[0]
-            return None if name in VARIABLES else f"no variable {name}"
+            return None if name in {*VARIABLES, "PYTHONPATH"} else f"no variable {name}"
         case ["make", *rest]:
             unknown = {word for word in rest if "=" not in word} - TARGETS
             return f"no target {', '.join(sorted(unknown))}" if unknown else None
