@@ -5,7 +5,8 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import PackageNotFoundError, distribution
+from configparser import ConfigParser
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -64,10 +65,14 @@ def test_wheel_asks_for_no_server_and_no_tool(wheel: zipfile.ZipFile) -> None:
     assert "License-Expression: MIT" in lines
 
 
-def test_command_is_there_and_callable() -> None:
-    (script,) = distribution("cachekeeper").entry_points.select(group="console_scripts")
-    assert script.name == "cachekeeper"
-    assert callable(script.load())
+def test_command_is_there_and_callable(wheel: zipfile.ZipFile) -> None:
+    (declared,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    parser = ConfigParser()
+    parser.read_string(wheel.read(declared).decode())
+    assert parser.sections() == ["console_scripts"]
+    ((name, value),) = parser["console_scripts"].items()
+    assert name == "cachekeeper"
+    assert callable(EntryPoint(name, value, "console_scripts").load())
 
 
 def imported_by(statement: str) -> set[str]:
