@@ -1,16 +1,27 @@
 """Fixtures that only tests against real parts need."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cachekeeper.embedded import Guardian
 from tests.node import install
+from tests.real.leftovers import Place
 from tests.shop import shop, watched_mongo
 
-__all__ = ["node_packages", "shop", "watched_mongo"]
+__all__ = ["node_packages", "place", "shop", "watched_mongo"]
 
 
 @pytest.fixture(scope="session")
 def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the packages of examples/node; scripts are put there to run them."""
     return install(tmp_path_factory.mktemp("node"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, guardian: Guardian) -> Iterator[Place]:
+    """Where the programs of one test run; what the test leaves is killed."""
+    place = Place(tmp_path, guardian)
+    yield place
+    place.clear()
