@@ -122,6 +122,8 @@ def command_problem(line: str) -> str | None:  # noqa: PLR0911  # one line a kin
             extras = set(re.findall(r"[\w-]+", what.partition("[")[2]))
             unknown = extras - PROJECT["optional-dependencies"].keys()
             return f"no extra {', '.join(sorted(unknown))}" if unknown else None
+        case [".", ".venv/bin/activate"]:
+            return None
         case ["sh" | "python", script, *_] if "/" in script:
             return None if (ROOT / script).is_file() else f"no file {script}"
         case [".venv/bin/python", "-m", module, *_]:
