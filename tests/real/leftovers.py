@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +10,11 @@ from typing import Self
 
 import psutil
 
+from cachekeeper.embedded import Guardian
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
+_SEPARATE = 'out=$1 err=$2; shift 2; exec "$@" >"$out" 2>"$err"'
 CACHEKEEPER = [sys.executable, "-c", "from cachekeeper.cli import main; main()"]
 
 
@@ -33,10 +34,16 @@ def _has_word(process: psutil.Process, part: str) -> bool:
 
 
 class Place:
-    """A directory that programs take for the system's temporary one, by which their processes are found again."""
+    """A directory that programs take for the system's temporary one, by which their processes are found again.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the directory.
+        guardian: ends the programs with this process; what they have started is their own affair.
+    """
+
+    def __init__(self, path: Path, guardian: Guardian) -> None:
         self.path = path.resolve()
+        self.guardian = guardian
 
     @property
     def environment(self) -> dict[str, str]:
@@ -87,10 +94,14 @@ class Program:
         self.place = place
         self._output = place.path / f"{name}.out"
         self._errors = place.path / f"{name}.err"
-        with self._output.open("wb") as output, self._errors.open("wb") as errors:
-            self.process = subprocess.Popen(
-                command, env=place.environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=errors
-            )
+        self._output.touch()
+        self._errors.touch()
+        self.process = place.guardian.spawn(
+            ["/bin/sh", "-c", _SEPARATE, "sh", str(self._output), str(self._errors), *command],
+            log=self._errors,
+            environment=place.environment,
+            directory=ROOT,
+        )
 
     @property
     def output(self) -> str:
@@ -128,9 +139,7 @@ def running(place: Place, command: Sequence[str], name: str = "program") -> Iter
     try:
         yield program
     finally:
-        if program.process.poll() is None:
-            program.process.kill()
-        program.process.wait()
+        place.guardian.kill(program.process)
 
 
 def script(text: str) -> list[str]:

@@ -4,7 +4,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,14 +21,6 @@ pytestmark = pytest.mark.usefixtures("redis_found", "mongo_found")
 DEV = [*CACHEKEEPER, "dev", "--no-worker"]
 READY = "ctrl-C ends it all"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    """Where the stacks of one test live; what the test leaves is killed."""
-    place = Place(tmp_path)
-    yield place
-    place.clear()
 
 
 def variables(text: str) -> dict[str, str]:

@@ -201,6 +201,7 @@ def test_mongo_is_a_replica_set_with_all_that_needs_one(mongo_server: MongoServe
                 things.insert_one({"_id": 1}, session=session)
             assert stream.next()["documentKey"] == {"_id": 1}
         assert client.admin.command("hello")["setName"] == "cachekeeper"
+    assert not Path(f"/tmp/mongodb-{mongo_server.port}.sock").exists(), "a SIGKILL would leave it there"  # noqa: S108
     with pymongo.MongoClient[dict[str, object]](mongo_server.url_of(database)) as client:
         assert client.get_default_database().name == database
 

@@ -3,8 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -29,14 +27,6 @@ def test_two(redis_server):
     with redis_server.client() as client:
         assert client.dbsize() == 0
 """
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    """Where the inner pytest runs; what the test leaves is killed."""
-    place = Place(tmp_path)
-    yield place
-    place.clear()
 
 
 def pytest_command(place: Place, *arguments: str) -> list[str]:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -24,14 +22,6 @@ server.start()
 print("ready")
 signal.pause()
 """
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    """Where the programs of one test live; what the test leaves is killed."""
-    place = Place(tmp_path)
-    yield place
-    place.clear()
 
 
 def program(*, before: str = "", after: str = "") -> list[str]:
