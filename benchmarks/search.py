@@ -1,0 +1,138 @@
+"""What invalidating searches costs: blind to how many are cached, and bounded in the name's length."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+from benchmarks.report import Figure, at_most, plain, ratio, rounds, store
+from cachekeeper.embedded import Guardian, RedisServer, find_redis
+from cachekeeper.store import Store, steps
+from cachekeeper.store.store import substrings
+
+SEED = 7
+LIMIT = 64
+FEW, MANY = 1_000, 1_000_000
+MATCHES = 20
+ROUNDS = 100
+BLIND_TARGET = 1.5
+LENGTH_TARGETS = {20: None, 60: 80, 200: 400}
+
+
+def main() -> bool:
+    """Measure; whether the targets were held."""
+    found = find_redis()
+    with Guardian() as guardian:
+        few, many = RedisServer(guardian, found, name="few"), RedisServer(guardian, found, name="many")
+        few.start()
+        many.start()
+        try:
+            figures = [*_blind(few, many), *_lengths(few)]
+        finally:
+            few.stop()
+            many.stop()
+    return store("search_invalidation", figures, [found], SEED)
+
+
+def _blind(few: RedisServer, many: RedisServer) -> list[Figure]:
+    """The same name and the same number of matches among few and among many cached searches."""
+    rng = random.Random(SEED)
+    name = _name(rng, 60)
+    matching = rng.sample(list(substrings([name], LIMIT)), MATCHES)
+    stores = {}
+    for server, count in ((few, FEW), (many, MANY)):
+        client = server.client(timeout=60)
+        _fill(Store(client), rng, count, avoid=name)
+        stores[count] = Store(client)
+
+    def cache_matches(count: str) -> None:
+        pipe = stores[int(count)].client.pipeline(transaction=False)
+        for text in matching:
+            pipe.set(f"search:{text}", "[]", ex=600)
+        pipe.execute()
+
+    contenders = {str(n): partial(stores[n].invalidate_within, "search:", "", LIMIT, [name]) for n in stores}
+    seconds = rounds(contenders, count=ROUNDS, prepare=cache_matches)
+    for count, there in stores.items():
+        assert there.client.dbsize() == count, "nothing but the matches went"
+        assert not any(there.client.exists(f"search:{text}") for text in matching), "and all of them did"
+        there.client.close()
+    value = ratio(seconds, str(MANY), str(FEW))
+    return [
+        at_most(
+            f"invalidation at {MANY:,} cached searches to the same at {FEW:,}, {MATCHES} matches", value, BLIND_TARGET
+        ),
+        plain(
+            f"at {FEW:,} cached searches, invalidation",
+            median(seconds[str(FEW)]) * 1e3,
+            "milliseconds",
+        ),
+        plain(
+            f"at {MANY:,} cached searches, invalidation",
+            median(seconds[str(MANY)]) * 1e3,
+            "milliseconds",
+        ),
+    ]
+
+
+def _fill(store: Store, rng: random.Random, count: int, *, avoid: str) -> None:
+    """`count` cached searches of which none occurs in `avoid`."""
+    texts: set[str] = set()
+    while len(texts) < count:
+        text = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(5, 12)))
+        if text not in avoid:
+            texts.add(text)
+    ordered = list(texts)
+    for at in range(0, count, 5000):
+        pipe = store.client.pipeline(transaction=False)
+        for text in ordered[at : at + 5000]:
+            pipe.set(f"search:{text}", '[{"_id":1,"name":"' + text + '"}]')
+        pipe.execute()
+
+
+def _lengths(server: RedisServer) -> list[Figure]:
+    """The cost of one name by its length, beside the smallest script call there is."""
+    rng = random.Random(SEED)
+    client = server.client(timeout=60)
+    redis = Store(client)
+    names = {length: _name(rng, length) for length in LENGTH_TARGETS}
+
+    def once() -> None:
+        redis.run(steps.read_until("nothing:here"))
+
+    contenders: dict[str, Callable[[], None]] = {"one EVALSHA": once}
+    for length, name in names.items():
+        contenders[str(length)] = partial(redis.invalidate_within, "search:", "", LIMIT, [name])
+    seconds = rounds(contenders, count=ROUNDS)
+    figures = []
+    for length, name in names.items():
+        times = ratio(seconds, str(length), "one EVALSHA")
+        said = f"name of {length} characters, to one EVALSHA round trip"
+        target = LENGTH_TARGETS[length]
+        figures.append(plain(said, times) if target is None else at_most(said, times, target))
+        figures.append(plain(f"name of {length} characters, sent", _sent(redis, name), "bytes"))
+        figures.append(plain(f"name of {length} characters, distinct texts in it", len(substrings([name], LIMIT))))
+    client.close()
+    return figures
+
+
+def _sent(store: Store, name: str) -> int:
+    """How many bytes the invalidation puts on the wire."""
+    connection = store.client.connection_pool.get_connection()
+    try:
+        calls = [
+            ("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.args)
+            for step in steps.invalidate_within("search:", "", LIMIT, [name])
+        ]
+        packed = [part for call in calls for part in connection.pack_command(*call)]  # type: ignore[no-untyped-call]
+        return sum(map(len, packed))
+    finally:
+        store.client.connection_pool.release(connection)
+
+
+def _name(rng: random.Random, length: int) -> str:
+    """A name without repetition to speak of: the most distinct substrings that its length allows."""
+    return "".join(rng.choices(string.ascii_lowercase + string.digits + " ", k=length))
