@@ -2,7 +2,7 @@
 -- KEYS: K, M.  ARGV: nonce, lease in ms, '1' to take the lease although K lives (early refresh, repair of a damaged K).
 -- Returns {'found', value} | {'damaged'} | {'absent'} | {'granted'} | {'taken', nonce, ms left}
 local refresh = ARGV[3] == '1'
-local m = redis.call('HMGET', KEYS[2], 'l', 'lx', 'ax')
+local m = redis.call('HMGET', KEYS[2], 'l', 'lx', 'ax', 'd')
 if not refresh then
   local kind = redis.call('TYPE', KEYS[1]).ok
   if kind == 'string' then return {'found', redis.call('GET', KEYS[1])} end
@@ -14,6 +14,9 @@ if m[3] and not refresh and tonumber(m[3]) > now then return {'absent'} end
 if m[1] and m[1] ~= ARGV[1] and tonumber(m[2]) > now then
   return {'taken', m[1], tonumber(m[2]) - now}
 end
-redis.call('HSET', KEYS[2], 'l', ARGV[1], 'lx', digits(now + ARGV[2]))
+local ends = now + ARGV[2]
+-- Whoever comes after the deadline must not be told of a load from before it, which he might join.
+if m[4] and tonumber(m[4]) > now then ends = math.min(ends, tonumber(m[4])) end
+redis.call('HSET', KEYS[2], 'l', ARGV[1], 'lx', digits(ends))
 keep(KEYS[2], tonumber(ARGV[2]))
 return {'granted'}

@@ -5,6 +5,9 @@ local now = clock()
 local at = tonumber(ARGV[1])
 local before = redis.call('HGET', KEYS[2], 'd')
 if before and tonumber(before) <= at then at = tonumber(before) end
+-- A reader that comes now must not be told of a load from before this, which it might join; what the load brings would
+-- not stand anyway.
+redis.call('HDEL', KEYS[2], 'l', 'lx')
 redis.call('HSET', KEYS[2], 'd', digits(at))
 keep(KEYS[2], math.max(at - now, 0) + ARGV[2])
 if at <= now then
