@@ -1,0 +1,275 @@
+"""Every (K, M, step) of the model, run through the real Lua on a real server, and held against the model's answer.
+
+Times stand in for what the model knows only as 'ahead' and 'past': a deadline is 100 s ahead or 1 s past, a lease that
+has run out ended a second ago, and so on. Each case is tried with every time that must make no difference, too: a
+lease that has run out but that nobody has taken over, an absent flag that has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from cachekeeper.keys import meta_key
+from cachekeeper.store import Store, Value, outcomes, steps
+from tests.protocol.cases import MINE, Case
+from tests.protocol.cells import (
+    NOBODY,
+    Acquire,
+    Cell,
+    Change,
+    Deadline,
+    Expire,
+    Fill,
+    FillAbsent,
+    Invalidate,
+    Outcome,
+    Protocol,
+    ReadUntil,
+    Release,
+)
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+# Milliseconds.
+LEASE = 50_000
+DEADLINE = 100_000
+MARKER = 300_000
+VALUE = 600_000
+KEPT = 200_000
+NEGATIVE = 30_000
+LONGEST = 1_000_000  # what was there before
+SECOND = 1_000
+
+_Field = bytes | bytearray | memoryview | str | int | float  # as redis-py has it
+AnyStep = steps.Step[Any]
+
+NONCES = {MINE: b"mine", MINE + 1: b"anothers"}
+BATCH = 500
+
+NAMES: dict[Enum, Outcome] = {
+    outcomes.Acquired.GRANTED: Outcome.GRANTED,
+    outcomes.Acquired.KNOWN_ABSENT: Outcome.ABSENT,
+    outcomes.Changed.ENDED: Outcome.ENDED,
+    outcomes.Changed.IGNORED: Outcome.IGNORED,
+    outcomes.Changed.MARKED: Outcome.MARKED,
+    outcomes.Changed.OVERWRITTEN: Outcome.OVERWRITTEN,
+    outcomes.Expired.ENDED: Outcome.ENDED,
+    outcomes.Expired.LIMITED: Outcome.LIMITED,
+    outcomes.Filled.ENDED: Outcome.ENDED,
+    outcomes.Filled.LEASE_LOST: Outcome.LOST,
+    outcomes.Filled.STORED: Outcome.STORED,
+    outcomes.Invalidated.INVALIDATED: Outcome.INVALIDATED,
+    outcomes.Peeked.ENDED: Outcome.ENDED,
+    outcomes.Peeked.MISSING: Outcome.MISSING,
+    outcomes.Released.LOST: Outcome.LOST,
+    outcomes.Released.RELEASED: Outcome.RELEASED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One case, with the times that the model leaves open."""
+
+    case: Case
+    key: str
+    lapsed: bool  # the lease there has run out
+    old_flag: bool  # an absent flag that has run out lies there
+
+    def __str__(self) -> str:
+        times = ", the lease run out" * self.lapsed + ", an old absent flag" * self.old_flag
+        return f"{self.case.step} on {self.case.cell}{times}"
+
+
+class State(NamedTuple):
+    """K and M as they are on the server; TTLs in milliseconds, as PTTL has them."""
+
+    value: bytes | None
+    ttl: int
+    fields: dict[bytes, bytes]
+    meta_ttl: int
+
+
+def answer_of(write: int) -> bytes:
+    return b"the answer of write %d" % write
+
+
+def trials(cases: Iterable[Case]) -> Iterator[Trial]:
+    """The cases, each under every time that must make no difference to it."""
+    number = 0
+    for case in sorted(cases, key=repr):
+        leased = case.cell.lease != NOBODY
+        lapses = (case.step.lapsed,) if isinstance(case.step, Acquire) else (False, True) if leased else (False,)
+        flags = (False, True) if case.cell.absent is None else (False,)
+        for lapsed in lapses:
+            for old_flag in flags:
+                yield Trial(case, f"replay:{number}", lapsed, old_flag)
+                number += 1
+
+
+def replay(store: Store, cases: Iterable[Case], change: Callable[[AnyStep], AnyStep] = lambda step: step) -> list[str]:
+    """Run all cases, and say where the server and the model disagree.
+
+    Args:
+        store: on an empty server.
+        cases: what to run.
+        change: applied to each step before it runs, so that a test can put in a script that is wrong.
+    """
+    every = list(trials(cases))
+    problems: list[str] = []
+    for at in range(0, len(every), BATCH):
+        batch = every[at : at + BATCH]
+        now = _clock(store.client)
+        _set_up(store.client, batch, now)
+        results = store.run_all([change(_step(trial, now)) for trial in batch])
+        states = _look(store.client, batch)
+        for trial, result, state in zip(batch, results, states, strict=True):
+            problems += [f"{trial}: {problem}" for problem in _compare(trial, result, state, now)]
+    return problems
+
+
+def _clock(client: Redis) -> int:
+    seconds, micros = client.time()
+    return seconds * 1000 + micros // 1000
+
+
+def _at(deadline: Deadline, now: int) -> int | None:
+    return {Deadline.NONE: None, Deadline.AHEAD: now + DEADLINE, Deadline.PAST: now - SECOND}[deadline]
+
+
+def _set_up(client: Redis, batch: Sequence[Trial], now: int) -> None:
+    pipe = client.pipeline(transaction=False)
+    for trial in batch:
+        cell = trial.case.cell
+        key, meta = trial.key, meta_key(trial.key)
+        ttl = DEADLINE if cell.cut else LONGEST
+        if cell.key is not None:
+            pipe.set(key, answer_of(cell.key), pxat=now + ttl)
+        fields: dict[_Field, _Field] = {}
+        if cell.version is not None:
+            fields["v"] = cell.version
+        if cell.lease != NOBODY:
+            fields |= {"l": NONCES[cell.lease], "lx": now - SECOND if trial.lapsed else now + LEASE}
+        if cell.absent is not None or trial.old_flag:
+            fields["ax"] = now - SECOND if trial.old_flag else now + NEGATIVE
+        if (deadline := _at(cell.deadline, now)) is not None:
+            fields["d"] = deadline
+        if fields:
+            # As short as the protocol allows, so that a step which must lengthen it does.
+            least = ttl if cell.key is not None else NEGATIVE
+            pipe.hset(meta, mapping=fields)
+            pipe.pexpireat(meta, now + least)
+    pipe.execute()
+
+
+def _step(trial: Trial, now: int) -> steps.Step[Any]:  # noqa: PLR0911 - a table
+    key, step = trial.key, trial.case.step
+    match step:
+        case Acquire():
+            return steps.acquire(key, NONCES[MINE].decode(), lease_ms=LEASE, refresh=step.refresh)
+        case Fill():
+            value = Value(answer_of(step.write), step.version, _at(step.ends, now))
+            return steps.fill(key, NONCES[MINE].decode(), value, ttl_ms=VALUE, marker_ms=MARKER)
+        case FillAbsent():
+            return steps.fill_absent(key, NONCES[MINE].decode(), ttl_ms=NEGATIVE)
+        case Release():
+            return steps.release(key, NONCES[MINE].decode())
+        case Change(version, write, ends) if write is not None:
+            value = Value(answer_of(write), version, _at(ends, now))
+            return steps.change(key, value, ttl_ms=VALUE, marker_ms=MARKER)
+        case Invalidate():
+            return steps.invalidate(key)
+        case Expire(at):
+            return steps.expire(key, at_ms=_at(at, now) or 0, keep_ms=KEPT)
+        case ReadUntil():
+            return steps.read_until(key)
+    raise TypeError(f"{step}: no such step in the engine")
+
+
+def _look(client: Redis, batch: Sequence[Trial]) -> list[State]:
+    pipe = client.pipeline(transaction=False)
+    for trial in batch:
+        key, meta = trial.key, meta_key(trial.key)
+        # M's TTL before K's: read in this order, an M that outlives K never seems to end before it.
+        pipe.pttl(meta)
+        pipe.hgetall(meta)
+        pipe.pttl(key)
+        pipe.get(key)
+        pipe.delete(key, meta)
+    answers = pipe.execute()
+    states = []
+    for at in range(0, len(answers), 5):
+        meta_ttl, fields, ttl, value, _ = answers[at : at + 5]
+        states.append(State(value, ttl, fields, meta_ttl))
+    return states
+
+
+def _compare(trial: Trial, result: object, state: State, now: int) -> Iterator[str]:
+    cell, step = trial.case
+    outcome, after = Protocol().apply(cell, step)
+    if _name(result, trial) is not outcome:
+        yield f"the server answers {result}, the model {outcome.value}"
+    if isinstance(result, outcomes.Stale) and result.known != cell.version:
+        yield f"the server names version {result.known}, known is {cell.version}"
+    yield from _compare_value(after, state)
+    yield from _compare_meta(after, state, now)
+    if outcome is Outcome.GRANTED and state.meta_ttl < LEASE - 5 * SECOND:
+        yield f"M ends in {state.meta_ttl} ms, before the lease"
+    if outcome is Outcome.GRANTED and int(state.fields[b"lx"]) < now + LEASE:
+        yield "the lease ends too early"
+    if outcome is Outcome.MARKED and state.meta_ttl < MARKER - 5 * SECOND:
+        yield f"M ends in {state.meta_ttl} ms, before the marker has served its time"
+    if isinstance(step, Expire) and state.meta_ttl < KEPT - 5 * SECOND:
+        yield f"M ends in {state.meta_ttl} ms, and the deadline is forgotten"
+
+
+def _name(result: object, trial: Trial) -> Outcome | None:
+    """The model's name for an outcome; None where it carries what it should not."""
+    if isinstance(result, outcomes.Found):
+        key = trial.case.cell.key
+        return Outcome.FOUND if key is not None and result.raw == answer_of(key) else None
+    if isinstance(result, outcomes.LeaseTaken):
+        right = result.nonce.encode() == NONCES[trial.case.cell.lease] and 0 < result.milliseconds <= LEASE
+        return Outcome.TAKEN if right else None
+    if isinstance(result, outcomes.Stale):
+        return Outcome.STALE
+    return NAMES.get(cast("Enum", result))
+
+
+def _compare_value(after: Cell, state: State) -> Iterator[str]:
+    wanted = None if after.key is None else answer_of(after.key)
+    if state.value != wanted:
+        yield f"K holds {state.value!r}, not {wanted!r}"
+    if wanted is None or state.value is None:
+        return
+    if state.ttl < 0:
+        yield "K never ends"
+    if after.cut != (state.ttl <= DEADLINE):
+        yield f"K ends in {state.ttl} ms, {'past' if after.cut else 'for no reason before'} the deadline"
+    # (A lease taken early, beside a K whose M was evicted, is all that M then holds: it may go first.)
+    if {b"v", b"d"} & set(state.fields) and state.meta_ttl < state.ttl:
+        yield f"M ends before K: {state.meta_ttl} ms, {state.ttl} ms"
+
+
+def _compare_meta(after: Cell, state: State, now: int) -> Iterator[str]:
+    fields = state.fields
+    if unknown := set(fields) - {b"v", b"l", b"lx", b"ax", b"d"}:
+        yield f"M has unknown fields {unknown}"
+    if fields and state.meta_ttl < 0:
+        yield "M never ends"
+    version = None if after.version is None else b"%d" % after.version
+    if fields.get(b"v") != version:
+        yield f"M.version is {fields.get(b'v')!r}, not {version!r}"
+    lease = None if after.lease == NOBODY else NONCES[after.lease]
+    if fields.get(b"l") != lease or (b"lx" in fields) != (lease is not None):
+        yield f"the lease is {fields.get(b'l')!r} until {fields.get(b'lx')!r}, not {lease!r}"
+    absent = int(fields.get(b"ax", 0)) > now
+    if absent != (after.absent is not None):
+        yield f"'known absent' is {absent}"
+    wanted = _at(after.deadline, now)
+    found = int(fields[b"d"]) if b"d" in fields else None
+    if found != wanted:
+        yield f"the deadline is {found}, not {wanted}"
