@@ -38,8 +38,8 @@ check: lint types contracts ## lint, types and contracts
 protocol: .venv/.set-up ## Search all interleavings of the cache protocol (the whole space, long)
 	$(PYTHON) -m tests.protocol --full $(ARGS)
 
-bench: .venv/.set-up ## Measure, print tables, write benchmarks/results/
-	$(PYTHON) -m benchmarks $(ARGS)
+bench: .venv/.set-up ## Measure, print tables, write benchmarks/results/ and with it docs/figures.md
+	$(PYTHON) -m benchmarks $(ARGS); status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 clean: ## Remove .venv and everything built or cached
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -57,7 +57,8 @@ def _table(path: Path) -> str:
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     servers = ", ".join(_servers(result["servers"])) or "no server"
     seed = f"; seed {result['seed']}" if result.get("seed") is not None else ""
-    about = f"Measured {result['date']} at commit {result['commit'][:12]} on {result['machine']}; {servers}{seed}."
+    commit = result["commit"][:12] + (" with changes" if result["commit"].endswith("+") else "")
+    about = f"Measured {result['date']} at commit {commit} on {result['machine']}; {servers}{seed}."
     return "\n".join([*lines, "", about, ""])
 
 
@@ -79,9 +80,8 @@ def _problem(result: Any, name: str) -> str | None:
 
 
 def _number(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"  # noqa: PLR2004  # where decimals stop to matter
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    """As it stands in the file, which has it rounded already."""
+    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def _servers(servers: Mapping[str, Any] | list[Any]) -> list[str]:

@@ -40,7 +40,7 @@ def test_a_place_gets_the_figures_of_its_file_and_nothing_else_changes(tmp_path:
         "<!-- figures:hit -->\n"
         "| figure | value | target | held |\n"
         "|---|---|---|---|\n"
-        "| cost of a hit | 1.08 x GET | <= 1.15 | yes |\n"
+        "| cost of a hit | 1.0846 x GET | <= 1.15 | yes |\n"
         "| keys \\| cached | 1,000,000 |  |  |\n"
         "| lost | 3 events | <= 0 | **no** |\n"
         "\n"
@@ -63,6 +63,11 @@ def test_servers_may_be_a_list_and_a_seed_may_be_missing(tmp_path: Path) -> None
     content = result(servers=["redis 7.0.15"])
     del content["seed"]
     assert "on two cores; redis 7.0.15.\n" in figures.filled(PAGE, written(tmp_path, content))
+
+
+def test_figures_of_a_tree_that_is_no_commit_say_so(tmp_path: Path) -> None:
+    page = figures.filled(PAGE, written(tmp_path, result(commit="0123456789abcdef+")))
+    assert "at commit 0123456789ab with changes on" in page
 
 
 @pytest.mark.parametrize(
