@@ -6,14 +6,12 @@
 - `rabbit_server`: this process's RabbitMQ.
 - `own_redis`, `own_mongo`, `own_rabbit`: for one test only, which may kill, pause and restart it.
 - `guardian`: for servers that a test starts by itself.
-- `place`: for programs that a test runs, and what they leave.
 
 Under pytest-xdist every worker process has its own servers.
 """
 
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pymongo
@@ -21,7 +19,6 @@ import pytest
 
 from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
 from cachekeeper.embedded.parents import end_with_parent
-from tests.real.leftovers import Place
 from tests.servers import RabbitServer, RedisChoice, Report, find_rabbitmq, needed, redis_choices
 
 if TYPE_CHECKING:
@@ -148,14 +145,6 @@ def own_rabbit(guardian: Guardian, rabbit_found: "FoundServer") -> Iterator[Rabb
     server.start()
     yield server
     server.kill()
-
-
-@pytest.fixture
-def place(tmp_path: Path, guardian: Guardian) -> Iterator[Place]:
-    """Where the programs of one test run; what the test leaves is killed."""
-    place = Place(tmp_path, guardian)
-    yield place
-    place.clear()
 
 
 def pytest_configure(config: pytest.Config) -> None:
