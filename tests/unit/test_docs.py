@@ -76,6 +76,12 @@ def test_each_race_names_the_line_that_closes_it() -> None:
     assert [number for number, text in zip(races[::2], races[1::2], strict=True) if not quotes(text)] == []
 
 
+def test_each_script_is_explained() -> None:
+    steps = " ".join(cell for row in table(read(PROTOCOL), "step") for cell in row)
+    scripts = {path.stem for path in (ROOT / "cachekeeper/store/lua").glob("*.lua")} - {"prelude"}
+    assert {script for script in scripts if f"`{script}`" not in steps} == set()
+
+
 def test_misquoted_code_is_found() -> None:
     text = read(PROTOCOL)
     assert misquoted(text.replace("'lost'", "'last'"), PROTOCOL)
@@ -102,7 +108,7 @@ def cli_problem(words: list[str]) -> str | None:
     return f"cachekeeper {name} has no option {', '.join(sorted(unknown))}" if unknown else None
 
 
-def command_problem(line: str) -> str | None:  # noqa: PLR0911  # one line a kind of command
+def command_problem(line: str) -> str | None:  # noqa: C901, PLR0911  # one line a kind of command
     """Why a shell command that a page shows could not be run, or None."""
     words = shlex.split(line, comments=True)
     match words:
