@@ -7,6 +7,8 @@ Redis likewise (`WatchedRedis`). A second `Keeper` stands for a second process: 
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
@@ -75,11 +77,22 @@ class Gate:
         self._reached.set()
         self._opened.wait(LONG)
 
+    @property
+    def reached(self) -> bool:
+        return self._reached.is_set()
+
     def wait_for_arrival(self) -> None:
         assert self._reached.wait(LONG), "nobody came to the gate"
 
     def open(self) -> None:
         self._opened.set()
+
+
+def opened() -> Gate:
+    """For one who is not to be stopped."""
+    gate = Gate()
+    gate.open()
+    return gate
 
 
 class Reads(CommandListener):
@@ -207,6 +220,16 @@ class Shop:
         for client in (*self._clients, self.redis):
             client.close()
         self._plain.close()
+
+
+def mutate(monkeypatch: pytest.MonkeyPatch, script: str, good: str, bad: str) -> None:
+    """Run a known-bad variant of one of the protocol's scripts for the rest of the test."""
+    original: steps.Script = getattr(steps, script)
+    assert good in original.source
+    mutant = copy.copy(original)
+    mutant.source = original.source.replace(good, bad)
+    mutant.sha = hashlib.sha1(mutant.source.encode(), usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(steps, script, mutant)
 
 
 @contextmanager
