@@ -121,7 +121,7 @@ class Stage:
         table.add_column("ms", justify="right", no_wrap=True)
         answers = []
         for said, server, key, call in calls:
-            there = bool(self.keeper.store(server).client.exists(key))
+            before = self.peek(server, key)
             loads = COUNTERS["load"]
             began = time.perf_counter()
             answer = call()
@@ -132,8 +132,8 @@ class Stage:
                 how = "[yellow]miss, filled[/]" if filled else "[magenta]miss, absent[/]"
             else:
                 # A token that is not blocked has no key: *ready* says that this means something.
-                absent = "absent, ready" if key.startswith("blocked:") else "known absent"
-                how = "[green]hit[/]" if there else f"[green]{absent}[/]"
+                absent = "absent, ready" if key.startswith("blocked:") else before.strip("()")
+                how = f"[green]{absent if before.startswith('(') else 'hit'}[/]"
             table.add_row(_literal(said), _literal(repr(answer)), how, f"{milliseconds:.2f}")
             answers.append(answer)
         self.console.print(table)
