@@ -125,7 +125,7 @@ class _Run:
                 for documents in in_order(self._keeper, loader.collection, fields, size=size, after=after):
                     self._pace(len(documents))
                     under_way.append((pool.submit(self._warm, documents), documents))
-                    if len(under_way) == self._concurrency:
+                    while under_way and (under_way[0][0].done() or len(under_way) == self._concurrency):
                         self._finish(*under_way.popleft())
                 while under_way:
                     self._finish(*under_way.popleft())
