@@ -10,6 +10,7 @@ import psutil
 import pymongo
 import pytest
 import redis
+from celery import Celery
 
 from cachekeeper.embedded import DevStack, FoundServer, ServerFailed, StackError
 from cachekeeper.embedded.state import published, running_stacks
@@ -294,6 +295,19 @@ def test_only_a_private_file_of_a_living_process_is_believed(tmp_path: Path) -> 
     assert running_stacks(tmp_path) == []
     (directory / "running.json").write_text(written)
     assert running_stacks(tmp_path) == [], "nobody holds its lock"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_the_shipped_worker_is_part_of_it(place: Place, number: signal.Signals) -> None:
+    with running(place, [*CACHEKEEPER, "dev", "--data", str(place.path / "kept")]) as dev:
+        found = variables(dev.wait_for(READY).output)
+        assert len(place.processes()) == 6, "itself, its guardian, two Redis, one MongoDB, the worker"
+        with Celery("asking", broker=found["CACHEKEEPER_BROKER_URL"], set_as_current=False) as asking:
+            (queues,) = (asking.control.inspect(timeout=5).active_queues() or {}).values()
+        assert [queue["name"] for queue in queues] == ["cachekeeper"]
+        dev.send(number)
+        assert dev.end() == (0 if number == signal.SIGINT else -number)
+        place.assert_empty()
 
 
 def test_a_real_worker_is_waited_for_and_missed(redis_found: FoundServer, mongo_found: FoundServer) -> None:
