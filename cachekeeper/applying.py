@@ -14,7 +14,7 @@ from cachekeeper.blocklist import ends_of
 from cachekeeper.commands import Block, Command, Expire, Invalidate, InvalidateAll, InvalidateWithin, Persist, Write
 from cachekeeper.database import database_errors
 from cachekeeper.dropping import drop_view
-from cachekeeper.errors import CachekeeperError, CacheUnavailable, PersistedNotCached
+from cachekeeper.errors import CachekeeperError, CacheUnavailable, DatabaseUnavailable, PersistedNotCached
 from cachekeeper.metrics import COUNTERS
 from cachekeeper.store import Value, steps
 from cachekeeper.store.outcomes import Blocked, Changed, Invalidated
@@ -40,7 +40,7 @@ class Applied:
         outcomes: what each of its keys came to, by key; several events of one key share one outcome.
     """
 
-    error: CachekeeperError | None = None
+    error: Exception | None = None
     outcomes: dict[str, Changed | Invalidated | Blocked | str] = field(default_factory=dict)
 
 
@@ -61,12 +61,16 @@ def apply(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
     """
     results = [Applied() for _ in batch]
     plan = _Plan(keeper)
+    away: DatabaseUnavailable | None = None
     for commands, result in zip(batch, results, strict=True):
         try:
             check(keeper, commands)
+            if away is not None and any(isinstance(command, Persist | Block) for command in commands):
+                raise away  # or each of a batch would wait for the database as long as the first
             for command in commands:
                 _persist(keeper, command)
         except CachekeeperError as error:
+            away = error if isinstance(error, DatabaseUnavailable) else away
             result.error = error
             continue
         for command in commands:

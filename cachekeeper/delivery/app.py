@@ -1,0 +1,141 @@
+"""The Celery application, each setting with its reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, Task
+
+from cachekeeper.delivery.broker import QUEUE, TASK, is_amqp, transport_options, work_queue
+from cachekeeper.delivery.consumer import Servers
+from cachekeeper.delivery.work import Delivery, Job
+from cachekeeper.errors import SettingsError
+from cachekeeper.registry import Registry, load_registry
+
+if TYPE_CHECKING:
+    from cachekeeper.settings import Settings
+
+# For one answer of the broker. Longer than a publisher's: only a broker that hangs keeps a worker waiting.
+_BROKER_SECONDS = 10.0
+
+
+class WorkerApp(Celery):
+    """A Celery application that carries its work.
+
+    Attributes:
+        delivery: what its worker does with a message.
+    """
+
+    delivery: Delivery
+
+
+class ApplyTask(Task[[Job], None]):
+    """`cachekeeper.apply`: the one task. Publishers send `[[event, ...]]` as its arguments."""
+
+    name = TASK
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+
+    def run(self, job: Job) -> None:
+        """Deal with one message, as the consumer read it."""
+        self.delivery.process(job)
+
+
+def create_app(settings: Settings, registry: Registry | None = None) -> WorkerApp:
+    """The application of a worker. Connects to nothing.
+
+    Args:
+        settings: with a broker.
+        registry: default: what the modules of the settings register.
+
+    Raises:
+        SettingsError: there is no broker, or a module cannot be found.
+        RegistrationError: what the modules register does not fit together.
+    """
+    if settings.broker_url is None:
+        raise SettingsError("CACHEKEEPER_BROKER_URL: is not set, and a worker needs it")
+    # Not the current application of a process that may have one of its own, and no concern of Django's.
+    app = WorkerApp("cachekeeper", set_as_current=False, fixups=[])
+    app.conf.update(_configuration(settings.broker_url))
+    app.delivery = Delivery(settings, load_registry(settings.modules) if registry is None else registry)
+    app.register_task(ApplyTask(app.delivery))
+    app.steps["worker"].add(Servers)
+    return app
+
+
+def _configuration(url: str) -> dict[str, Any]:
+    return {
+        # --- the broker
+        # All three: else CELERY_BROKER_URL, which may be another application's, would win.
+        "broker_url": url,
+        "broker_read_url": url,
+        "broker_write_url": url,
+        "broker_transport_options": _transport_options(url),
+        "broker_connection_timeout": 4,
+        # A broker that is away comes back; until then there is nothing else to do.
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        # A hung RabbitMQ is noticed within a minute, not four. (Redis has no heartbeats, but health checks, below.)
+        "broker_heartbeat": 30,
+        # --- the queue
+        "task_queues": [work_queue(url)],
+        "task_default_queue": QUEUE,
+        # One lane: a misspelt queue is an error, not a new queue that nobody reads.
+        "task_create_missing_queues": False,
+        # With quorum queues Celery must set the prefetch for each consumer; it finds out by itself.
+        "worker_detect_quorum_queues": True,
+        # --- messages
+        # JSON only: what it decodes to can do nothing.
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        # A message is acknowledged when its events are applied; a worker that is killed before leaves it to another.
+        "task_acks_late": True,
+        # Nobody waits for a result.
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        # Task events cost a third of the throughput.
+        "worker_send_task_events": False,
+        "task_send_sent_event": False,
+        # --- the worker
+        # Applying is waiting for servers. prefork is slower at it, and takes half a minute to stop under load; and a
+        # process of its own could not tell the consumer to stop fetching.
+        "worker_pool": "threads",
+        "worker_concurrency": 4,
+        # 16 messages in hand: enough to keep the threads busy, few enough to put back when a server goes away.
+        "worker_prefetch_multiplier": 4,
+        "worker_enable_prefetch_count_reduction": False,
+        "worker_disable_rate_limits": True,
+        # Both are for prefork's processes. The first loops without limit; the second publishes the message anew, with
+        # an ETA. Here a killed worker's messages come back from the broker, and RabbitMQ counts.
+        "task_reject_on_worker_lost": False,
+        "task_retry_on_worker_lost": False,
+        # A message whose connection is lost is applied all the same, and again when it is redelivered: no harm.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # Stops fetching while Redis or MongoDB is away, and takes whatever is in the queue.
+        "worker_consumer": "cachekeeper.delivery.consumer:Consumer",
+        # `celery inspect ping` tells whether a worker is well.
+        "worker_enable_remote_control": True,
+        # Whoever configured logging in this process meant it.
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+    }
+
+
+def _transport_options(url: str) -> dict[str, Any]:
+    options = transport_options(url, _BROKER_SECONDS)
+    if is_amqp(url):
+        return options
+    return {
+        **options,
+        # A worker that was killed leaves its messages to others after a minute; kombu's default is an hour, looked at
+        # every 100 seconds. A message that takes longer is applied twice, which does no harm.
+        "visibility_timeout": 60,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "health_check_interval": 10,
+    }

@@ -1,0 +1,155 @@
+"""Dead letters: events that can never be applied, kept in MongoDB with the reason. Nothing is dropped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pymongo import UpdateOne
+
+from cachekeeper.database import database_errors
+from cachekeeper.errors import CachekeeperError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cachekeeper.events import Event
+    from cachekeeper.keeper import Keeper
+    from cachekeeper.registry import Registry
+
+COLLECTION = "dead_letters"
+
+# MongoDB takes documents of 16 MiB; an event is never near that, a message that is none may be.
+_LONGEST_BODY = 4 * 1024 * 1024
+_LONGEST_TRACEBACK = 64 * 1024
+# Fields of every event that tell nothing.
+_PLAIN_FIELDS = frozenset({"type", "time", "version"})
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One thing that can never be applied.
+
+    Attributes:
+        body: an event as it came over the wire, or the text of a message that cannot be read.
+        error: why.
+    """
+
+    body: object
+    error: Exception
+
+
+def keep(keeper: Keeper, registry: Registry, letters: Sequence[Letter]) -> None:
+    """Write dead letters, by majority. The same body again is counted, not written twice.
+
+    A document holds `body` (JSON text, as it came, tokens in clear: so that it can be published again; `whole` unless
+    it was too long), `type`, `error` (the class), `reason` and `traceback` (masked), `count`, `first_at` and `last_at`.
+
+    Raises:
+        DatabaseUnavailable: MongoDB failed. Do it again.
+    """
+    if not letters:
+        return
+    now = datetime.now(UTC)
+    writes = [_write(registry, letter, now) for letter in letters]
+    with database_errors("keeping dead letters", keeper.settings.load_timeout_seconds):
+        keeper.database[COLLECTION].bulk_write(writes, ordered=False)
+
+
+def shown(document: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+    """A dead letter as it may be shown: with the secret fields of its event masked, or all of them where it is none."""
+    try:
+        body = json.loads(document["body"])
+    except ValueError:
+        return {**document, "body": mask(document["body"])}
+    return {**document, "body": _masked(body, _secret_fields(body, registry))}
+
+
+def mask(value: object) -> str:
+    """What stands for a secret: equal ones look equal, and tell nothing else."""
+    return f"<masked {hashlib.sha256(str(value).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}>"
+
+
+def _write(registry: Registry, letter: Letter, now: datetime) -> UpdateOne:
+    body = json.dumps(letter.body)  # ASCII: NUL and lone surrogates survive as escapes
+    hidden = sorted(_secrets(letter.body, _secret_fields(letter.body, registry)), key=len, reverse=True)
+    error, event = letter.error, _event_of(letter.body, registry)
+    trace = _hide("".join(traceback.format_exception(error))[-_LONGEST_TRACEBACK:], hidden)
+    # Our own errors quote no values; those of a handler may.
+    reason = str(error) if isinstance(error, CachekeeperError) else _hide(str(error)[:1000], hidden)
+    return UpdateOne(
+        {"_id": hashlib.sha256(body.encode()).hexdigest()},
+        {
+            "$setOnInsert": {
+                "body": body[:_LONGEST_BODY],
+                "whole": len(body) <= _LONGEST_BODY,
+                "type": None if event is None else event.type_name(),
+                "first_at": now,
+            },
+            "$set": {"error": type(error).__name__, "reason": reason, "traceback": trace, "last_at": now},
+            "$inc": {"count": 1},
+        },
+        upsert=True,
+    )
+
+
+def _event_of(body: object, registry: Registry) -> type[Event] | None:
+    kind = body.get("type") if isinstance(body, Mapping) else None
+    return registry.events.get(kind) if isinstance(kind, str) else None
+
+
+def _secret_fields(body: object, registry: Registry) -> frozenset[str] | None:
+    """The names of the fields that are secret; None for all that are not known to tell nothing."""
+    event = _event_of(body, registry)
+    if event is None or not isinstance(body, Mapping):
+        return None
+    # A field that the event does not have may be a misspelt secret.
+    return event.secret_fields | (body.keys() - event.model_fields.keys())
+
+
+def _masked(body: object, secret: frozenset[str] | None) -> object:
+    if not isinstance(body, Mapping):
+        return mask(body)
+    return {
+        name: value if value is None or not _is_secret(name, secret) else mask(value) for name, value in body.items()
+    }
+
+
+def _is_secret(name: str, secret: frozenset[str] | None) -> bool:
+    return name not in _PLAIN_FIELDS if secret is None else name in secret
+
+
+def _secrets(body: object, secret: frozenset[str] | None) -> Iterator[str]:
+    """Every text and number in the secret fields."""
+    if isinstance(body, Mapping):
+        for name, value in body.items():
+            if _is_secret(name, secret):
+                yield from _leaves(value)
+    else:
+        yield from _leaves(body)
+
+
+def _leaves(value: object) -> Iterator[str]:
+    stack = [value]
+    while stack:
+        match stack.pop():
+            case Mapping() as found:
+                stack.extend(found.values())
+            case list() as found:
+                stack.extend(found)
+            case None | bool():
+                pass
+            case found:
+                yield str(found)
+
+
+def _hide(text: str, secrets: Sequence[str]) -> str:
+    for secret in filter(None, secrets):
+        text = text.replace(secret, mask(secret))
+    # A lone surrogate cannot go into MongoDB.
+    return text.encode("utf-8", "backslashreplace").decode()

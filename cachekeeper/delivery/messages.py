@@ -1,0 +1,117 @@
+"""Reading a message as it came from the broker. Nothing that anybody can put there may end a worker."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from cachekeeper.delivery.broker import TASK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kombu import Message
+
+_PARTS = 3  # a task message, protocol 2, is arguments, keyword arguments, and what to call next
+_DEEPEST = 32  # an event is flat; what is nested deeply can be read here and break what walks over it later
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A message that can be read; its events may yet be wrong, each for itself.
+
+    Attributes:
+        id: the message's, the same in every redelivery.
+        events: as they came, to be decoded.
+    """
+
+    id: str
+    events: Sequence[object]
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """A message that cannot be read.
+
+    Attributes:
+        id: made up.
+        body: what it held, as text.
+        reason: what is wrong with it.
+    """
+
+    id: str
+    body: str
+    reason: str
+
+
+class _Unreadable(Exception):
+    """Why a message is poison."""
+
+
+def read_message(message: Message) -> Parcel | Poison:
+    """Read a message. Never raises for what it holds."""
+    try:
+        return _read(message)
+    except _Unreadable as error:
+        return Poison(str(uuid.uuid4()), _text(message.body), str(error))
+
+
+def _read(message: Message) -> Parcel:
+    body, found = _decode(message), cast("object", message.headers)
+    headers = found if isinstance(found, dict) else {}  # with Redis as the broker they are what somebody pushed
+    if "task" not in headers and isinstance(body, dict):  # protocol 1, as some other clients write it
+        task, message_id, arguments, keywords = (body.get(name) for name in ("task", "id", "args", "kwargs"))
+    elif isinstance(body, list) and len(body) == _PARTS:
+        task, message_id = headers.get("task"), headers.get("id")
+        arguments, keywords, _ = body
+    else:
+        raise _Unreadable("it is not [args, kwargs, embed]")
+    if task != TASK:
+        raise _Unreadable(f"it is not for the task {TASK}")
+    if not isinstance(message_id, str) or not message_id:
+        # By its id a message is known again when it is redelivered.
+        raise _Unreadable("it has no id")
+    if keywords:
+        raise _Unreadable("it has keyword arguments")
+    if not isinstance(arguments, list) or len(arguments) != 1 or not isinstance(arguments[0], list):
+        raise _Unreadable("its argument is not one list of events")
+    if _deeper(arguments[0], _DEEPEST):
+        raise _Unreadable("it is nested too deeply")
+    return Parcel(message_id, arguments[0])
+
+
+def _decode(message: Message) -> object:
+    if message.errors:
+        raise _Unreadable("its compression cannot be undone")
+    if message.content_type != "application/json":
+        raise _Unreadable("its content type is not application/json")
+    try:
+        return json.loads(_bytes(message.body))
+    except (ValueError, RecursionError):  # of the first kind: too many digits, and wrong UTF-8
+        raise _Unreadable("it is not JSON") from None
+
+
+def _deeper(found: list[object], limit: int) -> bool:
+    level: list[object] = [found]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _bytes(body: object) -> bytes:
+    if isinstance(body, str):
+        return body.encode("utf-8", "surrogatepass")
+    return bytes(body) if isinstance(body, bytes | bytearray | memoryview) else b""
+
+
+def _text(body: object) -> str:
+    return _bytes(body).decode("utf-8", "backslashreplace")

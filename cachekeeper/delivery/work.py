@@ -1,0 +1,218 @@
+"""What a worker does with a message: decode, handle, apply; keep what can never be applied; warm what was left cold."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from cachekeeper.applying import Applied, apply
+from cachekeeper.commands import Command, Invalidate, Write
+from cachekeeper.database import database_errors
+from cachekeeper.delivery.deadletters import COLLECTION, Letter, keep
+from cachekeeper.delivery.gate import Gate
+from cachekeeper.delivery.messages import Parcel, Poison
+from cachekeeper.errors import CachekeeperError, InvalidEvent, Unavailable
+from cachekeeper.indexes import ensure_indexes
+from cachekeeper.keeper import Keeper
+from cachekeeper.metrics import COUNTERS, log_once, logger
+from cachekeeper.store import cache_errors
+from cachekeeper.store.outcomes import Changed, Invalidated
+from cachekeeper.views import BlocklistView, Server, View
+from cachekeeper.warming import BlocklistKeeper
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cachekeeper.registry import Registry
+    from cachekeeper.settings import Settings
+
+_PROBE_KEY = "cachekeeper:probe"
+_PROBE_SECONDS = 60
+
+
+class Verdict(Enum):
+    """What is to become of a message."""
+
+    DONE = "done"  # every event is applied, or a dead letter: acknowledge
+    AWAY = "away"  # a server is: put it back
+
+
+@dataclass(slots=True)
+class Job:
+    """A message, and what is to become of it.
+
+    Attributes:
+        message: as read.
+        verdict: put back, until somebody says otherwise.
+    """
+
+    message: Parcel | Poison
+    verdict: Verdict = Verdict.AWAY
+
+
+class Delivery:
+    """The work of one worker process, without Celery.
+
+    Args:
+        settings: of this process.
+        registry: views, events and handlers.
+
+    Attributes:
+        gate: whether to fetch events.
+        keeper: the clients.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self.keeper = Keeper(settings)
+        self.registry = registry
+        self.gate = Gate(self._attempt)
+        self._prepared = False
+        blocklists = [view for view in registry.views.values() if isinstance(view, BlocklistView)]
+        self._servers = sorted({view.server for view in registry.views.values()} or {Server.CACHE})
+        self._blocklist_keepers = [BlocklistKeeper(self.keeper, view) for view in blocklists]
+
+    def start(self) -> None:
+        """Make the indexes, keep the blocklists ready, and open the gate; where a server is away, when it is back."""
+        for blocklist in self._blocklist_keepers:
+            blocklist.start()
+        self.gate.start()
+
+    def stop(self) -> None:
+        """End what `start` began. Messages in hand may still be processed."""
+        self.gate.stop()
+        for blocklist in self._blocklist_keepers:
+            blocklist.stop()
+
+    def process(self, job: Job) -> None:
+        """Deal with one message, and never wait longer than the time limits of the servers."""
+        message = job.message
+        if not self.gate.is_open:
+            # In hand when the outage began: it goes back at once, without asking the servers again.
+            return
+        strikes = self.gate.strikes(message.id)
+        try:
+            self._process(message, strikes)
+        except Exception as error:  # noqa: BLE001  # a fault of ours must not lose the message; logged there
+            self._away(message, error)
+            return
+        except BaseException as error:  # a handler called `sys.exit`
+            self._away(message, error)
+            raise
+        if strikes:
+            self.gate.forgive(message.id)
+        job.verdict = Verdict.DONE
+
+    def _away(self, message: Parcel | Poison, error: BaseException) -> None:
+        COUNTERS.add("message_put_back")
+        if not isinstance(error, CachekeeperError):
+            _log_fault("a message was put back", error)
+        self.gate.shut(message.id, error)
+
+    def _process(self, message: Parcel | Poison, strikes: int) -> None:
+        if isinstance(message, Poison):
+            self._keep([Letter(message.body, InvalidEvent("message", message.reason))])
+            return
+        letters: list[Letter] = []
+        bodies: list[object] = []
+        batch: list[list[Command]] = []
+        for body in message.events:
+            try:
+                commands = self.registry.commands(self.registry.decode(body))
+            except Exception as error:  # noqa: BLE001  # kept with its traceback; one bad event must not stop the others
+                letters.append(Letter(body, error))
+            else:
+                bodies.append(body)
+                batch.append(commands)
+        results = self._apply(batch, singly=bool(strikes))
+        failed = [Letter(body, result.error) for body, result in zip(bodies, results, strict=True) if result.error]
+        away = [letter.error for letter in failed if isinstance(letter.error, Unavailable)]
+        if away:
+            if strikes < self.gate.STRIKES:
+                raise away[0]
+            # It has failed again and again while the servers were well. Are they now? Else it has to wait, too.
+            self._probe()
+        self._keep(letters + failed)
+        COUNTERS.add("event_applied", len(results) - len(failed))
+        self._warm(batch, results)
+
+    def _apply(self, batch: Sequence[Sequence[Command]], *, singly: bool) -> list[Applied]:
+        """Apply a batch; event by event where one of them may be at fault."""
+        if not singly:
+            try:
+                return apply(self.keeper, batch)
+            except CachekeeperError:
+                raise
+            except Exception as error:  # noqa: BLE001  # such as a value that MongoDB's driver cannot write
+                _log_fault("a batch failed; it is applied event by event", error)
+        results = []
+        for commands in batch:
+            try:
+                results += apply(self.keeper, [commands])
+            except Exception as error:  # noqa: BLE001  # becomes a dead letter, with its traceback
+                results.append(Applied(error))
+        return results
+
+    def _keep(self, letters: Sequence[Letter]) -> None:
+        keep(self.keeper, self.registry, letters)
+        for letter in letters:
+            COUNTERS.add("event_dead_lettered")
+            text = f": {letter.error}" if isinstance(letter.error, CachekeeperError) else ""
+            logger.error("an event was put away in %s: %s%s", COLLECTION, type(letter.error).__name__, text)
+
+    def _warm(self, batch: Sequence[Sequence[Command]], results: Sequence[Applied]) -> None:
+        """Read through what the events left cold, as any reader would. Best effort: else the next reader does it."""
+        wanted: dict[str, tuple[View[Any], str]] = {}
+        for commands, result in zip(batch, results, strict=True):
+            for command in commands:
+                if isinstance(command, Write | Invalidate) and command.view.warm and result.error is None:
+                    key = command.view.template.key(command.id)
+                    if result.outcomes.get(key) in (Changed.MARKED, Invalidated.INVALIDATED):
+                        wanted[key] = (command.view, command.id)
+        deadline = time.monotonic() + self.keeper.settings.lookup_timeout_seconds
+        for done, (view, part) in enumerate(wanted.values()):
+            if time.monotonic() > deadline:
+                COUNTERS.add("warm_skipped", len(wanted) - done)
+                return
+            try:
+                self.keeper.read_through(view, part)
+            except Unavailable as error:
+                # Whatever else there is would wait just as long.
+                COUNTERS.add("warm_skipped", len(wanted) - done)
+                log_once(f"warm:{view.name}", "view %s could not be read through after an event: %s", view.name, error)
+                return
+            except Exception as error:  # noqa: BLE001  # the event is applied, whatever is wrong with the document
+                COUNTERS.add("warm_failed")
+                log_once(
+                    f"warm:{view.name}:{type(error).__name__}",
+                    "view %s could not be read through after an event (%s)",
+                    view.name,
+                    type(error).__name__,
+                )
+
+    def _attempt(self) -> None:
+        """What must succeed before events are fetched. Raises CacheUnavailable, DatabaseUnavailable."""
+        if not self._prepared:
+            ensure_indexes(self.keeper, self.registry)
+            self._prepared = True
+        self._probe()
+
+    def _probe(self) -> None:
+        """Ask for what applying events needs: writes. A full or read-only server answers a PING."""
+        for server in self._servers:
+            store = self.keeper.store(server)
+            with cache_errors("asking whether it answers"):
+                if store.is_cluster:
+                    store.client.ping(target_nodes="primaries")
+                store.client.set(_PROBE_KEY, "true", ex=_PROBE_SECONDS)
+        with database_errors("asking whether it answers", self.keeper.settings.load_timeout_seconds):
+            # Deletes nothing, and is answered when a majority has everything that was written before.
+            self.keeper.database[COLLECTION].delete_one({"_id": "probe"})
+
+
+def _log_fault(what: str, error: BaseException) -> None:
+    """Log where it happened, without the error's own text, which may quote a token."""
+    COUNTERS.add("delivery_fault")
+    logger.error("%s: %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

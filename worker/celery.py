@@ -1,0 +1,11 @@
+"""The application that `celery -A worker worker` runs. Importing it connects to nothing."""
+
+from cachekeeper.delivery.app import create_app
+from cachekeeper.errors import RegistrationError, SettingsError
+from cachekeeper.settings import WorkerSettings, load
+
+try:
+    app = create_app(load(WorkerSettings))
+except (RegistrationError, SettingsError) as error:
+    # For whoever set the variables, who has no use for a traceback.
+    raise SystemExit(str(error)) from None
