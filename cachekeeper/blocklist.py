@@ -119,8 +119,8 @@ class BlocklistReader:
         if self._reader.breaker.allows():
             try:
                 answer = self._ask_redis(key)
-            except CacheUnavailable:
-                self._reader.breaker.failed()
+            except CacheUnavailable as error:
+                self._reader.breaker.failed(error)
             else:
                 self._reader.breaker.succeeded()
                 if answer is not None:

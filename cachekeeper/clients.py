@@ -62,3 +62,11 @@ def connect_mongodb(url: str, timeout: float) -> Database[Any]:
         return client.get_default_database(codec_options=LEAN_CODEC_OPTIONS)
     except (PyMongoError, ValueError, TypeError) as error:
         raise SettingsError(f"CACHEKEEPER_MONGODB_URL: cannot be used ({type(error).__name__})") from None
+
+
+def disconnect(client: Redis | RedisCluster) -> None:
+    """Close a client's idle connections. One in use under another thread would fail it with errors of any kind."""
+    if isinstance(client, RedisCluster):
+        client.close()
+    else:
+        client.connection_pool.disconnect(inuse_connections=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cachekeeper import fold
 from cachekeeper.blocklist import BlocklistReader, EvictionWatch
-from cachekeeper.clients import connect_mongodb, connect_redis
+from cachekeeper.clients import connect_mongodb, connect_redis, disconnect
 from cachekeeper.database import DatabaseReads
 from cachekeeper.errors import DamagedValue
 from cachekeeper.ids import IdType, check_id
@@ -76,6 +76,9 @@ class Keeper:
         database: a pymongo database of your own.
 
     Clients of your own are not closed by `close`, and bring their own time limits.
+
+    Raises:
+        TypeError: a Redis client of your own answers text (`decode_responses=True`).
     """
 
     def __init__(
@@ -86,8 +89,11 @@ class Keeper:
         security: Redis | RedisCluster | None = None,
         database: Database[Any] | None = None,
     ) -> None:
+        for client in (cache, security):
+            if client is not None and client.get_encoder().decode_responses:
+                raise TypeError("a Redis client for a Keeper must answer bytes: make it without decode_responses")
         self._settings = settings
-        self._given = (cache, security or cache, database)
+        self._given = (cache, cache if security is None else security, database)
         self._lock = threading.RLock()
         self._made: _Parts | None = None
         self._bindings: dict[object, Binding] = {}
@@ -206,7 +212,10 @@ class Keeper:
         return blocklist.is_blocked(check_id(document_id, field))
 
     def close(self) -> None:
-        """Give back the connections. The keeper makes new ones if it is used again."""
+        """Give back the connections. The keeper makes new ones if it is used again.
+
+        Another thread that is in the middle of a lookup ends it, perhaps with an `Unavailable`.
+        """
         with self._lock:
             made, self._made = self._made, None
             self._bindings = {}
@@ -214,9 +223,9 @@ class Keeper:
             return
         cache, security, database = self._given
         if cache is None:
-            made.readers[Server.CACHE].store.client.close()
+            disconnect(made.readers[Server.CACHE].store.client)
         if security is None:
-            made.readers[Server.SECURITY].store.client.close()
+            disconnect(made.readers[Server.SECURITY].store.client)
         if database is None:
             made.database.database.client.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import Counter
 
@@ -25,6 +26,10 @@ class Counters:
         with self._lock:
             return self._values[name]
 
+    def unlock(self) -> None:
+        """For a forked child: whoever held the lock is not there."""
+        self._lock = threading.Lock()
+
     def snapshot(self) -> dict[str, int]:
         """A copy of all counters, by name."""
         with self._lock:
@@ -34,6 +39,16 @@ class Counters:
 COUNTERS = Counters()
 _said: set[str] = set()
 _said_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    # The thread that held one of these at the fork does not exist here, and would never give it back.
+    global _said_lock  # noqa: PLW0603  # a module's lock is replaced like an object's
+    _said_lock = threading.Lock()
+    COUNTERS.unlock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def log_once(key: str, message: str, *args: object) -> None:

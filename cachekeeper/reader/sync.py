@@ -52,9 +52,14 @@ class Breaker:
             self._until = now + self.pause  # this caller tries; the next one after another pause, if it fails to report
             return True
 
-    def failed(self) -> None:
-        """Redis was asked, and failed."""
+    def failed(self, error: Exception) -> None:
+        """Redis was asked, and failed with `error`."""
         COUNTERS.add("cache_unavailable")
+        cause = error.__cause__ if isinstance(error, CacheUnavailable) else error
+        if isinstance(cause, ResponseError):
+            # It answered, and at once: out of memory or read-only, it still serves hits, and costs nobody a time limit.
+            self.succeeded()
+            return
         with self._lock:
             self._until = time.monotonic() + self.pause
 
@@ -94,10 +99,10 @@ class SyncReader:
             if str(error).startswith("WRONGTYPE"):
                 self.breaker.succeeded()
                 return core.Start.DAMAGED
-            self.breaker.failed()
+            self.breaker.failed(error)
             return core.Start.CACHE_DOWN
-        except RedisError:
-            self.breaker.failed()
+        except RedisError as error:
+            self.breaker.failed(error)
             return core.Start.CACHE_DOWN
         self.breaker.succeeded()
         return core.Start.MISS if raw is None else raw
@@ -108,8 +113,8 @@ class SyncReader:
             return core.Start.CACHE_DOWN
         try:
             outcome = self.store.run(steps.read_until(key))
-        except CacheUnavailable:
-            self.breaker.failed()
+        except CacheUnavailable as error:
+            self.breaker.failed(error)
             return core.Start.CACHE_DOWN
         self.breaker.succeeded()
         if isinstance(outcome, Found):
@@ -201,8 +206,8 @@ class _Lookup:
                     self._target.key, effect.nonce, lease_ms=self._reader.limits.lease_ms, refresh=effect.refresh
                 )
             )
-        except CacheUnavailable:
-            self._reader.breaker.failed()
+        except CacheUnavailable as error:
+            self._reader.breaker.failed(error)
             raise
         finally:
             if answer is not Acquired.GRANTED:
@@ -229,8 +234,8 @@ class _Lookup:
         filled: object = None
         try:
             filled = reader.store.run(step)
-        except CacheUnavailable:
-            reader.breaker.failed()
+        except CacheUnavailable as error:
+            reader.breaker.failed(error)
             raise
         finally:
             # A stale load is nobody's answer. Everything else is: those who join were told this nonce after they began.
@@ -243,9 +248,9 @@ class _Lookup:
             wanted.append(steps.invalidate(self._target.key))
         try:
             self._reader.store.run_all(wanted)
-        except CacheUnavailable:
+        except CacheUnavailable as error:
             # The lease ends by itself, and the answer (or the error) of this lookup does not depend on Redis any more.
-            self._reader.breaker.failed()
+            self._reader.breaker.failed(error)
 
     def _land(self, loaded: Loaded | None, error: CachekeeperError | None = None) -> None:
         if self._flight is None or self._nonce is None:
