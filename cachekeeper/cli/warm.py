@@ -21,7 +21,7 @@ def warm(
     *,
     restart: Annotated[bool, typer.Option("--restart", help="Begin at the beginning after an interruption.")] = False,
     rate: Annotated[float | None, typer.Option(min=0.1, help="At most so many documents a second.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Batches at once.")] = 4,
+    concurrency: Annotated[int, typer.Option(min=1, help="Batches at once.")] = 2,
 ) -> None:
     """Fill what is absent of a view from MongoDB; of a blocklist, write all blocks and set its ready key.
 

@@ -65,7 +65,7 @@ def warm_view(
     view: View[Any],
     *,
     restart: bool = False,
-    concurrency: int = 4,
+    concurrency: int = 2,
     rate: float | None = None,
     tell: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005  # the default tells nobody
 ) -> Progress:
