@@ -10,10 +10,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import threading
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pymongo
@@ -24,10 +26,15 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cachekeeper import metrics
+from cachekeeper.applying import apply
+from cachekeeper.commands import Invalidate, Write
+from cachekeeper.database import DatabaseReads
 from cachekeeper.keeper import Keeper
 from cachekeeper.keys import meta_key
+from cachekeeper.reader.flights import Flight
 from cachekeeper.settings import Settings
-from cachekeeper.store import steps
+from cachekeeper.store import Value, steps
+from lookups import USER_NAME, read_session, read_user, search_products
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
 
     from cachekeeper.embedded import MongoServer, RedisServer
     from cachekeeper.keys import Template
+    from cachekeeper.loaders import Absent
 
 T = TypeVar("T")
 
@@ -62,6 +70,20 @@ QUICK: dict[str, Any] = {
 
 SLACK = 1.0
 """Seconds by which a busy machine may be late."""
+
+NOWHERE = "redis://127.0.0.1:1/0"
+LIMIT = float(QUICK["lookup_timeout_seconds"])
+"""Seconds that a lookup may take with the quick settings."""
+
+NO_REDIS = {**QUICK, "load_timeout_seconds": 5, "lookup_timeout_seconds": 6, "lease_seconds": 6}
+"""Where only Redis is in trouble, MongoDB may take its time: the test machine may be busy."""
+
+LOOKUPS: dict[str, tuple[Callable[[Keeper], object], object]] = {
+    "name": (lambda keeper: read_user(1, keeper=keeper), "Ann"),
+    "session": (lambda keeper: read_session("s1", keeper=keeper), {"cart": [1]}),
+    "search": (lambda keeper: [each["name"] for each in search_products("lamp", keeper=keeper)], ["Lamp"]),
+}
+"""Every kind of lookup, and what it finds in a stocked shop."""
 
 _SCRIPTS = {script.sha: script.name for script in vars(steps).values() if isinstance(script, steps.Script)}
 
@@ -253,6 +275,26 @@ def meta(shop: Shop, template: Template, part: str) -> dict[bytes, bytes]:
     return dict(found)
 
 
+def answers_in_time(keeper: Keeper) -> None:
+    """Every lookup has the right answer within the limit."""
+    for name, (look_up, wanted) in LOOKUPS.items():
+        started = time.monotonic()
+        assert look_up(keeper) == wanted, name
+        assert time.monotonic() - started < LIMIT + SLACK, name
+
+
+def put_user(shop: Shop, name: str, version: int | None = None) -> None:
+    """What an upstream service does to the document of user 1."""
+    fields: dict[str, Any] = {"name": name} if version is None else {"name": name, "version": version}
+    shop.db.users.replace_one({"_id": 1}, fields, upsert=True)
+
+
+def changed_user(keeper: Keeper, name: str, version: int | None = None) -> None:
+    """The event about it; acknowledged when this returns."""
+    command = Invalidate(USER_NAME, "1") if version is None else Write(USER_NAME, "1", name, version)
+    assert [result.error for result in apply(keeper, [[command]])] == [None]
+
+
 @pytest.fixture(scope="session")
 def watched_mongo(mongo_server: MongoServer) -> Iterator[tuple[pymongo.MongoClient[Any], Reads]]:
     """A client whose reads are watched; one for all tests, since a client costs a connection and threads."""
@@ -276,3 +318,32 @@ def shop(
     made = Shop(redis_server, mongo_server, database, client, reads)
     yield made
     made.close()
+
+
+@pytest.fixture
+def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Who has come where he waits for others: `flight` for somebody else's load, `slot` for a read of MongoDB."""
+    seen: list[str] = []
+    wait, slot = Flight.wait, DatabaseReads.slot
+
+    def telling_wait(self: Flight, seconds: float) -> Value | Absent | None:
+        seen.append("flight")
+        return wait(self, seconds)
+
+    def telling_slot(self: DatabaseReads, patience: float) -> Any:
+        seen.append("slot")
+        return slot(self, patience)
+
+    monkeypatch.setattr(Flight, "wait", telling_wait)
+    monkeypatch.setattr(DatabaseReads, "slot", telling_slot)
+    return seen
+
+
+@pytest.fixture
+def stocked(shop: Shop) -> Shop:
+    """A database with one of each."""
+    ends = datetime.now(UTC) + timedelta(minutes=30)
+    shop.db.users.insert_one({"_id": 1, "name": "Ann", "version": 1})
+    shop.db.sessions.insert_one({"_id": "s1", "data": {"cart": [1]}, "version": 1, "expires_at": ends})
+    shop.db.products.insert_one({"_id": 1, "name": "Lamp"})
+    return shop

@@ -8,9 +8,9 @@ import pytest
 from cachekeeper.embedded import Guardian
 from tests.node import install
 from tests.real.leftovers import Place
-from tests.shop import shop, watched_mongo
+from tests.shop import arrivals, shop, stocked, watched_mongo
 
-__all__ = ["node_packages", "place", "shop", "watched_mongo"]
+__all__ = ["arrivals", "node_packages", "place", "shop", "stocked", "watched_mongo"]
 
 
 @pytest.fixture(scope="session")

@@ -8,59 +8,36 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cachekeeper import Codec, Document, View
-from cachekeeper.applying import apply
 from cachekeeper.codecs import Text
-from cachekeeper.commands import Invalidate, Write
-from cachekeeper.database import DatabaseReads
 from cachekeeper.errors import DamagedDocument, DatabaseBehind
 from cachekeeper.reader.core import Start, Target
-from cachekeeper.reader.flights import Flight, SharedFlights
+from cachekeeper.reader.flights import Flight
 from cachekeeper.reader.sync import SyncReader
 from cachekeeper.store import Value, new_nonce, steps
 from cachekeeper.store.outcomes import Acquired, Filled
 from lookups import USER_NAME, read_user
-from tests.shop import LONG, QUICK, SLACK, Gate, Shop, counted, meta, mutate, opened, threads
+from tests.shop import (
+    LONG,
+    QUICK,
+    SLACK,
+    Gate,
+    Shop,
+    changed_user,
+    counted,
+    meta,
+    mutate,
+    opened,
+    put_user,
+    threads,
+)
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachekeeper.keeper import Keeper
-    from cachekeeper.loaders import Absent
 
 T = USER_NAME.template
 KEY = T.key("1")
-
-
-def put(shop: Shop, name: str, version: int | None = None) -> None:
-    """What an upstream service does to its document."""
-    fields: dict[str, Any] = {"name": name} if version is None else {"name": name, "version": version}
-    shop.db.users.replace_one({"_id": 1}, fields, upsert=True)
-
-
-def changed(keeper: Keeper, name: str, version: int | None = None) -> None:
-    """The event about it; acknowledged when this returns."""
-    command = Invalidate(USER_NAME, "1") if version is None else Write(USER_NAME, "1", name, version)
-    assert [result.error for result in apply(keeper, [[command]])] == [None]
-
-
-@pytest.fixture
-def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Who has come where he waits for others: `flight` for somebody else's load, `slot` for a read of MongoDB."""
-    seen: list[str] = []
-    wait, slot = Flight.wait, DatabaseReads.slot
-
-    def telling_wait(self: Flight, seconds: float) -> Value | Absent | None:
-        seen.append("flight")
-        return wait(self, seconds)
-
-    def telling_slot(self: DatabaseReads, patience: float) -> Any:
-        seen.append("slot")
-        return slot(self, patience)
-
-    monkeypatch.setattr(Flight, "wait", telling_wait)
-    monkeypatch.setattr(DatabaseReads, "slot", telling_slot)
-    return seen
 
 
 # --- a fill that began before a change ------------------------------------------------------------------------------
@@ -68,15 +45,15 @@ def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def load_is_overtaken_by(shop: Shop, version: int | None, *, started: int | None = 1) -> None:
     """reader: acquire, load old · event: commit, apply, acknowledge · reader: fill · a later reader."""
-    put(shop, "old", started)
+    put_user(shop, "old", started)
     keeper, worker = shop.keeper(), shop.keeper()
     has_read = Gate()
     shop.reads.after.append(has_read)
     with threads() as go:
         early = go(read_user, 1, keeper=keeper)
         has_read.wait_for_arrival()
-        put(shop, "new", version)
-        changed(worker, "new", version)
+        put_user(shop, "new", version)
+        changed_user(worker, "new", version)
         has_read.open()
         assert early.result(LONG) == "old"  # it began before the change was acknowledged
     assert shop.redis.get(KEY) in (None, b"new")
@@ -111,15 +88,15 @@ def test_without_the_lease_it_lands(
 
 def late_reader_meets_old_load(shop: Shop, arrivals: list[str], version: int | None, started: int | None = 1) -> None:
     """Like above, but the later reader comes while the old load is still in the air, in the same process."""
-    put(shop, "old", started)
+    put_user(shop, "old", started)
     keeper = shop.keeper()
     has_read = Gate()
     shop.reads.after.append(has_read)
     with threads() as go:
         early = go(read_user, 1, keeper=keeper)
         has_read.wait_for_arrival()
-        put(shop, "new", version)
-        changed(keeper, "new", version)
+        put_user(shop, "new", version)
+        changed_user(keeper, "new", version)
         late = go(read_user, 1, keeper=keeper)
         wait_until(
             lambda: late.done() or "flight" in arrivals, "the late reader has its answer, or waits for another's"
@@ -190,9 +167,9 @@ def test_an_event_that_spares_the_lease_lets_it_join(
 
 def database_catches_up(shop: Shop) -> None:
     """The event is there before the database: a deposed primary, or a producer that publishes too early."""
-    put(shop, "old", 4)
+    put_user(shop, "old", 4)
     keeper = shop.keeper()
-    changed(keeper, "new", 5)
+    changed_user(keeper, "new", 5)
     assert meta(shop, T, "1") == {b"v": b"5"}  # the marker
     again = Gate()
     shop.reads.before.extend([opened(), again])
@@ -201,7 +178,7 @@ def database_catches_up(shop: Shop) -> None:
         wait_until(lambda: again.reached or reader.done(), "it loads again, or answers")
         assert not reader.done(), "it was content with the old value"
         assert shop.redis.get(KEY) is None
-        put(shop, "new", 5)
+        put_user(shop, "new", 5)
         again.open()
         assert reader.result(LONG) == "new"
     assert seen["stale_load"] == 1
@@ -220,27 +197,27 @@ def test_without_the_marker_it_lands(shop: Shop, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_database_that_stays_behind_is_a_typed_error_within_the_limit(shop: Shop) -> None:
-    put(shop, "old", 4)
+    put_user(shop, "old", 4)
     keeper = shop.keeper(**QUICK)
-    changed(keeper, "new", 5)
+    changed_user(keeper, "new", 5)
     started = time.monotonic()
     with pytest.raises(DatabaseBehind, match="view user_name"):
         read_user(1, keeper=keeper)
     assert time.monotonic() - started < QUICK["lookup_timeout_seconds"] + SLACK
     assert shop.redis.get(KEY) is None
-    put(shop, "new", 5)
+    put_user(shop, "new", 5)
     assert read_user(1, keeper=keeper) == "new"
 
 
 def test_a_document_that_loses_its_version_is_cached_again(shop: Shop) -> None:
-    put(shop, "versioned", 4)
+    put_user(shop, "versioned", 4)
     keeper = shop.keeper()
-    changed(keeper, "versioned", 4)
-    put(shop, "unversioned")
-    changed(keeper, "unversioned")
+    changed_user(keeper, "versioned", 4)
+    put_user(shop, "unversioned")
+    changed_user(keeper, "unversioned")
     assert read_user(1, keeper=keeper) == "unversioned"
     assert meta(shop, T, "1") == {}
-    changed(keeper, "late", 3)  # a redelivery: it must not stand
+    changed_user(keeper, "late", 3)  # a redelivery: it must not stand
     assert read_user(1, keeper=keeper) == "unversioned"
 
 
@@ -255,7 +232,7 @@ def hold(shop: Shop, lease_ms: int) -> str:
 
 
 def test_a_dead_holders_lease_is_waited_out(shop: Shop) -> None:
-    put(shop, "Ann", 1)
+    put_user(shop, "Ann", 1)
     keeper = shop.keeper()
     nonce = hold(shop, 300)
     started = time.monotonic()
@@ -270,7 +247,7 @@ def test_a_dead_holders_lease_is_waited_out(shop: Shop) -> None:
 
 
 def test_where_the_lease_outlasts_the_lookup_mongodb_is_asked_and_nothing_is_filled(shop: Shop) -> None:
-    put(shop, "Ann", 1)
+    put_user(shop, "Ann", 1)
     keeper = shop.keeper(**QUICK)
     nonce = hold(shop, 60_000)
     started = time.monotonic()
@@ -305,7 +282,7 @@ def test_so_does_one_whose_view_has_a_bug(shop: Shop) -> None:
         codec=Text(),
         loader=Document("users", value, fields=("name",)),
     )
-    put(shop, "Ann")
+    put_user(shop, "Ann")
     keeper = shop.keeper()
     for _ in range(2):
         with pytest.raises(KeyError):
@@ -313,110 +290,11 @@ def test_so_does_one_whose_view_has_a_bug(shop: Shop) -> None:
     assert shop.redis.keys("*") == []
 
 
-# --- herds ----------------------------------------------------------------------------------------------------------
-
-
-def herd(shop: Shop, processes: int, readers: int) -> None:
-    """So many readers of so many processes miss one key at once; the load ends when all have come."""
-    put(shop, "Ann", 1)
-    clients = [shop.client() for _ in range(processes)]
-    keepers = [shop.keeper(cache=client) for client in clients]
-    first = Gate()
-    shop.reads.before.append(first)
-    with threads(processes * readers) as go:
-        names = [go(read_user, 1, keeper=keeper) for keeper in keepers for _ in range(readers)]
-        first.wait_for_arrival()
-        try:
-            wait_until(
-                lambda: shop.reads.count > 1 or all(each.counted["acquire"] >= readers for each in clients),
-                "all have come, or somebody loads, too",
-            )
-        finally:
-            first.open()
-        assert {name.result(LONG) for name in names} == {"Ann"}
-    assert shop.reads.count == 1
-
-
-def test_fifty_misses_in_one_process_cost_one_read(shop: Shop) -> None:
-    herd(shop, 1, 50)
-
-
-def test_fifty_misses_in_two_processes_cost_one_read(shop: Shop) -> None:
-    herd(shop, 2, 25)
-
-
-def test_without_leases_they_cost_more(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutate(monkeypatch, "_ACQUIRE", "return {'taken', m[1], tonumber(m[2]) - now}", "")
-    with pytest.raises(AssertionError):
-        herd(shop, 1, 10)
-
-
-def test_an_error_is_shared_like_a_value(shop: Shop) -> None:
-    shop.db.users.insert_one({"_id": 1, "name": 5})
-    client = shop.client()
-    keeper = shop.keeper(cache=client)
-    first = Gate()
-    shop.reads.before.append(first)
-    with threads() as go:
-        names = [go(read_user, 1, keeper=keeper) for _ in range(8)]
-        first.wait_for_arrival()
-        wait_until(lambda: client.counted["acquire"] == 8, "all have come", 10)
-        first.open()
-        for name in names:
-            with pytest.raises(DamagedDocument):
-                name.result(LONG)
-    assert shop.reads.count == 1
-
-
-# --- loads without a lease ------------------------------------------------------------------------------------------
-
-
-def outage(shop: Shop, arrivals: list[str]) -> None:
-    """Redis is away, one read may run at a time. X holds it; A and B wait; A reads old; C comes after the change."""
-    put(shop, "old")
-    shop.db.users.insert_one({"_id": 2, "name": "Bob"})
-    keeper = shop.keeper(redis_url="redis://127.0.0.1:1/0", load_concurrency=1)
-    slot_is_held, has_read_old = Gate(), Gate()
-    shop.reads.before.append(slot_is_held)
-    shop.reads.after.extend([opened(), has_read_old])
-    with threads() as go:
-        try:
-            x = go(read_user, 2, keeper=keeper)
-            slot_is_held.wait_for_arrival()
-            a, b = (go(read_user, 1, keeper=keeper) for _ in range(2))
-            wait_until(lambda: sorted(arrivals) == ["flight", "slot", "slot"], "one of them leads, one waits for it")
-            slot_is_held.open()
-            has_read_old.wait_for_arrival()
-            put(shop, "new")
-            c = go(read_user, 1, keeper=keeper)
-            wait_until(lambda: len(arrivals) == 4, "the third waits, whatever for")
-        finally:
-            slot_is_held.open()
-            has_read_old.open()
-        assert x.result(LONG) == "Bob"
-        assert (a.result(LONG), b.result(LONG)) == ("old", "old")
-        assert c.result(LONG) == "new"
-    assert shop.reads.count == 3
-    assert shop.reads.most_at_once == 1
-
-
-def test_in_an_outage_a_load_is_shared_by_those_who_came_before_it_began(shop: Shop, arrivals: list[str]) -> None:
-    outage(shop, arrivals)
-
-
-def test_one_that_is_joined_after_it_began_answers_with_the_past(
-    shop: Shop, arrivals: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(SharedFlights, "_begin", lambda *_: None)
-    with pytest.raises(AssertionError, match="assert 'old' == 'new'"):
-        outage(shop, arrivals)
-
-
 # --- small things ---------------------------------------------------------------------------------------------------
 
 
 def test_scripts_that_the_server_forgot_are_sent_again(shop: Shop) -> None:
-    put(shop, "Ann", 1)
+    put_user(shop, "Ann", 1)
     keeper = shop.keeper()
     assert read_user(1, keeper=keeper) == "Ann"
     shop.flush()
@@ -426,14 +304,14 @@ def test_scripts_that_the_server_forgot_are_sent_again(shop: Shop) -> None:
 
 
 def test_metadata_may_vanish_at_any_time(shop: Shop) -> None:
-    put(shop, "old", 1)
+    put_user(shop, "old", 1)
     keeper = shop.keeper()
     assert read_user(1, keeper=keeper) == "old"
     shop.redis.delete(f"{{{KEY}}}:meta")
     assert read_user(1, keeper=keeper) == "old"
     assert shop.reads.count == 1
-    put(shop, "new", 2)
-    changed(keeper, "new", 2)
+    put_user(shop, "new", 2)
+    changed_user(keeper, "new", 2)
     assert shop.redis.get(KEY) is None  # over a K of unknown version nothing is written
     assert read_user(1, keeper=keeper) == "new"
 
@@ -447,7 +325,7 @@ def test_what_a_reader_finds_damaged_it_does_not_return(shop: Shop) -> None:
         starts.append(start)
         return find(self, target, ttl_ms, start)
 
-    put(shop, "Ann", 1)
+    put_user(shop, "Ann", 1)
     shop.redis.set(KEY, b"\xff")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SyncReader, "find", spying)
@@ -463,7 +341,7 @@ def test_views_of_ones_own_are_read_like_the_shipped_ones(shop: Shop) -> None:
     codec: Codec[str] = Shouted()
     loader = Document("users", lambda document: document["name"], fields=("name",))
     view = View(name="shouted", key="shouted:{id}", ttl_seconds=60, codec=codec, loader=loader)
-    put(shop, "Ann")
+    put_user(shop, "Ann")
     keeper = shop.keeper()
     read: Callable[[], object] = lambda: keeper.read(view, 1)  # noqa: E731
     assert [read(), read()] == ["ANN", "ANN"]

@@ -1,0 +1,109 @@
+"""Many readers of one key cost one read of MongoDB; and nobody is handed a load that began before he did."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachekeeper.errors import DamagedDocument
+from cachekeeper.reader.flights import SharedFlights
+from lookups import read_user
+from tests.shop import LONG, Gate, Shop, mutate, opened, put_user, threads
+from tests.waiting import wait_until
+
+# --- herds ----------------------------------------------------------------------------------------------------------
+
+
+def herd(shop: Shop, processes: int, readers: int) -> None:
+    """So many readers of so many processes miss one key at once; the load ends when all have come."""
+    put_user(shop, "Ann", 1)
+    clients = [shop.client() for _ in range(processes)]
+    keepers = [shop.keeper(cache=client) for client in clients]
+    first = Gate()
+    shop.reads.before.append(first)
+    with threads(processes * readers) as go:
+        names = [go(read_user, 1, keeper=keeper) for keeper in keepers for _ in range(readers)]
+        first.wait_for_arrival()
+        try:
+            wait_until(
+                lambda: shop.reads.count > 1 or all(each.counted["acquire"] >= readers for each in clients),
+                "all have come, or somebody loads, too",
+            )
+        finally:
+            first.open()
+        assert {name.result(LONG) for name in names} == {"Ann"}
+    assert shop.reads.count == 1
+
+
+def test_fifty_misses_in_one_process_cost_one_read(shop: Shop) -> None:
+    herd(shop, 1, 50)
+
+
+def test_fifty_misses_in_two_processes_cost_one_read(shop: Shop) -> None:
+    herd(shop, 2, 25)
+
+
+def test_without_leases_they_cost_more(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch, "_ACQUIRE", "return {'taken', m[1], tonumber(m[2]) - now}", "")
+    with pytest.raises(AssertionError):
+        herd(shop, 1, 10)
+
+
+def test_an_error_is_shared_like_a_value(shop: Shop) -> None:
+    shop.db.users.insert_one({"_id": 1, "name": 5})
+    client = shop.client()
+    keeper = shop.keeper(cache=client)
+    first = Gate()
+    shop.reads.before.append(first)
+    with threads() as go:
+        names = [go(read_user, 1, keeper=keeper) for _ in range(8)]
+        first.wait_for_arrival()
+        wait_until(lambda: client.counted["acquire"] == 8, "all have come", 10)
+        first.open()
+        for name in names:
+            with pytest.raises(DamagedDocument):
+                name.result(LONG)
+    assert shop.reads.count == 1
+
+
+# --- loads without a lease ------------------------------------------------------------------------------------------
+
+
+def outage(shop: Shop, arrivals: list[str]) -> None:
+    """Redis is away, one read may run at a time. X holds it; A and B wait; A reads old; C comes after the change."""
+    put_user(shop, "old")
+    shop.db.users.insert_one({"_id": 2, "name": "Bob"})
+    keeper = shop.keeper(redis_url="redis://127.0.0.1:1/0", load_concurrency=1)
+    slot_is_held, has_read_old = Gate(), Gate()
+    shop.reads.before.append(slot_is_held)
+    shop.reads.after.extend([opened(), has_read_old])
+    with threads() as go:
+        try:
+            x = go(read_user, 2, keeper=keeper)
+            slot_is_held.wait_for_arrival()
+            a, b = (go(read_user, 1, keeper=keeper) for _ in range(2))
+            wait_until(lambda: sorted(arrivals) == ["flight", "slot", "slot"], "one of them leads, one waits for it")
+            slot_is_held.open()
+            has_read_old.wait_for_arrival()
+            put_user(shop, "new")
+            c = go(read_user, 1, keeper=keeper)
+            wait_until(lambda: len(arrivals) == 4, "the third waits, whatever for")
+        finally:
+            slot_is_held.open()
+            has_read_old.open()
+        assert x.result(LONG) == "Bob"
+        assert (a.result(LONG), b.result(LONG)) == ("old", "old")
+        assert c.result(LONG) == "new"
+    assert shop.reads.count == 3
+    assert shop.reads.most_at_once == 1
+
+
+def test_in_an_outage_a_load_is_shared_by_those_who_came_before_it_began(shop: Shop, arrivals: list[str]) -> None:
+    outage(shop, arrivals)
+
+
+def test_one_that_is_joined_after_it_began_answers_with_the_past(
+    shop: Shop, arrivals: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SharedFlights, "_begin", lambda *_: None)
+    with pytest.raises(AssertionError, match="assert 'old' == 'new'"):
+        outage(shop, arrivals)
