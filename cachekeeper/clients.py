@@ -9,7 +9,6 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from redis import Redis, RedisCluster
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from cachekeeper.errors import SettingsError
@@ -29,9 +28,11 @@ def connect_redis(url: str, timeout: float) -> Redis | RedisCluster:
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
-        # Once more on a new connection, for one that a restart has closed. Never after a timeout: a hung server would
-        # cost every lookup twice the limit.
-        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        # Never sent twice. The first copy of an acquire may arrive late, behind the second one and behind an event:
+        #   acquire n (stuck on a dying connection) · acquire n, again · load · event: lease dropped · acquire n (the
+        # first) · fill n
+        # would bring back what the event has made old. The pool itself notices a connection that a restart has closed.
+        "retry": Retry(NoBackoff(), 0),
     }
     parts = urlsplit(url)
     if parts.scheme.endswith("+cluster"):

@@ -1,6 +1,7 @@
 """The `cachekeeper` command."""
 
 import sys
+from pathlib import Path
 
 from cachekeeper.errors import CachekeeperError
 
@@ -13,6 +14,9 @@ def main() -> None:
         if error.name not in {"rich", "typer"}:
             raise
         sys.exit(f'The command line needs {error.name}: pip install "cachekeeper[cli]"')
+    # As Celery does: the packages that CACHEKEEPER_MODULES names may lie in the current directory.
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.insert(0, str(Path.cwd()))
     try:
         app()
     except CachekeeperError as error:

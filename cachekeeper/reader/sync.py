@@ -15,6 +15,7 @@ from cachekeeper.reader import core
 from cachekeeper.reader.flights import Flight, LeasedFlights, SharedFlights
 from cachekeeper.store import steps
 from cachekeeper.store.outcomes import Acquired, Found, Peeked, Stale
+from cachekeeper.views import Staleness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,10 +228,13 @@ class _Lookup:
 
     def _fill(self, effect: core.Fill) -> object:
         reader, key = self._reader, self._target.key
+        spare = self._target.staleness is Staleness.SHARED
         if isinstance(effect.loaded, steps.Value):
-            step = steps.fill(key, effect.nonce, effect.loaded, ttl_ms=self._ttl_ms, marker_ms=reader.limits.marker_ms)
+            step = steps.fill(
+                key, effect.nonce, effect.loaded, ttl_ms=self._ttl_ms, marker_ms=reader.limits.marker_ms, spare=spare
+            )
         else:
-            step = steps.fill_absent(key, effect.nonce, ttl_ms=reader.limits.negative_ms)
+            step = steps.fill_absent(key, effect.nonce, ttl_ms=reader.limits.negative_ms, spare=spare)
         filled: object = None
         try:
             filled = reader.store.run(step)

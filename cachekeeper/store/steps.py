@@ -1,7 +1,8 @@
 """The protocol's steps as values: which script, on which keys, with what, and how to read its answer.
 
-A step does no I/O, so the sync store, a pipeline of many, and an async store run the very same steps. Every step may be
-run twice (a client that lost the answer asks again): `acquire` knows its own nonce, a repeated change is `IGNORED`.
+A step does no I/O, so the sync store, a pipeline of many, and an async store run the very same steps. What an event
+does may be repeated at any time. An `acquire` may not: a first copy that arrives late would bring back a lease that an
+event has destroyed, so no client sends one twice.
 """
 
 from __future__ import annotations
@@ -93,20 +94,27 @@ def new_nonce() -> str:
 
 def acquire(key: str, nonce: str, *, lease_ms: int, refresh: bool = False) -> Step[Found | LeaseTaken | Acquired]:
     """Compete for the right to load `key`. With `refresh` also while `K` lives."""
-    return Step(_ACQUIRE, (key, meta_key(key)), (nonce, lease_ms, "1" if refresh else ""), _read_acquire)
+    return Step(_ACQUIRE, (key, meta_key(key)), (nonce, lease_ms, _flag(refresh)), _read_acquire)
 
 
-def fill(key: str, nonce: str, value: Value, *, ttl_ms: int, marker_ms: int) -> Step[Filled | Stale]:
-    """Bring what was loaded under the lease `nonce`."""
+def fill(
+    key: str, nonce: str, value: Value, *, ttl_ms: int, marker_ms: int, spare: bool = False
+) -> Step[Filled | Stale]:
+    """Bring what was loaded under the lease `nonce`. With `spare` not over what somebody else has written meanwhile."""
     kind = "unversioned" if value.version is None else "versioned"
     version = "" if value.version is None else value.version
     ends = "" if value.ends is None else value.ends
-    return Step(_FILL, (key, meta_key(key)), (nonce, kind, value.raw, version, ttl_ms, marker_ms, ends), _read_fill)
+    return Step(
+        _FILL,
+        (key, meta_key(key)),
+        (nonce, kind, value.raw, version, ttl_ms, marker_ms, ends, _flag(spare)),
+        _read_fill,
+    )
 
 
-def fill_absent(key: str, nonce: str, *, ttl_ms: int) -> Step[Filled | Stale]:
-    """Say that the load under the lease `nonce` found nothing. Never a value at `K`."""
-    return Step(_FILL, (key, meta_key(key)), (nonce, "absent", "", "", ttl_ms, 0, ""), _read_fill)
+def fill_absent(key: str, nonce: str, *, ttl_ms: int, spare: bool = False) -> Step[Filled | Stale]:
+    """Say that the load under the lease `nonce` found nothing. Never a value at `K`; `spare` as for `fill`."""
+    return Step(_FILL, (key, meta_key(key)), (nonce, "absent", "", "", ttl_ms, 0, "", _flag(spare)), _read_fill)
 
 
 def release(key: str, nonce: str) -> Step[Released]:
@@ -168,6 +176,10 @@ def block(key: str, ends_ms: int | None) -> Step[Blocked]:
 def declare_ready(warming_key: str, ready_key: str, nonce: str) -> Step[Readiness]:
     """Say that Redis holds all live blocks, if the warming that began with `nonce` saw no flush."""
     return Step(_READY, (warming_key, ready_key), (nonce,), lambda answer: Readiness(_word(answer)))
+
+
+def _flag(wanted: bool) -> str:  # noqa: FBT001  # a flag is what it is for
+    return "1" if wanted else ""
 
 
 def _word(answer: Answer) -> str:

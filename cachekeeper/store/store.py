@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redis import RedisCluster
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from cachekeeper.errors import CacheUnavailable
 from cachekeeper.fold import escape_braces
@@ -34,7 +34,7 @@ def cache_errors(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:  # the latter, for a Cluster that is away, is none of the former
         raise CacheUnavailable(f"Redis failed while {doing} ({type(error).__name__})") from error
 
 
@@ -122,14 +122,15 @@ class Store:
         with cache_errors(f"running {len(steps)} steps"):
             pipe = self.client.pipeline(transaction=False)
             for step in steps:
-                pipe.evalsha(step.script.sha, len(step.keys), *step.keys, *step.args)
+                # Not `pipe.evalsha`: a Cluster's pipeline refuses that by name, and sends it like any command of a slot.
+                pipe.execute_command("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.args)
             answers = pipe.execute(raise_on_error=False)
             unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
             if unknown:
                 pipe = self.client.pipeline(transaction=False)
                 for at in unknown:
                     step = steps[at]
-                    pipe.eval(step.script.source, len(step.keys), *step.keys, *step.args)
+                    pipe.execute_command("EVAL", step.script.source, len(step.keys), *step.keys, *step.args)
                 for at, answer in zip(unknown, pipe.execute(raise_on_error=False), strict=True):
                     answers[at] = answer
             for answer in answers:

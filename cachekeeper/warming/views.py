@@ -17,6 +17,7 @@ from cachekeeper.errors import CachekeeperError, CacheUnavailable, DamagedDocume
 from cachekeeper.loaders import ABSENT, Absent
 from cachekeeper.store import Step, Value, cache_errors, new_nonce, steps
 from cachekeeper.store.outcomes import Acquired, Filled, Found, LeaseTaken
+from cachekeeper.views import Staleness
 from cachekeeper.warming.scanning import in_order, spell
 
 if TYPE_CHECKING:
@@ -229,13 +230,14 @@ class _Run:
     def _bring(self, part: str, nonce: str, loaded: dict[str, Value | Absent | DamagedDocument]) -> Step[Any]:
         """The fill, or the release of a lease that has nothing to bring."""
         settings, key = self._keeper.settings, self._key(part)
+        spare = self._view.staleness is Staleness.SHARED
         value = loaded.get(part, ABSENT)
         if isinstance(value, Absent):
-            return steps.fill_absent(key, nonce, ttl_ms=round(settings.negative_ttl_seconds * 1000))
+            return steps.fill_absent(key, nonce, ttl_ms=round(settings.negative_ttl_seconds * 1000), spare=spare)
         if isinstance(value, DamagedDocument) or self._unfit(value) is not None:
             return steps.release(key, nonce)
         marker_ms = round(settings.marker_seconds * 1000)
-        return steps.fill(key, nonce, value, ttl_ms=self._binding.ttl_ms, marker_ms=marker_ms)
+        return steps.fill(key, nonce, value, ttl_ms=self._binding.ttl_ms, marker_ms=marker_ms, spare=spare)
 
     def _key(self, part: str) -> str:
         return self._view.template.key(part)

@@ -1,10 +1,15 @@
 -- The lease holder's load arrives.
 -- KEYS: K, M.  ARGV: nonce, 'versioned' | 'unversioned' | 'absent', value, version, ttl in ms (of the absent flag, for 'absent'),
---   ms a marker lives, the value's own end or ''.
+--   ms a marker lives, the value's own end or '', '1' to leave a K alone that somebody else has written meanwhile.
 -- Returns {'stored'} | {'lost'} | {'stale', version known} | {'ended'}
 local m = redis.call('HMGET', KEYS[2], 'l', 'v', 'd')
 -- An event, an invalidation or another reader came between acquire and now: what was loaded may be older than that.
 if m[1] ~= ARGV[1] then return {'lost'} end
+-- Others write K, too:  acquire (K absent) · load: absent · a login elsewhere: SET K NX · this fill.  Theirs is the newer one.
+if ARGV[8] == '1' and redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('HDEL', KEYS[2], 'l', 'lx')
+  return {'lost'}
+end
 local kind = ARGV[2]
 if kind == 'absent' then
   redis.call('DEL', KEYS[1])
