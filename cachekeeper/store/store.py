@@ -34,7 +34,7 @@ def cache_errors(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RedisError, RedisClusterException) as error:  # the latter, for a Cluster that is away, is none of the former
+    except (RedisError, RedisClusterException) as error:  # the second: a Cluster that is away; it is no RedisError
         raise CacheUnavailable(f"Redis failed while {doing} ({type(error).__name__})") from error
 
 
@@ -120,9 +120,9 @@ class Store:
 
     def _pipeline(self, steps: Sequence[Step[Any]]) -> list[Any]:
         with cache_errors(f"running {len(steps)} steps"):
-            pipe = self.client.pipeline(transaction=False)
+            pipe: Any = self.client.pipeline(transaction=False)
             for step in steps:
-                # Not `pipe.evalsha`: a Cluster's pipeline refuses that by name, and sends it like any command of a slot.
+                # Not `pipe.evalsha`: a Cluster's pipeline refuses that method, and sends this by its slot.
                 pipe.execute_command("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.args)
             answers = pipe.execute(raise_on_error=False)
             unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]

@@ -29,5 +29,5 @@ def meta_of(client: redis.Redis, key: str) -> dict[bytes, bytes]:
 def names(client: redis.Redis) -> dict[str, str]:
     """Every name that is cached."""
     keys: Any = client.keys("user:*:name")
-    values: Any = client.mget(keys) if keys else []
+    values: list[Any] = [client.get(key) for key in keys]
     return {key.decode().split(":")[1]: value.decode() for key, value in zip(keys, values, strict=True)}
