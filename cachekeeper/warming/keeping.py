@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cachekeeper.blocklist import drops_keys
 from cachekeeper.errors import Unavailable
-from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.metrics import COUNTERS, log_once, logger
 from cachekeeper.store import cache_errors
 from cachekeeper.warming.blocklist import Passed, rested_key, write_blocks
 
@@ -72,6 +72,7 @@ class BlocklistKeeper:
         """
         store = self._keeper.store(self._view.server)
         if store.is_cluster:
+            self._note_unfit("is a Cluster")
             return None
         with cache_errors("looking at the blocklist"):
             pipe = store.client.pipeline(transaction=False)
@@ -81,6 +82,7 @@ class BlocklistKeeper:
             ready, rested, memory = pipe.execute()
             if drops_keys(memory):
                 store.client.delete(self._view.ready_key)
+                self._note_unfit("may evict keys (maxmemory-policy is not noeviction)")
                 return Passed.UNFIT
         if ready and rested:
             return None
@@ -104,6 +106,15 @@ class BlocklistKeeper:
                 self._failures = 0
                 pause = _LOOK_SECONDS
             pause *= random.uniform(0.5, 1)  # noqa: S311  # spread, so that workers do not move in step
+
+    def _note_unfit(self, why: str) -> None:
+        log_once(
+            f"unfit:{self._view.name}",
+            "view %s cannot be kept ready, since the %s Redis %s: absent blocks are asked of MongoDB",
+            self._view.name,
+            self._view.server,
+            why,
+        )
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1

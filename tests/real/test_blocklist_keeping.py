@@ -97,13 +97,14 @@ def test_a_block_that_redis_failed_is_there_after_the_next_full_pass(
 
 
 def test_a_server_that_may_evict_is_not_ready(
-    kept: BlocklistKeeper, keeper: Keeper, client: redis.Redis, mongo: MongoTap
+    kept: BlocklistKeeper, keeper: Keeper, client: redis.Redis, mongo: MongoTap, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert kept.look() is Passed.READY
     client.config_set("maxmemory-policy", "allkeys-lru")
     try:
         mongo.commands.clear()
-        assert kept.look() is Passed.UNFIT
+        assert [kept.look(), kept.look()] == [Passed.UNFIT] * 2
+        assert len([record for record in caplog.records if "cannot be kept ready" in record.message]) == 1
         assert not is_ready(client)
         assert write_blocks(keeper, BLOCKED) is Passed.UNFIT
         assert mongo.commands == []
