@@ -72,10 +72,11 @@ async function within(limit, promise) {
 }
 
 /** The plain value, or null where MongoDB must be asked: it is not there, or Redis is in no state to say. */
-async function cached(client, key) {
+async function cached(client, key, failed = () => {}) {
   try {
     return await within(REDIS_LIMIT_MS, client.get(key));
-  } catch {
+  } catch (error) {
+    failed(error);
     return null;
   }
 }
@@ -104,9 +105,11 @@ export async function readUser(stores, id) {
 
 /** The session's data, or null where it does not exist, or no longer. */
 export async function readSession(stores, id) {
-  const text = await cached(stores.security, `session:${id}`);
+  let away = null;
+  const text = await cached(stores.security, `session:${id}`, (error) => (away = error));
   if (text !== null) return JSON.parse(text);
-  const session = await found(stores.sessions.findOne({ _id: id }));
+  const session = await found(stores.sessions.findOne({ _id: documentId(id) }));
+  if (session === null && away !== null) throw away; // a session that a login put into Redis alone is not 'absent'
   if (session === null || session.ended_at != null || session.expires_at <= new Date()) return null;
   return JSON.parse(JSON.stringify(session.data)); // as it comes from Redis
 }

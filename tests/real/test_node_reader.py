@@ -110,6 +110,8 @@ def test_what_redis_lacks_comes_from_mongodb_and_is_not_written(
     ids = [ObjectId(OBJECT_ID), 42, -7, Int64(2**60), "007", "text", "99999999999999999999"]
     mongodb["users"].insert_many([{"_id": identity, "name": f"name of {identity}"} for identity in ids])
     mongodb["sessions"].insert_one({"_id": "s", "data": {"n": 1.0, "at": NOW}, "expires_at": LATER})
+    mongodb["sessions"].insert_one({"_id": 77, "data": {"as": "save_session maps it"}, "expires_at": LATER})
+    assert node("readSession", "77") == {"as": "save_session maps it"}
     assert [node("readUser", str(identity)) for identity in ids] == [f"name of {identity}" for identity in ids]
     assert node("readUser", "nobody") is None
     with pytest.raises(NodeError, match="lower case"):
@@ -216,6 +218,8 @@ def check_served_by_mongodb(node: Service, mongodb: Database[dict[str, Any]]) ->
     mongodb["blocked_tokens"].insert_one({"_id": "blocked", "expires_at": None})
     assert node("readUser", 1) == "from MongoDB"
     assert node("readSession", "s") == {}
+    with pytest.raises(NodeError):
+        node("readSession", "one-that-only-redis-may-know")
     assert node("searchProducts", "lamp") == [{"_id": 1, "name": "lamp"}]
     assert node("isBlocked", "blocked") is True
     assert node("isBlocked", "free") is False
