@@ -123,17 +123,15 @@ class _Pass:
         began = time.monotonic()
         if self._may_evict():
             return Passed.UNFIT
-        if not self._begin():
-            return Passed.TAKEN
         try:
-            passed = self._write()
+            passed = self._write() if self._begin() else Passed.TAKEN
         except CachekeeperError:
             with suppress(CacheUnavailable):
                 self._give_up()
             raise
         if passed is Passed.READY:
             self._rest(time.monotonic() - began)
-        elif passed is not Passed.LOST:
+        elif passed in (Passed.UNFIT, Passed.STOPPED):
             self._give_up()
         return passed
 
@@ -171,7 +169,7 @@ class _Pass:
         with cache_errors("beginning to write the blocks"):
             pipe = self._store.client.pipeline(transaction=False)
             pipe.set(self._view.warming_key, self._nonce, px=self._nonce_ms, nx=True)
-            # Not the SET's own answer: where that was lost, the client has asked again, and met its own nonce.
+            # Not the SET's own answer: a client that asks again where an answer was lost has met its own nonce.
             pipe.get(self._view.warming_key)
             return bool(pipe.execute()[1] == self._nonce.encode())
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cachekeeper import COUNTERS, CacheUnavailable, DatabaseUnavailable, Keeper, PersistedNotCached, metrics
 from cachekeeper.embedded import MongoServer, RedisServer
@@ -191,8 +193,9 @@ def test_an_outage_in_a_pass_is_an_error_and_lets_others_begin(
     assert client.exists(READY, NONCE) == 0
 
 
+@pytest.mark.parametrize("asks_again", [False, True])
 def test_an_answer_about_the_nonce_that_was_lost(
-    redis_server: RedisServer, client: redis.Redis, mongo: MongoTap
+    redis_server: RedisServer, client: redis.Redis, mongo: MongoTap, *, asks_again: bool
 ) -> None:
     lost: list[bytes] = []
 
@@ -201,9 +204,19 @@ def test_an_answer_about_the_nonce_that_was_lost(
             lost.append(words[1])
             raise Cut
 
-    with RedisTap(redis_server) as tap, tokens.keeping(tap.url, mongo) as keeper:
+    with (
+        RedisTap(redis_server) as tap,
+        redis.Redis.from_url(tap.url, retry=Retry(NoBackoff(), int(asks_again))) as own,
+    ):
+        keeper = Keeper(tokens.settings_of(tap.url), cache=own, database=mongo.database)
         tap.after = lose
-        assert write_blocks(keeper, BLOCKED) is Passed.READY, "it meets its own nonce"
+        if asks_again:
+            assert write_blocks(keeper, BLOCKED) is Passed.READY, "it meets its own nonce"
+        else:
+            with pytest.raises(CacheUnavailable):
+                write_blocks(keeper, BLOCKED)
+            assert not client.exists(NONCE), "nobody waits for it to end"
+            assert write_blocks(keeper, BLOCKED) is Passed.READY
     assert lost == [NONCE.encode()]
     assert is_ready(client)
 
