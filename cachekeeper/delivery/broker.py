@@ -17,6 +17,10 @@ DEAD_QUEUE = "cachekeeper.dead"
 """Where RabbitMQ puts what was delivered too often: messages that end their worker. All else is a dead letter in
 MongoDB."""
 
+OUTBOX_HEADER = "cachekeeper_outbox"
+"""True in a message whose events are records of the outbox: they leave it when the message has been dealt with. A
+header, since a worker that does not know it applies the events all the same."""
+
 # An outage of Redis or MongoDB costs a message one delivery for each worker that it meets as the outage begins, and a
 # worker that is killed costs one to all that it held. RabbitMQ 4 allows 20 where nothing is said.
 DELIVERY_LIMIT = 100
@@ -64,14 +68,16 @@ def transport_options(url: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def task_headers(message_id: str, events: int) -> dict[str, Any]:
+def task_headers(message_id: str, events: int, *, outbox: bool = False) -> dict[str, Any]:
     """The headers of a Celery task message, protocol 2.
 
     Args:
         message_id: names the message; the same in every redelivery.
         events: how many it carries. `argsrepr` says so and no more: Celery writes it into logs.
+        outbox: whether they are records of the outbox.
     """
     return {
+        **({OUTBOX_HEADER: True} if outbox else {}),
         "lang": "py",
         "task": TASK,
         "id": message_id,

@@ -116,19 +116,22 @@ def _masked(body: object, secret: frozenset[str] | None) -> object:
     if not isinstance(body, Mapping):
         return mask(body)
     return {
-        name: value if value is None or not _is_secret(name, secret) else mask(value) for name, value in body.items()
+        name: value if value is None or not _is_secret(name, value, secret) else mask(value)
+        for name, value in body.items()
     }
 
 
-def _is_secret(name: str, secret: frozenset[str] | None) -> bool:
-    return name not in _PLAIN_FIELDS if secret is None else name in secret
+def _is_secret(name: str, value: object, secret: frozenset[str] | None) -> bool:
+    if secret is None:
+        return name not in _PLAIN_FIELDS or isinstance(value, dict | list)
+    return name in secret
 
 
 def _secrets(body: object, secret: frozenset[str] | None) -> Iterator[str]:
     """Every text and number in the secret fields."""
     if isinstance(body, Mapping):
         for name, value in body.items():
-            if _is_secret(name, secret):
+            if _is_secret(name, value, secret):
                 yield from _leaves(value)
     else:
         yield from _leaves(body)

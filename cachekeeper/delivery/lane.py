@@ -35,13 +35,14 @@ class Lane:
         self._producer: Producer | None = None
         self._returned = False
 
-    def send(self, message_id: str, events: Sequence[str], seconds: float) -> None:
+    def send(self, message_id: str, events: Sequence[str], seconds: float, *, outbox: bool = False) -> None:
         """Send one message.
 
         Args:
             message_id: names it.
             events: JSON texts.
             seconds: how long all of it may take.
+            outbox: whether they are records of the outbox.
 
         Raises:
             BrokerUnavailable: it was not confirmed. The lane is of no more use.
@@ -53,7 +54,7 @@ class Lane:
                 task_body(events),
                 content_type="application/json",
                 content_encoding="utf-8",
-                headers=task_headers(message_id, len(events)),
+                headers=task_headers(message_id, len(events), outbox=outbox),
                 exchange="",  # the one in which every queue is known by its name
                 routing_key=self._queue.name,
                 delivery_mode=2,  # persistent
@@ -70,6 +71,18 @@ class Lane:
         if self._returned:
             # Confirmed as received, but it had nowhere to go: the queue was deleted under this connection.
             raise BrokerUnavailable("the broker has no queue for the event (any more)")
+
+    def probe(self) -> None:
+        """Ask for the queue, and wait for the answer. Makes the queue where it is missing.
+
+        Raises:
+            BrokerUnavailable: there was none. The lane is of no more use.
+        """
+        try:
+            self._ready_producer()
+            self._queue(self._connection.default_channel).declare()
+        except self._errors() as error:
+            raise BrokerUnavailable(f"the broker did not answer ({type(error).__name__})") from error
 
     def close(self) -> None:
         """Say good-bye."""

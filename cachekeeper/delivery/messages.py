@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from cachekeeper.delivery.broker import TASK
+from cachekeeper.delivery.broker import OUTBOX_HEADER, TASK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,10 +25,12 @@ class Parcel:
     Attributes:
         id: the message's, the same in every redelivery.
         events: as they came, to be decoded.
+        outbox: whether they are records of the outbox.
     """
 
     id: str
     events: Sequence[object]
+    outbox: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,9 @@ def _read(message: Message) -> Parcel:
         raise _Unreadable("it has keyword arguments")
     if not isinstance(arguments, list) or len(arguments) != 1 or not isinstance(arguments[0], list):
         raise _Unreadable("its argument is not one list of events")
-    if _deeper(arguments[0], _DEEPEST):
+    if too_deep(arguments[0]):
         raise _Unreadable("it is nested too deeply")
-    return Parcel(message_id, arguments[0])
+    return Parcel(message_id, arguments[0], headers.get(OUTBOX_HEADER) is True)
 
 
 def _decode(message: Message) -> object:
@@ -93,9 +95,10 @@ def _decode(message: Message) -> object:
         raise _Unreadable("it is not JSON") from None
 
 
-def _deeper(found: list[object], limit: int) -> bool:
-    level: list[object] = [found]
-    for _ in range(limit):
+def too_deep(events: list[object]) -> bool:
+    """Whether a message with these events is refused for their nesting."""
+    level: list[object] = [events]
+    for _ in range(_DEEPEST):
         level = [
             inner
             for outer in level

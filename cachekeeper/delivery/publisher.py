@@ -15,7 +15,7 @@ from cachekeeper.events import Event
 from cachekeeper.settings import PublisherSettings, Settings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from cachekeeper.delivery.lane import Lane
 
@@ -64,10 +64,21 @@ class Publisher:
             published; to publish them all again does no harm.
         """
         published = 0
-        for batch in _batches(events):
+        for batch in packed(map(_text, events)):
             self._send(batch)
             published += len(batch)
         return published
+
+    def publish_stored(self, texts: Sequence[str]) -> None:
+        """Publish records of the outbox, in one message: the worker that has dealt with it removes them there.
+
+        Args:
+            texts: events as JSON texts, no more than fit into a message (see `packed`).
+
+        Raises:
+            SettingsError, BrokerUnavailable: as `publish`.
+        """
+        self._send(texts, outbox=True)
 
     def close(self) -> None:
         """Give back the connections. The publisher makes new ones if it is used again."""
@@ -77,15 +88,29 @@ class Publisher:
         for lane in idle:
             lane.close()
 
-    def _send(self, batch: list[str]) -> None:
-        url, limit = self._broker()
+    def probe(self) -> None:
+        """Ask the broker for a sign of life: whether an event could be published now.
+
+        Raises:
+            SettingsError: there is no broker to publish to.
+            BrokerUnavailable: it did not answer within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`.
+        """
+        self._on_a_lane(lambda lane, _: lane.probe())
+
+    def _send(self, batch: Sequence[str], *, outbox: bool = False) -> None:
         # The events are JSON already; the lane puts them into the body as they are.
-        message_id, deadline = str(uuid.uuid4()), time.monotonic() + limit
+        message_id = str(uuid.uuid4())
+        self._on_a_lane(lambda lane, seconds: lane.send(message_id, batch, seconds, outbox=outbox))
+
+    def _on_a_lane(self, call: Callable[[Lane, float], None]) -> None:
+        """Call with a lane, and the seconds that it may take."""
+        url, limit = self._broker()
+        deadline = time.monotonic() + limit
         for attempts_left in reversed(range(_ATTEMPTS)):
             lane, closings = self._take(url, limit, fresh=attempts_left < _ATTEMPTS - 1)
             try:
                 # A share of what is left, so that a connection that hangs leaves time for a new one.
-                lane.send(message_id, batch, (deadline - time.monotonic()) / (attempts_left + 1))
+                call(lane, (deadline - time.monotonic()) / (attempts_left + 1))
             except BrokerUnavailable:
                 lane.drop()
                 if not attempts_left or time.monotonic() >= deadline:
@@ -136,14 +161,11 @@ class Publisher:
         self._idle = []
 
 
-def _batches(events: Iterable[Event]) -> Iterator[list[str]]:
-    """The events as JSON texts, as many at once as fit into a message."""
+def packed(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Events as JSON texts, as many at once as fit into a message."""
     batch: list[str] = []
     size = 0
-    for event in events:
-        if not isinstance(event, Event):
-            raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
-        text = json.dumps(event.to_wire(), separators=(",", ":"))
+    for text in texts:
         if batch and (len(batch) == EVENTS_PER_MESSAGE or size + len(text) > BYTES_PER_MESSAGE):
             yield batch
             batch, size = [], 0
@@ -151,6 +173,12 @@ def _batches(events: Iterable[Event]) -> Iterator[list[str]]:
         size += len(text)
     if batch:
         yield batch
+
+
+def _text(event: Event) -> str:
+    if not isinstance(event, Event):
+        raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
+    return json.dumps(event.to_wire(), separators=(",", ":"))
 
 
 _publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()

@@ -14,6 +14,7 @@ from cachekeeper.database import database_errors
 from cachekeeper.delivery.deadletters import COLLECTION, Letter, keep
 from cachekeeper.delivery.gate import Gate
 from cachekeeper.delivery.messages import Parcel, Poison
+from cachekeeper.delivery.outbox import leave
 from cachekeeper.errors import CachekeeperError, InvalidEvent, Unavailable
 from cachekeeper.indexes import ensure_indexes
 from cachekeeper.keeper import Keeper
@@ -135,6 +136,9 @@ class Delivery:
             # It has failed again and again while the servers were well. Are they now? Else it has to wait, too.
             self._probe()
         self._keep(letters + failed)
+        if message.outbox:
+            # Last: a record that is gone is published no more, so whatever it asks for must be done.
+            leave(self.keeper, message.events)
         COUNTERS.add("event_applied", len(results) - len(failed))
         self._warm(batch, results)
 

@@ -1,0 +1,105 @@
+"""Dead letters: what is kept, and what is shown of it."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from cachekeeper.delivery.deadletters import Letter, _write, mask, shown
+from cachekeeper.errors import InvalidEvent
+from cachekeeper.registry import load_registry
+from cachekeeper.times import check_time
+
+REGISTRY = load_registry(["producers"])
+NOW = check_time(1_924_992_000)
+TOKEN = "correct-horse-battery-staple"
+LOGOUT = {"type": "user.logged_out", "token_id": TOKEN, "session_id": 4711471147, "user_id": "42", "time": 5}
+
+
+def written(body: object, error: Exception | None = None) -> dict[str, Any]:
+    """The document, as it is made the first time."""
+    update: Any = _write(REGISTRY, Letter(body, error or InvalidEvent("x", "is wrong")), NOW)
+    changes = update._doc
+    return {**update._filter, **changes["$setOnInsert"], **changes["$set"], **changes["$inc"]}
+
+
+def test_what_is_kept() -> None:
+    document = written(LOGOUT)
+    assert json.loads(document["body"]) == LOGOUT  # whole, so that it can be published again
+    assert document["whole"] is True
+    assert document["type"] == "user.logged_out"
+    assert document["error"] == "InvalidEvent"
+    assert document["reason"] == "x: is wrong"
+    assert document["count"] == 1
+
+
+def test_the_same_body_is_the_same_letter() -> None:
+    assert written(LOGOUT)["_id"] == written(dict(LOGOUT))["_id"]
+    assert written(LOGOUT)["_id"] != written({**LOGOUT, "user_id": "43"})["_id"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [None, 5, 10**400, 1.5, "text", "a\0b", "\ud800", [], [1, [2]], {}, {"$set": {"a.b": 1}, "": "\0"}, {"type": {}}],
+)
+def test_anything_can_be_kept(body: object) -> None:
+    document = written(body)
+    assert json.loads(document["body"]) == body
+    assert document["body"].isascii()
+    assert "\0" not in document["body"]
+    shown(document, REGISTRY)
+
+
+def test_a_body_that_is_too_long_is_cut_and_says_so() -> None:
+    document = written("x" * 5_000_000)
+    assert document["whole"] is False
+    assert len(document["body"]) == 4 * 1024 * 1024
+    assert "xxx" not in str(shown(document, REGISTRY)["body"])
+
+
+def failing(text: str) -> Exception:
+    """An error with a traceback, as a handler raises it."""
+    with pytest.raises(ValueError, match=re.escape(text)) as caught:
+        raise ValueError(text)
+    return caught.value
+
+
+def test_tokens_are_masked_in_reason_and_traceback() -> None:
+    document = written(LOGOUT, failing(f"cannot handle {TOKEN} of 4711471147 for 42"))
+    assert document["error"] == "ValueError"
+    assert TOKEN not in document["reason"] + document["traceback"]
+    assert "4711471147" not in document["reason"] + document["traceback"]
+    assert mask(TOKEN) in document["reason"]
+    assert "for 42" in document["reason"]  # no secret
+    assert "Traceback" in document["traceback"]
+
+
+def test_secret_fields_are_masked_when_shown() -> None:
+    body = shown(written(LOGOUT), REGISTRY)["body"]
+    assert body["token_id"] == mask(TOKEN)
+    assert body["session_id"] == mask(4711471147)
+    assert body["user_id"] == "42"
+    assert body["type"] == "user.logged_out"
+    assert TOKEN not in str(shown(written(LOGOUT), REGISTRY))
+
+
+def test_a_misspelt_secret_is_masked_too() -> None:
+    body = shown(written({**LOGOUT, "tokn_id": TOKEN}), REGISTRY)["body"]
+    assert body["tokn_id"] == mask(TOKEN)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"type": "user.loggedout", "token_id": TOKEN}, {"token": {"id": [TOKEN]}}, [TOKEN], TOKEN, {"type": [TOKEN]}],
+)
+def test_what_is_no_event_we_know_is_masked_altogether(body: object) -> None:
+    document = written(body, failing(f"what is {TOKEN}?"))
+    assert TOKEN not in document["reason"] + document["traceback"]
+    assert TOKEN not in str(shown(document, REGISTRY))
+
+
+def test_masks_tell_equal_from_different_and_nothing_else() -> None:
+    assert mask(TOKEN) == mask(TOKEN) != mask(TOKEN + "x")
+    assert TOKEN[:4] not in mask(TOKEN)
+    assert mask("\ud800")

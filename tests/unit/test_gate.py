@@ -1,0 +1,154 @@
+"""The gate: shut until the servers answer, open again by itself, and no patience without end for one message."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from cachekeeper.delivery import gate as gates
+from cachekeeper.delivery.gate import Gate
+from cachekeeper.errors import CacheUnavailable
+from tests.waiting import wait_until
+
+AWAY = CacheUnavailable("Redis failed while being asked")
+
+
+class Servers:
+    """What a gate asks."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.away: Exception | None = None
+        self._answered = threading.Condition()
+
+    def attempt(self) -> None:
+        with self._answered:
+            self.asked += 1
+            self._answered.notify_all()
+        if self.away is not None:
+            raise self.away
+
+    def wait_for(self, times: int) -> None:
+        """Wait until they have been asked so often."""
+        with self._answered:
+            assert self._answered.wait_for(lambda: self.asked >= times, 20)
+
+
+@pytest.fixture
+def servers() -> Servers:
+    return Servers()
+
+
+@pytest.fixture
+def gate(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    monkeypatch.setattr(gates, "_FIRST_PAUSE_SECONDS", 0.0001)
+    monkeypatch.setattr(gates, "_LONGEST_PAUSE_SECONDS", 0.01)
+    gate = Gate(servers.attempt)
+    yield gate
+    gate.stop()
+
+
+def open_again(gate: Gate) -> Callable[[], bool]:
+    return lambda: gate.is_open
+
+
+def test_a_gate_begins_shut_and_asks_before_it_opens(gate: Gate, servers: Servers) -> None:
+    assert not gate.is_open
+    gate.start()
+    assert gate.is_open
+    assert servers.asked == 1
+
+
+def test_a_gate_that_cannot_open_at_the_start_opens_later(gate: Gate, servers: Servers) -> None:
+    servers.away = AWAY
+    gate.start()
+    assert not gate.is_open
+    servers.wait_for(5)
+    assert not gate.is_open
+    servers.away = None
+    wait_until(open_again(gate), "an open gate")
+
+
+def test_an_outage_of_any_length_ends_by_itself_and_tells(gate: Gate, servers: Servers) -> None:
+    opened = threading.Event()
+    gate.start()
+    gate.on_open = opened.set
+    servers.away = AWAY
+    gate.shut("m", AWAY)
+    assert not gate.is_open
+    servers.wait_for(20)
+    assert not gate.is_open
+    assert not opened.is_set()
+    servers.away = None
+    assert opened.wait(20)
+    assert gate.is_open
+    assert gate.strikes("m") == 0  # it was not the message's fault
+
+
+def test_whatever_an_attempt_raises_there_is_a_next(gate: Gate, servers: Servers) -> None:
+    gate.start()
+    servers.away = ZeroDivisionError()
+    gate.shut("m", AWAY)
+    servers.wait_for(10)
+    servers.away = None
+    wait_until(open_again(gate), "an open gate")
+
+
+def test_many_failures_of_one_outage_make_one_thread(gate: Gate, servers: Servers) -> None:
+    gate.start()
+    servers.away = AWAY
+    before = threading.active_count()
+    for number in range(50):
+        gate.shut(f"m{number}", AWAY)
+    servers.wait_for(5)
+    assert threading.active_count() == before + 1
+    servers.away = None
+    wait_until(open_again(gate), "an open gate")
+
+
+def test_a_message_that_fails_while_the_servers_are_well_gets_a_strike(gate: Gate) -> None:
+    gate.start()
+    for strikes in range(1, 4):
+        gate.shut("m", AWAY)
+        wait_until(open_again(gate), "an open gate")
+        assert gate.strikes("m") == strikes
+    assert gate.strikes("another") == 0
+    gate.forgive("m")
+    assert gate.strikes("m") == 0
+
+
+def test_strikes_are_not_remembered_without_end(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "_REMEMBERED", 3)
+    gate.start()
+    for number in range(5):
+        gate.shut(f"m{number}", AWAY)
+        wait_until(open_again(gate), "an open gate")
+    assert [gate.strikes(f"m{number}") for number in range(5)] == [0, 0, 1, 1, 1]
+
+
+def test_a_gate_can_be_stopped_while_it_waits(gate: Gate, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "_FIRST_PAUSE_SECONDS", 1000.0)
+    monkeypatch.setattr(gates, "_LONGEST_PAUSE_SECONDS", 1000.0)
+    servers.away = AWAY
+    gate.start()
+    servers.wait_for(2)
+    gate.stop()  # returns: pytest's own time limit would tell
+    assert not gate.is_open
+
+
+def test_the_log_says_what_it_waits_for_once_and_shows_no_token(
+    gate: Gate, servers: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.start()
+    servers.away = AWAY
+    gate.shut("m", AWAY)
+    servers.wait_for(10)
+    servers.away = ValueError("token-4711")
+    servers.wait_for(20)
+    servers.away = None
+    wait_until(open_again(gate), "an open gate")
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("Redis failed while being asked" in line for line in said) == 1
+    assert sum("ValueError" in line for line in said) == 1
+    assert "fetching events again" in said[-1]
+    assert "token-4711" not in caplog.text
