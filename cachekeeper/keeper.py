@@ -167,14 +167,15 @@ class Keeper:
         return binding.reader.find(self._target(view, binding, key, part, field), binding.ttl_ms, raw)
 
     def read_through(self, view: View[T], document_id: str) -> T | Absent:
-        """Like `read`, but sure that Redis was asked, even if it was away a moment ago.
+        """Like `read`, for the sake of the key: an empty one is filled, unless somebody else holds its lease too long.
 
         Raises:
-            As `read`.
+            CacheUnavailable: Redis is away. It is asked even if it was away a moment ago.
+            Unavailable, Damaged: as `read`.
         """
         binding = self.binding(view)
         key = binding.prefix + document_id + binding.suffix
-        return binding.reader.find(self._target(view, binding, key, document_id, "id"), binding.ttl_ms, Start.MISS)
+        return binding.reader.find(self._target(view, binding, key, document_id, "id"), binding.ttl_ms, Start.UNASKED)
 
     def search(self, view: TextView[T], text: str, field: str = "text") -> T:
         """What a text finds: from Redis, else from MongoDB.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from pymongo import ReturnDocument
@@ -9,7 +10,7 @@ from pymongo.errors import DuplicateKeyError
 
 from cachekeeper.codecs import Json, check_json
 from cachekeeper.database import database_errors
-from cachekeeper.errors import CachekeeperError, CacheUnavailable, InvalidValue, PersistedNotCached
+from cachekeeper.errors import CachekeeperError, CacheUnavailable, InvalidValue, PersistedNotCached, Unavailable
 from cachekeeper.ids import check_id
 from cachekeeper.keeper import Keeper, default_keeper
 from cachekeeper.loaders import ABSENT, Document
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from cachekeeper.loaders import StoredDocument
 
 TTL_SECONDS = 30 * 60
+# Missing or null. Not spelt as an equality, which an upsert would write into the document it makes.
+_LIVE: Mapping[str, Any] = {"$not": {"$ne": None}}
 
 
 class SessionEnded(CachekeeperError):
@@ -93,7 +96,7 @@ def save_session(session_id: str | int, data: dict[str, Any], *, keeper: Keeper 
         raise SessionEnded("the session ended while it was being saved")
     try:
         _cache(keeper, part, saved)
-    except CacheUnavailable as error:
+    except Unavailable as error:
         raise PersistedNotCached("the session is saved in MongoDB, but not in Redis yet: save it again") from error
 
 
@@ -126,16 +129,22 @@ def _persist(keeper: Keeper, part: str, data: dict[str, Any]) -> StoredDocument:
         "expires_at": {"$add": ["$$NOW", TTL_SECONDS * 1000]},
     }
     with database_errors("saving a session", keeper.settings.load_timeout_seconds):
-        try:
-            document = keeper.database[SESSION.loader.collection].find_one_and_update(
-                {"_id": document_id, "ended_at": {"$exists": False}},
-                [{"$set": update}],
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
-            )
-        except DuplicateKeyError:
-            # The document is there, but not one without `ended_at`: the upsert tried to make a second.
-            raise SessionEnded("the session has been logged out") from None
+        for last in (False, True):
+            try:
+                document = keeper.database[SESSION.loader.collection].find_one_and_update(
+                    {"_id": document_id, "ended_at": _LIVE},
+                    [{"$set": update}],
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
+                )
+            except DuplicateKeyError:
+                # There is a document that the filter did not find, so the upsert tried to make a second. Either the
+                # session has ended, or another first save made the document between our look and our insert: then
+                # the second time it is found.
+                if last:
+                    raise SessionEnded("the session has been logged out") from None
+            else:
+                break
     return cast("StoredDocument", document)  # an upsert always has one
 
 
@@ -143,11 +152,20 @@ def _cache(keeper: Keeper, part: str, saved: Value) -> None:
     """Bring the saved session to its key, so that the next plain `GET` of any client finds it."""
     store, key = keeper.store(SESSION.server), SESSION.template.key(part)
     marker_ms = round(keeper.settings.marker_seconds * 1000)
-    changed = store.run(steps.change(key, saved, ttl_ms=TTL_SECONDS * 1000, marker_ms=marker_ms))
-    if changed in (Changed.OVERWRITTEN, Changed.ENDED):
-        return
+    if saved.version is None:  # somebody put a number there beyond all versions
+        store.run(steps.invalidate(key))
+    else:
+        changed = store.run(steps.change(key, saved, ttl_ms=TTL_SECONDS * 1000, marker_ms=marker_ms))
+        if changed in (Changed.OVERWRITTEN, Changed.ENDED):
+            return
     # A marker was left, or a newer save came first: whichever it is, the key is filled under a lease, like any
     # reader's.
-    keeper.read_through(SESSION, part)
-    if store.run(steps.read_until(key)) is Peeked.MISSING:
-        raise CacheUnavailable("Redis did not take the session")
+    deadline = time.monotonic() + keeper.settings.lookup_timeout_seconds
+    while True:
+        if keeper.read_through(SESSION, part) is ABSENT:
+            raise SessionEnded("the session ended while it was being saved")
+        if store.run(steps.read_until(key)) is not Peeked.MISSING:
+            return
+        # Yet another save has taken the lease away and not filled yet: fill in its place, its data is in MongoDB.
+        if time.monotonic() > deadline:
+            raise CacheUnavailable("Redis did not take the session")

@@ -252,6 +252,7 @@ def mutate(monkeypatch: pytest.MonkeyPatch, script: str, good: str, bad: str) ->
     mutant.source = original.source.replace(good, bad)
     mutant.sha = hashlib.sha1(mutant.source.encode(), usedforsecurity=False).hexdigest()
     monkeypatch.setattr(steps, script, mutant)
+    _SCRIPTS[mutant.sha] = mutant.name
 
 
 @contextmanager

@@ -80,6 +80,7 @@ class Start(Enum):
     """How the plain `GET` ended."""
 
     MISS = "miss"
+    UNASKED = "unasked"  # there was none: the caller wants the key filled, and needs no answer that leaves it empty
     DAMAGED = "damaged"
     CACHE_DOWN = "cache down"
 
@@ -159,7 +160,8 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
     Raises:
         DatabaseUnavailable, Overloaded: no answer within the limits.
         DatabaseBehind: every load was older than what an event has announced.
-        CacheUnavailable: the key is shared with others, Redis is away, and MongoDB does not have it.
+        CacheUnavailable: the key is shared with others, Redis is away, and MongoDB does not have it; or Redis is away
+            from a caller who wants the key filled.
         DamagedValue: the key is shared with others and cannot be read.
         DamagedDocument: the document cannot be cached.
     """
@@ -171,6 +173,8 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
         try:
             answer = yield Acquire(nonce, state.damaged)
         except CacheUnavailable:
+            if start is Start.UNASKED:
+                raise
             state.cache_down = True
             break
         if isinstance(answer, Found):

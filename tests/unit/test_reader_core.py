@@ -123,6 +123,13 @@ def test_where_redis_goes_away_in_between_mongodb_is_asked_too() -> None:
     assert drive.result is ABSENT
 
 
+def test_but_not_for_a_caller_who_wants_the_key_filled() -> None:
+    drive = Drive(Start.UNASKED)
+    assert isinstance(drive.wants, Acquire)
+    with pytest.raises(CacheUnavailable):
+        drive.fail(CacheUnavailable())
+
+
 @pytest.mark.parametrize("error", [DatabaseUnavailable("x"), Overloaded("x")])
 @pytest.mark.parametrize("start", [Start.MISS, Start.CACHE_DOWN])
 def test_an_outage_of_mongodb_is_the_callers(start: Start, error: Exception) -> None:
