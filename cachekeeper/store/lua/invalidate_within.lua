@@ -14,8 +14,10 @@ local function escaped(text)
   return (text:gsub('[{}]', escapes))
 end
 
+-- Nearly every batch holds nothing that is cached. EXISTS says so with fewer looks into the keyspace than UNLINK takes, and in a
+-- large one each look is a cache miss.
 local function unlink()
-  if #batch > 0 then redis.call('UNLINK', unpack(batch)) end
+  if #batch > 0 and redis.call('EXISTS', unpack(batch)) > 0 then redis.call('UNLINK', unpack(batch)) end
   batch = {}
 end
 
@@ -39,7 +41,7 @@ for argument = 4, #ARGV, 2 do
         local key = prefix .. (special and escaped(text) or text) .. suffix
         batch[#batch + 1] = key
         batch[#batch + 1] = '{' .. key .. '}:meta'
-        if #batch >= 4000 then unlink() end  -- unpack is bounded by Lua's stack
+        if #batch >= 128 then unlink() end
       end
     end
   end
