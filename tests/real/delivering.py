@@ -1,0 +1,162 @@
+"""A broker of either kind, a worker, and the servers that it writes to."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from kombu import Connection
+
+from cachekeeper.delivery.broker import DEAD_QUEUE, QUEUE, task_body, task_headers
+from cachekeeper.delivery.publisher import Publisher
+from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.keeper import Keeper
+from cachekeeper.registry import load_registry
+from cachekeeper.settings import PublisherSettings, Settings
+from producers import UserLoggedOut
+from tests.servers import RabbitServer
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import redis
+    from kombu import Message
+    from pymongo.database import Database
+
+    from cachekeeper.embedded import Guardian, MongoServer, RedisServer
+    from cachekeeper.events import Event
+
+REGISTRY = load_registry(["producers", "lookups", "worker"])
+
+
+@dataclass
+class Site:
+    """Where events are published, and what they lead to.
+
+    Attributes:
+        guardian: ends what is started here.
+        broker: Redis or RabbitMQ.
+        cache: both Redis roles.
+        mongo: the server of `database`.
+        database: the name of the database.
+        environment: more variables for the worker.
+    """
+
+    guardian: Guardian
+    broker: RedisServer | RabbitServer
+    cache: RedisServer
+    mongo: MongoServer
+    database: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.publisher = Publisher(PublisherSettings(broker_url=self.broker.url))
+        self.client: redis.Redis = self.cache.client()
+        self.mongo_client = self.mongo.client()
+        self.keeper = Keeper(Settings(redis_url=self.cache.url, mongodb_url=self.mongo.url_of(self.database)))
+
+    @property
+    def db(self) -> Database[dict[str, Any]]:
+        """The worker's database."""
+        return self.mongo_client[self.database]
+
+    @property
+    def letters(self) -> list[dict[str, Any]]:
+        """All dead letters."""
+        return list(self.db["dead_letters"].find())
+
+    @property
+    def is_rabbit(self) -> bool:
+        return isinstance(self.broker, RabbitServer)
+
+    def worker(self, *arguments: str) -> WorkerProcess:
+        """A worker; not started."""
+        environment = {
+            "CACHEKEEPER_REDIS_URL": self.cache.url,
+            "CACHEKEEPER_SECURITY_REDIS_URL": self.cache.url,
+            "CACHEKEEPER_MONGODB_URL": self.mongo.url_of(self.database),
+            "CACHEKEEPER_BROKER_URL": self.broker.url,
+            **self.environment,
+        }
+        return WorkerProcess(self.guardian, environment, arguments=arguments)
+
+    @contextmanager
+    def working(self, *arguments: str) -> Iterator[WorkerProcess]:
+        """A worker that runs meanwhile."""
+        worker = self.worker(*arguments)
+        worker.start()
+        try:
+            yield worker
+        finally:
+            worker.stop()
+
+    def publish(self, *events: Event) -> None:
+        self.publisher.publish_many(events)
+
+    def publish_each(self, *events: Event) -> None:
+        """One message for each."""
+        for event in events:
+            self.publisher.publish(event)
+
+    def send(self, body: bytes, headers: dict[str, Any] | None = None, **properties: Any) -> None:
+        """Put any message into the queue, as somebody else might."""
+        properties.setdefault("content_type", "application/json")
+        with Connection(self.broker.url) as connection, connection.Producer() as producer:
+            producer.publish(
+                body, routing_key=QUEUE, content_encoding="utf-8", headers=headers or {}, retry=False, **properties
+            )
+
+    def send_events(self, bodies: Sequence[object], message_id: str | None = None) -> None:
+        """One message with anything in the place of events."""
+        texts = [json.dumps(body) for body in bodies]
+        self.send(task_body(texts), task_headers(message_id or str(uuid.uuid4()), len(texts)))
+
+    def waiting(self, queue: str = QUEUE) -> int:
+        """How many messages lie in the queue, not counting those that a worker holds."""
+        if not isinstance(self.broker, RabbitServer):
+            with self.broker.client() as client:
+                return cast("int", client.llen(queue))
+        with Connection(self.broker.url) as connection:
+            channel: Any = connection.default_channel
+            return int(channel.queue_declare(queue, passive=True).message_count)
+
+    def held(self) -> int:
+        """With Redis as the broker: how many messages workers hold."""
+        assert not isinstance(self.broker, RabbitServer)
+        with self.broker.client() as client:
+            return cast("int", client.hlen("unacked"))
+
+    def dead(self) -> int:
+        """How many messages RabbitMQ has given up."""
+        return self.waiting(DEAD_QUEUE)
+
+    def deliveries(self) -> list[int]:
+        """With RabbitMQ: for each waiting message, how often it had been delivered. Costs each one delivery more."""
+        found: list[Message] = []
+        with Connection(self.broker.url) as connection:
+            channel: Any = connection.default_channel
+            while (message := channel.basic_get(QUEUE)) is not None:
+                found.append(message)
+            for message in found:
+                channel.basic_reject(message.delivery_tag, requeue=True)
+        return [int(message.headers.get("x-delivery-count", 0)) for message in found]
+
+    def settle(self, *, seconds: float = 60) -> None:
+        """Publish one event more and wait until it is applied, then until the queue is empty.
+
+        No order is promised; so this alone says only that a worker is at it.
+        """
+        mark = f"mark-{uuid.uuid4()}"
+        self.publish(UserLoggedOut(token_id=mark))
+        wait_until(lambda: self.client.exists(f"blocked:{mark}"), "a last event applied", seconds)
+        wait_until(lambda: not self.waiting(), "an empty queue", seconds)
+
+    def close(self) -> None:
+        self.publisher.close()
+        self.keeper.close()
+        self.client.close()
+        self.mongo_client.close()
