@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from tests.protocol.cells import NOBODY, Acquire, Cell, Fill, FillAbsent, Release, Step
@@ -23,9 +24,9 @@ def case_of(cell: Cell, step: Step) -> Case:
     lease = cell.lease
     if isinstance(step, Acquire | Fill | FillAbsent | Release):
         lease = NOBODY if lease == NOBODY else MINE if lease == step.nonce else ANOTHERS
-        step = step._replace(nonce=MINE)
+        step = replace(step, nonce=MINE)
         if isinstance(step, FillAbsent):
-            step = step._replace(write=0)
+            step = replace(step, write=0)
     elif lease != NOBODY:
         lease = ANOTHERS
     return Case(cell._replace(lease=lease, absent=None if cell.absent is None else 0, counter=0), step)

@@ -5,6 +5,7 @@ Written from the table in section 3 of the design, not from the Lua, so that `re
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
@@ -51,7 +52,11 @@ class Cell(NamedTuple):
         return self.without_key().without_meta() != self.without_key()
 
 
-class Acquire(NamedTuple):
+# Dataclasses, not tuples: a Release(1) must not equal an Expire(1).
+
+
+@dataclass(frozen=True)
+class Acquire:
     """`lapsed`: a lease of somebody else that may lie there has run out."""
 
     nonce: int
@@ -59,27 +64,36 @@ class Acquire(NamedTuple):
     lapsed: bool = False
 
 
-class Fill(NamedTuple):
-    """`write` is the value loaded, `version` the one loaded with it, `ends` the value's own end."""
+@dataclass(frozen=True)
+class Fill:
+    """`write` is the value loaded, `version` the one loaded with it, `ends` the value's own end.
+
+    `spare`: not over a K that is there, since others write it, too.
+    """
 
     nonce: int
     write: int
     version: int | None
     ends: Deadline = Deadline.NONE
+    spare: bool = False
 
 
-class FillAbsent(NamedTuple):
-    """The load found nothing; `write` tells the model after which write that was."""
+@dataclass(frozen=True)
+class FillAbsent:
+    """The load found nothing; `write` tells the model after which write that was. `spare` as for Fill."""
 
     nonce: int
     write: int
+    spare: bool = False
 
 
-class Release(NamedTuple):
+@dataclass(frozen=True)
+class Release:
     nonce: int
 
 
-class Change(NamedTuple):
+@dataclass(frozen=True)
+class Change:
     """An event with a version. `write` None: it carries no payload (only a wrong variant publishes that)."""
 
     version: int
@@ -87,16 +101,19 @@ class Change(NamedTuple):
     ends: Deadline = Deadline.NONE
 
 
-class Invalidate(NamedTuple):
-    pass
+@dataclass(frozen=True)
+class Invalidate:
+    """A change without a version."""
 
 
-class Expire(NamedTuple):
+@dataclass(frozen=True)
+class Expire:
     at: Deadline
 
 
-class ReadUntil(NamedTuple):
-    pass
+@dataclass(frozen=True)
+class ReadUntil:
+    """A read of K together with its deadline."""
 
 
 Step = Acquire | Fill | FillAbsent | Release | Change | Invalidate | Expire | ReadUntil
@@ -171,6 +188,8 @@ class Protocol:
     def fill(self, cell: Cell, step: Fill) -> Result:
         if cell.lease != step.nonce:
             return Outcome.LOST, cell
+        if step.spare and cell.key is not None:
+            return Outcome.LOST, cell._replace(lease=NOBODY)
         cell = cell._replace(lease=NOBODY, absent=None)
         if step.version is not None and cell.version is not None and step.version < cell.version:
             return Outcome.STALE, cell
@@ -181,6 +200,8 @@ class Protocol:
     def fill_absent(self, cell: Cell, step: FillAbsent) -> Result:
         if cell.lease != step.nonce:
             return Outcome.LOST, cell
+        if step.spare and cell.key is not None:
+            return Outcome.LOST, cell._replace(lease=NOBODY)
         return Outcome.STORED, cell.without_key()._replace(lease=NOBODY, absent=step.write)
 
     def release(self, cell: Cell, step: Release) -> Result:

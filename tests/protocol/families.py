@@ -11,7 +11,18 @@ from tests.protocol.dropping import Dropping, drop_histories
 from tests.protocol.explorer import Found, search
 from tests.protocol.parts import Rules
 from tests.protocol.world import World
-from tests.protocol.writes import DEADLINES, ENDINGS, RIGHT, SEQUENCES, History, Publishing, history, legal, renames
+from tests.protocol.writes import (
+    DEADLINES,
+    ENDINGS,
+    RIGHT,
+    SEQUENCES,
+    TOLD_DEADLINES,
+    History,
+    Publishing,
+    history,
+    legal,
+    renames,
+)
 
 RULES = Rules()
 STEPS = Protocol()
@@ -43,10 +54,16 @@ def _of(sequences: list[str]) -> Callable[[Publishing], list[History]]:
 FAMILIES = (
     Family("writes", "all legal sequences of three writes, out of U, S, N and D", _of(SEQUENCES)),
     Family("endings", "sessions that end, deadlines that are set and passed", _of([*ENDINGS, *DEADLINES])),
-    Family("shared", "the same, read together with their deadline", _of([*ENDINGS, *DEADLINES]), Rules(until=True)),
+    Family(
+        "told",
+        "deadlines that only events know of; M stays (the docs say what its eviction costs)",
+        _of(TOLD_DEADLINES),
+        Rules(evict_meta=False, restart=False),
+    ),
+    Family("shared", "endings, but read together with their deadline", _of([*ENDINGS, *DEADLINES]), Rules(until=True)),
     Family(
         "foreign",
-        "the same, with a late SET by others; M stays (the docs say what its eviction costs)",
+        "the same, with a late SET by others; M stays",
         _of([*ENDINGS, *(sequence for sequence in DEADLINES if sequence.endswith("X"))]),
         Rules(until=True, foreign=True, evict_meta=False, restart=False),
     ),

@@ -184,9 +184,9 @@ class Moves:
         step: Step
         if write.present:
             ends = self.history.ends(reader.write, database.now)
-            step = Fill(reader.nonce, reader.write, write.version, ends)
+            step = Fill(reader.nonce, reader.write, write.version, ends, spare=self.rules.until)
         else:
-            step = FillAbsent(reader.nonce, reader.write)
+            step = FillAbsent(reader.nonce, reader.write, spare=self.rules.until)
         outcome, after = self.do(cell, step)
         text = f"{name} fills{'' if write.present else ' absent'}: {outcome.value}"
         if outcome is Outcome.STALE and not self.rules.return_stale:

@@ -72,7 +72,7 @@ class Rules:
     refresh: bool = True  # readers may acquire although K lives
     lagging: bool = False  # a load may find any older write
     foreign: bool = False  # a late foreign SET of the last value, once the session has ended
-    until: bool = False  # hits are read through `read_until`
+    until: bool = False  # others write K, too: hits are read through `read_until`, fills spare what is there
     only_stuck: bool = False  # report no stale read, only what would stay
     join_without_acquire: bool = False  # wrong: a reader joins whatever load is under way
     return_stale: bool = False  # wrong: a value whose fill was refused as stale is returned

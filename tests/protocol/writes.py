@@ -12,11 +12,13 @@ makes 13 + 13 + 9 + 7 = 42. Three further kinds are for deadlines:
 
     X  a session ends: from then on the database has nothing, and its event is `expire(now)`; nothing follows it but X
     T  a deadline ahead is set, event `expire(at)`; values loaded or published from then on carry it as their own end
+    t  the same, but the values know nothing of it, only the event does
     P  time passes that deadline (no event: it is acknowledged as T is); nothing follows
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -67,7 +69,7 @@ class History(NamedTuple):
         """The step that the event of `write` is, when it arrives at the time of write `now`."""
         event = self.writes[write].event
         if isinstance(event, Change):
-            return event._replace(ends=self.ends(write, now))
+            return replace(event, ends=self.ends(write, now))
         if isinstance(event, Expire) and self.letters[now] == "P":
             return Expire(Deadline.PAST)
         if event is None:
@@ -135,15 +137,15 @@ def history(letters: str, publishing: Publishing = RIGHT) -> History:
             case "X":
                 text, event = "the session ends", Expire(Deadline.PAST)
                 version, present = None, False
-            case "T":
+            case "T" | "t":
                 text, event = "a deadline is set", Expire(Deadline.AHEAD)
             case "P":
-                text, event, told_by = "time passes the deadline", None, letters.index("T") + 1
+                text, event, told_by = "time passes the deadline", None, letters.lower().index("t") + 1
                 version, present = None, False
             case _:
                 raise ValueError(letter)
-        content = before.content if letter == "T" else at
-        writes.append(Write(letter, text, content, present, version, event, told_by, promises=letter != "T"))
+        content = before.content if letter in "Tt" else at
+        writes.append(Write(letter, text, content, present, version, event, told_by, promises=letter not in "Tt"))
     return History(letters, tuple(writes))
 
 
@@ -162,6 +164,7 @@ SEQUENCES = legal(3)
 # Sessions: ending, and deadlines, with every change around them. Deletions are no event in `sessions`.
 ENDINGS = [sequence + "X" for sequence in legal(2) if "D" not in sequence]
 DEADLINES = [form.replace("*", kind) for form in ("*TP", "T*P", "*TX") for kind in "USN"]
+TOLD_DEADLINES = [sequence.replace("T", "t") for sequence in DEADLINES]
 
 
 def renames(publishing: Publishing = RIGHT) -> list[History]:

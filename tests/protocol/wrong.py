@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.protocol.cells import (
     NOBODY,
     Acquire,
@@ -106,7 +108,7 @@ class MarkerOnly(Protocol):
     """Versions alone: a fill lands unless M knows a newer version."""
 
     def acquire(self, cell: Cell, step: Acquire) -> Result:
-        outcome, after = super().acquire(cell, step._replace(lapsed=True))
+        outcome, after = super().acquire(cell, replace(step, lapsed=True))
         return outcome, after._replace(lease=NOBODY)
 
     def fill(self, cell: Cell, step: Fill) -> Result:

@@ -1,0 +1,160 @@
+"""A store whose server forgets its scripts, hangs, dies or refuses."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.crc import key_slot
+
+from cachekeeper.embedded import RedisServer
+from cachekeeper.errors import CacheUnavailable
+from cachekeeper.fold import escape_braces
+from cachekeeper.keys import meta_key
+from cachekeeper.store import Store, Value, steps
+from cachekeeper.store.outcomes import Acquired, Changed, Filled, Invalidated
+from cachekeeper.store.store import STEPS_PER_PIPELINE
+from tests.real.store_lab import LEASE, MARKER, TTL, K, Lab, M, lab
+
+__all__ = ["lab"]
+
+
+@pytest.fixture
+def impatient(own_redis: RedisServer) -> Iterator[Store]:
+    """A store on a server of the test's own, which waits half a second for answers."""
+    with own_redis.client(timeout=0.5) as client:
+        yield Store(client)
+
+
+def some_step() -> steps.Step[object]:
+    return steps.change(K, Value(b"secret", 1), ttl_ms=TTL, marker_ms=MARKER)
+
+
+def test_a_server_that_has_forgotten_its_scripts_is_taught_them(lab: Lab) -> None:
+    for _ in range(2):
+        lab.client.flushall()
+        lab.client.script_flush()
+        assert lab.acquire() is Acquired.GRANTED
+        assert lab.client.script_exists(steps.acquire(K, "x", lease_ms=1).script.sha) == [True]
+    assert lab.fill() is Filled.STORED
+
+
+def test_in_a_pipeline_too_and_every_step_runs_once(lab: Lab) -> None:
+    keys = [f"user:{number}:name" for number in range(10)]
+    marks = [steps.change(key, Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER) for key in keys]
+    gone = [steps.invalidate(key) for key in keys]
+    lab.store.run(marks[0])  # known, while the other script is not
+    lab.client.delete(meta_key(keys[0]))
+    assert lab.store.run_all(marks + gone) == [Changed.MARKED] * 10 + [Invalidated.INVALIDATED] * 10
+    lab.client.script_flush()
+    assert lab.store.run_all(marks) == [Changed.MARKED] * 10
+    assert lab.store.run_all(marks) == [Changed.IGNORED] * 10
+
+
+def test_outcomes_come_in_the_order_of_the_steps_however_many(lab: Lab) -> None:
+    count = 2 * STEPS_PER_PIPELINE + 1
+    wanted: list[steps.Step[object]] = [
+        steps.acquire(f"user:{at}:name", "mine", lease_ms=LEASE) if at % 3 else some_step() for at in range(count)
+    ]
+    outcomes = lab.store.run_all(wanted)
+    assert len(outcomes) == count
+    assert outcomes[0] is Changed.MARKED
+    assert set(outcomes[3::3]) == {Changed.IGNORED}
+    assert set(outcomes[1::3] + outcomes[2::3]) == {Acquired.GRANTED}
+
+
+def test_no_steps_are_no_trouble(lab: Lab) -> None:
+    assert lab.store.run_all([]) == []
+
+
+def test_after_a_restart(impatient: Store, own_redis: RedisServer) -> None:
+    assert impatient.run(some_step()) is Changed.MARKED
+    own_redis.restart()
+    with own_redis.client() as client:
+        store = Store(client)
+        assert store.run(some_step()) is Changed.MARKED
+        assert store.run_all([some_step()]) == [Changed.IGNORED]
+
+
+def test_a_dead_server_is_unavailable_and_comes_back(impatient: Store, own_redis: RedisServer) -> None:
+    impatient.run(some_step())
+    own_redis.kill()
+    for _ in range(2):
+        with pytest.raises(CacheUnavailable):
+            impatient.run(some_step())
+        with pytest.raises(CacheUnavailable):
+            impatient.run_all([some_step()])
+    own_redis.restart()
+    assert impatient.run(some_step()) is Changed.MARKED
+
+
+def test_a_hung_server_is_unavailable_within_the_time_limit(impatient: Store, own_redis: RedisServer) -> None:
+    impatient.run(some_step())
+    own_redis.pause()
+    try:
+        began = time.monotonic()
+        with pytest.raises(CacheUnavailable, match="change") as caught:
+            impatient.run(some_step())
+        assert time.monotonic() - began < 5
+    finally:
+        own_redis.resume()
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_refusal_is_unavailable_and_tells_no_value(lab: Lab, many: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    lab.client.set(M, "not a hash")
+    with pytest.raises(CacheUnavailable) as caught:
+        lab.store.run_all([some_step()]) if many else lab.run(some_step())
+    assert "secret" not in str(caught.value)
+    assert K not in str(caught.value)
+
+
+def test_one_step_that_fails_does_not_keep_the_others_from_running(lab: Lab) -> None:
+    lab.client.set(M, "not a hash")
+    others = [steps.change(f"user:{at}:name", Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER) for at in (1, 2)]
+    with pytest.raises(CacheUnavailable):
+        lab.store.run_all([others[0], some_step(), others[1]])
+    assert lab.store.run_all(others) == [Changed.IGNORED] * 2
+
+
+def test_a_script_that_does_not_run_is_unavailable(lab: Lab) -> None:
+    step = some_step()
+    script = steps.Script("change")
+    script.source, script.sha = "this is no Lua", "0" * 40
+    with pytest.raises(CacheUnavailable):
+        lab.run(dataclasses.replace(step, script=script))
+
+
+# --- Redis Cluster ---------------------------------------------------------------------------------------------------
+
+ids = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), min_size=1, max_size=40)
+
+
+@given(part=ids)
+def test_a_key_and_its_metadata_share_a_slot(part: str) -> None:
+    key = f"user:{part}:name"
+    assert key_slot(key.encode()) == key_slot(meta_key(key).encode())
+
+
+@given(text=st.text(st.sampled_from("{}%25BD7x"), min_size=1, max_size=20))
+def test_so_does_a_search_whose_text_has_braces(text: str) -> None:
+    key = f"search:{escape_braces(text)}"
+    assert key_slot(key.encode()) == key_slot(meta_key(key).encode())
+
+
+def test_each_step_names_its_keys_so_that_a_cluster_can_route_it() -> None:
+    named = [
+        steps.acquire(K, "n", lease_ms=1),
+        steps.fill(K, "n", Value(b"", 1), ttl_ms=1, marker_ms=1),
+        steps.fill_absent(K, "n", ttl_ms=1),
+        steps.change(K, Value(b"", 1), ttl_ms=1, marker_ms=1),
+        steps.invalidate(K),
+        steps.expire(K, at_ms=0, keep_ms=1),
+        steps.read_until(K),
+    ]
+    assert {step.keys for step in named} == {(K, M)}
+    assert steps.release(K, "n").keys == (M,)
+    assert steps.block("blocked:x", None).keys == ("blocked:x",)
