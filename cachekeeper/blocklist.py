@@ -7,6 +7,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from bson.errors import BSONError
+
 from cachekeeper.errors import CacheUnavailable, InvalidId
 from cachekeeper.ids import IdType
 from cachekeeper.loaders import ABSENT, Absent, Find
@@ -31,7 +33,10 @@ _POLICY_SECONDS = 10.0
 
 def ends_of(view: BlocklistView, document: StoredDocument) -> datetime | None:
     """When what a document blocks ends by itself; None for never: null, no such field, or no date of Python's years."""
-    ends = document.get(view.ends)
+    try:
+        ends = document.get(view.ends)
+    except BSONError:  # what no driver can read is no date
+        return None
     return ends if isinstance(ends, datetime) else None
 
 

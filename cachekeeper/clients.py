@@ -13,31 +13,35 @@ from redis.retry import Retry
 
 from cachekeeper.errors import SettingsError
 from cachekeeper.lean import LEAN_CODEC_OPTIONS
+from cachekeeper.store import cache_errors
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
 
 def connect_redis(url: str, timeout: float) -> Redis | RedisCluster:
-    """A client for `url`; it connects at first use.
+    """A client for `url`; it connects at first use, but one of a Cluster at once, since it must learn the slots.
 
     Args:
         url: as in the settings; `redis+cluster://` for a Cluster.
         timeout: seconds for connecting, and for each answer.
+
+    Raises:
+        CacheUnavailable: no node of the Cluster answered.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         # Never sent twice. The first copy of an acquire may arrive late, behind the second one and behind an event:
-        #   acquire n (stuck on a dying connection) · acquire n, again · load · event: lease dropped · acquire n (the
-        # first) · fill n
+        #   acquire n (on a dying connection) · acquire n again · load · event: drop n · acquire n (the first) · fill n
         # would bring back what the event has made old. The pool itself notices a connection that a restart has closed.
         "retry": Retry(NoBackoff(), 0),
     }
     parts = urlsplit(url)
     if parts.scheme.endswith("+cluster"):
         plain = urlunsplit(parts._replace(scheme=parts.scheme.removesuffix("+cluster")))
-        return RedisCluster.from_url(plain, **options)
+        with cache_errors("connecting to the Cluster"):
+            return RedisCluster.from_url(plain, **options)
     return Redis.from_url(url, **options)
 
 

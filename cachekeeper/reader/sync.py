@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from cachekeeper.errors import CachekeeperError, CacheUnavailable
 from cachekeeper.loaders import ABSENT, Absent
@@ -102,7 +102,7 @@ class SyncReader:
                 return core.Start.DAMAGED
             self.breaker.failed(error)
             return core.Start.CACHE_DOWN
-        except RedisError as error:
+        except (RedisError, RedisClusterException) as error:
             self.breaker.failed(error)
             return core.Start.CACHE_DOWN
         self.breaker.succeeded()
