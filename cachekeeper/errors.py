@@ -11,6 +11,7 @@
     │       └── UnknownEvent
     ├── SettingsError                    the environment is wrong; every variable at fault is named
     ├── RegistrationError                a view, event or handler does not fit the others
+    ├── NoTransaction                    an event for the outbox, without the transaction of its change
     ├── Unavailable                      an outage, never to be read as 'does not exist'
     │   ├── CacheUnavailable             Redis
     │   ├── DatabaseUnavailable          MongoDB
@@ -80,6 +81,10 @@ class SettingsError(CachekeeperError):
 
 class RegistrationError(CachekeeperError):
     """A view, event or handler does not fit what is registered already."""
+
+
+class NoTransaction(CachekeeperError):
+    """An event is to be stored in the transaction of its change, and there is none; or the server has none."""
 
 
 class Unavailable(CachekeeperError):

@@ -107,6 +107,9 @@ class Settings(BaseSettings):
         value_limit_bytes: larger values are returned and not cached.
         read_concern: `majority`, or `linearizable` where a deposed primary must not answer either.
         publish_timeout_seconds: for one publish, retry included.
+        outbox_retry_seconds: how long the relay waits for an event to be applied before it publishes it again; each
+            further time twice as long, up to 32 times.
+        outbox_limit_events: events that are published from the outbox and not yet applied, at most.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -133,6 +136,8 @@ class Settings(BaseSettings):
     value_limit_bytes: PositiveInt = 1024 * 1024
     read_concern: Literal["majority", "linearizable"] = "majority"
     publish_timeout_seconds: Seconds = 5.0
+    outbox_retry_seconds: Seconds = 30.0
+    outbox_limit_events: PositiveInt = 20_000
 
     @field_validator("lookup_timeout_seconds", "lease_seconds")
     @classmethod
@@ -177,6 +182,30 @@ class PublisherSettings(BaseSettings):
 
     broker_url: BrokerUrl = Field(repr=False)
     publish_timeout_seconds: Seconds = 5.0
+
+
+class OutboxSettings(BaseSettings):
+    """What it takes to look into the outbox.
+
+    Attributes:
+        mongodb_url, load_timeout_seconds: as in `Settings`.
+    """
+
+    model_config = Settings.model_config
+
+    mongodb_url: MongoUrl = Field(repr=False)
+    load_timeout_seconds: Seconds = 2.0
+
+
+class RelaySettings(OutboxSettings, PublisherSettings):
+    """What the outbox's relay needs: MongoDB and the broker, no Redis.
+
+    Attributes:
+        outbox_retry_seconds, outbox_limit_events: as in `Settings`.
+    """
+
+    outbox_retry_seconds: Seconds = 30.0
+    outbox_limit_events: PositiveInt = 20_000
 
 
 def load_settings(**overrides: object) -> Settings:

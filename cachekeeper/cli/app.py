@@ -6,6 +6,7 @@ That module imports what its command needs inside the function: `cachekeeper --h
 import typer
 
 from cachekeeper.cli.dev import dev
+from cachekeeper.cli.relay import relay
 from cachekeeper.cli.warm import warm
 
 app = typer.Typer(
@@ -15,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # local variables hold tokens
 )
 app.command()(dev)
+app.command()(relay)
 app.command()(warm)
 
 

@@ -1,5 +1,4 @@
-"""The outbox: events stored in the MongoDB transaction of their change, where they stay until a worker has dealt with
-them.
+"""The outbox: events stored in the transaction of their change, where they stay until a worker has dealt with them.
 
 A record holds
 
@@ -16,6 +15,7 @@ Whoever writes records without this module needs `_id`, `body` (with the same id
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ _DUPLICATE_KEY = 11000
 _LONGEST_ID = 1024  # characters; an event's own are shorter
 _IDS_AT_ONCE = 1000
 _COUNT_SECONDS = 30.0
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # which MongoDB's driver refuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,6 @@ def outbox_lag(database: Database[Any]) -> Lag:
         DatabaseUnavailable: MongoDB failed.
     """
     under_way = {"$sum": {"$cond": [{"$eq": [{"$type": "$due_at"}, "date"]}, 1, 0]}}
-    seconds = {"$divide": [{"$subtract": ["$$NOW", {"$min": "$created_at"}]}, 1000]}
     with database_errors("looking into the outbox", _COUNT_SECONDS):
         found: list[dict[str, Any]] = list(
             database[COLLECTION].aggregate(
@@ -131,10 +131,10 @@ def outbox_lag(database: Database[Any]) -> Lag:
                             "_id": None,
                             "events": {"$sum": 1},
                             "under_way": under_way,
-                            "created_at": {"$min": "$created_at"},
+                            "since": {"$min": "$created_at"},
                         }
                     },
-                    {"$set": {"oldest": seconds}},
+                    {"$set": {"oldest": {"$divide": [{"$subtract": ["$$NOW", "$since"]}, 1000]}}},
                 ]
             )
         )
@@ -156,5 +156,5 @@ def _ids(events: Sequence[object]) -> Iterator[str]:
     """The ids under which the events can be in the outbox. Anybody can publish anything: the rest is in none."""
     for event in events:
         found = event.get("id") if isinstance(event, dict) else None
-        if isinstance(found, str) and len(found) <= _LONGEST_ID and not any("\ud800" <= x <= "\udfff" for x in found):
+        if isinstance(found, str) and len(found) <= _LONGEST_ID and not _LONE_SURROGATE.search(found):
             yield found

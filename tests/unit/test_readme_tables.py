@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 Check = Callable[[str], list[str]]
 
 
-UNITS = {"SECONDS": "seconds", "CHARS": "characters", "BYTES": "bytes", "CONCURRENCY": "reads"}
+UNITS = {"SECONDS": "seconds", "CHARS": "characters", "BYTES": "bytes", "CONCURRENCY": "reads", "EVENTS": "events"}
 
 
 def default_text(field: FieldInfo) -> str:

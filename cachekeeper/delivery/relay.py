@@ -1,0 +1,243 @@
+"""The relay: publishes what is stored in the outbox, again and again until a worker has dealt with it.
+
+Any number of relays may run. Each works in rounds: it claims records, publishes them, and forgets them; only a worker
+removes a record. It polls: a change stream would wake it some 50 ms earlier, and would be one more thing that ends with
+a failover, and whose loss must be noticed; two small queries a round, on an index, cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cachekeeper.clients import connect_mongodb
+from cachekeeper.database import database_errors, majority
+from cachekeeper.delivery.messages import too_deep
+from cachekeeper.delivery.outbox import COLLECTION
+from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, Publisher, packed
+from cachekeeper.errors import Unavailable
+from cachekeeper.metrics import COUNTERS, logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pymongo.collection import Collection
+    from pymongo.database import Database
+
+    from cachekeeper.settings import RelaySettings
+
+_SHORTEST_PAUSE_SECONDS = 0.01
+_LONGEST_PAUSE_SECONDS = 0.1
+"""Between two looks at an outbox in which nothing is due."""
+
+_FIRST_WAIT_SECONDS = 0.1
+_LONGEST_WAIT_SECONDS = 5.0
+"""While MongoDB or the broker is away."""
+
+_GROWTH = 32  # of the time until a record is published again
+_PROBE = 16  # records
+_CROWD = 3  # attempts, after which a record travels alone
+
+_FRESH = {"_id": {"$type": "string"}, "due_at": None}
+_PUBLISHED = {"_id": {"$type": "string"}, "due_at": {"$type": "date"}}
+_DUE = {**_PUBLISHED, "$expr": {"$lte": ["$due_at", "$$NOW"]}}
+
+
+@dataclass(slots=True)
+class _Retries:
+    """How many records to publish again, and when.
+
+    While no worker runs, each record would be published again when its time comes, and an hour would fill the broker
+    with copies of what it holds. So the next ones have to wait until one of the last ones has left the outbox: the
+    first worker that is back opens the way. Where none leaves, a few records are tried now and then.
+    """
+
+    size: int = _PROBE
+    last: Sequence[str] = ()
+    not_before: float = 0.0
+
+
+class Relay:
+    """Publishes what is in the outbox. For one thread; `stop` may be called from any, and from a signal handler.
+
+    Args:
+        settings: where MongoDB and the broker are.
+        database: a pymongo database of your own. It is not closed by `close`.
+    """
+
+    def __init__(self, settings: RelaySettings, database: Database[Any] | None = None) -> None:
+        self._settings = settings
+        self._own = database is None
+        self._database = majority(
+            connect_mongodb(settings.mongodb_url, settings.load_timeout_seconds) if database is None else database
+        )
+        self._outbox: Collection[Any] = self._database[COLLECTION]
+        self._publisher = Publisher(settings)
+        self._retries = _Retries()
+        self._prepared = False
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Publish until `stop` is called. While MongoDB or the broker is away, wait, and go on by itself.
+
+        Raises:
+            SettingsError: the URL of the broker cannot be used.
+        """
+        pause, failures, began, said = _SHORTEST_PAUSE_SECONDS, 0, 0.0, ""
+        while not self._stopping.is_set():
+            try:
+                found = self.round()
+            except Unavailable as error:
+                if not failures:
+                    began = time.monotonic()
+                if str(error) != said:
+                    said = str(error)
+                    logger.warning("the outbox waits: %s", said)
+                wait = min(_FIRST_WAIT_SECONDS * (1 << min(failures, 10)), _LONGEST_WAIT_SECONDS)
+                failures += 1
+                # Spread, so that relays that stopped together do not come back together.
+                self._stopping.wait(wait * random.uniform(0.5, 1))  # noqa: S311
+                continue
+            if failures:
+                logger.warning("the outbox is published again, after %.1f s", time.monotonic() - began)
+                failures, said = 0, ""
+            pause = _SHORTEST_PAUSE_SECONDS if found else min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            if not found:
+                self._stopping.wait(pause)
+
+    def stop(self) -> None:
+        """Let `run` return when the round under way has ended."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._publisher.close()
+        if self._own:
+            self._database.client.close()
+
+    def round(self) -> int:
+        """Publish what is due now, as much as one round takes.
+
+        Returns:
+            How many records were published.
+
+        Raises:
+            DatabaseUnavailable, BrokerUnavailable: nothing is lost; do it again.
+            SettingsError: as `run`.
+        """
+        self._prepare()
+        return self._publish(self._claim(_FRESH, self._room())) + self._publish_again()
+
+    def _prepare(self) -> None:
+        if not self._prepared:
+            with database_errors("indexing the outbox", self._settings.load_timeout_seconds):
+                self._outbox.create_index("due_at")
+            self._prepared = True
+
+    def _room(self) -> int:
+        """How many fresh records may be published now."""
+        limit = self._settings.outbox_limit_events
+        with database_errors("counting what is under way", self._settings.load_timeout_seconds):
+            if self._outbox.find_one(_FRESH, {"_id": 1}) is None:
+                return 0
+            return min(limit - self._outbox.count_documents(_PUBLISHED, limit=limit), EVENTS_PER_MESSAGE)
+
+    def _publish_again(self) -> int:
+        retries, now = self._retries, time.monotonic()
+        if retries.last:
+            with database_errors("looking for what has left the outbox", self._settings.load_timeout_seconds):
+                stay = self._outbox.count_documents({"_id": {"$in": list(retries.last)}})
+            if stay < len(retries.last):
+                retries.last, retries.size = (), min(2 * retries.size, EVENTS_PER_MESSAGE)
+            elif now < retries.not_before:
+                return 0
+            else:
+                retries.size = _PROBE
+        records = self._claim(_DUE, retries.size)
+        if records:
+            self._publish(records)
+            COUNTERS.add("outbox_published_again", len(records))
+            retries.last = [record["_id"] for record in records]
+            retries.not_before = now + self._settings.outbox_retry_seconds
+        return len(records)
+
+    def _claim(self, due: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
+        """Make records this round's own, by setting the time at which they are due again.
+
+        Two relays may choose the same records; each record takes the update of one, since the filter is looked at again
+        for each. One that is killed after this leaves them to the next, when they are due again.
+        """
+        if limit <= 0:
+            return []
+        claim = uuid.uuid4().hex
+        with database_errors("reading the outbox", self._settings.load_timeout_seconds):
+            # Only what a majority holds is read: of a change that is rolled back, nobody must hear.
+            chosen = [found["_id"] for found in self._outbox.find(due, {"_id": 1}).sort("due_at", 1).limit(limit)]
+            if not chosen:
+                return []
+            self._outbox.update_many({**due, "_id": {"$in": chosen}}, self._claimed(claim))
+            return list(self._outbox.find({"_id": {"$in": chosen}, "claim": claim}, {"body": 1, "attempts": 1}))
+
+    def _claimed(self, claim: str) -> list[dict[str, Any]]:
+        attempts = {"$cond": [{"$isNumber": "$attempts"}, "$attempts", 0]}
+        # Longer than a normal apply; the half at random, so that what was published together is not due together.
+        growth = {"$min": [{"$pow": [2, attempts]}, _GROWTH]}
+        spread = {"$add": [1, {"$multiply": [{"$rand": {}}, 0.5]}]}
+        wait = {"$multiply": [round(self._settings.outbox_retry_seconds * 1000), growth, spread]}
+        due_at = {"$add": ["$$NOW", {"$toLong": wait}]}
+        return [{"$set": {"claim": claim, "due_at": due_at, "attempts": {"$add": [attempts, 1]}}}]
+
+    def _publish(self, records: Sequence[Mapping[str, Any]]) -> int:
+        waiting = sorted(records, key=_travels_alone)
+        try:
+            for message in _messages(records):
+                self._publisher.publish_stored(message)
+                del waiting[: len(message)]
+        except Unavailable:
+            self._put_back(waiting)
+            raise
+        COUNTERS.add("outbox_published", len(records))
+        return len(records)
+
+    def _put_back(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """What was never published need not wait for its second time."""
+        fresh = [record["_id"] for record in records if record["attempts"] == 1]
+        if not fresh:
+            return
+        with database_errors("putting back what was not published", self._settings.load_timeout_seconds):
+            self._outbox.update_many({"_id": {"$in": fresh}}, {"$set": {"due_at": None, "attempts": 0}})
+
+
+def _messages(records: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    """The events of some records, as many at once as fit into a message.
+
+    One that has been published many times may be what ends the workers that take it up: it takes no others along.
+    """
+    yield from packed(_text(record) for record in records if not _travels_alone(record))
+    for record in records:
+        if _travels_alone(record):
+            yield [_text(record)]
+
+
+def _travels_alone(record: Mapping[str, Any]) -> bool:
+    return bool(record["attempts"] > _CROWD)
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    """The event as it goes over the wire, JSON whatever the record holds: one wrong body must not spoil a message.
+
+    What is no event becomes a dead letter, as any other, and so leaves the outbox under its record's id.
+    """
+    record_id, body = record["_id"], record.get("body")
+    try:
+        event = json.loads(body) if isinstance(body, str) else None
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict) or too_deep([event]):
+        return json.dumps({"id": record_id, "body": str(body)})
+    return body if event.get("id") == record_id and isinstance(body, str) else json.dumps({**event, "id": record_id})
