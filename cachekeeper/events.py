@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from cachekeeper.errors import InputError, InvalidEvent
-from cachekeeper.ids import check_id
+from cachekeeper.ids import MAX_ID_BYTES, check_id
 from cachekeeper.times import check_time
-from cachekeeper.versions import check_version
+from cachekeeper.versions import MAX_VERSION, check_version
 
 
 def _door(check: Any) -> BeforeValidator:
@@ -45,16 +45,29 @@ def _check_name(value: object) -> str:
 
 MAX_NAME_BYTES = 65536
 
-Id = Annotated[str, _door(check_id)]
+# What the checks take, for those who read a schema. It knows characters and no bytes, and so lets some ids through that
+# are too long.
+_ID_TEXT = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_ID_BYTES,
+    "pattern": r"^[^{}\s\u0000-\u001f\u007f-\u009f]+$",
+}
+_INTEGER = {"type": "integer"}
+_MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, {**_INTEGER, "description": "Seconds since 1970."}]}
+_VERSION = {"anyOf": [{**_INTEGER, "minimum": 0, "maximum": MAX_VERSION}, {"type": "null"}]}
+_NAME = {"type": "string", "maxLength": MAX_NAME_BYTES, "pattern": r"^[^\u0000]*$"}
+
+Id = Annotated[str, _door(check_id), WithJsonSchema({"anyOf": [_ID_TEXT, _INTEGER]})]
 """An id: text or an integer, kept as text."""
 
-Version = Annotated[int | None, _door(check_version)]
+Version = Annotated[int | None, _door(check_version), WithJsonSchema(_VERSION)]
 """A version from 0 to 2^53 - 1, or None for 'no version'. `5.0` is 5."""
 
-Moment = Annotated[datetime, _door(check_time)]
+Moment = Annotated[datetime, _door(check_time), WithJsonSchema(_MOMENT)]
 """A time: with a zone, or whole seconds since 1970; kept in UTC."""
 
-Name = Annotated[str, _door(_check_name)]
+Name = Annotated[str, _door(_check_name), WithJsonSchema(_NAME)]
 """A text of at most 65536 bytes, as it stands in a document."""
 
 

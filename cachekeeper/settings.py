@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri as parse_mongodb_url
@@ -16,6 +25,7 @@ from cachekeeper.errors import SettingsError
 from cachekeeper.ids import IdType
 
 PREFIX = "CACHEKEEPER_"
+SHORTEST_API_KEY = 16
 S = TypeVar("S", bound=BaseSettings)
 
 _LONGEST_SECONDS = 366 * 86_400
@@ -67,6 +77,15 @@ def _list(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _check_api_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
+    # What an HTTP header carries unchanged (RFC 6750, b64token), and too long to be guessed.
+    if not all(re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", key) and len(key) >= SHORTEST_API_KEY for key in keys):
+        raise ValueError(
+            f"each key must have at least {SHORTEST_API_KEY} characters, out of letters, digits and - . _ ~ + /"
+        )
+    return keys
+
+
 def _pairs(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -83,6 +102,11 @@ RedisUrl = Annotated[str, _url("redis", "rediss", "unix", "redis+cluster", "redi
 BrokerUrl = Annotated[str, _url("amqp", "amqps", "redis", "rediss", check=_check_port)]
 MongoUrl = Annotated[str, BeforeValidator(_names_its_database), _url("mongodb", "mongodb+srv", check=_check_mongodb)]
 Seconds = Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
+Modules = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list), Field(min_length=1)]
+DEFAULT_MODULES = ("producers", "lookups", "worker")
+ApiKeys = Annotated[
+    tuple[str, ...], NoDecode, AfterValidator(_check_api_keys), BeforeValidator(_list), Field(min_length=1)
+]
 
 
 class Settings(BaseSettings):
@@ -118,11 +142,7 @@ class Settings(BaseSettings):
     security_redis_url: RedisUrl = Field(default="", repr=False, validate_default=False)
     mongodb_url: MongoUrl = Field(repr=False)
     broker_url: BrokerUrl | None = Field(default=None, repr=False)
-    modules: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list), Field(min_length=1)] = (
-        "producers",
-        "lookups",
-        "worker",
-    )
+    modules: Modules = DEFAULT_MODULES
     id_types: Annotated[Mapping[str, IdType], NoDecode, BeforeValidator(_pairs)] = Field(default_factory=dict)
     redis_timeout_seconds: Seconds = 0.5
     load_timeout_seconds: Seconds = 2.0
@@ -182,6 +202,22 @@ class PublisherSettings(BaseSettings):
 
     broker_url: BrokerUrl = Field(repr=False)
     publish_timeout_seconds: Seconds = 5.0
+
+
+class DoorSettings(PublisherSettings):
+    """What the HTTP door needs: it is told neither where Redis is nor where MongoDB is.
+
+    Attributes:
+        modules: as in `Settings`; those of them that register events.
+        http_api_keys: each opens the door; several, so that a new one can be handed out before the old one is void.
+        http_body_limit_bytes: for the body of one request.
+        http_batch_limit_events: for one request.
+    """
+
+    modules: Modules = DEFAULT_MODULES
+    http_api_keys: ApiKeys = Field(repr=False)
+    http_body_limit_bytes: PositiveInt = 1024 * 1024
+    http_batch_limit_events: PositiveInt = 1000
 
 
 class OutboxSettings(BaseSettings):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cachekeeper.settings import PREFIX, Settings
+from cachekeeper.settings import PREFIX, DoorSettings, Settings
 from tests.compose import ROOT
 
 README = ROOT / "README.md"
@@ -16,7 +16,8 @@ PAGES = (
     ROOT / "examples/node/README.md",
 )
 
-VARIABLES = {PREFIX + name.upper(): field for name, field in Settings.model_fields.items()}
+_FIELDS = {**Settings.model_fields, **DoorSettings.model_fields, **Settings.model_fields}
+VARIABLES = {PREFIX + name.upper(): field for name, field in _FIELDS.items()}
 """What an operator can set, by the name of the variable."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

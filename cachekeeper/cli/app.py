@@ -7,6 +7,7 @@ import typer
 
 from cachekeeper.cli.dev import dev
 from cachekeeper.cli.relay import relay
+from cachekeeper.cli.serve import serve
 from cachekeeper.cli.warm import warm
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(dev)
 app.command()(relay)
+app.command()(serve)
 app.command()(warm)
 
 

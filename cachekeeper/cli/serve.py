@@ -1,0 +1,60 @@
+"""`cachekeeper serve`: the HTTP door."""
+
+import logging
+import math
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+CONNECTIONS = 1024
+
+
+def serve(
+    *,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 for all of this machine's.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")] = 8080,
+) -> None:
+    """Take events over HTTP (CloudEvents 1.0) and publish them, until ctrl-C or SIGTERM.
+
+    Standard output has one line, the URL, once it listens there.
+    """
+    try:
+        import uvicorn  # noqa: PLC0415  (see cachekeeper.cli.app; and the extra may be missing)
+
+        from cachekeeper.door import Door  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name not in {"anyio", "cloudevents", "starlette", "uvicorn"}:
+            raise
+        sys.exit(f'The HTTP door needs {error.name}: pip install "cachekeeper[http]"')
+    from cachekeeper.settings import DoorSettings, load  # noqa: PLC0415  (see cachekeeper.cli.app)
+
+    settings = load(DoorSettings)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    config = uvicorn.Config(
+        Door(settings),
+        http="h11",  # the one that all platforms have
+        ws="none",
+        lifespan="on",
+        log_config=None,  # the line above is all
+        access_log=False,  # its lines hold what somebody put into a query by mistake
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        # What is being published when the end comes is finished: each message has that long.
+        timeout_graceful_shutdown=math.ceil(settings.publish_timeout_seconds) + 1,
+    )
+    with _listener(host, port) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        typer.echo(f"http://{shown}:{listener.getsockname()[1]}")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
+    except OSError as error:
+        sys.exit(f"cachekeeper: cannot listen on {host}, port {port}: {error.strerror or error}")

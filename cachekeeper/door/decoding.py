@@ -1,0 +1,70 @@
+"""CloudEvents to registered events, as strictly as in a Python producer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cloudevents.core.base import BaseCloudEvent
+
+from cachekeeper.door.messages import MOST_FAULTS
+from cachekeeper.door.problems import Fault, Refused
+from cachekeeper.errors import InvalidEvent
+from cachekeeper.events import Event
+from cachekeeper.registry import Registry
+
+ATTRIBUTES: Final = frozenset({"id", "type", "time"})
+"""Fields of an event that are attributes of a CloudEvent; all others stand in its data."""
+
+
+def read_events(registry: Registry, found: Sequence[BaseCloudEvent], *, batched: bool) -> list[Event]:
+    """All of them, or none.
+
+    Args:
+        registry: knows the events that there are.
+        found: CloudEvents.
+        batched: whether a fault says which of them has it.
+
+    Raises:
+        Refused: names the first field at fault of each event.
+    """
+    events, faults = list[Event](), list[Fault]()
+    for index, event in enumerate(found):
+        try:
+            events.append(_read(registry, event))
+        except Refused as refused:
+            faults += (Fault(fault.field, fault.detail, index if batched else None) for fault in refused.faults)
+            if len(faults) >= MOST_FAULTS:
+                break
+    if faults:
+        raise Refused(*faults)
+    return events
+
+
+def _read(registry: Registry, found: BaseCloudEvent) -> Event:
+    kind = registry.events.get(found.get_type())
+    if kind is None:
+        raise Refused(Fault("type", f"is not a registered event; these are: {', '.join(sorted(registry.events))}"))
+    data: object = found.get_data()
+    if data is None:
+        raise Refused(Fault("data", "is missing"))
+    if not isinstance(data, dict):
+        raise Refused(Fault("data", "must be a JSON object"))
+    unknown = sorted(data.keys() - (kind.model_fields.keys() - ATTRIBUTES))
+    if unknown:
+        name = unknown[0]
+        said = "is an attribute of the event and not of its data" if name in ATTRIBUTES else "is not a field of it"
+        raise Refused(Fault(f"data.{name}", f"{said} (event {kind.type_name()})"))
+    moment = found.get_time()
+    attributes = {"id": found.get_id()} if moment is None else {"id": found.get_id(), "time": moment}
+    try:
+        return kind(**attributes, **data)
+    except InvalidEvent as error:
+        raise Refused(Fault(_place(error.field), error.problem)) from None
+
+
+def _place(field: str) -> str:
+    """Where a field of the event stands in the CloudEvent."""
+    if field in ATTRIBUTES:
+        return field
+    return "data" if field == "event" else f"data.{field}"
