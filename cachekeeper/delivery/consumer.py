@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from cachekeeper.delivery.work import Delivery
 
 
+_LOOK_SECONDS = 0.5
+
+
 class Steps(bootsteps.Blueprint):
     """What a consumer is made of.
 
@@ -73,6 +76,9 @@ class Consumer(CeleryConsumer):
         self._held: deque[ApplyRequest] = deque()
         self._consuming = False
         self.delivery.gate.on_open = lambda: self.hub.call_soon(self._settle)
+        # The event loop looks whether it should stop when something has happened, or the next timer is due: with an
+        # idle RabbitMQ that is ten seconds after the SIGTERM.
+        self.hub.timer.call_repeatedly(_LOOK_SECONDS, lambda: None)
 
     def hold(self, request: ApplyRequest) -> None:
         """Put a message back, but not before this worker has stopped fetching: else it would come back at once.

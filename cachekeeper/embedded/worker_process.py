@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -54,8 +55,10 @@ class WorkerProcess(ServerProcess):
         # answers is this one: nobody else knows the broker.
         broker = self.environment["CACHEKEEPER_BROKER_URL"]
         with Celery("cachekeeper-ping", broker=broker, set_as_current=False) as asking:
+            # Those of the broker's client: kombu keeps connections, and one may be older than the broker.
+            errors = cast("tuple[type[Exception], ...]", asking.connection().connection_errors)
             try:
                 answers = asking.control.ping(timeout=PING_SECONDS, limit=1)
-            except (OperationalError, OSError) as error:
+            except (OperationalError, *errors) as error:
                 return str(error)
         return None if answers else "no answer to a ping"

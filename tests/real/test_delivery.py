@@ -214,16 +214,15 @@ def test_a_worker_that_is_asked_to_stop_under_load_loses_nothing(site: Site, wor
     asked = time.monotonic()
     worker.stop()
     assert worker.exit_text == "exited with status 0"
-    assert time.monotonic() - asked < 15
+    assert time.monotonic() - asked < 8  # an idle event loop sleeps for ten seconds
     worker.start()
     site.settle()
     wait_until(lambda: site.client.exists(*(f"blocked:stop{n}" for n in range(300))) == 300, "all applied", SOON)
     assert site.letters == []
 
 
+@pytest.mark.parametrize("site", ["rabbitmq"], indirect=True)  # with Redis a kill may lose a message, as is stated
 def test_a_worker_that_is_killed_under_load_loses_nothing(site: Site, worker: WorkerProcess) -> None:
-    if not site.is_rabbit:
-        pytest.skip("with Redis as the broker a kill may lose a message (stated), and its redelivery takes a minute")
     site.publish_each(*(UserLoggedOut(token_id=f"kill{n}") for n in range(300)))
     worker.kill()
     assert worker.exit_text == f"was killed by {signal.SIGKILL.name}"

@@ -1,0 +1,202 @@
+"""Away is not failed: servers freeze and die while events come in. The worker waits, loses nothing, and goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cachekeeper.embedded import MongoServer, RedisServer
+from producers import UserLoggedOut, UserUpdated
+from tests.real.delivering import Site
+from tests.servers import RabbitServer
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachekeeper.embedded import FoundServer, Guardian
+    from cachekeeper.embedded.worker_process import WorkerProcess
+
+SOON = 60.0
+EVENTS = 60
+
+# For what does not depend on the broker.
+one_broker = pytest.mark.parametrize("site", ["redis"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+def site(
+    request: pytest.FixtureRequest, guardian: Guardian, redis_found: FoundServer, mongo_found: FoundServer
+) -> Iterator[Site]:
+    """Servers that may be stopped and killed."""
+    cache = RedisServer(guardian, redis_found, name="cache")
+    mongo = MongoServer(guardian, mongo_found)
+    broker: RedisServer | RabbitServer
+    if request.param == "redis":
+        broker = RedisServer(guardian, redis_found, name="broker")
+    else:
+        broker = RabbitServer(guardian, request.getfixturevalue("rabbit_found"))
+    servers = (cache, mongo, broker)
+    for server in servers:
+        server.start()
+    site = Site(guardian, broker, cache, mongo, "delivery_outages")
+    yield site
+    site.close()
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def worker(site: Site) -> Iterator[WorkerProcess]:
+    with site.working() as worker:
+        yield worker
+
+
+def server_of(site: Site, name: str) -> RedisServer | MongoServer:
+    return site.cache if name == "redis" else site.mongo
+
+
+def take_away(server: RedisServer | MongoServer, how: str) -> None:
+    server.pause() if how == "frozen" else server.kill()
+
+
+def bring_back(server: RedisServer | MongoServer, how: str) -> None:
+    if how == "frozen":
+        server.resume()
+    else:
+        server.start()  # Redis is empty then, MongoDB is not
+
+
+def logouts(mark: str) -> list[UserLoggedOut]:
+    return [UserLoggedOut(session_id=f"{mark}{n}", token_id=f"{mark}{n}") for n in range(EVENTS)]
+
+
+@pytest.mark.parametrize("how", ["frozen", "killed"])
+@pytest.mark.parametrize("name", ["redis", "mongodb"])
+def test_a_worker_waits_for_a_server_and_goes_on_by_itself(
+    site: Site, worker: WorkerProcess, name: str, how: str
+) -> None:
+    mark, server = f"{name}-{how}-", server_of(site, name)
+    site.publish(UserLoggedOut(token_id=f"{mark}before"))
+    wait_until(lambda: site.client.exists(f"blocked:{mark}before"), "a worker that works", SOON)
+    take_away(server, how)
+    site.publish_each(*logouts(mark))
+    # It notices, and puts back what it had: all events wait in the broker.
+    wait_until(lambda: "stopped fetching events" in worker.log_tail(50), "a worker that waits", SOON)
+    wait_until(lambda: site.waiting() == EVENTS, "all events in the broker", SOON)
+    if site.is_rabbit:
+        counts = site.deliveries()
+        assert len(counts) == EVENTS
+        # The outage costs a message one delivery: not as many as a worker could fetch and put back meanwhile.
+        assert set(counts) <= {0, 1}
+    else:
+        assert site.held() == 0
+    bring_back(server, how)
+    keys = [f"blocked:{mark}{n}" for n in range(EVENTS)]
+    wait_until(lambda: site.client.exists(*keys) == EVENTS, "all events applied", SOON)
+    wait_until(lambda: not site.waiting(), "an empty queue", SOON)
+    assert site.db["sessions"].count_documents({"_id": {"$regex": f"^{mark}"}, "ended_at": {"$exists": True}}) == EVENTS
+    assert site.letters == []
+    assert worker.log_tail(1000).count("stopped fetching events") <= 3
+    assert "Traceback" not in worker.log_tail(1000)
+
+
+@one_broker
+def test_a_worker_that_starts_during_an_outage_waits(site: Site) -> None:
+    site.mongo.pause()
+    worker = site.worker()
+    try:
+        worker.start()  # it answers pings
+        site.publish(UserLoggedOut(token_id="early"))
+        wait_until(lambda: "events wait in the broker" in worker.log_tail(50), "a worker that waits", SOON)
+        assert site.waiting() == 1
+        assert not site.client.exists("blocked:early")
+    finally:
+        site.mongo.resume()
+    wait_until(lambda: site.client.exists("blocked:early"), "the event applied", SOON)
+    worker.stop()
+
+
+@one_broker
+@pytest.mark.parametrize("name", ["redis", "mongodb"])
+def test_a_worker_that_waits_can_be_stopped(site: Site, worker: WorkerProcess, name: str) -> None:
+    server = server_of(site, name)
+    server.pause()
+    try:
+        site.publish(UserLoggedOut(session_id="stopped", token_id="stopped"))
+        wait_until(lambda: "stopped fetching events" in worker.log_tail(50), "a worker that waits", SOON)
+        asked = time.monotonic()
+        worker.stop()
+        assert worker.exit_text == "exited with status 0"
+        assert time.monotonic() - asked < 15
+        assert site.waiting() == 1
+    finally:
+        server.resume()
+    worker.start()
+    wait_until(lambda: site.client.exists("blocked:stopped"), "the event applied", SOON)
+
+
+@one_broker
+def test_a_redis_that_refuses_writes_is_away(site: Site, worker: WorkerProcess) -> None:
+    # It answers pings, and reads.
+    site.client.config_set("min-replicas-to-write", 1)
+    try:
+        site.publish(UserLoggedOut(token_id="refused"))
+        wait_until(lambda: "stopped fetching events" in worker.log_tail(50), "a worker that waits", SOON)
+        wait_until(lambda: "while asking whether it answers" in worker.log_tail(50), "a probe that fails", SOON)
+        assert site.letters == []
+    finally:
+        site.client.config_set("min-replicas-to-write", 0)
+    wait_until(lambda: site.client.exists("blocked:refused"), "the event applied", SOON)
+
+
+def test_a_broker_that_restarts_is_found_again(site: Site, worker: WorkerProcess) -> None:
+    site.publish(UserLoggedOut(token_id="old"))
+    wait_until(lambda: site.client.exists("blocked:old"), "a worker that works", SOON)
+    site.broker.restart(keep_data=True)
+    site.publish(*logouts("restarted"))
+    keys = [f"blocked:restarted{n}" for n in range(EVENTS)]
+    wait_until(lambda: site.client.exists(*keys) == EVENTS, "all events applied", SOON)
+    assert worker.alive
+    assert site.letters == []
+
+
+def test_a_broker_that_restarts_while_the_worker_waits_brings_it_nothing(site: Site, worker: WorkerProcess) -> None:
+    site.mongo.pause()
+    try:
+        site.publish_each(*logouts("both"))
+        wait_until(lambda: site.waiting() == EVENTS, "all events in the broker", SOON)
+        wait_until(lambda: "stopped fetching events" in worker.log_tail(50), "a worker that waits", SOON)
+        site.broker.restart(keep_data=True)
+        wait_until(lambda: "Connection to broker lost" in worker.log_tail(200), "a worker without a broker", SOON)
+        # It connects again, and answers; but it fetches nothing.
+        wait_until(lambda: worker._not_ready() is None, "a worker that answers", SOON)
+        wait_until(lambda: site.waiting() == EVENTS, "all events in the broker", SOON)
+    finally:
+        site.mongo.resume()
+    keys = [f"blocked:both{n}" for n in range(EVENTS)]
+    wait_until(lambda: site.client.exists(*keys) == EVENTS, "all events applied", SOON)
+    assert site.letters == []
+
+
+@one_broker
+def test_an_event_that_no_server_takes_holds_up_the_others_for_a_while_only(site: Site, worker: WorkerProcess) -> None:
+    # Somebody wrote something else where the metadata belongs: Redis is well, and refuses this one event for ever.
+    site.client.set("{user:guilty:name}:meta", "text")
+    site.publish(
+        UserLoggedOut(token_id="neighbour"),
+        UserUpdated(user_id="guilty", name="x", version=1),
+        UserLoggedOut(token_id="other-neighbour"),
+    )
+    wait_until(lambda: site.letters, "a dead letter", SOON)
+    site.publish(UserLoggedOut(token_id="next"))
+    wait_until(lambda: site.client.exists("blocked:next"), "the next event applied", SOON)
+    (letter,) = site.letters
+    assert letter["type"] == "user.updated"
+    assert letter["error"] == "CacheUnavailable"
+    assert site.client.exists("blocked:neighbour", "blocked:other-neighbour") == 2
+    assert worker.alive
+    wait_until(lambda: not site.waiting(), "an empty queue", SOON)
+    site.db["dead_letters"].delete_many({})
