@@ -134,7 +134,8 @@ class Moves:
 
     def _idle(self, cell: Cell, database: Database, slot: int, name: str) -> Iterable[Move]:
         if self.rules.until and cell.deadline is Deadline.PAST:
-            return  # `read_until` ends the read: 'absent'
+            # `read_until` ends the read: 'absent'. (Only fine grain has reads that began before, and acquire after.)
+            return
         if self.rules.fine:
             yield Move(f"{name} begins", cell, database, Reader(Phase.BEGUN, write=self.promised(database)))
         else:
