@@ -328,23 +328,23 @@ def test_known_bad_invalidations_are_found(shop: Shop, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("fields", "gone"),
     [
-        ({"name": "Oak desk", "previous_name": "Lamp"}, {"lamp", "desk"}),
-        ({"name": "Lamp", "previous_name": "Lamp"}, {"lamp"}),
-        ({"name": "Lamp", "previous_name": None}, {"lamp"}),
-        ({"deleted": True, "name": "Lamp"}, {"lamp"}),
-        ({"deleted": True, "previous_name": "Oak desk"}, {"desk"}),
-        ({"deleted": True}, {"lamp", "desk", "other"}),
-        ({"name": "Lamp"}, {"lamp", "desk", "other"}),  # nobody knows what it was called before
+        ({"name": "Oak desk", "previous_name": "Lamp"}, "lamp desk"),
+        ({"name": "Lamp", "previous_name": "Lamp"}, "lamp"),
+        ({"name": "Lamp", "previous_name": None}, "lamp"),
+        ({"deleted": True, "name": "Lamp"}, "lamp"),
+        ({"deleted": True, "previous_name": "Oak desk"}, "desk"),
+        ({"deleted": True}, "lamp desk other"),
+        ({"name": "Lamp"}, "lamp desk other"),  # nobody knows what it was called before
     ],
     ids=str,
 )
-def test_every_kind_of_product_change(shop: Shop, fields: dict[str, Any], gone: set[str]) -> None:
+def test_every_kind_of_product_change(shop: Shop, fields: dict[str, Any], gone: str) -> None:
     keeper = shop.keeper()
     for text in ("lamp", "desk", "other"):
         search_products(text, keeper=keeper)
     shop.redis.set("user:1:name", "Ann")
     changed(keeper, **fields)
-    assert keys(shop) - {"user:1:name"} == {f"search:{text}" for text in {"lamp", "desk", "other"} - gone}
+    assert keys(shop) - {"user:1:name"} == {f"search:{text}" for text in {"lamp", "desk", "other"} - set(gone.split())}
     assert shop.redis.get("user:1:name") == b"Ann"
 
 
