@@ -84,6 +84,8 @@ class Door:
             exception_handlers={Problem: on_problem, HTTPException: on_http_exception, Exception: on_failure},
             lifespan=self._lifespan,
         )
+        # A redirect would be built out of the Host that the request names, and its body would be sent twice.
+        self._app.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""

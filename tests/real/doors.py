@@ -1,0 +1,117 @@
+"""The HTTP door over a real socket, clients of it, and what has reached the broker."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from kombu import Connection
+
+from cachekeeper.delivery.broker import QUEUE, work_queue
+from cachekeeper.door import Door
+from cachekeeper.door.messages import BATCHED, STRUCTURED
+from cachekeeper.embedded import RedisServer
+from cachekeeper.registry import load_registry
+from cachekeeper.settings import DoorSettings
+
+REGISTRY = load_registry(("producers",))
+KEY = "a-key-for-the-tests-0123456789"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+
+
+def settings(broker_url: str, **fields: Any) -> DoorSettings:
+    """Of a door to this broker."""
+    return DoorSettings(broker_url=broker_url, http_api_keys=(KEY,), **fields)
+
+
+@contextmanager
+def serving(door: Door) -> Iterator[str]:
+    """The URL at which uvicorn serves the door, in a thread."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(door, http="h11", ws="none", lifespan="on", log_config=None, access_log=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the door answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: dict[str, Any]
+    seconds: float
+
+    @property
+    def faults(self) -> list[tuple[int | None, str]]:
+        """Which event and which field of it are wrong."""
+        return [(error.get("index"), error["field"]) for error in self.body.get("errors", [])]
+
+
+def ask(
+    url: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None, method: str | None = None
+) -> Answer:
+    """One request on a connection of its own. Each refusal must be problem details."""
+    began = time.monotonic()
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+    try:
+        connection.request(method or ("GET" if body is None else "POST"), path, body, dict(headers or {}))
+        response = connection.getresponse()
+        answer = Answer(
+            response.status,
+            {name.lower(): value for name, value in response.getheaders()},
+            json.loads(response.read()),
+            time.monotonic() - began,
+        )
+    finally:
+        connection.close()
+    if answer.status >= 400:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.body["status"] == answer.status
+        assert answer.body["detail"]
+    return answer
+
+
+def post(url: str, events: object, **headers: str) -> Answer:
+    """Publish one event, or a list of them."""
+    kind = BATCHED if isinstance(events, list) else STRUCTURED
+    return ask(url, "/events", json.dumps(events).encode(), {**AUTHORIZED, "Content-Type": kind, **headers})
+
+
+def user_deleted(number: int, **change: object) -> dict[str, Any]:
+    """A CloudEvent."""
+    event = {"specversion": "1.0", "id": f"event-{number}", "source": "/tests", "type": "user.deleted"}
+    return {**event, "data": {"user_id": str(number)}, **change}
+
+
+def bodies(server: RedisServer) -> list[dict[str, Any]]:
+    """The events in a Redis broker, oldest first, message by message."""
+    with server.client() as client:
+        messages = [json.loads(raw) for raw in reversed(client.lrange(QUEUE, 0, -1))]
+    return [event for message in messages for event in json.loads(base64.b64decode(message["body"]))[0][0]]
+
+
+def taken(url: str) -> list[dict[str, Any]]:
+    """The events in a broker, which are taken out of it."""
+    found = []
+    with Connection(url) as connection:
+        queue = work_queue(url)(connection.channel())
+        while (message := queue.get(no_ack=True)) is not None:
+            found += message.decode()[0][0]
+    return found
