@@ -6,8 +6,8 @@ publish(UserUpdated(user_id=42, name="Ada", version=7))
 """
 
 from cachekeeper.delivery.publisher import Publisher, publish, publish_many
-
 from cachekeeper.registry import Registry
+from producers import outbox
 from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "UserDeleted",
     "UserLoggedOut",
     "UserUpdated",
+    "outbox",
     "publish",
     "publish_many",
     "register",
