@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cachekeeper.loaders import StoredDocument
 
 TTL_SECONDS = 30 * 60
+_ENDED_MEANWHILE = "the session ended while it was being saved"
 # Missing or null. Not spelt as an equality, which an upsert would write into the document it makes.
 _LIVE: Mapping[str, Any] = {"$not": {"$ne": None}}
 
@@ -93,7 +94,7 @@ def save_session(session_id: str | int, data: dict[str, Any], *, keeper: Keeper 
         raise InvalidValue("data", f"is {size} bytes as JSON; CACHEKEEPER_VALUE_LIMIT_BYTES allows {limit}")
     saved = SESSION.interpret(_persist(keeper, part, data))
     if not isinstance(saved, Value):
-        raise SessionEnded("the session ended while it was being saved")
+        raise SessionEnded(_ENDED_MEANWHILE)
     try:
         _cache(keeper, part, saved)
     except Unavailable as error:
@@ -156,15 +157,19 @@ def _cache(keeper: Keeper, part: str, saved: Value) -> None:
         store.run(steps.invalidate(key))
     else:
         changed = store.run(steps.change(key, saved, ttl_ms=TTL_SECONDS * 1000, marker_ms=marker_ms))
-        if changed in (Changed.OVERWRITTEN, Changed.ENDED):
+        if changed is Changed.OVERWRITTEN:
             return
+        if changed is Changed.ENDED:
+            raise SessionEnded(_ENDED_MEANWHILE)
     # A marker was left, or a newer save came first: whichever it is, the key is filled under a lease, like any
     # reader's.
     deadline = time.monotonic() + keeper.settings.lookup_timeout_seconds
     while True:
-        if keeper.read_through(SESSION, part) is ABSENT:
-            raise SessionEnded("the session ended while it was being saved")
-        if store.run(steps.read_until(key)) is not Peeked.MISSING:
+        found = keeper.read_through(SESSION, part)
+        peeked = store.run(steps.read_until(key))
+        if found is ABSENT or peeked is Peeked.ENDED:
+            raise SessionEnded(_ENDED_MEANWHILE)
+        if peeked is not Peeked.MISSING:
             return
         # Yet another save has taken the lease away and not filled yet: fill in its place, its data is in MongoDB.
         if time.monotonic() > deadline:

@@ -6,10 +6,10 @@ import pytest
 
 from cachekeeper import applying
 from cachekeeper.applying import apply
-from cachekeeper.commands import Expire
+from cachekeeper.commands import Command, Expire, Persist
 from cachekeeper.errors import CacheUnavailable
 from lookups import SESSION, SessionEnded, read_session, save_session
-from lookups.sessions import TTL_SECONDS
+from lookups.sessions import END_SESSION, TTL_SECONDS
 from tests.sessions import ENDED, KEY, document, log_out, nobody_is_logged_in
 from tests.shop import LONG, NO_REDIS, NOWHERE, Gate, Shop, mutate, threads
 
@@ -63,7 +63,7 @@ def save_is_overtaken(shop: Shop, step: str, *, known: bool) -> BaseException | 
 
 @pytest.mark.parametrize("known", [True, False], ids=["over a session", "a new one"])
 def test_a_logout_overtakes_a_save_on_its_way_to_redis(shop: Shop, known: bool) -> None:  # noqa: FBT001
-    assert save_is_overtaken(shop, "change", known=known) is None  # the save was first, and then it ended
+    assert isinstance(save_is_overtaken(shop, "change", known=known), SessionEnded)
 
 
 def test_a_logout_overtakes_a_save_that_has_left_its_marker(shop: Shop) -> None:
@@ -71,8 +71,7 @@ def test_a_logout_overtakes_a_save_that_has_left_its_marker(shop: Shop) -> None:
 
 
 def test_a_logout_overtakes_a_save_that_fills(shop: Shop) -> None:
-    # Its load was before the logout, so to the save the session was live; the fill does not land.
-    assert save_is_overtaken(shop, "fill", known=False) is None
+    assert isinstance(save_is_overtaken(shop, "fill", known=False), SessionEnded)
 
 
 def fill_is_overtaken(shop: Shop) -> None:
@@ -131,6 +130,23 @@ def test_a_save_whose_second_half_falls_between_them_ends_with_the_logout(shop: 
     assert shop.redis.get(KEY) is not None  # the logout is not acknowledged yet
     assert apply(keeper, [[Expire(SESSION, "s1")]])[0].error is None
     nobody_is_logged_in(shop, keeper)
+
+
+def test_logouts_and_saves_at_once_end_in_a_logout(shop: Shop) -> None:
+    """Of a session that nobody knew before: both upsert the same document."""
+    keepers = [shop.keeper(watched=False) for _ in range(2)]
+    with threads(8) as go:
+        for each in range(15):
+            part = f"s{each}"
+            logout: list[Command] = [Persist(SESSION, part, END_SESSION), Expire(SESSION, part)]
+            saves = [go(save_session, part, {"save": at}, keeper=keepers[at % 2]) for at in range(3)]
+            logouts = [go(apply, keeper, [logout]) for keeper in keepers]
+            for save in saves:
+                assert isinstance(save.exception(LONG), SessionEnded | None)
+            assert [result.error for done in logouts for result in done.result(LONG)] == [None, None]
+            assert shop.redis.get(f"session:{part}") is None
+            assert read_session(part, keeper=keepers[0]) is None
+            assert shop.db.sessions.count_documents({"_id": part, "data": {"$exists": True}}) == 0
 
 
 # --- foreign writes ---------------------------------------------------------------------------------------------------
