@@ -56,9 +56,9 @@ class WorkerProcess(ServerProcess):
         broker = self.environment["CACHEKEEPER_BROKER_URL"]
         with Celery("cachekeeper-ping", broker=broker, set_as_current=False) as asking:
             # Those of the broker's client: kombu keeps connections, and one may be older than the broker.
-            errors = cast("tuple[type[Exception], ...]", asking.connection().connection_errors)
+            errors = cast("tuple[type[Exception], ...]", (OperationalError, *asking.connection().connection_errors))
             try:
                 answers = asking.control.ping(timeout=PING_SECONDS, limit=1)
-            except (OperationalError, *errors) as error:
+            except errors as error:
                 return str(error)
         return None if answers else "no answer to a ping"

@@ -1,0 +1,230 @@
+"""Publishing on real brokers: confirmed, or a typed error within the limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kombu import Connection
+
+from cachekeeper.delivery import publisher as publishers
+from cachekeeper.delivery.broker import QUEUE, work_queue
+from cachekeeper.delivery.publisher import Publisher, publish, publish_many
+from cachekeeper.embedded import RedisServer
+from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.settings import PublisherSettings
+from producers import UserDeleted, UserUpdated
+from tests.servers import RabbitServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachekeeper.embedded import FoundServer, Guardian
+
+EVENT = UserDeleted(user_id="42")
+LIMIT = 3.0
+SLACK = 1.0  # a busy machine
+
+
+@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+def _broker(
+    request: pytest.FixtureRequest, guardian: Guardian, redis_found: FoundServer
+) -> Iterator[RedisServer | RabbitServer]:
+    server: RedisServer | RabbitServer
+    if request.param == "redis":
+        server = RedisServer(guardian, redis_found, name="broker")
+    else:
+        server = RabbitServer(guardian, request.getfixturevalue("rabbit_found"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def broker(_broker: RedisServer | RabbitServer) -> RedisServer | RabbitServer:
+    """A broker with an empty queue that a test may stop and kill."""
+    if not _broker.alive:
+        _broker.start()
+    take(_broker)
+    return _broker
+
+
+@pytest.fixture
+def publisher(broker: RedisServer | RabbitServer) -> Iterator[Publisher]:
+    publisher = Publisher(PublisherSettings(broker_url=broker.url, publish_timeout_seconds=LIMIT))
+    yield publisher
+    publisher.close()
+
+
+def take(broker: RedisServer | RabbitServer) -> list[list[dict[str, Any]]]:
+    """All messages, taken out of the queue: the events of each."""
+    found = []
+    with Connection(broker.url) as connection:
+        channel: Any = connection.default_channel
+        work_queue(broker.url)(channel).declare()
+        while (message := channel.basic_get(QUEUE, no_ack=True)) is not None:
+            arguments, keywords, _ = json.loads(message.body)
+            assert keywords == {}
+            assert len(arguments) == 1
+            found.append(arguments[0])
+    return found
+
+
+def unconfirmed(publisher: Publisher) -> None:
+    """An event that is not confirmed is a typed error, within the limit."""
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable) as caught:
+        publisher.publish(EVENT)
+    assert time.monotonic() - began < LIMIT + SLACK
+    assert "guest" not in str(caught.value)  # the URL's password
+
+
+def test_one_event(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    publisher.publish(EVENT)
+    assert take(broker) == [[EVENT.to_wire()]]
+
+
+def test_a_message_is_what_celery_expects(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    publisher.publish_many([EVENT, EVENT])
+    with Connection(broker.url) as connection:
+        channel: Any = connection.default_channel
+        message = channel.basic_get(QUEUE, no_ack=True)
+    assert message.content_type == "application/json"
+    assert message.headers["task"] == "cachekeeper.apply"
+    assert message.headers["id"] == message.properties["correlation_id"]
+    assert message.properties["delivery_mode"] == 2
+    # Celery writes them into logs.
+    assert "42" not in message.headers["argsrepr"] + message.headers["kwargsrepr"]
+
+
+def test_many_events_travel_in_few_messages(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    events = [UserUpdated(user_id=str(number), name=f"n{number}", version=1) for number in range(1200)]
+    assert publisher.publish_many(event for event in events) == 1200
+    messages = take(broker)
+    assert [len(bodies) for bodies in messages] == [500, 500, 200]
+    assert [body for bodies in messages for body in bodies] == [event.to_wire() for event in events]
+
+
+def test_threads_share_a_publisher(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: publisher.publish(UserDeleted(user_id=str(number))), range(200)))
+    ids = [int(body["user_id"]) for (body,) in take(broker)]
+    assert sorted(ids) == list(range(200))
+
+
+def test_a_forked_child_has_connections_of_its_own(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    publisher.publish(UserDeleted(user_id="parent"))
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            for number in range(50):
+                publisher.publish(UserDeleted(user_id=f"child{number}"))
+            publisher.close()
+            status = 0
+        finally:
+            os._exit(status)
+    for number in range(50):
+        publisher.publish(UserDeleted(user_id=f"parent{number}"))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    publisher.publish(UserDeleted(user_id="after"))  # the child's end has not closed the parent's connection
+    ids = {body["user_id"] for (body,) in take(broker)}
+    assert len(ids) == 102
+    assert "after" in ids
+
+
+def test_a_broker_that_is_down(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    broker.kill()
+    unconfirmed(publisher)
+    broker.start()
+    publisher.publish(EVENT)
+    assert take(broker)[-1] == [EVENT.to_wire()]
+
+
+def test_a_broker_that_goes_down(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    publisher.publish(EVENT)
+    broker.kill()
+    unconfirmed(publisher)
+    unconfirmed(publisher)
+    broker.start()
+
+
+def test_a_broker_that_hangs(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    broker.pause()
+    try:
+        unconfirmed(publisher)
+    finally:
+        broker.resume()
+    publisher.publish(EVENT)
+
+
+def test_a_broker_that_begins_to_hang(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    publisher.publish(EVENT)
+    broker.pause()
+    try:
+        unconfirmed(publisher)
+        unconfirmed(publisher)
+        began = time.monotonic()
+        publisher.close()
+        assert time.monotonic() - began < LIMIT + SLACK
+    finally:
+        broker.resume()
+    publisher.publish(EVENT)
+    assert take(broker)[-1] == [EVENT.to_wire()]
+
+
+def test_a_broker_that_was_restarted_costs_no_error(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    with ThreadPoolExecutor(4) as pool:  # several connections in store
+        list(pool.map(lambda _: publisher.publish(EVENT), range(40)))
+    broker.restart(keep_data=True)
+    publisher.publish(UserDeleted(user_id="afterwards"))
+    assert take(broker)[-1][0]["user_id"] == "afterwards"
+
+
+def test_a_queue_that_was_deleted_is_made_again(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    publisher.publish(EVENT)
+    if isinstance(broker, RedisServer):
+        with broker.client() as client:
+            client.flushall()
+    else:
+        with Connection(broker.url) as connection:
+            channel: Any = connection.default_channel
+            channel.queue_delete(QUEUE)
+    # RabbitMQ confirms what it drops for want of a queue; it has to be asked to say so.
+    publisher.publish(UserDeleted(user_id="afterwards"))
+    assert [bodies[0]["user_id"] for bodies in take(broker)] == ["afterwards"]
+
+
+def test_a_password_that_is_wrong_is_no_outage_without_end(broker: RedisServer | RabbitServer) -> None:
+    if isinstance(broker, RabbitServer):
+        url = broker.url.replace("guest:guest", "guest:hunter2")
+    else:
+        url = broker.url.replace("redis://", "redis://nobody:hunter2@")
+    publisher = Publisher(PublisherSettings(broker_url=url, publish_timeout_seconds=LIMIT))
+    with pytest.raises(BrokerUnavailable) as caught:
+        publisher.publish(EVENT)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_functions_take_the_environment(
+    broker: RedisServer | RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishers, "_default", Publisher())
+    monkeypatch.setenv("CACHEKEEPER_BROKER_URL", broker.url)
+    publish(EVENT)
+    assert publish_many([EVENT, EVENT]) == 2
+    assert take(broker) == [[EVENT.to_wire()], [EVENT.to_wire()] * 2]
+    publishers._default.close()
+
+
+def test_closing_while_others_publish_fails_nobody(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
+    with ThreadPoolExecutor(5) as pool:
+        work = [pool.submit(publisher.publish, EVENT) for _ in range(60)]
+        while not all(one.done() for one in work):
+            publisher.close()
+        assert [one.result() for one in work] == [None] * 60
+    assert len(take(broker)) == 60
