@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from cachekeeper.errors import DamagedDocument
+from cachekeeper.errors import CachekeeperError, DamagedDocument
+from cachekeeper.reader import sync
+from cachekeeper.reader.core import Loaded
 from cachekeeper.reader.flights import SharedFlights
 from lookups import read_user
-from tests.shop import LONG, Gate, Shop, mutate, opened, put_user, threads
+from tests.shop import LONG, Gate, Shop, changed_user, mutate, opened, put_user, threads
 from tests.waiting import wait_until
 
 # --- herds ----------------------------------------------------------------------------------------------------------
 
 
-def herd(shop: Shop, processes: int, readers: int) -> None:
+def herd(shop: Shop, processes: int, readers: int, **changes: Any) -> None:
     """So many readers of so many processes miss one key at once; the load ends when all have come."""
     put_user(shop, "Ann", 1)
     clients = [shop.client() for _ in range(processes)]
-    keepers = [shop.keeper(cache=client) for client in clients]
+    keepers = [shop.keeper(cache=client, **changes) for client in clients]
     first = Gate()
     shop.reads.before.append(first)
     with threads(processes * readers) as go:
@@ -42,6 +46,11 @@ def test_fifty_misses_in_two_processes_cost_one_read(shop: Shop) -> None:
     herd(shop, 2, 25)
 
 
+def test_misses_of_a_value_over_the_limit_share_its_load_too(shop: Shop) -> None:
+    herd(shop, 1, 10, value_limit_bytes=2)
+    assert shop.redis.get("user:1:name") is None
+
+
 def test_without_leases_they_cost_more(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch, "_ACQUIRE", "return {'taken', m[1], tonumber(m[2]) - now}", "")
     with pytest.raises(AssertionError):
@@ -63,6 +72,43 @@ def test_an_error_is_shared_like_a_value(shop: Shop) -> None:
             with pytest.raises(DamagedDocument):
                 name.result(LONG)
     assert shop.reads.count == 1
+
+
+def stale_load_is_joined(shop: Shop, arrivals: list[str]) -> None:
+    """An event has announced 5, MongoDB says 4. One loads that, the other waits for the load; nobody returns it."""
+    put_user(shop, "old", 4)
+    keeper = shop.keeper()
+    changed_user(keeper, "new", 5)
+    first, again = Gate(), Gate()
+    shop.reads.before.extend([first, again])
+    with threads() as go:
+        one = go(read_user, 1, keeper=keeper)
+        first.wait_for_arrival()
+        other = go(read_user, 1, keeper=keeper)
+        wait_until(lambda: "flight" in arrivals, "the other one waits for the load")
+        first.open()
+        wait_until(lambda: again.reached or one.done() or other.done(), "somebody loads again, or answers")
+        put_user(shop, "new", 5)
+        again.open()
+        assert (one.result(LONG), other.result(LONG)) == ("new", "new")
+
+
+def test_a_stale_load_is_nobodys_answer(shop: Shop, arrivals: list[str]) -> None:
+    stale_load_is_joined(shop, arrivals)
+
+
+def test_one_that_lands_all_the_same_is_handed_on(
+    shop: Shop, arrivals: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookup_type = sync._Lookup
+    land = lookup_type._land
+
+    def landing(self: sync._Lookup, loaded: Loaded | None, error: CachekeeperError | None = None) -> None:
+        land(self, self._loaded if loaded is None and error is None else loaded, error)
+
+    monkeypatch.setattr(lookup_type, "_land", landing)
+    with pytest.raises(AssertionError, match="'old'"):
+        stale_load_is_joined(shop, arrivals)
 
 
 # --- loads without a lease ------------------------------------------------------------------------------------------
