@@ -9,19 +9,21 @@ from pymongo.errors import OperationFailure
 from cachekeeper.database import database_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cachekeeper.keeper import Keeper
-    from cachekeeper.registry import Registry
+    from cachekeeper.registry import TtlIndex
 
 _OPTIONS_CONFLICT = 85  # MongoDB's code for an index that is there with other options
 
 
-def ensure_indexes(keeper: Keeper, registry: Registry) -> None:
-    """Make every registered TTL index; one that is there with another time is given the new one.
+def ensure_indexes(keeper: Keeper, indexes: Iterable[TtlIndex]) -> None:
+    """Make these TTL indexes; one that is there with another time is given the new one.
 
     Raises:
         DatabaseUnavailable: MongoDB failed.
     """
-    for index in registry.indexes:
+    for index in indexes:
         seconds = round(index.seconds(keeper.settings))
         with database_errors(f"indexing {index.collection}", keeper.settings.load_timeout_seconds):
             try:

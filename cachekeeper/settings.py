@@ -134,6 +134,7 @@ class Settings(BaseSettings):
         outbox_retry_seconds: how long the relay waits for an event to be applied before it publishes it again; each
             further time twice as long, up to 32 times.
         outbox_limit_events: events that are published from the outbox and not yet applied, at most.
+        dead_letter_seconds: how long a dead letter is kept after the last time that its event failed.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -158,6 +159,7 @@ class Settings(BaseSettings):
     publish_timeout_seconds: Seconds = 5.0
     outbox_retry_seconds: Seconds = 30.0
     outbox_limit_events: PositiveInt = 20_000
+    dead_letter_seconds: Seconds = 30 * 86_400.0
 
     @field_validator("lookup_timeout_seconds", "lease_seconds")
     @classmethod
@@ -233,6 +235,20 @@ class OutboxSettings(BaseSettings):
     load_timeout_seconds: Seconds = 2.0
 
 
+class LetterSettings(OutboxSettings):
+    """What it takes to look into the dead letters.
+
+    Attributes:
+        modules: as in `Settings`; the events that they register say what is masked.
+    """
+
+    modules: Modules = DEFAULT_MODULES
+
+
+class ReplaySettings(LetterSettings, PublisherSettings):
+    """What it takes to publish dead letters again: MongoDB and the broker, no Redis."""
+
+
 class RelaySettings(OutboxSettings, PublisherSettings):
     """What the outbox's relay needs: MongoDB and the broker, no Redis.
 
@@ -242,6 +258,17 @@ class RelaySettings(OutboxSettings, PublisherSettings):
 
     outbox_retry_seconds: Seconds = 30.0
     outbox_limit_events: PositiveInt = 20_000
+
+
+class StreamSettings(OutboxSettings):
+    """What the change stream's relay needs: MongoDB alone.
+
+    Attributes:
+        modules, id_types: as in `Settings`.
+    """
+
+    modules: Modules = DEFAULT_MODULES
+    id_types: Annotated[Mapping[str, IdType], NoDecode, BeforeValidator(_pairs)] = Field(default_factory=dict)
 
 
 def load_settings(**overrides: object) -> Settings:

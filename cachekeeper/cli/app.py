@@ -5,9 +5,11 @@ That module imports what its command needs inside the function: `cachekeeper --h
 
 import typer
 
+from cachekeeper.cli.dead import dead
 from cachekeeper.cli.dev import dev
 from cachekeeper.cli.relay import relay
 from cachekeeper.cli.serve import serve
+from cachekeeper.cli.stream import stream
 from cachekeeper.cli.warm import warm
 
 app = typer.Typer(
@@ -16,9 +18,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,  # local variables hold tokens
 )
+app.add_typer(dead, name="dead")
 app.command()(dev)
 app.command()(relay)
 app.command()(serve)
+app.command()(stream)
 app.command()(warm)
 
 

@@ -21,6 +21,10 @@ OUTBOX_HEADER = "cachekeeper_outbox"
 """True in a message whose events are records of the outbox: they leave it when the message has been dealt with. A
 header, since a worker that does not know it applies the events all the same."""
 
+LETTER_HEADER = "cachekeeper_letter"
+"""In a message that publishes a dead letter again: how often it had failed, and when for the first time, in
+milliseconds since 1970. Should it fail again, its letter goes on from there."""
+
 # An outage of Redis or MongoDB costs a message one delivery for each worker that it meets as the outage begins, and a
 # worker that is killed costs one to all that it held. RabbitMQ 4 allows 20 where nothing is said.
 DELIVERY_LIMIT = 100
@@ -68,16 +72,20 @@ def transport_options(url: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def task_headers(message_id: str, events: int, *, outbox: bool = False) -> dict[str, Any]:
+def task_headers(
+    message_id: str, events: int, *, outbox: bool = False, letter: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """The headers of a Celery task message, protocol 2.
 
     Args:
         message_id: names the message; the same in every redelivery.
         events: how many it carries. `argsrepr` says so and no more: Celery writes it into logs.
         outbox: whether they are records of the outbox.
+        letter: of a dead letter that is published again, what `LETTER_HEADER` says.
     """
     return {
         **({OUTBOX_HEADER: True} if outbox else {}),
+        **({} if letter is None else {LETTER_HEADER: list(letter)}),
         "lang": "py",
         "task": TASK,
         "id": message_id,

@@ -14,19 +14,25 @@ from pymongo import UpdateOne
 
 from cachekeeper.database import database_errors
 from cachekeeper.errors import CachekeeperError
+from cachekeeper.registry import TtlIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from cachekeeper.delivery.messages import Failures
     from cachekeeper.events import Event
     from cachekeeper.keeper import Keeper
     from cachekeeper.registry import Registry
 
 COLLECTION = "dead_letters"
 
+EXPIRY = TtlIndex(COLLECTION, "last_at", lambda settings: settings.dead_letter_seconds)
+"""Letters that nobody looked after are kept so long."""
+
 # MongoDB takes documents of 16 MiB; an event is never near that, a message that is none may be.
 _LONGEST_BODY = 4 * 1024 * 1024
 _LONGEST_TRACEBACK = 64 * 1024
+_LONGEST_REASON = 1000
 # Fields of every event that tell nothing.
 _PLAIN_FIELDS = frozenset({"type", "time", "version"})
 
@@ -38,17 +44,20 @@ class Letter:
     Attributes:
         body: an event as it came over the wire, or the text of a message that cannot be read.
         error: why.
+        failures: what the letter said from which it was published again.
     """
 
     body: object
     error: Exception
+    failures: Failures | None = None
 
 
 def keep(keeper: Keeper, registry: Registry, letters: Sequence[Letter]) -> None:
     """Write dead letters, by majority. The same body again is counted, not written twice.
 
     A document holds `body` (JSON text, as it came, tokens in clear: so that it can be published again; `whole` unless
-    it was too long), `type`, `error` (the class), `reason` and `traceback` (masked), `count`, `first_at` and `last_at`.
+    it was too long), `type`, `error` (the class), `reason` and `traceback` (masked, of the last time), `count`,
+    `first_at` and `last_at`. MongoDB removes it `CACHEKEEPER_DEAD_LETTER_SECONDS` after that (`EXPIRY`).
 
     Raises:
         DatabaseUnavailable: MongoDB failed. Do it again.
@@ -79,23 +88,29 @@ def _write(registry: Registry, letter: Letter, now: datetime) -> UpdateOne:
     body = json.dumps(letter.body)  # ASCII: NUL and lone surrogates survive as escapes
     hidden = sorted(_secrets(letter.body, _secret_fields(letter.body, registry)), key=len, reverse=True)
     error, event = letter.error, _event_of(letter.body, registry)
-    trace = _hide("".join(traceback.format_exception(error))[-_LONGEST_TRACEBACK:], hidden)
+    # Masked before they are cut: half a token would not be found.
+    trace = _hide("".join(traceback.format_exception(error)), hidden)[-_LONGEST_TRACEBACK:]
     # Our own errors quote no values; those of a handler may.
-    reason = str(error) if isinstance(error, CachekeeperError) else _hide(str(error)[:1000], hidden)
-    return UpdateOne(
-        {"_id": hashlib.sha256(body.encode()).hexdigest()},
-        {
-            "$setOnInsert": {
-                "body": body[:_LONGEST_BODY],
-                "whole": len(body) <= _LONGEST_BODY,
-                "type": None if event is None else event.type_name(),
-                "first_at": now,
-            },
-            "$set": {"error": type(error).__name__, "reason": reason, "traceback": trace, "last_at": now},
-            "$inc": {"count": 1},
-        },
-        upsert=True,
-    )
+    reason = str(error) if isinstance(error, CachekeeperError) else _hide(str(error), hidden)[:_LONGEST_REASON]
+    failed = 0 if letter.failures is None else letter.failures.count
+    first_at = now if letter.failures is None else letter.failures.first_at
+    said = {
+        "body": body[:_LONGEST_BODY],
+        "whole": len(body) <= _LONGEST_BODY,
+        "type": None if event is None else event.type_name(),
+        "error": type(error).__name__,
+        "reason": reason,
+        "traceback": trace,
+        "last_at": now,
+    }
+    # `$max`: whether the letter that was published again is gone yet or not, this one counts on from it.
+    counted = {
+        "count": {"$add": [{"$max": ["$count", failed]}, 1]},
+        "first_at": {"$min": ["$first_at", first_at]},
+    }
+    # Literally: a text that begins with `$` would be read as a field.
+    change = {"$set": {**{name: {"$literal": value} for name, value in said.items()}, **counted}}
+    return UpdateOne({"_id": hashlib.sha256(body.encode()).hexdigest()}, [change], upsert=True)
 
 
 def _event_of(body: object, registry: Registry) -> type[Event] | None:

@@ -35,7 +35,15 @@ class Lane:
         self._producer: Producer | None = None
         self._returned = False
 
-    def send(self, message_id: str, events: Sequence[str], seconds: float, *, outbox: bool = False) -> None:
+    def send(
+        self,
+        message_id: str,
+        events: Sequence[str],
+        seconds: float,
+        *,
+        outbox: bool = False,
+        letter: tuple[int, int] | None = None,
+    ) -> None:
         """Send one message.
 
         Args:
@@ -43,6 +51,7 @@ class Lane:
             events: JSON texts.
             seconds: how long all of it may take.
             outbox: whether they are records of the outbox.
+            letter: as in `task_headers`.
 
         Raises:
             BrokerUnavailable: it was not confirmed. The lane is of no more use.
@@ -54,7 +63,7 @@ class Lane:
                 task_body(events),
                 content_type="application/json",
                 content_encoding="utf-8",
-                headers=task_headers(message_id, len(events), outbox=outbox),
+                headers=task_headers(message_id, len(events), outbox=outbox, letter=letter),
                 exchange="",  # the one in which every queue is known by its name
                 routing_key=self._queue.name,
                 delivery_mode=2,  # persistent

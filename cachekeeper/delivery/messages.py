@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
-from cachekeeper.delivery.broker import OUTBOX_HEADER, TASK
+from cachekeeper.delivery.broker import LETTER_HEADER, OUTBOX_HEADER, TASK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +17,22 @@ if TYPE_CHECKING:
 
 _PARTS = 3  # a task message, protocol 2, is arguments, keyword arguments, and what to call next
 _DEEPEST = 32  # an event is flat; what is nested deeply can be read here and break what walks over it later
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOST_FAILURES = 1 << 31  # BSON's smaller integer; nobody counts so far
+_LATEST_MS = 253_402_300_800_000  # the year 10000, which Python's dates do not reach
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """What a dead letter said when it was published again.
+
+    Attributes:
+        count: how often its event had failed.
+        first_at: when for the first time, UTC.
+    """
+
+    count: int
+    first_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +43,13 @@ class Parcel:
         id: the message's, the same in every redelivery.
         events: as they came, to be decoded.
         outbox: whether they are records of the outbox.
+        failures: of a dead letter that was published again.
     """
 
     id: str
     events: Sequence[object]
     outbox: bool = False
+    failures: Failures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +100,17 @@ def _read(message: Message) -> Parcel:
         raise _Unreadable("its argument is not one list of events")
     if too_deep(arguments[0]):
         raise _Unreadable("it is nested too deeply")
-    return Parcel(message_id, arguments[0], headers.get(OUTBOX_HEADER) is True)
+    return Parcel(message_id, arguments[0], headers.get(OUTBOX_HEADER) is True, _failures(headers.get(LETTER_HEADER)))
+
+
+def _failures(found: object) -> Failures | None:
+    """Anybody can put anything there; it is for the record only, so what is wrong counts for nothing."""
+    if not isinstance(found, list) or [type(part) for part in found] != [int, int]:
+        return None
+    count, first_ms = found
+    if not (0 < count < _MOST_FAILURES and 0 <= first_ms < _LATEST_MS):
+        return None
+    return Failures(count, EPOCH + timedelta(milliseconds=first_ms))
 
 
 def _decode(message: Message) -> object:

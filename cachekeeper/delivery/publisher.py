@@ -80,6 +80,19 @@ class Publisher:
         """
         self._send(texts, outbox=True)
 
+    def publish_letter(self, text: str, *, count: int, first_ms: int) -> None:
+        """Publish a dead letter again, in a message of its own: what has failed must not delay others.
+
+        Args:
+            text: the event as a JSON text.
+            count: how often it has failed.
+            first_ms: when for the first time, in milliseconds since 1970.
+
+        Raises:
+            SettingsError, BrokerUnavailable: as `publish`.
+        """
+        self._send((text,), letter=(count, first_ms))
+
     def close(self) -> None:
         """Give back the connections. The publisher makes new ones if it is used again."""
         with self._lock:
@@ -97,10 +110,10 @@ class Publisher:
         """
         self._on_a_lane(lambda lane, _: lane.probe())
 
-    def _send(self, batch: Sequence[str], *, outbox: bool = False) -> None:
+    def _send(self, batch: Sequence[str], *, outbox: bool = False, letter: tuple[int, int] | None = None) -> None:
         # The events are JSON already; the lane puts them into the body as they are.
         message_id = str(uuid.uuid4())
-        self._on_a_lane(lambda lane, seconds: lane.send(message_id, batch, seconds, outbox=outbox))
+        self._on_a_lane(lambda lane, seconds: lane.send(message_id, batch, seconds, outbox=outbox, letter=letter))
 
     def _on_a_lane(self, call: Callable[[Lane, float], None]) -> None:
         """Call with a lane, and the seconds that it may take."""

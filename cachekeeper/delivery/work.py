@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cachekeeper.applying import Applied, apply
 from cachekeeper.commands import Command, Invalidate, Write
 from cachekeeper.database import database_errors
-from cachekeeper.delivery.deadletters import COLLECTION, Letter, keep
+from cachekeeper.delivery.deadletters import COLLECTION, EXPIRY, Letter, keep
 from cachekeeper.delivery.gate import Gate
 from cachekeeper.delivery.messages import Parcel, Poison
 from cachekeeper.delivery.outbox import leave
@@ -123,12 +123,16 @@ class Delivery:
             try:
                 commands = self.registry.commands(self.registry.decode(body))
             except Exception as error:  # noqa: BLE001  # kept with its traceback; one bad event must not stop the others
-                letters.append(Letter(body, error))
+                letters.append(Letter(body, error, message.failures))
             else:
                 bodies.append(body)
                 batch.append(commands)
         results = self._apply(batch, singly=bool(strikes))
-        failed = [Letter(body, result.error) for body, result in zip(bodies, results, strict=True) if result.error]
+        failed = [
+            Letter(body, result.error, message.failures)
+            for body, result in zip(bodies, results, strict=True)
+            if result.error
+        ]
         away = [letter.error for letter in failed if isinstance(letter.error, Unavailable)]
         if away:
             if strikes < self.gate.STRIKES:
@@ -199,7 +203,7 @@ class Delivery:
     def _attempt(self) -> None:
         """What must succeed before events are fetched. Raises CacheUnavailable, DatabaseUnavailable."""
         if not self._prepared:
-            ensure_indexes(self.keeper, self.registry)
+            ensure_indexes(self.keeper, [*self.registry.indexes, EXPIRY])
             self._prepared = True
         self._probe()
 

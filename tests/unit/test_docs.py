@@ -103,6 +103,10 @@ def cli_problem(words: list[str]) -> str | None:
     command = CLI if name.startswith("-") else COMMANDS.get(name)
     if command is None:
         return f"cachekeeper has no command {name}"
+    if rest and (inner := getattr(command, "commands", {}).get(rest[0])):
+        command = inner
+    elif hasattr(command, "commands"):
+        return f"cachekeeper {name} has no command {' '.join(rest[:1])}"
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     unknown = {word for word in rest if word.startswith("-")} - known - {"--help"}
     return f"cachekeeper {name} has no option {', '.join(sorted(unknown))}" if unknown else None
@@ -159,6 +163,8 @@ def test_every_command_exists(page: Path) -> None:
         "```sh\nmake test lint nothing\n```\n",
         "`cachekeeper cool user_name`",
         "`cachekeeper dev --environment`",
+        "`cachekeeper dead letters`",
+        "`cachekeeper dead list --everything`",
         '```sh\neval "$(cachekeeper dev --environment)"\n```\n',
         "`pip install '.[embeded]'`",
         "`sh scripts/set-up.sh`",

@@ -33,7 +33,7 @@ def default_text(field: FieldInfo) -> str:
         return "none"
     if isinstance(value, tuple):
         return ",".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def settings_problems(text: str) -> list[str]:
