@@ -39,6 +39,7 @@ COLLECTION = "outbox"
 _ILLEGAL_OPERATION = 20  # MongoDB's code for a transaction on a server that has none
 _DUPLICATE_KEY = 11000
 _LONGEST_ID = 1024  # characters; an event's own are shorter
+_LONGEST_BODY = 1024 * 1024  # bytes
 _IDS_AT_ONCE = 1000
 _COUNT_SECONDS = 30.0
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # which MongoDB's driver refuses
@@ -69,7 +70,7 @@ def add(database: Database[Any], session: ClientSession | None, *events: Event) 
         events: what happened. Each needs an id of its own, never used before; one that is not given is.
 
     Raises:
-        InvalidEvent: what is given is no event, or its id is in the outbox already.
+        InvalidEvent: what is given is no event, is longer than 1 MiB, or its id is in the outbox already.
         NoTransaction: none is under way, or the server has none.
         PyMongoError: as it came, labels included: `session.with_transaction` makes its retries by them.
     """
@@ -149,6 +150,8 @@ def _record(event: Event) -> dict[str, Any]:
         raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
     # Text, not a document: it arrives as it was written, whatever BSON would make of it.
     body = json.dumps(event.to_wire(), separators=(",", ":"))
+    if len(body) > _LONGEST_BODY:
+        raise InvalidEvent("event", f"must be at most {_LONGEST_BODY} bytes as JSON, is {len(body)}")
     return {"_id": event.id, "body": body, "created_at": datetime.now(UTC), "due_at": None, "attempts": 0}
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cachekeeper.clients import connect_mongodb
@@ -43,9 +44,12 @@ _GROWTH = 32  # of the time until a record is published again
 _PROBE = 16  # records
 _CROWD = 3  # attempts, after which a record travels alone
 
-_FRESH = {"_id": {"$type": "string"}, "due_at": None}
-_PUBLISHED = {"_id": {"$type": "string"}, "due_at": {"$type": "date"}}
-_DUE = {**_PUBLISHED, "$expr": {"$lte": ["$due_at", "$$NOW"]}}
+_LONGEST_BODY = 8 * 1024 * 1024  # characters; RabbitMQ 4 refuses messages of more than 16 MiB
+
+_TEXT = {"_id": {"$type": "string"}}
+_FRESH = {**_TEXT, "due_at": None}
+_PUBLISHED = {"due_at": {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}}  # any date; counted on the index alone
+_DUE = {**_TEXT, **_PUBLISHED, "$expr": {"$lte": ["$due_at", "$$NOW"]}}
 
 
 @dataclass(slots=True)
@@ -184,7 +188,8 @@ class Relay:
             return list(self._outbox.find({"_id": {"$in": chosen}, "claim": claim}, {"body": 1, "attempts": 1}))
 
     def _claimed(self, claim: str) -> list[dict[str, Any]]:
-        attempts = {"$cond": [{"$isNumber": "$attempts"}, "$attempts", 0]}
+        whole = {"$in": [{"$type": "$attempts"}, ["int", "long"]]}  # others may write anything
+        attempts = {"$cond": [whole, "$attempts", 0]}
         # Longer than a normal apply; the half at random, so that what was published together is not due together.
         growth = {"$min": [{"$pow": [2, attempts]}, _GROWTH]}
         spread = {"$add": [1, {"$multiply": [{"$rand": {}}, 0.5]}]}
@@ -234,6 +239,9 @@ def _text(record: Mapping[str, Any]) -> str:
     What is no event becomes a dead letter, as any other, and so leaves the outbox under its record's id.
     """
     record_id, body = record["_id"], record.get("body")
+    if isinstance(body, str) and len(body) > _LONGEST_BODY:
+        # The broker would refuse it each time, and all behind it would wait.
+        return json.dumps({"id": record_id, "problem": "the body was too long and is cut", "body": body[:1000]})
     try:
         event = json.loads(body) if isinstance(body, str) else None
     except (ValueError, RecursionError):

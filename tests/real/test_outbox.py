@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pymongo
 import pytest
+from bson import Decimal128
 from pymongo.errors import PyMongoError
 
 import cachekeeper.delivery.work
@@ -215,6 +216,8 @@ def test_poison_becomes_a_dead_letter_and_leaves_and_its_neighbours_are_applied(
         {"_id": "deep", "body": deep},
         {"_id": "many digits", "body": "9" * 5000},
         {"_id": "odd count", "body": "{}", "attempts": "many"},
+        {"_id": "decimal", "body": "{}", "attempts": Decimal128("NaN")},
+        {"_id": "too long", "body": '"' + "x" * (9 * 1024 * 1024) + '"'},
     ]
     lab.store(events[0])
     lab.shop.db["outbox"].insert_many(records)
