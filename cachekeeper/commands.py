@@ -62,9 +62,9 @@ class InvalidateWithin:
 
 @dataclass(frozen=True, slots=True)
 class InvalidateAll:
-    """Anything of the view may have changed. Linear in the number of cached keys."""
+    """Anything of the view may have changed. Linear in the number of cached keys. Of a blocklist only *ready* goes."""
 
-    view: View[Any] | TextView[Any]
+    view: View[Any] | TextView[Any] | BlocklistView
     reason: str
 
 

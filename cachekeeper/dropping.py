@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from cachekeeper.database import database_errors
 from cachekeeper.errors import InvalidId
 from cachekeeper.metrics import logger
-from cachekeeper.store import steps
-from cachekeeper.views import Staleness, TextView, View
+from cachekeeper.store import cache_errors, steps
+from cachekeeper.views import BlocklistView, Staleness, TextView, View
 
 if TYPE_CHECKING:
     from cachekeeper.keeper import Keeper
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _BATCH = 500
 
 
-def drop_view(keeper: Keeper, view: View[Any] | TextView[Any], reason: str) -> int:
-    """Invalidate every key of a view.
+def drop_view(keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView, reason: str) -> int:
+    """Invalidate every key of a view. Of a blocklist the blocks stay; only *ready* goes, and a pass that would set it.
 
     Two complete passes, over values and metadata: a fill that lands during the first may sit in a bucket of the
     keyspace that
@@ -37,6 +37,10 @@ def drop_view(keeper: Keeper, view: View[Any] | TextView[Any], reason: str) -> i
     Raises:
         CacheUnavailable, DatabaseUnavailable: it is not done; do it again.
     """
+    if isinstance(view, BlocklistView):
+        _unready(keeper, view)
+        logger.warning("view %s is not ready any more, until all blocks were read again: %s", view.name, reason)
+        return 0
     store = keeper.store(view.server)
     dropped = 0
     for _ in range(2):
@@ -49,6 +53,17 @@ def drop_view(keeper: Keeper, view: View[Any] | TextView[Any], reason: str) -> i
             dropped += len(mine)
     logger.warning("view %s was dropped, %d keys in two passes: %s", view.name, dropped, reason)
     return dropped
+
+
+def _unready(keeper: Keeper, view: BlocklistView) -> None:
+    """From now on MongoDB says which blocks Redis lacks, until a pass that begins now has read all of them."""
+    store = keeper.store(view.server)
+    if store.is_cluster:
+        return  # it has no *ready*
+    with cache_errors("taking *ready* from a blocklist"):
+        # Both at once. A pass under way may have read past the place of a block that nobody told of; without its nonce
+        # it cannot set *ready* afterwards.
+        store.client.delete(view.warming_key, view.ready_key)
 
 
 def _with_document(keeper: Keeper, view: View[Any], parts: dict[str, None]) -> dict[str, None]:

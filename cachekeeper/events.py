@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -121,6 +121,21 @@ class Event(BaseModel):
         """The event as JSON-ready values. A null stands only where it was given: that may differ from nothing."""
         body = self.model_dump(mode="json")
         return {name: value for name, value in body.items() if value is not None or name in self.model_fields_set}
+
+
+class CollectionChanged(Event):
+    """Anything in a collection may have changed: every view of it is dropped, whatever package it is from.
+
+    The one event that the engine brings along, for whoever has lost track: after a restored backup or a bulk change,
+    say. It costs a look at every key of these views, and then a load for each that is read.
+
+    Attributes:
+        collection: its name.
+    """
+
+    type: Literal["collection.changed"] = "collection.changed"
+    collection: Name
+    version: None = None
 
 
 def _invalid(kind: type[Event], error: ValidationError) -> InvalidEvent:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
-from cachekeeper.commands import Command
+from cachekeeper.changes import Watch
+from cachekeeper.commands import Command, InvalidateAll
 from cachekeeper.errors import InvalidEvent, RegistrationError, SettingsError, UnknownEvent
-from cachekeeper.events import Event
-from cachekeeper.settings import Settings
+from cachekeeper.events import CollectionChanged, Event
+from cachekeeper.settings import Settings, StreamSettings
 from cachekeeper.views import BlocklistView, TextView, View
 
 E = TypeVar("E", bound=Event)
@@ -34,13 +35,19 @@ class TtlIndex:
 
 
 class Registry:
-    """Views, events and handlers that fit together."""
+    """Views, events and handlers that fit together.
+
+    `CollectionChanged` is there from the start: whoever says that a collection changed need not know its views.
+    """
 
     def __init__(self) -> None:
         self.views: dict[str, RegisteredView] = {}
         self.events: dict[str, type[Event]] = {}
         self.handlers: dict[type[Event], Handler] = {}
         self.indexes: list[TtlIndex] = []
+        self.watches: dict[str, Watch] = {}
+        self.add_event(CollectionChanged)
+        self.add_handler(CollectionChanged, self._on_collection_changed)
 
     def add_view(self, view: RegisteredView) -> None:
         """Register a view.
@@ -88,6 +95,16 @@ class Registry:
         """Register an index that the worker makes when it starts."""
         self.indexes.append(index)
 
+    def add_watch(self, watch: Watch) -> None:
+        """Register what the changes of a collection mean, for the change stream.
+
+        Raises:
+            RegistrationError: another one watches that collection.
+        """
+        if watch.collection in self.watches:
+            raise RegistrationError(f"watch {watch.collection}: that collection is watched already")
+        self.watches[watch.collection] = watch
+
     def decode(self, body: object) -> Event:
         """Read one event as it came over the wire.
 
@@ -110,7 +127,7 @@ class Registry:
         handler = self.handlers.get(type(event))
         return [] if handler is None else list(handler(event))
 
-    def check(self, settings: Settings) -> None:
+    def check(self, settings: Settings | StreamSettings) -> None:
         """Hold settings that name views against the views there are.
 
         Raises:
@@ -133,6 +150,11 @@ class Registry:
             return self.views[name]
         except KeyError:
             raise RegistrationError(f"no view {name!r}; there are: {', '.join(sorted(self.views))}") from None
+
+    def _on_collection_changed(self, event: CollectionChanged) -> Iterator[Command]:
+        for view in self.views.values():
+            if event.collection == (view.collection if isinstance(view, BlocklistView) else view.loader.collection):
+                yield InvalidateAll(view, "anything in its collection may have changed")
 
 
 def load_registry(modules: Iterable[str]) -> Registry:

@@ -8,6 +8,7 @@ publish(UserUpdated(user_id=42, name="Ada", version=7))
 from cachekeeper.delivery.publisher import Publisher, publish, publish_many
 from cachekeeper.registry import Registry
 from producers import outbox
+from producers.change_stream import WATCHES
 from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
 
 
 def register(registry: Registry) -> None:
-    """Register the events of this package."""
+    """Register the events of this package, and which changes of MongoDB make them."""
     for event in (UserUpdated, UserDeleted, UserLoggedOut, ProductChanged):
         registry.add_event(event)
+    for watch in WATCHES:
+        registry.add_watch(watch)

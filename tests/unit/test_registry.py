@@ -155,7 +155,8 @@ def test_an_unknown_view_is_told_apart_from_the_known() -> None:
 def test_the_shipped_modules_fit_together() -> None:
     registry = load_registry(["producers", "lookups", "worker"])
     assert set(registry.views) == {"user_name", "session", "blocked", "search"}
-    assert set(registry.events) == {"user.updated", "user.deleted", "user.logged_out", "product.changed"}
+    told = {"user.updated", "user.deleted", "user.logged_out", "product.changed"}
+    assert set(registry.events) == {*told, "collection.changed"}
     assert set(registry.handlers) == set(registry.events.values())
     assert {index.collection for index in registry.indexes} == {"sessions", "blocked_tokens"}
 

@@ -1,0 +1,397 @@
+"""The change stream's relay: turns what changes in MongoDB into events in the outbox, so that services need no code.
+
+Any number may run; one leads, by a lease in MongoDB. It works in turns: it reads changes, and stores their events
+together with the place that it has reached, in one transaction. So whoever is killed, and wherever, the next one goes
+on from the last place whose events are stored: none is left out.
+
+The state is one document in the collection `change_streams`: `leader` and `until` are the lease, by MongoDB's clock;
+`token` is the place; `collections` are those whose changes are watched from there on.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pymongo
+from pymongo import ReturnDocument, WriteConcern
+from pymongo.errors import OperationFailure, PyMongoError
+
+from cachekeeper.changes import OPERATIONS, Change
+from cachekeeper.clients import connect_mongodb
+from cachekeeper.database import database_errors, majority
+from cachekeeper.delivery import outbox
+from cachekeeper.errors import DatabaseUnavailable, InvalidEvent, NoTransaction
+from cachekeeper.events import CollectionChanged
+from cachekeeper.lean import DOCUMENT_CODEC_OPTIONS
+from cachekeeper.metrics import COUNTERS, logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from pymongo.change_stream import DatabaseChangeStream
+    from pymongo.client_session import ClientSession
+    from pymongo.database import Database
+
+    from cachekeeper.changes import Watch
+    from cachekeeper.events import Event
+    from cachekeeper.ids import IdType
+    from cachekeeper.registry import Registry
+    from cachekeeper.settings import StreamSettings
+
+COLLECTION = "change_streams"
+LEASE_SECONDS = 10.0
+
+_ID = "events"
+_BATCH = 500  # changes in a transaction, at most
+_LISTEN_MS = 100  # how long the server waits for one change, and so how long a few changes wait for more
+
+_FIRST_WAIT_SECONDS = 0.1
+_LONGEST_WAIT_SECONDS = 5.0
+"""While MongoDB is away."""
+
+_NO_REPLICA_SET = 40573  # MongoDB's code for a change stream on a standalone server
+# ChangeStreamFatalError, ChangeStreamHistoryLost, and a change that is larger than a document may be: there is no way
+# on from here.
+_ENDED = frozenset({280, 286, 10334})
+
+# A name that is not UTF-8 must not end a batch: it is read with marks in the place of what cannot be.
+_CODEC = DOCUMENT_CODEC_OPTIONS.with_options(unicode_decode_error_handler="replace")
+
+
+class _Deposed(Exception):
+    """Another one leads, or the state was removed."""
+
+
+class _Lost(Exception):
+    """The stream cannot be continued from where it was."""
+
+
+class ChangeRelay:
+    """Stores the events of what changes in MongoDB. For one thread; `stop` may be called from any, and by a signal.
+
+    Args:
+        settings: where MongoDB is, and how ids map to `_id`s.
+        registry: what is watched.
+        database: a pymongo database of your own. It is not closed by `close`.
+        lease_seconds: how long after the last sign of life of one that leads another takes over.
+    """
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        registry: Registry,
+        database: Database[Any] | None = None,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self._limit = settings.load_timeout_seconds
+        self._ids: Mapping[str, IdType] = settings.id_types
+        self._watches: Mapping[str, Watch] = registry.watches
+        self._own = database is None
+        given = connect_mongodb(settings.mongodb_url, self._limit) if database is None else database
+        self._database: Database[Any] = majority(given).with_options(codec_options=_CODEC)
+        self._state = self._database[COLLECTION]
+        self._me = uuid.uuid4().hex
+        self._lease = lease_seconds
+        self._renew_at = 0.0
+        self._stream: DatabaseChangeStream[Any] | None = None
+        self._first: list[Event] = []
+        self._stopping = threading.Event()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one was the leader when it last looked."""
+        return self._stream is not None
+
+    def run(self) -> None:
+        """Store events until `stop` is called. While MongoDB is away, wait, and go on by itself.
+
+        Raises:
+            NoTransaction: the server has neither transactions nor change streams.
+        """
+        failures, began = 0, 0.0
+        while not self._stopping.is_set():
+            try:
+                self.turn()
+            except DatabaseUnavailable as error:
+                if not failures:
+                    began = time.monotonic()
+                    logger.warning("the change stream waits: %s", error)
+                wait = min(_FIRST_WAIT_SECONDS * (1 << min(failures, 10)), _LONGEST_WAIT_SECONDS)
+                failures += 1
+                # Spread, so that those that stopped together do not come back together.
+                self._stopping.wait(wait * random.uniform(0.5, 1))  # noqa: S311
+                continue
+            if failures:
+                logger.warning("the change stream goes on, after %.1f s", time.monotonic() - began)
+                failures = 0
+            if not self.leads:
+                self._stopping.wait(self._lease / 3 * random.uniform(0.5, 1))  # noqa: S311  # as above
+        self.step_down()
+
+    def stop(self) -> None:
+        """Let `run` return when the turn under way has ended."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._close_stream()
+        if self._own:
+            self._database.client.close()
+
+    def step_down(self) -> None:
+        """Let another one lead at once. Nothing is lost where this fails: the lease ends by itself."""
+        if self._stream is None:
+            return
+        self._close_stream()
+        try:
+            with database_errors("giving back the lease of the change stream", self._limit):
+                self._state.update_one({"_id": _ID, "leader": self._me}, {"$set": {"leader": None}})
+        except DatabaseUnavailable as error:
+            logger.warning("the next leader has to wait for the end of the lease: %s", error)
+
+    def turn(self) -> int:
+        """Store the events of what has changed, or wait a moment for a change. Begin to lead if nobody does.
+
+        Returns:
+            How many changes were read. 0 also where another one leads.
+
+        Raises:
+            DatabaseUnavailable: nothing is lost; do it again.
+            NoTransaction: as `run`.
+        """
+        try:
+            if self._stream is None:
+                self._begin()
+            return self._take()
+        except _Deposed:
+            self._close_stream()
+            return 0
+        except BaseException:
+            # Whatever was read and not stored is read again, from the place that is stored.
+            self._close_stream()
+            raise
+
+    # --- leading
+
+    def _begin(self) -> None:
+        """Lead, from where the last leader was.
+
+        Raises:
+            _Deposed: another one leads.
+        """
+        state = self._acquire()
+        watched, token = set(self._watches), state.get("token")
+        if token is None:
+            self._begin_anew("it has no place to go on from: this is its first start, or its state was removed")
+            return
+        try:
+            self._stream = self._open(token)
+        except _Lost as lost:
+            self._begin_anew(str(lost))
+            return
+        # What is watched only now was not watched before this place.
+        self._first = _lost(watched - set(state.get("collections") or ()), "it was not watched before")
+
+    def _begin_anew(self, why: str) -> None:
+        """Start now, and have everything dropped that was cached before.
+
+        In this order:
+
+            open · a change · dropped       the stream has the change, however late it is read
+            a change · open · dropped       the change is older than the drop: a reader's load sees it afterwards
+            dropped · a change · open       nobody tells of the change: hence not this way
+
+        That the load sees it: the record that makes a worker drop the view is published only once a majority holds it,
+        and with it everything before it, the change too.
+        """
+        self._close_stream()
+        self._stream = self._open(None)
+        COUNTERS.add("change_stream_begun_anew")
+        self._first = _lost(self._watches, why)  # stored with what is read next
+
+    def _acquire(self) -> Mapping[str, Any]:
+        """Become the leader, or stay it; the state.
+
+        Raises:
+            _Deposed: another one leads.
+        """
+        free = {"$or": [{"leader": {"$in": [self._me, None]}}, {"$expr": {"$lte": ["$until", "$$NOW"]}}]}
+        with database_errors("asking for the lease of the change stream", self._limit):
+            self._state.update_one({"_id": _ID}, {"$setOnInsert": {"leader": None}}, upsert=True)
+            found: Mapping[str, Any] | None = self._state.find_one_and_update(
+                {"_id": _ID, **free},
+                [{"$set": {"leader": self._me, "until": self._until()}}],
+                return_document=ReturnDocument.AFTER,
+            )
+        if found is None:
+            raise _Deposed
+        self._renewed()
+        return found
+
+    def _until(self) -> dict[str, Any]:
+        return {"$add": ["$$NOW", round(self._lease * 1000)]}
+
+    def _renewed(self) -> None:
+        self._renew_at = time.monotonic() + self._lease / 3
+
+    # --- reading
+
+    def _open(self, token: Mapping[str, Any] | None) -> DatabaseChangeStream[Any]:
+        """Open the stream, after a place or now.
+
+        Raises:
+            _Lost: there is no way on from that place.
+        """
+        try:
+            with _stream_errors(self._limit):
+                return self._watch(token)
+        except DatabaseUnavailable as error:
+            refused = _code(error)
+            if token is None or refused is None:
+                raise
+        # For one of many codes. If it is not refused now, the place was the reason.
+        with _stream_errors(self._limit):
+            self._watch(None).close()
+        raise _Lost(f"the server cannot go on from where it was (code {refused}); its oplog may not reach back so far")
+
+    def _watch(self, token: Mapping[str, Any] | None) -> DatabaseChangeStream[Any]:
+        names = list(self._watches)
+        fields = {field for watch in self._watches.values() for field in ("_id", *watch.fields)}
+        concerned = [{"ns.coll": {"$in": names}}, {"to.coll": {"$in": names}}, {"operationType": "invalidate"}]
+        wanted = ("operationType", "ns", "to", "documentKey", "wallTime", "updateDescription")
+        documents = (f"{name}.{field}" for name in ("fullDocument", "fullDocumentBeforeChange") for field in fields)
+        return self._database.watch(
+            [{"$match": {"$or": concerned}}, {"$project": dict.fromkeys((*wanted, *documents), 1)}],
+            # Of the change itself. `updateLookup` would give the document as it is by now: with a later name, of which
+            # a version of this change says nothing.
+            full_document="whenAvailable",
+            full_document_before_change="whenAvailable",
+            start_after=token,
+            max_await_time_ms=_LISTEN_MS,
+        )
+
+    def _take(self) -> int:
+        """Read what there is, and store its events and the place after it."""
+        changes, place, ended = self._read()
+        events = [*self._first, *(event for change in changes for event in self._events(change))]
+        if events or ended or time.monotonic() >= self._renew_at:
+            self._store(events, place)
+            self._first = []
+            COUNTERS.add("change_stream_events", len(events))
+        if ended is not None:
+            self._begin_anew(ended)
+        return len(changes)
+
+    def _read(self) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any] | None, str | None]:
+        """Changes, the place after them, and why there are no more in this stream."""
+        stream = self._stream
+        if stream is None:
+            raise _Deposed
+        changes: list[Mapping[str, Any]] = []
+        place, give_up = stream.resume_token, time.monotonic() + _LISTEN_MS / 1000
+        while len(changes) < _BATCH:
+            try:
+                with _stream_errors(self._limit + _LISTEN_MS / 1000):
+                    change = stream.try_next()
+            except DatabaseUnavailable as error:
+                if _code(error) in _ENDED:
+                    return changes, place, f"the server has ended it (code {_code(error)})"
+                raise
+            if change is not None and change["operationType"] == "invalidate":
+                return changes, place, "the database was dropped"
+            place = stream.resume_token
+            if change is None:
+                break
+            changes.append(change)
+            # A place beyond the change: nothing more is at hand.
+            if place != change["_id"] or time.monotonic() >= give_up:
+                break
+        return changes, place, None
+
+    def _events(self, found: Mapping[str, Any]) -> list[Event]:
+        collection, operation = found["ns"]["coll"], found["operationType"]
+        if operation not in OPERATIONS:
+            # The stream goes on; what it says of single documents no longer tells what is in the collection.
+            concerned = {collection, (found.get("to") or {}).get("coll")} & set(self._watches)
+            return _lost(concerned, f"the stream says: {operation}")
+        watch = self._watches[collection]
+        try:
+            return list(watch.events(Change.of(found, self._ids.get(watch.view or "", watch.ids))))
+        except InvalidEvent as error:
+            return _lost({collection}, f"a change makes no event: {error}")
+
+    # --- storing
+
+    def _store(self, events: Sequence[Event], place: Mapping[str, Any] | None) -> None:
+        """Store the events and the place after them, both or neither; the lease is renewed by it.
+
+        Raises:
+            _Deposed: another one leads, and has read from the place before; or the state is gone.
+        """
+        with database_errors("storing events of the change stream", self._limit), self._session() as session:
+            session.with_transaction(
+                lambda session: self._write(session, events, place), write_concern=WriteConcern("majority")
+            )
+        self._renewed()
+
+    def _session(self) -> ClientSession:
+        return self._database.client.start_session()
+
+    def _write(self, session: ClientSession, events: Sequence[Event], place: Mapping[str, Any] | None) -> None:
+        outbox.add(self._database, session, *events)
+        # Last, since it locks the lease: a transaction whose owner is killed stays open for a minute.
+        changed = {
+            "token": {"$literal": place},
+            "collections": {"$literal": sorted(self._watches)},
+            "until": self._until(),
+        }
+        mine = {"_id": _ID, "leader": self._me}
+        # One that was paused for longer than its lease finds another's name here, and stores nothing.
+        if not self._state.update_one(mine, [{"$set": changed}], session=session).matched_count:
+            raise _Deposed
+
+    def _close_stream(self) -> None:
+        stream, self._stream, self._first = self._stream, None, []
+        if stream is not None:
+            with suppress(PyMongoError), pymongo.timeout(self._limit):  # a server that is away forgets it by itself
+                stream.close()
+
+
+def _lost(collections: Iterable[str], why: str) -> list[Event]:
+    """Events by which everything cached of these collections is dropped."""
+    for collection in sorted(collections):
+        COUNTERS.add("change_stream_collection_lost")
+        logger.warning("change stream: everything cached of collection %r is dropped: %s", collection, why)
+    return [CollectionChanged(collection=collection) for collection in sorted(collections)]
+
+
+def _code(error: DatabaseUnavailable) -> int | None:
+    """The code by which the server refused; None where it did not answer, or in vain."""
+    cause = error.__cause__
+    return cause.code if isinstance(cause, OperationFailure) and not cause.timeout else None
+
+
+@contextmanager
+def _stream_errors(seconds: float) -> Iterator[None]:
+    """`database_errors`, and the one of which waiting is no cure.
+
+    Raises:
+        NoTransaction: this server has neither transactions nor change streams.
+        DatabaseUnavailable: as there.
+    """
+    try:
+        with database_errors("reading the change stream", seconds):
+            yield
+    except DatabaseUnavailable as error:
+        if _code(error) == _NO_REPLICA_SET:
+            raise NoTransaction(
+                "this MongoDB is a standalone server, which has neither transactions nor change streams: start it "
+                "with --replSet NAME and call rs.initiate() once (one member is enough), or connect to a replica set"
+            ) from error
+        raise

@@ -1,0 +1,91 @@
+"""What changes in MongoDB mean: which events `cachekeeper stream` stores in the outbox, collection by collection.
+
+A service that only writes to MongoDB needs no code.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from cachekeeper.changes import UNKNOWN, Change, Unknown, Watch
+from cachekeeper.errors import InvalidEvent
+from cachekeeper.events import CollectionChanged, Event
+from cachekeeper.ids import IdType
+from cachekeeper.loaders import ABSENT
+from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_VERSION = "version"
+_REPLACED = "\ufffd"  # what the driver reads where others wrote text that is not UTF-8: it may have been anything
+
+
+def user_events(change: Change) -> Iterator[Event]:
+    """The name of a user, if this change touches it."""
+    if change.id is None or not change.touches("name"):
+        return
+    # Deleted, without a name, or with one that is not known: the event that says nothing of it.
+    unnamed = UserDeleted(user_id=change.id, time=change.time)
+    name = _text(change.after("name"))
+    if not isinstance(name, str):
+        yield unnamed
+        return
+    try:
+        yield UserUpdated(user_id=change.id, name=name, version=change.raised(_VERSION), time=change.time)
+    except InvalidEvent:  # no event carries such a name, nor need it: readers find out
+        yield unnamed
+
+
+def product_events(change: Change) -> Iterator[Event]:
+    """The names by which searches found a product, and find it now. Searches hold all of it: any change counts."""
+    before, after = _text(change.before("name")), _text(change.after("name"))
+    product, time = change.label, change.time
+    if after is UNKNOWN:
+        yield CollectionChanged(collection="products", time=time)
+    elif after is None:
+        # Gone, at least from what searches find.
+        if before is UNKNOWN:
+            yield ProductChanged(product_id=product, deleted=True, time=time)
+        elif before is not None:
+            yield ProductChanged(product_id=product, deleted=True, name=before, time=time)
+    elif before is UNKNOWN:
+        yield ProductChanged(product_id=product, name=after, version=change.raised(_VERSION), time=time)
+    else:
+        version = change.raised(_VERSION)
+        yield ProductChanged(product_id=product, name=after, previous_name=before, version=version, time=time)
+
+
+def session_events(change: Change) -> Iterator[Event]:
+    """The end of a session. That its document is removed is none: the TTL index does it."""
+    if change.id is None or change.operation == "delete" or not change.touches("ended_at"):
+        return
+    if change.after("ended_at") not in (None, ABSENT):
+        yield UserLoggedOut(session_id=change.id, time=change.time)
+
+
+def token_events(change: Change) -> Iterator[Event]:
+    """A new or longer block. That its document is removed is none: the TTL index does it."""
+    if change.id is None or change.operation == "delete" or not change.touches("expires_at"):
+        return
+    ends = change.after("expires_at")
+    # An end that cannot be read is none: the block stands.
+    until = ends if isinstance(ends, datetime) else None
+    yield UserLoggedOut(token_id=change.id, token_expires_at=until, time=change.time)
+
+
+WATCHES = (
+    Watch(collection="users", fields=("name", _VERSION), events=user_events, view="user_name"),
+    Watch(collection="products", fields=("name", _VERSION), events=product_events),
+    Watch(collection="sessions", fields=("ended_at",), events=session_events, view="session"),
+    # The id of a block is the token's, as text.
+    Watch(collection="blocked_tokens", fields=("expires_at",), events=token_events, ids=IdType.STR),
+)
+
+
+def _text(name: object) -> str | Literal[Unknown.UNKNOWN] | None:
+    """A name that is known, None where there is none, or `UNKNOWN`: so are those that are no text."""
+    if name is None or name is ABSENT:
+        return None
+    return name if isinstance(name, str) and _REPLACED not in name else UNKNOWN
