@@ -19,9 +19,7 @@ FEW, MANY = 1_000, 1_000_000
 MATCHES = 20
 ROUNDS = 100
 # Beyond some thirty characters it is the processor's own cache that is no longer blind: most of the time goes into
-# looks at
-# keys that are not there, and each costs several accesses to memory, which 1,000 keys fit into the cache for, and
-# 1,000,000 do not.
+# looks at keys that are not there. Each is several accesses to memory, and a million keys do not fit into the cache.
 BLIND_LENGTHS = {20: 1.5, 60: None}
 LENGTH_TARGETS = {20: None, 60: 80, 200: 400}
 

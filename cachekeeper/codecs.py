@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
+from bson import Code
+
 from cachekeeper import lean
 from cachekeeper.errors import DamagedDocument, DamagedValue, InvalidValue
 
@@ -80,7 +82,7 @@ class Json(Generic[T]):
         """Raises DamagedValue for what is not JSON, or of another kind."""
         try:
             # Decoded here: of bytes, json.loads would also take UTF-16, a byte order mark, and surrogates.
-            value = json.loads(raw.decode(), parse_constant=_refuse_constant)
+            value = json.loads(raw.decode(), parse_constant=_refuse_constant, parse_float=_finite)
         except (ValueError, RecursionError):
             raise DamagedValue("not JSON") from None
         if not isinstance(value, self.kind):
@@ -90,6 +92,13 @@ class Json(Generic[T]):
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError("a number beyond all doubles")
+    return number
 
 
 def check_json(value: object, path: str) -> None:
@@ -110,7 +119,7 @@ def check_json(value: object, path: str) -> None:
 def _check_json(value: Any, path: str, depth: int) -> None:
     if value is None or isinstance(value, bool):
         return
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(value, Code):  # which is text, but not to BSON
         _check_utf8(value, path)
     elif isinstance(value, int):
         if abs(value) > MAX_SAFE_INTEGER:

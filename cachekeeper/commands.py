@@ -1,9 +1,12 @@
-"""Commands: what a handler asks for. Plain values, so that handlers stay pure and a batch can be coalesced."""
+"""Commands: what a handler asks for. Plain values, so that handlers stay pure and a batch can be coalesced.
+
+Their reprs leave out ids and values: an id may be a session's or a token's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +24,7 @@ class Persist:
     """
 
     view: View[Any]
-    id: str
+    id: str = field(repr=False)
     update: tuple[Mapping[str, Any], ...]
 
 
@@ -30,8 +33,8 @@ class Write:
     """The value of one key changed to `value`, at `version`."""
 
     view: View[Any]
-    id: str
-    value: object
+    id: str = field(repr=False)
+    value: object = field(repr=False)
     version: int
 
 
@@ -40,7 +43,7 @@ class Expire:
     """One key lives no longer than `at`; None for now, by Redis's own clock."""
 
     view: View[Any]
-    id: str
+    id: str = field(repr=False)
     at: datetime | None = None
 
 
@@ -49,7 +52,7 @@ class Invalidate:
     """One key changed, nobody knows to what version."""
 
     view: View[Any]
-    id: str
+    id: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Block:
     """An id is blocked until `until` (and the leeway), None for ever."""
 
     view: BlocklistView
-    id: str
+    id: str = field(repr=False)
     until: datetime | None
 
 

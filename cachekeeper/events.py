@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -78,9 +78,8 @@ class Event(BaseModel):
         id: names this occurrence; the same in every redelivery.
         type: what happened, such as `user.updated`.
         time: when, in UTC.
-        version: of the document this is about, after the change; None where the document has none, where this change
-        did
-            not raise it, and for a deletion.
+        version: of the document this is about, after the change; None where the document has none, where this
+            change did not raise it, and for a deletion.
 
     Raises:
         InvalidEvent: on construction, naming every field at fault.
@@ -94,14 +93,27 @@ class Event(BaseModel):
     version: Version = None
 
     secret_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields whose values are masked wherever an event is shown."""
+    """Fields whose values are masked wherever an event is shown: in its repr, and as a dead letter."""
 
     def __init__(self, **fields: Any) -> None:
+        if not isinstance(type(self).model_fields["type"].default, str):
+            raise InvalidEvent("type", "an event needs a class of its own, whose field 'type' has a default")
         try:
             super().__init__(**fields)
         except ValidationError as error:
             # `from None`: the cause would carry the input, and with it tokens, into every log of a traceback.
             raise _invalid(type(self), error) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # pydantic's own error would quote the value.
+        raise AttributeError(f"{name}: events are frozen; make a new one")
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, "***" if name in self.secret_fields and value is not None else value
+
+    def __str__(self) -> str:
+        return repr(self)
 
     @classmethod
     def type_name(cls) -> str:

@@ -61,8 +61,7 @@ class IdType(StrEnum):
 
     `AUTO` reads 24 hexadecimal digits as an ObjectId, decimal digits as an integer and all else as text. So that two
     ids never mean one `_id`, only the one canonical spelling is read that way: `007` and digits beyond 64 bits are
-    text,
-    and an ObjectId in capitals is refused, since it can only be a mistake.
+    text, and an ObjectId in capitals is refused, since it can only be a mistake.
     """
 
     AUTO = "auto"

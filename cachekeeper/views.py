@@ -43,8 +43,7 @@ class Staleness(StrEnum):
 
     SHARED = "shared"
     """Others write, too. A read also asks for the deadline, a damaged value raises and is left as found, and keys
-    without
-    a document are spared when the view is dropped: they are nobody's business to repair."""
+    without a document are spared when the view is dropped: they are nobody's business to repair."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -28,8 +28,7 @@ def search_products(text: str, *, keeper: Keeper | None = None) -> list[dict[str
 
     Returns:
         The whole documents, in the shape that a Node.js service gets from Mongoose's `.lean()` and `JSON.stringify`:
-        object ids as 24
-        hexadecimal digits, dates as ISO 8601. The same on a hit, a fill and an outage.
+        object ids as 24 hexadecimal digits, dates as ISO 8601. The same on a hit, a fill and an outage.
 
     Raises:
         InvalidText: empty, too long, or with NUL or lone surrogates.

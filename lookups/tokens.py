@@ -28,14 +28,12 @@ def block_token(
     Args:
         token_id: its id (`jti`; where several issuers share a Redis, join `iss` and `jti` on both sides).
         expires_at: a time with a zone, ISO 8601 text with a zone, or whole seconds since 1970 (`exp`); None for a
-        token that
-            never expires.
+            token that never expires.
         keeper: with clients or settings of your own; default: from the environment.
 
     Returns:
         `BLOCKED`; `KEPT` where an equal or longer block stands; `OVER` where the token has expired already, and
-        nothing was written.
-        For the first two MongoDB (majority) and Redis both hold the block.
+        nothing was written. For the first two MongoDB (majority) and Redis both hold the block.
 
     Raises:
         InvalidId, InvalidTime: what was given cannot be used; nothing was written.

@@ -2,7 +2,7 @@
 
 from producers import UserUpdated, publish
 
-publish(UserUpdated(user_id=42, name="Ada", version=7))
+publish(UserUpdated(user_id="42", name="Ada", version=7))
 """
 
 from cachekeeper.delivery.publisher import Publisher, publish, publish_many

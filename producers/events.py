@@ -44,8 +44,7 @@ class UserLoggedOut(Event):
         session_id: the session that ended.
         token_id: the token that must not be accepted any more.
         token_expires_at: when the token expires by itself; the block lasts a little longer. None: it never does, so
-        the block
-            stays for ever.
+            the block stays for ever.
         user_id: whose; for the record.
     """
 
@@ -73,8 +72,7 @@ class ProductChanged(Event):
         product_id: which.
         name: the name after the change; not needed when deleted.
         previous_name: the name before it. Equal to `name`: not renamed. None: the product is new. Omitted: unknown,
-        and then every
-            cached search is dropped.
+            and then every cached search is dropped.
         deleted: whether the product is gone. Then `name` or `previous_name`, whichever is given, is what it was called.
     """
 

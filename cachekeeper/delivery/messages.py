@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
@@ -47,7 +47,7 @@ class Parcel:
     """
 
     id: str
-    events: Sequence[object]
+    events: Sequence[object] = field(repr=False)  # Celery logs the repr, and they may hold tokens
     outbox: bool = False
     failures: Failures | None = None
 
@@ -63,7 +63,7 @@ class Poison:
     """
 
     id: str
-    body: str
+    body: str = field(repr=False)
     reason: str
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Code, ObjectId
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +51,7 @@ def nested(levels: int, kind: str) -> dict[str, Any]:
         ({"a": datetime(2026, 1, 1, tzinfo=UTC)}, "data.a"),
         ({"a": ObjectId()}, "data.a"),
         ({"a": object()}, "data.a"),
+        ({"a": Code("x")}, "data.a"),
         ({"a": 1j}, "data.a"),
         (nested(MAX_DEPTH + 1, "object"), "data.data" + ".a" * (MAX_DEPTH - 1)),
         (nested(MAX_DEPTH + 1, "array"), "data.data" + "[0]" * (MAX_DEPTH - 1)),

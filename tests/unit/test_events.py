@@ -13,6 +13,7 @@ from cachekeeper import registry as registries
 from cachekeeper.errors import InvalidEvent, UnknownEvent
 from cachekeeper.events import Event
 from producers import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
+from worker.handlers import on_user_logged_out, on_user_updated
 
 REGISTRY = registries.load_registry(["producers"])
 TOKEN = "correct-horse-battery-staple"
@@ -318,3 +319,32 @@ def test_events_are_frozen_and_their_errors_travel() -> None:
     with pytest.raises(InvalidEvent) as caught:
         make("user.updated", version=True)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301  # its own
+
+
+# --- what is shown --------------------------------------------------------------------------------------------------
+
+
+def test_a_repr_masks_what_lets_somebody_in() -> None:
+    event = UserLoggedOut(session_id="s-secret", token_id="t-secret", user_id="7")
+    for shown in (repr(event), str(event), f"{event!r}", repr([event])):
+        assert "secret" not in shown
+        assert "user_id='7'" in shown
+
+
+def test_commands_show_no_ids_and_no_values() -> None:
+    commands = list(on_user_logged_out(UserLoggedOut(session_id="s-secret", token_id="t-secret")))
+    assert len(commands) == 3
+    assert "secret" not in repr(commands)
+    assert "secret" not in repr(list(on_user_updated(UserUpdated(user_id="1", name="secret", version=1))))
+
+
+def test_an_event_does_not_change_and_says_so_without_the_value() -> None:
+    event = UserLoggedOut(token_id="t")
+    with pytest.raises(AttributeError, match="token_id") as caught:
+        event.token_id = "secret"
+    assert "secret" not in str(caught.value)
+
+
+def test_an_event_without_a_class_of_its_own_is_refused() -> None:
+    with pytest.raises(InvalidEvent, match="class of its own"):
+        Event(type="user.renamed")
