@@ -9,6 +9,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from celery import bootsteps
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.loops import asynloop
@@ -70,7 +72,9 @@ class Consumer(CeleryConsumer):
         # on finding each other at the start.
         quiet = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
         super().__init__(on_task_request, worker_options={**(worker_options or {}), **quiet}, **options)
-        if self.hub is None:
+        # What a message came to is said within this process: a child's word would never reach it, and the message would
+        # come back for ever.
+        if self.hub is None or not isinstance(self.pool, ThreadPool | SoloPool):
             raise SettingsError("run the worker with Celery's pool threads (the default) or solo")
         self.delivery: Delivery = cast("Any", self.app).delivery
         self._held: deque[ApplyRequest] = deque()
