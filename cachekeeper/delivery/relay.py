@@ -1,7 +1,7 @@
 """The relay: publishes what is stored in the outbox, again and again until a worker has dealt with it.
 
 Any number of relays may run. Each works in rounds: it claims records, publishes them, and forgets them; only a worker
-removes a record. It polls: a change stream would wake it some 50 ms earlier, and would be one more thing that ends with
+removes a record. It polls: a change stream would wake it some 25 ms earlier, and would be one more thing that ends with
 a failover, and whose loss must be noticed; two small queries a round, on an index, cost next to nothing.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cachekeeper.settings import RelaySettings
 
 _SHORTEST_PAUSE_SECONDS = 0.01
-_LONGEST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 0.05
 """Between two looks at an outbox in which nothing is due."""
 
 _FIRST_WAIT_SECONDS = 0.1
@@ -84,6 +84,7 @@ class Relay:
         self._publisher = Publisher(settings)
         self._retries = _Retries()
         self._prepared = False
+        self._refused = False
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -149,7 +150,10 @@ class Relay:
         with database_errors("counting what is under way", self._settings.load_timeout_seconds):
             if self._outbox.find_one(_FRESH, {"_id": 1}) is None:
                 return 0
-            return min(limit - self._outbox.count_documents(_PUBLISHED, limit=limit), EVENTS_PER_MESSAGE)
+            room = limit - self._outbox.count_documents(_PUBLISHED, limit=limit)
+        # What a broker does not confirm it may have all the same. One that takes messages and confirms none (RabbitMQ
+        # holds publishers back while it is short of memory) must not find an hour of attempts in its queue.
+        return min(room, _PROBE if self._refused else EVENTS_PER_MESSAGE)
 
     def _publish_again(self) -> int:
         retries, now = self._retries, time.monotonic()
@@ -204,8 +208,11 @@ class Relay:
                 self._publisher.publish_stored(message)
                 del waiting[: len(message)]
         except Unavailable:
+            self._refused = True
             self._put_back(waiting)
             raise
+        if records:
+            self._refused = False
         COUNTERS.add("outbox_published", len(records))
         return len(records)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from kombu import Connection
 from redis import Redis
 
@@ -14,9 +15,12 @@ from cachekeeper.delivery.relay import Relay
 from cachekeeper.delivery.work import Delivery, Job, Verdict
 from cachekeeper.registry import load_registry
 from cachekeeper.settings import RelaySettings
+from lookups import read_user
 from producers import UserUpdated, outbox
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from kombu import Message
 
     from cachekeeper.events import Event
@@ -126,3 +130,29 @@ class Lab:
             delivery.keeper.close()
         self._connection.release()
         self.broker.close()
+
+
+@pytest.fixture
+def lab(shop: Shop) -> Iterator[Lab]:
+    """The outbox of one test."""
+    lab = Lab(shop)
+    yield lab
+    lab.close()
+
+
+def renamed(number: int, version: int = 2) -> UserUpdated:
+    return UserUpdated(user_id=f"u{number}", name=f"name {version} of {number}", version=version)
+
+
+def old_names_are_cached(lab: Lab, count: int) -> list[UserUpdated]:
+    """Users, each of whose cached name the event with the same number makes old."""
+    lab.store(*(renamed(number, 1) for number in range(count)))
+    lab.shop.db["outbox"].delete_many({})
+    for number in range(count):
+        assert read_user(f"u{number}", keeper=lab.delivery.keeper) == f"name 1 of {number}"
+    return [renamed(number) for number in range(count)]
+
+
+def stale(lab: Lab, events: Sequence[UserUpdated]) -> list[str]:
+    """The users whose cached name is not the one that was committed."""
+    return [event.user_id for event in events if read_user(event.user_id, keeper=lab.delivery.keeper) != event.name]
