@@ -45,6 +45,17 @@ def connect_redis(url: str, timeout: float) -> Redis | RedisCluster:
     return Redis.from_url(url, **options)
 
 
+def sends_twice(client: Redis | RedisCluster) -> bool:
+    """Whether a client may send a command again whose answer it did not get (see `connect_redis`)."""
+    if isinstance(client, RedisCluster):
+        return client.retry.get_retries() != 0
+    options = client.connection_pool.connection_kwargs
+    retry = options.get("retry")
+    if retry is None:  # then a connection makes its own, where it is told for which errors
+        return bool(options.get("retry_on_timeout") or options.get("retry_on_error"))
+    return bool(retry.get_retries() != 0)
+
+
 def connect_mongodb(url: str, timeout: float) -> Database[Any]:
     """The database that `url` names; its client connects at first use.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cachekeeper import fold
 from cachekeeper.blocklist import BlocklistReader, EvictionWatch
-from cachekeeper.clients import connect_mongodb, connect_redis, disconnect
+from cachekeeper.clients import connect_mongodb, connect_redis, disconnect, sends_twice
 from cachekeeper.database import DatabaseReads
 from cachekeeper.errors import DamagedValue
 from cachekeeper.ids import IdType, check_id
@@ -71,14 +71,17 @@ class Keeper:
 
     Args:
         settings: default: from the environment, at first use.
-        cache: a redis-py client of your own for the cache; it must answer bytes.
+        cache: a redis-py client of your own for the cache: `redis.Redis(socket_timeout=…, socket_connect_timeout=…,
+            retry=Retry(NoBackoff(), 0))`. It must answer bytes, and never send a command twice.
         security: the same for sessions and blocks; default: `cache` where that is given.
         database: a pymongo database of your own.
 
-    Clients of your own are not closed by `close`, and bring their own time limits.
+    Clients of your own are not closed by `close`, and bring their own time limits: one without them lets a lookup take
+    as long as its server likes.
 
     Raises:
-        TypeError: a Redis client of your own answers text (`decode_responses=True`).
+        TypeError: a Redis client of your own answers text (`decode_responses=True`), or retries, as redis-py's do
+            unless told not to.
     """
 
     def __init__(
@@ -92,6 +95,11 @@ class Keeper:
         for client in (cache, security):
             if client is not None and client.get_encoder().decode_responses:
                 raise TypeError("a Redis client for a Keeper must answer bytes: make it without decode_responses")
+            if client is not None and sends_twice(client):
+                raise TypeError(
+                    "a Redis client for a Keeper must not retry, since a command that arrives late and twice would "
+                    "undo an invalidation: make it with retry=Retry(NoBackoff(), 0)"
+                )
         self._settings = settings
         self._given = (cache, cache if security is None else security, database)
         self._lock = threading.RLock()

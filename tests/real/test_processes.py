@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cachekeeper import metrics
 from cachekeeper.database import DatabaseReads
@@ -202,3 +204,41 @@ def test_a_client_that_answers_text_is_refused(stocked: Shop) -> None:
             Keeper(stocked.settings(), cache=client)
         with pytest.raises(TypeError, match="decode_responses"):
             Keeper(stocked.settings(), cache=stocked.redis, security=client)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},  # redis-py's own default
+        {"retry": Retry(NoBackoff(), 1)},
+        {"retry": Retry(NoBackoff(), -1)},  # for ever
+        {"retry": None, "retry_on_error": [redis.ConnectionError]},
+    ],
+)
+def test_a_client_that_sends_twice_is_refused(stocked: Shop, options: dict[str, Any]) -> None:
+    # Its first acquire may arrive behind its second, and behind an event, and so bring back a lease that was destroyed.
+    with redis.Redis(port=stocked.server.port, **options) as client:
+        with pytest.raises(TypeError, match=r"retry=Retry\(NoBackoff\(\), 0\)"):
+            Keeper(stocked.settings(), cache=client)
+        with pytest.raises(TypeError, match=r"retry=Retry\(NoBackoff\(\), 0\)"):
+            Keeper(stocked.settings(), cache=stocked.redis, security=client)
+
+
+@pytest.mark.parametrize("options", [{"retry": None}, {"retry": Retry(NoBackoff(), 0)}])
+def test_a_client_that_sends_once_is_taken(stocked: Shop, options: dict[str, Any]) -> None:
+    pool = redis.ConnectionPool.from_url(stocked.server.url, **options)
+    with redis.Redis(connection_pool=pool) as client:
+        keeper = Keeper(stocked.settings(), cache=client, database=stocked.db)
+        answers_in_time(keeper)
+        made: Any = pool.get_connection()
+        assert made.retry.get_retries() == 0
+        pool.release(made)
+    pool.disconnect()
+
+
+def test_nor_one_whose_url_makes_it_send_twice(stocked: Shop) -> None:
+    with (
+        redis.Redis.from_url(f"{stocked.server.url}?retry_on_timeout=true") as client,
+        pytest.raises(TypeError, match="must not retry"),
+    ):
+        Keeper(stocked.settings(), cache=client)

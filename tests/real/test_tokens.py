@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import redis
 from pymongo.database import Database
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cachekeeper import Keeper, Server, metrics
 from cachekeeper.blocklist import BlocklistReader, EvictionWatch
@@ -117,7 +119,7 @@ def straddled(
         if asked == 2:
             between()
 
-    with RedisTap(redis_server) as tap, client.from_url(tap.url) as through:
+    with RedisTap(redis_server) as tap, client.from_url(tap.url, retry=Retry(NoBackoff(), 0)) as through:
         keeper = Keeper(settings_of(tap.url), cache=through, database=mongo.database)
         keeper.may_evict(Server.SECURITY)
         tap.before = before
