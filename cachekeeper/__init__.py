@@ -18,6 +18,7 @@ from cachekeeper.commands import (
 )
 from cachekeeper.errors import (
     BrokerUnavailable,
+    BufferFull,
     CachekeeperError,
     CacheUnavailable,
     Damaged,
@@ -56,6 +57,7 @@ __all__ = [
     "Block",
     "BlocklistView",
     "BrokerUnavailable",
+    "BufferFull",
     "CacheUnavailable",
     "CachekeeperError",
     "Codec",

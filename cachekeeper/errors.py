@@ -17,6 +17,7 @@
     │   ├── DatabaseUnavailable          MongoDB
     │   │   └── DatabaseBehind           it answered with less than the cache has already seen
     │   ├── BrokerUnavailable            the event was not confirmed
+    │   │   └── BufferFull               events wait for the broker, and there is no room for more
     │   ├── Overloaded                   the cap on concurrent database reads was reached
     │   └── PersistedNotCached           MongoDB has it, Redis does not yet; a retry is safe
     └── Damaged
@@ -105,6 +106,10 @@ class DatabaseBehind(DatabaseUnavailable):
 
 class BrokerUnavailable(Unavailable):
     """The broker did not confirm the event within the time limit; it may or may not have it."""
+
+
+class BufferFull(BrokerUnavailable):
+    """Too many events wait for a broker that does not take them; this one is not among them."""
 
 
 class Overloaded(Unavailable):

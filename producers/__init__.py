@@ -5,6 +5,7 @@ from producers import UserUpdated, publish
 publish(UserUpdated(user_id="42", name="Ada", version=7))
 """
 
+from cachekeeper.delivery.buffered import BufferedPublisher
 from cachekeeper.delivery.publisher import Publisher, publish, publish_many
 from cachekeeper.registry import Registry
 from producers import outbox
@@ -12,6 +13,7 @@ from producers.change_stream import WATCHES
 from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 
 __all__ = [
+    "BufferedPublisher",
     "ProductChanged",
     "Publisher",
     "UserDeleted",

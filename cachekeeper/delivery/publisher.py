@@ -64,10 +64,21 @@ class Publisher:
             published; to publish them all again does no harm.
         """
         published = 0
-        for batch in packed(map(_text, events)):
+        for batch in packed(map(event_text, events)):
             self._send(batch)
             published += len(batch)
         return published
+
+    def publish_texts(self, texts: Sequence[str]) -> None:
+        """Publish events that are text already, in one message.
+
+        Args:
+            texts: as `event_text` makes them, no more than fit into a message (see `packed`).
+
+        Raises:
+            SettingsError, BrokerUnavailable: as `publish`.
+        """
+        self._send(texts)
 
     def publish_stored(self, texts: Sequence[str]) -> None:
         """Publish records of the outbox, in one message: the worker that has dealt with it removes them there.
@@ -92,6 +103,10 @@ class Publisher:
             SettingsError, BrokerUnavailable: as `publish`.
         """
         self._send((text,), letter=(count, first_ms))
+
+    def limit_seconds(self) -> float:
+        """The time limit of one message. Raises SettingsError: there is no broker to publish to."""
+        return self._broker()[1]
 
     def close(self) -> None:
         """Give back the connections. The publisher makes new ones if it is used again."""
@@ -188,7 +203,12 @@ def packed(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _text(event: Event) -> str:
+def event_text(event: Event) -> str:
+    """An event as it goes over the wire, JSON.
+
+    Raises:
+        InvalidEvent: `event` is none.
+    """
     if not isinstance(event, Event):
         raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
     return json.dumps(event.to_wire(), separators=(",", ":"))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cachekeeper.delivery.publisher import BYTES_PER_MESSAGE, EVENTS_PER_MESSAGE, Publisher, _text, packed
+from cachekeeper.delivery.publisher import BYTES_PER_MESSAGE, EVENTS_PER_MESSAGE, Publisher, event_text, packed
 from cachekeeper.errors import InvalidEvent, SettingsError
 from cachekeeper.settings import PublisherSettings, Settings
 from producers import UserDeleted, UserUpdated
@@ -48,7 +48,7 @@ def test_nothing_to_publish_needs_no_broker() -> None:
 @pytest.mark.parametrize("count", [1, EVENTS_PER_MESSAGE - 1, EVENTS_PER_MESSAGE, EVENTS_PER_MESSAGE + 1, 1234])
 def test_messages_are_cut_by_count(count: int) -> None:
     events = [UserDeleted(user_id=str(number)) for number in range(count)]
-    batches = list(packed(map(_text, events)))
+    batches = list(packed(map(event_text, events)))
     assert all(0 < len(batch) <= EVENTS_PER_MESSAGE for batch in batches)
     assert len(batches) == -(-count // EVENTS_PER_MESSAGE)
     assert [json.loads(text)["user_id"] for batch in batches for text in batch] == [event.user_id for event in events]
@@ -56,7 +56,7 @@ def test_messages_are_cut_by_count(count: int) -> None:
 
 def test_messages_are_cut_by_size() -> None:
     events = [UserUpdated(user_id=str(number), name="x" * 50_000, version=1) for number in range(20)]
-    batches = list(packed(map(_text, events)))
+    batches = list(packed(map(event_text, events)))
     assert all(sum(map(len, batch)) <= BYTES_PER_MESSAGE for batch in batches)
     assert len(batches) == 4
     assert [json.loads(text)["user_id"] for batch in batches for text in batch] == [event.user_id for event in events]
@@ -64,7 +64,7 @@ def test_messages_are_cut_by_size() -> None:
 
 def test_the_largest_event_there_can_be_fits_into_a_message() -> None:
     large = UserUpdated(user_id="x" * 512, name="\U0001f600" * 16_384, version=1)  # 12 bytes a character as JSON
-    assert [len(batch) for batch in packed(map(_text, [large, large, EVENT]))] == [1, 2]
+    assert [len(batch) for batch in packed(map(event_text, [large, large, EVENT]))] == [1, 2]
 
 
 def test_importing_the_producers_imports_no_broker_library() -> None:

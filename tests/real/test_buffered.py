@@ -1,0 +1,450 @@
+"""The buffering publisher on a real broker: bounded, and nothing is lost without a word."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from cachekeeper.delivery import buffered as module
+from cachekeeper.delivery.broker import QUEUE
+from cachekeeper.delivery.buffered import BufferedPublisher
+from cachekeeper.delivery.publisher import Publisher
+from cachekeeper.errors import BrokerUnavailable, BufferFull, InvalidEvent, SettingsError
+from cachekeeper.settings import PublisherSettings
+from producers import UserDeleted
+from tests.real.leftovers import ROOT
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cachekeeper.embedded import RedisServer
+    from cachekeeper.events import Event
+
+LIMIT = 1.0
+SLACK = 3.0  # a busy machine
+SECRET = "token-4711"
+LONG = 3_600_000.0  # milliseconds: nothing goes by itself
+
+
+def events(count: int, first: int = 0) -> list[Event]:
+    return [UserDeleted(user_id=str(number)) for number in range(first, first + count)]
+
+
+def messages(broker: RedisServer) -> list[list[int]]:
+    """The users of each message in the queue, the oldest first."""
+    with broker.client() as client:
+        found = [json.loads(raw) for raw in reversed(cast("list[bytes]", client.lrange(QUEUE, 0, -1)))]
+    bodies = [json.loads(base64.b64decode(envelope["body"])) for envelope in found]
+    return [[int(event["user_id"]) for event in body[0][0]] for body in bodies]
+
+
+def arrived(broker: RedisServer) -> list[int]:
+    return [user for message in messages(broker) for user in message]
+
+
+@contextmanager
+def buffering(
+    broker: RedisServer, kind: type[BufferedPublisher] = BufferedPublisher, **options: Any
+) -> Iterator[BufferedPublisher]:
+    """A buffer on this broker; what is left in it when the test ends is given up."""
+    publisher = Publisher(PublisherSettings(broker_url=broker.url, publish_timeout_seconds=LIMIT))
+    made = kind(publisher, flush_on_sigterm=False, **options)
+    try:
+        yield made
+    finally:
+        with made._lock:
+            made._waiting.clear()
+            made._confirmed = made._taken
+        made.close()
+        publisher.close()
+
+
+@contextmanager
+def away(broker: RedisServer) -> Iterator[None]:
+    """Hung: it takes connections and answers nothing."""
+    broker.pause()
+    try:
+        yield
+    finally:
+        broker.resume()
+
+
+# --- while the broker is well ----------------------------------------------------------------------------------------
+
+
+def test_many_calls_make_few_messages(redis_server: RedisServer) -> None:
+    with buffering(redis_server, max_milliseconds=LONG) as publisher:
+        assert publisher.publish_many(events(1200)) == 1200
+        wait_until(lambda: len(messages(redis_server)) == 2, "two full messages")  # each as soon as it is full
+        assert publisher.waiting == 200
+        publisher.flush()
+        assert publisher.waiting == 0
+        assert [len(message) for message in messages(redis_server)] == [500, 500, 200]
+        assert arrived(redis_server) == list(range(1200))
+
+
+def test_an_event_waits_for_others_no_longer_than_it_may(redis_server: RedisServer) -> None:
+    with buffering(redis_server, max_milliseconds=50) as publisher:
+        publisher.publish(events(1)[0])
+        started = time.monotonic()
+        wait_until(lambda: arrived(redis_server) == [0], "the event")
+        assert time.monotonic() - started < SLACK
+
+
+@pytest.mark.parametrize("ending", ["close", "with"])
+def test_the_end_publishes_what_is_there(redis_server: RedisServer, ending: str) -> None:
+    with buffering(redis_server, max_milliseconds=LONG) as publisher:
+        if ending == "with":
+            with publisher:
+                publisher.publish_many(events(3))
+        else:
+            publisher.publish_many(events(3))
+            publisher.close()
+        assert messages(redis_server) == [[0, 1, 2]]
+        assert publisher not in module._open
+        publisher.publish(events(1, 3)[0])  # a closed one has no buffer
+        assert messages(redis_server) == [[0, 1, 2], [3]]
+        publisher.close()
+
+
+def test_threads_share_a_buffer(redis_server: RedisServer) -> None:
+    with buffering(redis_server, max_events=20, max_milliseconds=1) as publisher:
+        threads = [
+            threading.Thread(target=publisher.publish_many, args=(events(200, 1000 * number),)) for number in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            publisher.flush()
+        publisher.flush()
+        found = arrived(redis_server)
+        assert sorted(found) == sorted(1000 * number + user for number in range(8) for user in range(200))
+        for number in range(8):  # each thread's in its order
+            assert [user for user in found if user // 1000 == number] == list(range(1000 * number, 1000 * number + 200))
+
+
+def test_what_is_wrong_is_said_at_once(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with buffering(redis_server) as publisher, pytest.raises(InvalidEvent):
+        publisher.publish(cast("Any", {"type": "user.deleted"}))
+    monkeypatch.delenv("CACHEKEEPER_BROKER_URL", raising=False)
+    nowhere = BufferedPublisher(flush_on_sigterm=False)
+    with pytest.raises(SettingsError):
+        nowhere.publish(events(1)[0])
+    assert nowhere.waiting == 0
+    for wrong in ({"max_events": 0}, {"max_milliseconds": -1}, {"max_milliseconds": float("nan")}):
+        with pytest.raises(ValueError, match="max_events"):
+            BufferedPublisher(**cast("Any", wrong))
+
+
+# --- while it is away ------------------------------------------------------------------------------------------------
+
+
+def check_nothing_is_lost(broker: RedisServer, kind: type[BufferedPublisher]) -> None:
+    """An outage of several attempts, in the background and by `flush`: all events arrive, in their order."""
+    with buffering(broker, kind, max_milliseconds=1) as publisher:
+        with away(broker):
+            for event in events(20):
+                try:
+                    publisher.publish(event)
+                except BrokerUnavailable:
+                    publisher.publish(event)  # it was not taken
+            for _ in range(2):
+                with pytest.raises(BrokerUnavailable):
+                    publisher.flush()
+        wait_until(lambda: not publisher.waiting, "an empty buffer")
+        found = arrived(broker)
+        # What a hung broker was sent and did not confirm in time is there twice.
+        assert list(dict.fromkeys(found)) == list(range(20))
+
+
+def test_nothing_is_lost_while_the_broker_hangs(own_redis: RedisServer) -> None:
+    check_nothing_is_lost(own_redis, BufferedPublisher)
+
+
+class DropsOnFailure(BufferedPublisher):
+    """Takes events out of the buffer before they are confirmed."""
+
+    def _send_one(self, last: int) -> bool:
+        with self._sending:
+            with self._lock:
+                if self._confirmed >= last:
+                    return False
+                batch = [text for text, _ in islice(self._waiting, 500)]
+                for _ in batch:
+                    self._waiting.popleft()
+                self._confirmed += len(batch)
+            self._publisher.publish_texts(batch)
+            return True
+
+
+def test_mutant_that_drops_on_failure(own_redis: RedisServer) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check_nothing_is_lost(own_redis, DropsOnFailure)
+
+
+def refused(publisher: BufferedPublisher) -> float:
+    """How long it took until an event was refused for want of room."""
+    for _ in range(100):  # of its attempts meanwhile, each is told once
+        started = time.monotonic()
+        try:
+            publisher.publish(events(1, 6)[0])
+        except BufferFull:
+            return time.monotonic() - started
+        except BrokerUnavailable:
+            continue
+        break
+    raise AssertionError("it took one more")
+
+
+def check_bounded(broker: RedisServer, kind: type[BufferedPublisher]) -> None:
+    """A full buffer takes no more: the caller waits, and is told within the limit; then all that was taken arrives."""
+    with buffering(broker, kind, max_events=5, max_milliseconds=LONG) as publisher:
+        # The message under way is in the buffer too, until it is confirmed.
+        with away(broker):
+            publisher.publish_many(events(5))
+            wait_until(lambda: publisher._error, "a failed attempt")
+            with pytest.raises(BrokerUnavailable):
+                publisher.publish(events(1, 5)[0])
+            seconds = refused(publisher)
+            assert LIMIT <= seconds < LIMIT + SLACK
+            assert publisher.waiting == 5
+        publisher.flush()
+        assert list(dict.fromkeys(arrived(broker))) == list(range(5))
+
+
+def test_a_full_buffer_takes_no_more(own_redis: RedisServer) -> None:
+    check_bounded(own_redis, BufferedPublisher)
+
+
+class Unbounded(BufferedPublisher):
+    """Takes whatever comes."""
+
+    def _put(self, text: str, seconds: float) -> bool:
+        self._max_events = len(self._waiting) + 1
+        return super()._put(text, seconds)
+
+
+def test_mutant_that_is_unbounded(own_redis: RedisServer) -> None:
+    with pytest.raises(AssertionError):
+        check_bounded(own_redis, Unbounded)
+
+
+def test_a_caller_who_waits_for_room_goes_on_when_there_is_some(own_redis: RedisServer) -> None:
+    publisher = Publisher(PublisherSettings(broker_url=own_redis.url, publish_timeout_seconds=20))
+    with BufferedPublisher(publisher, max_events=3, max_milliseconds=LONG, flush_on_sigterm=False) as buffered:
+        with away(own_redis):
+            buffered.publish_many(events(3))
+            late = threading.Thread(target=buffered.publish, args=(events(1, 3)[0],))
+            late.start()
+            wait_until(lambda: buffered._room._waiters, "a caller who waits")  # type: ignore[attr-defined]
+        late.join(20)
+        assert not late.is_alive()
+        buffered.flush()
+        assert list(dict.fromkeys(arrived(own_redis))) == [0, 1, 2, 3]
+    publisher.close()
+
+
+def test_errors_of_the_background_are_reported_and_raised_once(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[tuple[Exception, int]] = []
+    with buffering(own_redis, max_milliseconds=1, on_error=lambda *said: told.append(said)) as publisher:
+        own_redis.kill()
+        publisher.publish(events(1)[0])
+        wait_until(lambda: told and publisher._error, "the error")
+        assert isinstance(told[0][0], BrokerUnavailable)
+        assert told[0][1] == 1
+        assert "1 events wait in the buffer: the broker did not confirm" in caplog.text
+        with pytest.raises(BrokerUnavailable) as caught:
+            publisher.publish(events(1, 1)[0])
+        assert caught.value in {error for error, _ in told}
+        assert publisher.waiting == 1
+        with pytest.raises(BrokerUnavailable):
+            publisher.flush()
+        with pytest.raises(BrokerUnavailable):
+            publisher.close()
+        assert publisher.waiting == 1
+        assert publisher in module._open  # the end of the process would try again
+        own_redis.start()
+        publisher.close()
+        assert arrived(own_redis) == [0]
+        assert publisher not in module._open
+
+
+def test_a_callback_that_fails_stops_nothing(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_error: Exception, _waiting: int) -> None:
+        raise RuntimeError(SECRET)
+
+    with buffering(own_redis, max_milliseconds=1, on_error=fail) as publisher:
+        with away(own_redis):
+            publisher.publish(events(1)[0])
+            wait_until(lambda: "on_error of a BufferedPublisher failed: RuntimeError" in caplog.text, "the log")
+        wait_until(lambda: not publisher.waiting, "an empty buffer")
+    assert SECRET not in caplog.text
+
+
+def test_a_fault_that_is_no_outage_is_raised_and_loses_nothing(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(SECRET)
+
+    with buffering(redis_server, max_milliseconds=1) as publisher:
+        with monkeypatch.context() as patch:
+            patch.setattr(Publisher, "publish_texts", fail)
+            publisher.publish(events(1)[0])
+            wait_until(lambda: publisher._error, "the error")
+            with pytest.raises(RuntimeError):
+                publisher.publish(events(1, 1)[0])
+        wait_until(lambda: arrived(redis_server) == [0], "the event")
+    assert SECRET not in caplog.text
+
+
+# --- the end of a process --------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import atexit, multiprocessing, os, signal, sys, threading, time
+from cachekeeper.delivery.buffered import BufferedPublisher
+from producers import UserDeleted
+
+buffered = BufferedPublisher(max_milliseconds=3_600_000, on_error=lambda error, n: print(type(error).__name__, n))
+
+def fill(count, first=0):
+    for user in range(first, first + count):
+        buffered.publish(UserDeleted(user_id=str(user)))
+
+def wait():
+    print("ready", flush=True)
+    signal.pause()
+"""
+INSIDE = """
+fill(699)
+with buffered._lock:
+    print("ready", flush=True)
+    while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        time.sleep(0.01)
+fill(1, 699)
+signal.pause()
+"""
+ENDINGS: dict[str, tuple[str, int]] = {
+    "the end of the program": ("fill(700)", 0),
+    "sys.exit": ("fill(700); sys.exit(3)", 3),
+    "an exception": ("fill(700); 1 / 0", 1),
+    "sys.exit with the events of a thread": (
+        "t = threading.Thread(target=fill, args=(700,)); t.start(); t.join(); sys.exit(3)",
+        3,
+    ),
+    "a function of atexit that publishes": ("atexit.register(fill, 200, 500); fill(500)", 0),
+    "a child of multiprocessing": (
+        "p = multiprocessing.get_context('fork').Process(target=fill, args=(700,)); p.start(); p.join()",
+        0,
+    ),
+    "SIGTERM": ("fill(700); wait()", -signal.SIGTERM),
+    "SIGTERM with a handler of one's own": (
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); fill(700); wait()",
+        5,
+    ),
+    "SIGTERM in the middle of a call": (INSIDE, -signal.SIGTERM),
+}
+
+
+def run(broker: RedisServer, code: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "CACHEKEEPER_BROKER_URL": broker.url, "CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS": "2"}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM + code],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_end_of_a_process_publishes_what_is_there(redis_server: RedisServer, ending: str) -> None:
+    code, status = ENDINGS[ending]
+    process = run(redis_server, code)
+    if "SIGTERM" in ending:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == status
+    assert arrived(redis_server) == list(range(700))
+
+
+def test_mutant_without_an_end(redis_server: RedisServer) -> None:
+    code = "from cachekeeper.delivery.buffered import _end; atexit.unregister(_end.on_exit); fill(700)"
+    process = run(redis_server, code)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert len(arrived(redis_server)) <= 500  # the full message at most
+
+
+@pytest.mark.parametrize("ending", ["fill(3)", "fill(3); wait()"])
+def test_events_that_cannot_be_published_at_the_end_are_told(own_redis: RedisServer, ending: str) -> None:
+    own_redis.pause()
+    process = run(own_redis, ending)
+    if "wait" in ending:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert "3 events were not published before the process ended: the broker did not confirm" in err
+    assert process.returncode == (-signal.SIGTERM if "wait" in ending else 0)
+    assert time.monotonic() - started < 20
+    if "wait" not in ending:
+        assert out == "BrokerUnavailable 3\n"
+
+
+def test_a_forked_child_starts_with_nothing(redis_server: RedisServer) -> None:
+    # The parent's lock is held at the fork by a thread that the child does not have.
+    code = """
+fill(3)
+buffered._sending.acquire()
+if os.fork() == 0:
+    print(buffered.waiting, flush=True)
+    fill(2, 10)
+    sys.exit(0)
+os.wait()
+buffered._sending.release()
+"""
+    process = run(redis_server, code)
+    out, err = process.communicate(timeout=60)
+    assert (out, process.returncode) == ("0\n", 0), err
+    assert messages(redis_server) == [[10, 11], [0, 1, 2]]
+
+
+def test_a_program_that_handles_sigterm_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def own(*_: object) -> None:
+        raise AssertionError
+
+    installed: list[Callable[..., object]] = []
+    monkeypatch.setattr(signal, "signal", lambda _number, handler: installed.append(handler))
+    before = signal.getsignal(signal.SIGTERM)
+    for handler, expected in ((own, []), (signal.SIG_IGN, []), (signal.SIG_DFL, [module._end.on_sigterm])):
+        installed.clear()
+        monkeypatch.setattr(signal, "getsignal", lambda _number, handler=handler: handler)
+        BufferedPublisher()
+        assert installed == expected
+    installed.clear()
+    BufferedPublisher(flush_on_sigterm=False)
+    elsewhere = threading.Thread(target=BufferedPublisher)
+    elsewhere.start()
+    elsewhere.join()
+    assert installed == []
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGTERM) == before
