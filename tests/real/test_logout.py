@@ -19,6 +19,7 @@ from tests.shop import LONG, NO_REDIS, NOWHERE, Gate, Shop, mutate, threads
 def test_a_session_that_has_ended_stays_so(shop: Shop) -> None:
     keeper = shop.keeper()
     save_session("s1", {"cart": [1]}, keeper=keeper)
+    saved = document(shop)["version"]
     for _ in range(2):  # a logout may be delivered twice
         log_out(keeper)
         assert shop.redis.get(KEY) is None
@@ -31,6 +32,7 @@ def test_a_session_that_has_ended_stays_so(shop: Shop) -> None:
             save_session("s1", {"cart": [2]}, keeper=keeper)
         assert shop.redis.get(KEY) is None
     assert "data" not in document(shop)
+    assert document(shop)["version"] > saved  # it is a change like any other
 
 
 def test_a_second_logout_changes_nothing(shop: Shop) -> None:
