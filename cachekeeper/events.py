@@ -95,7 +95,7 @@ class Event(BaseModel):
     secret_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields whose values are masked wherever an event is shown: in its repr, and as a dead letter."""
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         if not isinstance(type(self).model_fields["type"].default, str):
             raise InvalidEvent("type", "an event needs a class of its own, whose field 'type' has a default")
         try:

@@ -348,3 +348,8 @@ def test_an_event_does_not_change_and_says_so_without_the_value() -> None:
 def test_an_event_without_a_class_of_its_own_is_refused() -> None:
     with pytest.raises(InvalidEvent, match="class of its own"):
         Event(type="user.renamed")
+
+
+def test_a_field_named_self_is_an_extra_field() -> None:
+    with pytest.raises(InvalidEvent, match="self: is not a field"):
+        UserUpdated(**{"self": 1, "user_id": "1", "name": "Ada"})
