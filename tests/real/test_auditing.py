@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper import auditing
 from cachekeeper.auditing import Audit, audit
 from cachekeeper.keys import meta_key
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME, block_token, read_user, save_session, search_products
@@ -71,7 +70,7 @@ def test_another_redis_type_is_found(shop: Shop, keeper: Keeper) -> None:
 def test_a_change_on_its_way_is_not_wrong(shop: Shop, keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
     # commit · first look · apply · second look
     shop.db.users.update_one({"_id": 5}, {"$set": {"name": "new"}})
-    monkeypatch.setattr(auditing.time, "sleep", lambda _: shop.redis.set("user:5:name", "new"))
+    monkeypatch.setattr("cachekeeper.auditing.time.sleep", lambda _: shop.redis.set("user:5:name", "new"))
     found = check(keeper, USER_NAME)
     assert (found.right, found.wrong) == (450, [])
 

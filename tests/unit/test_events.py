@@ -351,5 +351,6 @@ def test_an_event_without_a_class_of_its_own_is_refused() -> None:
 
 
 def test_a_field_named_self_is_an_extra_field() -> None:
+    fields: Any = {"self": 1, "user_id": "1", "name": "Ada"}
     with pytest.raises(InvalidEvent, match="self: is not a field"):
-        UserUpdated(**{"self": 1, "user_id": "1", "name": "Ada"})
+        UserUpdated(**fields)
