@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,7 +71,8 @@ def test_another_redis_type_is_found(shop: Shop, keeper: Keeper) -> None:
 def test_a_change_on_its_way_is_not_wrong(shop: Shop, keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
     # commit · first look · apply · second look
     shop.db.users.update_one({"_id": 5}, {"$set": {"name": "new"}})
-    monkeypatch.setattr("cachekeeper.auditing.time.sleep", lambda _: shop.redis.set("user:5:name", "new"))
+    pause = SimpleNamespace(sleep=lambda _: shop.redis.set("user:5:name", "new"))
+    monkeypatch.setattr("cachekeeper.auditing.time", pause)
     found = check(keeper, USER_NAME)
     assert (found.right, found.wrong) == (450, [])
 
