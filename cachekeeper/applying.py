@@ -269,7 +269,7 @@ class _Change:
         value = Value(self.view.codec.encode(write.value), write.version)
         if len(value.raw) > keeper.settings.value_limit_bytes:
             return steps.invalidate(self._key)  # no reader would cache it either
-        marker_ms = round(keeper.settings.marker_seconds * 1000)
+        marker_ms = keeper.settings.marker_ms
         return steps.change(self._key, value, ttl_ms=ttl_ms, marker_ms=marker_ms)
 
     def steps(self, keeper: Keeper) -> list[steps.Step[Any]]:

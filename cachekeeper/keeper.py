@@ -270,9 +270,9 @@ class Keeper:
             load=settings.load_timeout_seconds + 2 * timeout,
             read=settings.load_timeout_seconds,
             value_bytes=settings.value_limit_bytes,
-            lease_ms=round(settings.lease_seconds * 1000),
-            negative_ms=round(settings.negative_ttl_seconds * 1000),
-            marker_ms=round(settings.marker_seconds * 1000),
+            lease_ms=settings.lease_ms,
+            negative_ms=settings.negative_ms,
+            marker_ms=settings.marker_ms,
         )
 
         def reader(client: Redis | RedisCluster) -> SyncReader:

@@ -11,10 +11,11 @@ from cachekeeper.changes import Watch
 from cachekeeper.commands import Command, InvalidateAll
 from cachekeeper.errors import InvalidEvent, RegistrationError, SettingsError, UnknownEvent
 from cachekeeper.events import CollectionChanged, Event
-from cachekeeper.settings import Settings, StreamSettings
+from cachekeeper.settings import PolicySettings, Settings, load
 from cachekeeper.views import BlocklistView, TextView, View
 
 E = TypeVar("E", bound=Event)
+S = TypeVar("S", bound=Settings | PolicySettings)
 Handler = Callable[[Any], Iterable[Command]]
 RegisteredView = View[Any] | TextView[Any] | BlocklistView
 
@@ -127,7 +128,7 @@ class Registry:
         handler = self.handlers.get(type(event))
         return [] if handler is None else list(handler(event))
 
-    def check(self, settings: Settings | StreamSettings) -> None:
+    def check(self, settings: Settings | PolicySettings) -> None:
         """Hold settings that name views against the views there are.
 
         Raises:
@@ -169,6 +170,8 @@ def load_registry(modules: Iterable[str]) -> Registry:
     """
     registry = Registry()
     for name in modules:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise SettingsError(f"CACHEKEEPER_MODULES: {name!r} is no module's full name")
         try:
             module = import_module(name)
         except ModuleNotFoundError as error:
@@ -181,3 +184,30 @@ def load_registry(modules: Iterable[str]) -> Registry:
             raise SettingsError(f"CACHEKEEPER_MODULES: module {name!r} has no function register(registry)")
         register(registry)
     return registry
+
+
+def load_checked(kind: type[S]) -> tuple[S, Registry]:
+    """The settings of this process's environment, and what their modules register, held against each other.
+
+    Args:
+        kind: which settings.
+
+    Raises:
+        SettingsError: names every variable at fault, those included that only what is registered shows to be wrong.
+        RegistrationError: what the modules register does not fit together.
+    """
+    try:
+        settings = load(kind)
+    except SettingsError as error:
+        try:
+            policy = load(PolicySettings)
+        except SettingsError:
+            raise error from None  # the faults of these are among those told
+        try:
+            load_registry(policy.modules).check(policy)
+        except SettingsError as another:
+            raise SettingsError(f"{error}\n  {another}") from None
+        raise
+    registry = load_registry(settings.modules)
+    registry.check(settings)
+    return settings, registry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri as parse_mongodb_url
+from redis import ConnectionPool, RedisError
 from redis.connection import parse_url as parse_redis_url
 
 from cachekeeper.errors import SettingsError
@@ -30,6 +31,10 @@ S = TypeVar("S", bound=BaseSettings)
 
 _LONGEST_SECONDS = 366 * 86_400
 """No time here means more; beyond some bound Redis and Python would refuse it one by one, at run time."""
+
+
+class _NotTaken(ValueError):
+    """Its text quotes nothing of the URL."""
 
 
 def _url(*schemes: str, check: Callable[[str], object]) -> BeforeValidator:
@@ -46,20 +51,53 @@ def _url(*schemes: str, check: Callable[[str], object]) -> BeforeValidator:
         if parts is None or parts.scheme not in schemes or not (parts.netloc or parts.scheme == "unix"):
             raise ValueError(f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
         try:
+            (parts.hostname or "").encode("idna")
             check(str(value))
-        except (ValueError, PyMongoError):
+        except _NotTaken:
+            raise
+        except (ValueError, TypeError, PyMongoError, RedisError):
             raise ValueError("cannot be read as a URL: its port, its options or the escaping in it are wrong") from None
+        except OSError:
+            raise ValueError("names a file that cannot be read") from None
         return str(value)
 
     return BeforeValidator(validate)
 
 
+# Whatever else a URL sets would win over what this library sets, time limits and retries among them.
+_REDIS_OPTIONS = frozenset(
+    {"client_name", "db", "health_check_interval", "max_connections", "password", "protocol", "socket_keepalive"}
+    | {"username"}
+)
+
+
 def _check_redis(url: str) -> None:
-    parse_redis_url(url.replace("+cluster://", "://", 1))  # type: ignore[no-untyped-call]  # redis-py types it not
+    scheme, query = urlsplit(url).scheme, parse_qs(urlsplit(url).query)
+    plain = url.replace("+cluster://", "://", 1)
+    if any(name not in _REDIS_OPTIONS and not name.startswith("ssl_") for name in query):
+        raise _NotTaken(f"may have the options {', '.join(sorted(_REDIS_OPTIONS))} and ssl_…, and no others")
+    if scheme != "unix":
+        _check_database(url)
+    options = parse_redis_url(plain)  # type: ignore[no-untyped-call]  # redis-py types it not
+    if scheme.endswith("+cluster") and options.get("db"):
+        raise _NotTaken("must not name a database: a Cluster has only the first")
+    ConnectionPool.from_url(plain).make_connection()  # which connects to nothing, and refuses unknown options
 
 
-def _check_port(url: str) -> None:
-    _ = urlsplit(url).port  # raises
+def _check_database(url: str) -> None:
+    # redis-py takes anything else for 0, and kombu fails at its first connection.
+    if not re.fullmatch(r"/?|/[0-9]+", urlsplit(url).path):
+        raise _NotTaken("must name its database by a number, as in redis://host:6379/0")
+
+
+def _check_broker(url: str) -> None:
+    parts = urlsplit(url)
+    _ = parts.port  # raises
+    if parts.scheme.startswith("redis"):
+        _check_database(url)
+        known = {"CERT_REQUIRED", "CERT_OPTIONAL", "CERT_NONE", "required", "optional", "none"}
+        if not known.issuperset(parse_qs(parts.query).get("ssl_cert_reqs", [])):
+            raise _NotTaken("has an ssl_cert_reqs that is none of required, optional, none")
 
 
 def _check_mongodb(url: str) -> None:
@@ -99,10 +137,11 @@ def _pairs(value: Any) -> Any:
 
 
 RedisUrl = Annotated[str, _url("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", check=_check_redis)]
-BrokerUrl = Annotated[str, _url("amqp", "amqps", "redis", "rediss", check=_check_port)]
+BrokerUrl = Annotated[str, _url("amqp", "amqps", "redis", "rediss", check=_check_broker)]
 MongoUrl = Annotated[str, BeforeValidator(_names_its_database), _url("mongodb", "mongodb+srv", check=_check_mongodb)]
 Seconds = Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
 Modules = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list), Field(min_length=1)]
+IdTypes = Annotated[Mapping[str, IdType], NoDecode, BeforeValidator(_pairs)]
 DEFAULT_MODULES = ("producers", "lookups", "worker")
 ApiKeys = Annotated[
     tuple[str, ...], NoDecode, AfterValidator(_check_api_keys), BeforeValidator(_list), Field(min_length=1)
@@ -144,7 +183,7 @@ class Settings(BaseSettings):
     mongodb_url: MongoUrl = Field(repr=False)
     broker_url: BrokerUrl | None = Field(default=None, repr=False)
     modules: Modules = DEFAULT_MODULES
-    id_types: Annotated[Mapping[str, IdType], NoDecode, BeforeValidator(_pairs)] = Field(default_factory=dict)
+    id_types: IdTypes = Field(default_factory=dict)
     redis_timeout_seconds: Seconds = 0.5
     load_timeout_seconds: Seconds = 2.0
     lookup_timeout_seconds: Seconds = 5.0
@@ -181,9 +220,19 @@ class Settings(BaseSettings):
         return self.security_redis_url or self.redis_url
 
     @property
-    def marker_seconds(self) -> float:
-        """How long a marker lives: longer than the longest load and the latest redelivery."""
-        return self.redelivery_seconds + self.lease_seconds + self.lookup_timeout_seconds
+    def lease_ms(self) -> int:
+        """`lease_seconds`, as the protocol takes it."""
+        return round(self.lease_seconds * 1000)
+
+    @property
+    def negative_ms(self) -> int:
+        """`negative_ttl_seconds`, as the protocol takes it."""
+        return round(self.negative_ttl_seconds * 1000)
+
+    @property
+    def marker_ms(self) -> int:
+        """How many milliseconds a marker lives: longer than the longest load and the latest redelivery."""
+        return round((self.redelivery_seconds + self.lease_seconds + self.lookup_timeout_seconds) * 1000)
 
 
 class WorkerSettings(Settings):
@@ -260,15 +309,21 @@ class RelaySettings(OutboxSettings, PublisherSettings):
     outbox_limit_events: PositiveInt = 20_000
 
 
-class StreamSettings(OutboxSettings):
-    """What the change stream's relay needs: MongoDB alone.
+class PolicySettings(BaseSettings):
+    """Which views, events and handlers there are, and how the views' ids are read.
 
     Attributes:
         modules, id_types: as in `Settings`.
     """
 
+    model_config = Settings.model_config
+
     modules: Modules = DEFAULT_MODULES
-    id_types: Annotated[Mapping[str, IdType], NoDecode, BeforeValidator(_pairs)] = Field(default_factory=dict)
+    id_types: IdTypes = Field(default_factory=dict)
+
+
+class StreamSettings(OutboxSettings, PolicySettings):
+    """What the change stream's relay needs: MongoDB alone."""
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -152,7 +152,7 @@ def _persist(keeper: Keeper, part: str, data: dict[str, Any]) -> StoredDocument:
 def _cache(keeper: Keeper, part: str, saved: Value) -> None:
     """Bring the saved session to its key, so that the next plain `GET` of any client finds it."""
     store, key = keeper.store(SESSION.server), SESSION.template.key(part)
-    marker_ms = round(keeper.settings.marker_seconds * 1000)
+    marker_ms = keeper.settings.marker_ms
     if saved.version is None:  # somebody put a number there beyond all versions
         store.run(steps.invalidate(key))
     else:

@@ -13,13 +13,11 @@ def stream() -> None:
     """
     from cachekeeper.delivery.streaming import ChangeRelay  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.errors import SettingsError  # noqa: PLC0415
-    from cachekeeper.registry import load_registry  # noqa: PLC0415
-    from cachekeeper.settings import StreamSettings, load  # noqa: PLC0415
+    from cachekeeper.registry import load_checked  # noqa: PLC0415
+    from cachekeeper.settings import StreamSettings  # noqa: PLC0415
 
     logging.basicConfig(format="%(asctime)s %(message)s")
-    settings = load(StreamSettings)
-    registry = load_registry(settings.modules)
-    registry.check(settings)
+    settings, registry = load_checked(StreamSettings)
     if not registry.watches:
         raise SettingsError("CACHEKEEPER_MODULES: none of these modules says what changes in MongoDB mean")
     made = ChangeRelay(settings, registry)

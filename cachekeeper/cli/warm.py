@@ -30,12 +30,12 @@ def warm(
     """
     from cachekeeper.errors import InputError  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.keeper import Keeper  # noqa: PLC0415
-    from cachekeeper.registry import load_registry  # noqa: PLC0415
-    from cachekeeper.settings import load_settings  # noqa: PLC0415
+    from cachekeeper.registry import load_checked  # noqa: PLC0415
+    from cachekeeper.settings import Settings  # noqa: PLC0415
     from cachekeeper.views import BlocklistView, TextView  # noqa: PLC0415
 
-    settings = load_settings()
-    found = load_registry(settings.modules).view(view)
+    settings, registry = load_checked(Settings)
+    found = registry.view(view)
     if isinstance(found, TextView):
         raise InputError("VIEW", f"{view} cannot be warmed: nobody knows which texts will be asked for")
     keeper = Keeper(settings)

@@ -50,15 +50,17 @@ def create_app(settings: Settings, registry: Registry | None = None) -> WorkerAp
         registry: default: what the modules of the settings register.
 
     Raises:
-        SettingsError: there is no broker, or a module cannot be found.
+        SettingsError: there is no broker, a module cannot be found, or a setting names a view that there is not.
         RegistrationError: what the modules register does not fit together.
     """
     if settings.broker_url is None:
         raise SettingsError("CACHEKEEPER_BROKER_URL: is not set, and a worker needs it")
+    registry = load_registry(settings.modules) if registry is None else registry
+    registry.check(settings)
     # Not the current application of a process that may have one of its own, and no concern of Django's.
     app = WorkerApp("cachekeeper", set_as_current=False, fixups=[])
     app.conf.update(_configuration(settings.broker_url))
-    app.delivery = Delivery(settings, load_registry(settings.modules) if registry is None else registry)
+    app.delivery = Delivery(settings, registry)
     app.register_task(ApplyTask(app.delivery))
     app.steps["worker"].add(Servers)
     return app

@@ -183,7 +183,7 @@ class _Run:
 
     def _acquire(self, wanted: dict[str, str], fates: Counter[Fate]) -> dict[str, str]:
         """Those of which we have the lease now. All others are left alone."""
-        lease_ms = round(self._keeper.settings.lease_seconds * 1000)
+        lease_ms = self._keeper.settings.lease_ms
         answers = self._store.run_all(
             [steps.acquire(self._key(part), nonce, lease_ms=lease_ms) for part, nonce in wanted.items()]
         )
@@ -233,10 +233,10 @@ class _Run:
         spare = self._view.staleness is Staleness.SHARED
         value = loaded.get(part, ABSENT)
         if isinstance(value, Absent):
-            return steps.fill_absent(key, nonce, ttl_ms=round(settings.negative_ttl_seconds * 1000), spare=spare)
+            return steps.fill_absent(key, nonce, ttl_ms=settings.negative_ms, spare=spare)
         if isinstance(value, DamagedDocument) or self._unfit(value) is not None:
             return steps.release(key, nonce)
-        marker_ms = round(settings.marker_seconds * 1000)
+        marker_ms = settings.marker_ms
         return steps.fill(key, nonce, value, ttl_ms=self._binding.ttl_ms, marker_ms=marker_ms, spare=spare)
 
     def _key(self, part: str) -> str:

@@ -96,7 +96,7 @@ def test_every_variable_is_read(environment: pytest.MonkeyPatch) -> None:
     assert settings.modules == ("lookups", "my.orders", "worker")
     assert dict(settings.id_types) == {"user_name": IdType.OBJECTID, "session": IdType.STR}
     assert settings.lookup_timeout_seconds == 1.5
-    assert settings.marker_seconds == 60 + 4 + 1.5
+    assert settings.marker_ms == (60 + 4 + 1.5) * 1000
     assert settings.block_leeway_seconds == 0
     assert settings.read_concern == "linearizable"
 
@@ -179,9 +179,23 @@ def test_a_default_that_no_longer_fits_is_said_too(environment: pytest.MonkeyPat
         ("REDIS_URL", "redis://cache:port"),
         ("REDIS_URL", "redis://cache:99999"),
         ("REDIS_URL", "redis://[::1"),
-        ("REDIS_URL", "redis://cache?socket_timeout=long"),
+        ("REDIS_URL", "redis://cache?health_check_interval=long"),
+        ("REDIS_URL", "redis://cache?socket_timeout=60"),  # it would win over REDIS_TIMEOUT_SECONDS
+        ("REDIS_URL", "redis://cache?decode_responses=true"),
+        ("REDIS_URL", "redis://cache?retry_on_timeout=true"),
+        ("REDIS_URL", "redis://cache?foo=bar"),
+        ("REDIS_URL", "redis://cache?ssl_foo=bar"),
+        ("REDIS_URL", "rediss://cache?ssl_cert_reqs=foo"),
+        ("REDIS_URL", "redis://cache?protocol=9"),
+        ("REDIS_URL", "redis://a..b/0"),
+        ("REDIS_URL", "redis://cache/abc"),
+        ("REDIS_URL", "redis+cluster://cache/1"),
         ("SECURITY_REDIS_URL", "redis+cluster://cache:port"),
         ("BROKER_URL", "amqp://broker:port//"),
+        ("BROKER_URL", "redis://broker/abc"),
+        ("BROKER_URL", "redis://broker/0/1"),
+        ("BROKER_URL", "rediss://broker/0?ssl_cert_reqs=foo"),
+        ("BROKER_URL", "redis://a..b/0"),
         ("MONGODB_URL", "mongodb://db/"),
         ("MONGODB_URL", "mongodb://db/?replicaSet=rs0"),
         ("MONGODB_URL", "mongodb://db?replicaSet=rs0"),
@@ -190,6 +204,7 @@ def test_a_default_that_no_longer_fits_is_said_too(environment: pytest.MonkeyPat
         ("MONGODB_URL", "mongodb://db:port/shop"),
         ("MONGODB_URL", "mongodb://db/sh op"),
         ("MONGODB_URL", "redis://db/shop"),
+        ("MONGODB_URL", "mongodb://db/shop?tls=true&tlsCAFile=/there/is/none"),
         ("REDIS_TIMEOUT_SECONDS", "0"),
         ("REDIS_TIMEOUT_SECONDS", "nan"),
         ("LEASE_SECONDS", "inf"),
@@ -228,7 +243,9 @@ def test_good_mongodb_urls(environment: pytest.MonkeyPatch, url: str) -> None:
     "url",
     [
         "redis://cache",
-        "redis://:p%40ss@cache:6379/2?socket_timeout=1",
+        "redis://:p%40ss@cache:6379/2?health_check_interval=30&client_name=shop",
+        "redis://cache/",
+        "rediss://cache/1?ssl_cert_reqs=none",
         "unix:///run/redis.sock?db=1",
         "redis+cluster://a:7000",
         "rediss+cluster://a:7000",
@@ -249,6 +266,10 @@ def test_good_redis_urls(environment: pytest.MonkeyPatch, url: str) -> None:
         {"REDIS_URL": f"http://:{SECRET}@cache"},
         {"SECURITY_REDIS_URL": f"redis//:{SECRET}@cache"},
         {"REDIS_URL": f"redis://:{SECRET}@cache:port"},
+        {"REDIS_URL": f"redis://cache?{SECRET}=1"},
+        {"REDIS_URL": f"redis://cache/{SECRET}"},
+        {"BROKER_URL": f"redis://cache/{SECRET}"},
+        {"MONGODB_URL": f"mongodb://db/shop?tls=true&tlsCAFile=/{SECRET}"},
         {"MONGODB_URL": f"mongodb://user:{SECRET}@db"},
         {"MONGODB_URL": f"mongodb://user:{SECRET}@@db/shop"},
         {"BROKER_URL": f"{SECRET}://broker"},
