@@ -104,6 +104,19 @@ def test_a_worker_waits_for_a_server_and_goes_on_by_itself(
 
 
 @one_broker
+def test_one_message_of_many_events_waits_for_a_frozen_server_once(site: Site, worker: WorkerProcess) -> None:
+    site.mongo.pause()
+    try:
+        site.publish(*logouts("batch"))
+        # Its time limit, not so many times its time limit as there are events.
+        wait_until(lambda: "stopped fetching events" in worker.log_tail(50), "a worker that waits", 20)
+        wait_until(lambda: site.waiting() == 1, "the message in the broker", 20)
+    finally:
+        site.mongo.resume()
+    wait_until(lambda: site.client.exists(*(f"blocked:batch{n}" for n in range(EVENTS))) == EVENTS, "all applied", SOON)
+
+
+@one_broker
 def test_a_worker_that_starts_during_an_outage_waits(site: Site) -> None:
     site.mongo.pause()
     worker = site.worker()

@@ -135,14 +135,15 @@ def test_threads_share_a_publisher(publisher: Publisher, broker: RedisServer | R
 
 def test_a_forked_child_has_connections_of_its_own(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
     publisher.publish(UserDeleted(user_id="parent"))
+    (parents,) = publisher._idle
     child = os.fork()
     if child == 0:
         status = 1
         try:
             for number in range(50):
                 publisher.publish(UserDeleted(user_id=f"child{number}"))
+            status = 2 if parents in publisher._idle else 0
             publisher.close()
-            status = 0
         finally:
             os._exit(status)
     for number in range(50):
@@ -152,6 +153,7 @@ def test_a_forked_child_has_connections_of_its_own(publisher: Publisher, broker:
     ids = {body["user_id"] for (body,) in take(broker)}
     assert len(ids) == 102
     assert "after" in ids
+    assert publisher._idle == [parents]
 
 
 def test_a_broker_that_is_down(publisher: Publisher, broker: RedisServer | RabbitServer) -> None:
