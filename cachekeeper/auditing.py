@@ -9,13 +9,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from cachekeeper import fold
-from cachekeeper.blocklist import ends_of
+from cachekeeper.blocklist import ends_of, key_text
 from cachekeeper.errors import InvalidId
 from cachekeeper.keys import meta_key
 from cachekeeper.loaders import ABSENT
 from cachekeeper.store import Value, cache_errors
 from cachekeeper.views import BlocklistView, Staleness, TextView, View
-from cachekeeper.warming.blocklist import key_text
 from cachekeeper.warming.scanning import in_order
 
 if TYPE_CHECKING:
@@ -55,8 +54,7 @@ def audit(keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView, *, gr
     """Hold every cached key of a view against the database.
 
     A key may differ for a moment while its change is on the way. So a difference counts only if it is still there,
-    with the same
-    two sides, after `grace` seconds.
+    with the same two sides, after `grace` seconds.
 
     Args:
         keeper: on whose servers.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from decimal import Context, Decimal
 from typing import TYPE_CHECKING
+from uuid import UUID
 
+from bson import Decimal128, ObjectId
 from bson.errors import BSONError
 
-from cachekeeper.errors import CacheUnavailable, InvalidId
-from cachekeeper.ids import IdType
+from cachekeeper.errors import CacheUnavailable
+from cachekeeper.javascript import number_text
 from cachekeeper.loaders import ABSENT, Absent, Find
 from cachekeeper.metrics import COUNTERS, log_once
 from cachekeeper.reader.core import Target
@@ -30,6 +35,10 @@ if TYPE_CHECKING:
 # ask every second, take *ready* away.
 _POLICY_SECONDS = 10.0
 
+_INT64 = range(-(2**63), 2**63)
+_MOST_DIGITS = 20  # of a 64-bit integer, and one to spare: 1E+6000 is not written out
+_DECIMAL128 = Context(prec=34, Emin=-6143, Emax=6144, traps=[])  # what BSON's decimals can be
+
 
 def ends_of(view: BlocklistView, document: StoredDocument) -> datetime | None:
     """When what a document blocks ends by itself; None for never: null, no such field, or no date of Python's years."""
@@ -38,6 +47,53 @@ def ends_of(view: BlocklistView, document: StoredDocument) -> datetime | None:
     except BSONError:  # what no driver can read is no date
         return None
     return ends if isinstance(ends, datetime) else None
+
+
+def key_text(document_id: object) -> str | None:
+    """What stands in the key of a block with this `_id`: its text, whoever wrote it; None where it has none.
+
+    `ids_of` is the inverse. To MongoDB 42, 42.0 and Decimal128("42") are one `_id`, so they have one text here: else
+    a block would be found by MongoDB and not in Redis, or the other way round.
+    """
+    if type(document_id) is str:  # text only: `Code` is a kind of it to Python, and something else to MongoDB
+        return document_id
+    if isinstance(document_id, ObjectId | UUID):
+        return str(document_id)
+    if isinstance(document_id, int | float | Decimal128) and not isinstance(document_id, bool):
+        return _number_text(document_id)
+    return None
+
+
+def _number_text(number: float | Decimal128) -> str | None:
+    """As JavaScript writes it; a decimal that no double equals in its own digits, without noughts at the end."""
+    if isinstance(number, int):
+        return int.__repr__(number)
+    if isinstance(number, float):
+        whole = number.is_integer() and int(number) in _INT64
+        return str(int(number)) if whole else number_text(number) if math.isfinite(number) else None
+    exact = number.to_decimal()
+    if not exact.is_finite():
+        return None
+    nearest = float(exact)
+    if math.isfinite(nearest) and Decimal(nearest) == exact:
+        return _number_text(nearest)
+    whole = exact.adjusted() < _MOST_DIGITS and exact == int(exact) and int(exact) in _INT64
+    return str(int(exact)) if whole else str(exact.normalize(_DECIMAL128))
+
+
+def ids_of(text: str) -> list[object]:
+    """Every `_id` whose `key_text` this is, one of each that are equal to MongoDB."""
+    candidates: list[object] = [text]
+    for read in (ObjectId, UUID, int, float, Decimal128):
+        # What is no such id raises one of these: `int` for its digits, bson for lengths, `decimal` for the exponent.
+        with suppress(BSONError, ValueError, ArithmeticError):
+            candidates.append(read(text))
+    # All of them read more than they write: ` 1`, `1_0`, `+1`, capitals.
+    return [each for each in candidates if key_text(each) == text and not _too_long(each)]
+
+
+def _too_long(candidate: object) -> bool:
+    return isinstance(candidate, int) and candidate not in _INT64  # BSON has none
 
 
 def drops_keys(memory: Mapping[str, object]) -> bool:
@@ -154,15 +210,7 @@ class BlocklistReader:
         return False
 
     def _query(self, part: str) -> Find:
-        # Others write these documents, too: an id that they stored as a number or an ObjectId must not read as 'free'.
-        spellings: list[object] = [part]
-        try:
-            other = IdType.AUTO.parse(part)
-        except InvalidId:
-            other = part
-        if not isinstance(other, str):
-            spellings.append(other)
-        return Find(self._view.collection, {"_id": {"$in": spellings}}, (self._view.ends,))
+        return Find(self._view.collection, {"_id": {"$in": ids_of(part)}}, (self._view.ends,))
 
     def _interpret(self, documents: Sequence[StoredDocument]) -> Value | Absent:
         now = datetime.now(UTC)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
-from uuid import UUID
-
-from bson import Decimal128, ObjectId
 
 from cachekeeper.applying import block_step
-from cachekeeper.blocklist import drops_keys, ends_of
+from cachekeeper.blocklist import drops_keys, ends_of, key_text
 from cachekeeper.errors import CachekeeperError, CacheUnavailable, SettingsError
-from cachekeeper.javascript import number_text
 from cachekeeper.metrics import COUNTERS, log_once
 from cachekeeper.store import cache_errors, new_nonce, steps
 from cachekeeper.store.outcomes import Readiness
@@ -33,7 +28,6 @@ BATCH = 1000
 # number of blocks, and must not keep the servers busy.
 _REST_SECONDS = 60.0
 _REST_FACTOR = 10
-_INT64 = range(-(2**63), 2**63)
 
 
 class Passed(Enum):
@@ -117,7 +111,7 @@ class _Pass:
         self._stopped = stopped
         self._tell = tell
         self._nonce = new_nonce()
-        self._nonce_ms = round(keeper.settings.lease_seconds * 1000)
+        self._nonce_ms = keeper.settings.lease_ms
 
     def run(self) -> Passed:
         began = time.monotonic()
@@ -216,27 +210,3 @@ class _Pass:
 def rested_key(view: BlocklistView) -> str:
     """There while no further full pass is due."""
     return f"cachekeeper:{view.name}-rested"
-
-
-def key_text(document_id: object) -> str | None:
-    """What stands in the key of a block with this `_id`: its text, whoever wrote it; None where it has none.
-
-    Everything that `is_blocked` would find in MongoDB has a text here: else *ready* would make a block 'not blocked'.
-    """
-    match document_id:
-        case bool():
-            return None
-        case str():
-            return document_id
-        case int() | ObjectId() | UUID():
-            return str(document_id)
-        case Decimal128():
-            number = document_id.to_decimal()
-            whole = number.is_finite() and number.adjusted() < 20 and number == int(number)  # noqa: PLR2004  # beyond 64 bits
-            # MongoDB finds it where the integer is asked for.
-            return str(int(number)) if whole else str(document_id)
-        case float() if math.isfinite(document_id):
-            whole = document_id.is_integer() and int(document_id) in _INT64
-            return str(int(document_id)) if whole else number_text(document_id)
-        case _:
-            return None

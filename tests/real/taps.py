@@ -154,7 +154,9 @@ class MongoTap(monitoring.CommandListener):
         self.before: Callable[[monitoring.CommandStartedEvent], None] = lambda _event: None
         self.commands: list[tuple[str, str]] = []
         self._errors: list[BaseException] = []
-        self._client = pymongo.MongoClient[Any](server.url_of(name), event_listeners=[self], **options)
+        self._client = pymongo.MongoClient[Any](
+            server.url_of(name), event_listeners=[self], **{"uuidRepresentation": "standard", **options}
+        )
         self.database = self._client[name]
 
     def __enter__(self) -> Self:

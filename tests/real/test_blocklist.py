@@ -10,10 +10,11 @@ from pymongo.database import Database
 
 from cachekeeper import CacheUnavailable, Keeper, metrics
 from cachekeeper.applying import block_step
+from cachekeeper.blocklist import key_text
 from cachekeeper.embedded import MongoServer, RedisServer
 from cachekeeper.store import steps
 from cachekeeper.warming import Passed, blocklist, write_blocks
-from cachekeeper.warming.blocklist import _Pass, key_text
+from cachekeeper.warming.blocklist import _Pass
 from cachekeeper.warming.scanning import in_order
 from lookups import BLOCKED, block_token, is_blocked
 from tests.real.taps import Cut, MongoTap, RedisTap, Words

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import redis
 from bson import Decimal128, Int64, ObjectId
@@ -19,6 +20,7 @@ NONCE = "cachekeeper:blocked-warming"
 RESTED = "cachekeeper:blocked-rested"
 LEEWAY = 60.0
 OBJECT_ID = "65a1b2c3d4e5f60718293a4b"
+TOKEN_UUID = "6f1b2c3d-4e5f-4a1b-8c3d-0e5f60718293"
 
 FOREIGN_IDS: list[tuple[object, str]] = [
     ("42", "42"),
@@ -28,6 +30,18 @@ FOREIGN_IDS: list[tuple[object, str]] = [
     (1e15, "1000000000000000"),
     (Decimal128("42"), "42"),
     (Decimal128("4.2E+1"), "42"),
+    (Decimal128("-0E+3"), "0"),
+    (1.5, "1.5"),
+    (Decimal128("1.50"), "1.5"),
+    (0.1, "0.1"),
+    (Decimal128("0.1"), "0.1"),
+    (Decimal128("0.1000000000000000055511151231257827"), "0.1000000000000000055511151231257827"),  # not the double
+    (Decimal128("1.000000000000000000000000000000001"), "1.000000000000000000000000000000001"),
+    (2.0**63, "9223372036854776000"),
+    (1e300, "1e+300"),
+    (Decimal128("1E+6000"), "1E+6000"),
+    (UUID(TOKEN_UUID), TOKEN_UUID),
+    (TOKEN_UUID.upper(), TOKEN_UUID.upper()),
     (ObjectId(OBJECT_ID), OBJECT_ID),
     (OBJECT_ID, OBJECT_ID),
     (OBJECT_ID.upper(), OBJECT_ID.upper()),
