@@ -237,6 +237,11 @@ def test_ids_are_those_of_the_keys() -> None:
     assert [event.model_dump()["token_id"] for event in events_of("blocked_tokens", inserted({}), "42")] == ["42"]
 
 
+def test_a_change_without_a_time_is_one_of_now() -> None:
+    told = {"operationType": "insert", "documentKey": {"_id": 1}, "fullDocument": {}}
+    assert Change.of(told, IdType.AUTO).time.tzinfo is UTC
+
+
 def test_every_product_has_a_label() -> None:
     for document_id, label in ((ObjectId("0" * 24), "0" * 24), ({"a": 1}, "unnameable"), (None, "None")):
         (event,) = events_of("products", inserted({"name": "Lamp"}), document_id)
