@@ -5,12 +5,14 @@ Both rest on Celery's own hooks: the setting `worker_consumer`, a `Request` of o
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from celery import bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.loops import asynloop
@@ -83,6 +85,8 @@ class Consumer(CeleryConsumer):
         # The event loop looks whether it should stop when something has happened, or the next timer is due: with an
         # idle RabbitMQ that is ten seconds after the SIGTERM.
         self.hub.timer.call_repeatedly(_LOOK_SECONDS, lambda: None)
+        # Said at each lost connection, of a default of Celery 6; the setting is made on purpose.
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
 
     def hold(self, request: ApplyRequest) -> None:
         """Put a message back, but not before this worker has stopped fetching: else it would come back at once.
