@@ -16,6 +16,7 @@ from benchmarks.report import at_most, plain, ratio, rounds, store
 from cachekeeper import COUNTERS, Keeper, Settings
 from cachekeeper.clients import connect_redis
 from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
+from cachekeeper.store import Store
 from lookups import read_user
 
 HITS = 300
@@ -43,7 +44,7 @@ def _measure(redis: RedisServer, mongo: MongoServer) -> bool:
     settings = Settings(redis_url=redis.url, mongodb_url=mongo.url)
     keeper = Keeper(settings)
     keeper.database.users.insert_one({"_id": USER, "name": NAME, "version": 1})
-    bare = connect_redis(settings.redis_url, settings.redis_timeout_seconds)
+    bare = Store(connect_redis(settings.redis_url, settings.redis_timeout_seconds)).client
     runner = asyncio.Runner()
     try:
         assert read_user(USER, keeper=keeper) == NAME  # the fill

@@ -13,21 +13,18 @@ from redis.retry import Retry
 
 from cachekeeper.errors import SettingsError
 from cachekeeper.lean import LEAN_CODEC_OPTIONS
-from cachekeeper.store import cache_errors
+from cachekeeper.store import LateCluster, cache_errors
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
 
-def connect_redis(url: str, timeout: float) -> Redis | RedisCluster:
-    """A client for `url`; it connects at first use, but one of a Cluster at once, since it must learn the slots.
+def connect_redis(url: str, timeout: float) -> Redis | LateCluster:
+    """A client for `url`, or what makes one of a Cluster; both connect at first use.
 
     Args:
         url: as in the settings; `redis+cluster://` for a Cluster.
         timeout: seconds for connecting, and for each answer.
-
-    Raises:
-        CacheUnavailable: no node of the Cluster answered.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout,
@@ -40,8 +37,12 @@ def connect_redis(url: str, timeout: float) -> Redis | RedisCluster:
     parts = urlsplit(url)
     if parts.scheme.endswith("+cluster"):
         plain = urlunsplit(parts._replace(scheme=parts.scheme.removesuffix("+cluster")))
-        with cache_errors("connecting to the Cluster"):
-            return RedisCluster.from_url(plain, **options)
+
+        def connect() -> RedisCluster:
+            with cache_errors("connecting to the Cluster"):
+                return RedisCluster.from_url(plain, **options)
+
+        return LateCluster(connect, 2 * timeout)
     return Redis.from_url(url, **options)
 
 
@@ -80,9 +81,9 @@ def connect_mongodb(url: str, timeout: float) -> Database[Any]:
         raise SettingsError(f"CACHEKEEPER_MONGODB_URL: cannot be used ({type(error).__name__})") from None
 
 
-def disconnect(client: Redis | RedisCluster) -> None:
+def disconnect(client: Redis | RedisCluster | LateCluster) -> None:
     """Close a client's idle connections. One in use under another thread would fail it with errors of any kind."""
-    if isinstance(client, RedisCluster):
+    if isinstance(client, RedisCluster | LateCluster):
         client.close()
     else:
         client.connection_pool.disconnect(inuse_connections=False)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from redis import Redis, RedisCluster
 
     from cachekeeper.loaders import Absent
+    from cachekeeper.store import LateCluster
 
 T = TypeVar("T")
 
@@ -232,9 +233,9 @@ class Keeper:
             return
         cache, security, database = self._given
         if cache is None:
-            disconnect(made.readers[Server.CACHE].store.client)
+            disconnect(made.readers[Server.CACHE].store.source)
         if security is None:
-            disconnect(made.readers[Server.SECURITY].store.client)
+            disconnect(made.readers[Server.SECURITY].store.source)
         if database is None:
             made.database.database.client.close()
 
@@ -275,7 +276,7 @@ class Keeper:
             marker_ms=settings.marker_ms,
         )
 
-        def reader(client: Redis | RedisCluster) -> SyncReader:
+        def reader(client: Redis | RedisCluster | LateCluster) -> SyncReader:
             return SyncReader(Store(client), reads, limits, pause=timeout)
 
         first = reader(connect_redis(settings.redis_url, timeout) if cache is None else cache)

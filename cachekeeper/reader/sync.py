@@ -18,8 +18,6 @@ from cachekeeper.store.outcomes import Acquired, Found, Peeked, Stale
 from cachekeeper.views import Staleness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cachekeeper.database import DatabaseReads
     from cachekeeper.reader.core import Effect, Limits, Loaded, Target
     from cachekeeper.store import Store
@@ -86,7 +84,7 @@ class SyncReader:
         self.database = database
         self.limits = limits
         self.breaker = Breaker(pause)
-        self._get: Callable[[str], Any] = store.client.get
+        self._get = store.getter()
         self.leased = LeasedFlights()
         self._shared = SharedFlights()
 
@@ -102,7 +100,7 @@ class SyncReader:
                 return core.Start.DAMAGED
             self.breaker.failed(error)
             return core.Start.CACHE_DOWN
-        except (RedisError, RedisClusterException) as error:
+        except (RedisError, RedisClusterException, CacheUnavailable) as error:  # the last: a Cluster not connected yet
             self.breaker.failed(error)
             return core.Start.CACHE_DOWN
         self.breaker.succeeded()

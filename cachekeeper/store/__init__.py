@@ -1,7 +1,8 @@
 """The protocol: every step that touches a key or its metadata, one Lua script each."""
 
 from cachekeeper.store import steps
+from cachekeeper.store.late import LateCluster
 from cachekeeper.store.steps import Step, Value, new_nonce
 from cachekeeper.store.store import Store, cache_errors
 
-__all__ = ["Step", "Store", "Value", "cache_errors", "new_nonce", "steps"]
+__all__ = ["LateCluster", "Step", "Store", "Value", "cache_errors", "new_nonce", "steps"]

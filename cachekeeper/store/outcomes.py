@@ -94,3 +94,10 @@ class Released(Enum):
 
     RELEASED = "released"
     LOST = "lost"
+
+
+class Mended(Enum):
+    """Answers to `mend`."""
+
+    MENDED = "mended"
+    WHOLE = "whole"  # it was of the right type, or not there

@@ -24,6 +24,7 @@ from cachekeeper.store.outcomes import (
     Found,
     Invalidated,
     LeaseTaken,
+    Mended,
     Peeked,
     Readiness,
     Released,
@@ -82,6 +83,7 @@ _EXPIRE = Script("expire")
 _READ_UNTIL = Script("read_until")
 _BLOCK = Script("block")
 _READY = Script("ready")
+_MEND = Script("mend")
 
 # How many characters of a name begin a substring in one call: what bounds the time Redis stands still for it.
 STARTS_PER_CALL = 128
@@ -176,6 +178,11 @@ def block(key: str, ends_ms: int | None) -> Step[Blocked]:
 def declare_ready(warming_key: str, ready_key: str, nonce: str) -> Step[Readiness]:
     """Say that Redis holds all live blocks, if the warming that began with `nonce` saw no flush."""
     return Step(_READY, (warming_key, ready_key), (nonce,), lambda answer: Readiness(_word(answer)))
+
+
+def mend(meta: str) -> Step[Mended]:
+    """Delete a metadata key that is no hash, and so none of ours."""
+    return Step(_MEND, (meta,), (), lambda answer: Mended(_word(answer)))
 
 
 def _flag(wanted: bool) -> str:  # noqa: FBT001  # a flag is what it is for

@@ -7,14 +7,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redis import RedisCluster
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from cachekeeper.errors import CacheUnavailable
 from cachekeeper.fold import escape_braces
 from cachekeeper.keys import key_of_meta, meta_key
-from cachekeeper.store.steps import invalidate_within
+from cachekeeper.metrics import COUNTERS, log_once
+from cachekeeper.store.late import LateCluster
+from cachekeeper.store.steps import invalidate_within, mend
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redis import Redis
 
     from cachekeeper.keys import Template
@@ -42,12 +46,29 @@ class Store:
     """The protocol over one Redis client.
 
     Args:
-        client: a redis-py client that answers bytes (`decode_responses=False`), a Cluster's too.
+        source: a redis-py client that answers bytes (`decode_responses=False`), a Cluster's too, or what makes that.
     """
 
-    def __init__(self, client: Redis | RedisCluster) -> None:
-        self.client = cast("Redis", client)
-        self.is_cluster = isinstance(client, RedisCluster)
+    def __init__(self, source: Redis | RedisCluster | LateCluster) -> None:
+        self.source = source
+        self.is_cluster = isinstance(source, RedisCluster | LateCluster)
+
+    @property
+    def client(self) -> Redis:
+        """The client.
+
+        Raises:
+            CacheUnavailable: it is a Cluster's, not made yet, and cannot be made now.
+        """
+        return cast("Redis", self.source.client() if isinstance(self.source, LateCluster) else self.source)
+
+    def getter(self) -> Callable[[str], Any]:
+        """The plain `GET`, the client's own where there is one: a hit costs no more. Raises as it and `client` do."""
+
+        def get(key: str) -> Any:
+            return self.client.get(key)
+
+        return get if isinstance(self.source, LateCluster) else self.source.get
 
     def run(self, step: Step[Outcome]) -> Outcome:
         """Run one step, in one round trip.
@@ -57,10 +78,13 @@ class Store:
         """
         with cache_errors(f"running {step.script.name}"):
             try:
-                answer = self.client.evalsha(step.script.sha, len(step.keys), *step.keys, *step.args)
-            except NoScriptError:  # a new, restarted or flushed server; EVAL also loads it
-                answer = self.client.eval(step.script.source, len(step.keys), *step.keys, *step.args)
-        return step.parse(cast("Sequence[Any]", answer))
+                answer = self._call(step)
+            except ResponseError as error:
+                if not _is_wrong_type(error):
+                    raise
+                self._mend([step])
+                answer = self._call(step)
+        return step.parse(answer)
 
     def run_all(self, steps: Sequence[Step[Any]]) -> list[Any]:
         """Run many steps in as few round trips as fit; outcomes in the order of the steps.
@@ -77,8 +101,7 @@ class Store:
         """Invalidate the key of every text of up to `limit` characters that occurs in one of the folded `names`.
 
         In a Cluster the keys lie in many slots, where no script reaches them: there each key and its metadata, which
-        share a
-        slot, go in one command.
+        share a slot, go in one command.
 
         Raises:
             CacheUnavailable: some may be left; do it again.
@@ -118,6 +141,20 @@ class Store:
             if part is not None:
                 yield part
 
+    def _call(self, step: Step[Any]) -> Sequence[Any]:
+        try:
+            answer = self.client.evalsha(step.script.sha, len(step.keys), *step.keys, *step.args)
+        except NoScriptError:  # a new, restarted or flushed server; EVAL also loads it
+            answer = self.client.eval(step.script.source, len(step.keys), *step.keys, *step.args)
+        return cast("Sequence[Any]", answer)
+
+    def _mend(self, steps: Sequence[Step[Any]]) -> None:
+        """Delete metadata that is none: `M` is of another type. The steps that met it may be run again."""
+        COUNTERS.add("damaged_metadata", len(steps))
+        log_once("damaged:metadata", "a metadata key held what this library never writes; it was deleted")
+        for meta in {key for step in steps for key in step.keys if key != key_of_meta(key)}:
+            self._call(mend(meta))
+
     def _pipeline(self, steps: Sequence[Step[Any]]) -> list[Any]:
         with cache_errors(f"running {len(steps)} steps"):
             pipe: Any = self.client.pipeline(transaction=False)
@@ -125,18 +162,31 @@ class Store:
                 # Not `pipe.evalsha`: a Cluster's pipeline refuses that method, and sends this by its slot.
                 pipe.execute_command("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.args)
             answers = pipe.execute(raise_on_error=False)
-            unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            if unknown:
-                pipe = self.client.pipeline(transaction=False)
-                for at in unknown:
-                    step = steps[at]
-                    pipe.execute_command("EVAL", step.script.source, len(step.keys), *step.keys, *step.args)
-                for at, answer in zip(unknown, pipe.execute(raise_on_error=False), strict=True):
-                    answers[at] = answer
+            self._again(steps, answers, [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)])
+            wrong = [at for at, answer in enumerate(answers) if _is_wrong_type(answer)]
+            if wrong:
+                self._mend([steps[at] for at in wrong])
+                self._again(steps, answers, wrong)
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
         return [step.parse(answer) for step, answer in zip(steps, answers, strict=True)]
+
+    def _again(self, steps: Sequence[Step[Any]], answers: list[Any], places: Sequence[int]) -> None:
+        """Run the steps at these places once more, their scripts sent along, and put down what they answer."""
+        if not places:
+            return
+        pipe: Any = self.client.pipeline(transaction=False)
+        for at in places:
+            step = steps[at]
+            pipe.execute_command("EVAL", step.script.source, len(step.keys), *step.keys, *step.args)
+        for at, answer in zip(places, pipe.execute(raise_on_error=False), strict=True):
+            answers[at] = answer
+
+
+def _is_wrong_type(answer: object) -> bool:
+    """Whether a script met a key of another type. Servers before 7 put words of their own before the error's."""
+    return isinstance(answer, ResponseError) and "WRONGTYPE" in str(answer)
 
 
 def substrings(names: Sequence[str], limit: int) -> dict[str, None]:

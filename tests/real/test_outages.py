@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -274,3 +274,36 @@ def test_an_error_holds_no_address_and_no_password(shop: Shop) -> None:
         read_user(1, keeper=keeper)
     assert "s3cret" not in str(caught.value)
     assert str(caught.value) == "MongoDB failed while reading users (ServerSelectionTimeoutError)"
+
+
+# --- a Cluster ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["hung", "refused"])
+def test_a_cluster_that_nobody_could_connect_to(stocked: Shop, own_redis: RedisServer, state: str) -> None:
+    limits: dict[str, Any] = {
+        "redis_timeout_seconds": 1,
+        "load_timeout_seconds": 5,
+        "lookup_timeout_seconds": 8,
+        "lease_seconds": 8,
+    }
+    url = own_redis.url if state == "hung" else NOWHERE
+    keeper = stocked.keeper(
+        redis_url=url.replace("redis:", "redis+cluster:"), security_redis_url=stocked.server.url, **limits
+    )
+
+    def timed() -> tuple[object, float]:
+        started = time.monotonic()
+        return read_user(1, keeper=keeper), time.monotonic() - started
+
+    with hung(own_redis), threads(12) as go:
+        # Twelve that connect one after the other would take twelve seconds.
+        for each in [go(timed) for _ in range(12)]:
+            name, seconds = each.result(LONG)
+            assert name == "Ann"
+            assert seconds < limits["lookup_timeout_seconds"] + SLACK
+        # Its server is another one, which is well.
+        with counted() as seen:
+            assert read_session("s1", keeper=keeper) == {"cart": [1]}
+            assert read_session("s1", keeper=keeper) == {"cart": [1]}
+        assert seen["load"] == 1

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -14,9 +14,9 @@ from cachekeeper.errors import CacheUnavailable
 from cachekeeper.fold import escape_braces
 from cachekeeper.keys import meta_key
 from cachekeeper.store import Store, Value, steps
-from cachekeeper.store.outcomes import Acquired, Changed, Filled, Invalidated
+from cachekeeper.store.outcomes import Acquired, Changed, Filled, Invalidated, Mended, Released
 from cachekeeper.store.store import STEPS_PER_PIPELINE
-from tests.real.store_lab import LEASE, MARKER, TTL, K, Lab, M, lab
+from tests.real.store_lab import LATER, LEASE, MARKER, TTL, K, Lab, M, lab, put_foreign
 
 __all__ = ["lab"]
 
@@ -30,6 +30,12 @@ def impatient(own_redis: RedisServer) -> Iterator[Store]:
 
 def some_step() -> steps.Step[object]:
     return steps.change(K, Value(b"secret", 1), ttl_ms=TTL, marker_ms=MARKER)
+
+
+def refused_step() -> steps.Step[object]:
+    """No server can run it: its time to live is no number."""
+    step = some_step()
+    return dataclasses.replace(step, args=(*step.args[:2], "for ever", *step.args[3:]))
 
 
 def test_a_server_that_has_forgotten_its_scripts_is_taught_them(lab: Lab) -> None:
@@ -105,19 +111,64 @@ def test_a_hung_server_is_unavailable_within_the_time_limit(impatient: Store, ow
 
 @pytest.mark.parametrize("many", [False, True])
 def test_a_refusal_is_unavailable_and_tells_no_value(lab: Lab, many: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    lab.client.set(M, "not a hash")
     with pytest.raises(CacheUnavailable) as caught:
-        lab.store.run_all([some_step()]) if many else lab.run(some_step())
+        lab.store.run_all([refused_step()]) if many else lab.run(refused_step())
     assert "secret" not in str(caught.value)
     assert K not in str(caught.value)
 
 
 def test_one_step_that_fails_does_not_keep_the_others_from_running(lab: Lab) -> None:
-    lab.client.set(M, "not a hash")
     others = [steps.change(f"user:{at}:name", Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER) for at in (1, 2)]
     with pytest.raises(CacheUnavailable):
-        lab.store.run_all([others[0], some_step(), others[1]])
+        lab.store.run_all([others[0], refused_step(), others[1]])
     assert lab.store.run_all(others) == [Changed.IGNORED] * 2
+
+
+EVERY_STEP: dict[str, Callable[[], steps.Step[object]]] = {
+    "acquire": lambda: steps.acquire(K, "mine", lease_ms=LEASE),
+    "fill": lambda: steps.fill(K, "mine", Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER),
+    "fill_absent": lambda: steps.fill_absent(K, "mine", ttl_ms=TTL),
+    "release": lambda: steps.release(K, "mine"),
+    "change": some_step,
+    "invalidate": lambda: steps.invalidate(K),
+    "expire": lambda: steps.expire(K, at_ms=1, keep_ms=TTL),
+    "read_until": lambda: steps.read_until(K),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_STEP)
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("kind", ["string", "list", "stream"])
+def test_metadata_that_is_none_is_what_no_metadata_is(lab: Lab, name: str, many: bool, kind: str) -> None:  # noqa: FBT001
+    step, outcomes, left = EVERY_STEP[name](), [], []
+    for damaged in (False, True):
+        lab.client.flushall()
+        lab.client.set(K, "there") if name == "invalidate" else None
+        if damaged:
+            lab.client.set(M, "x") if kind == "string" else put_foreign(lab, M, kind)
+        outcomes.append(lab.store.run_all([step, step])[0] if many else lab.run(step))
+        left.append((lab.value, lab.client.type(M), set(lab.meta)))
+    assert outcomes[0] == outcomes[1]
+    assert left[0] == left[1]
+
+
+def test_the_others_of_a_pipeline_run_once(lab: Lab) -> None:
+    other = "user:8:name"
+    lab.client.set(M, "x")
+    mine = [steps.acquire(key, "mine", lease_ms=LEASE) for key in (other, K)]
+    assert lab.store.run_all([mine[0], mine[1], steps.release(other, "mine")]) == [
+        Acquired.GRANTED,
+        Acquired.GRANTED,
+        Released.RELEASED,
+    ]
+    assert set(lab.meta) == {b"l", b"lx"}
+
+
+def test_what_another_has_mended_stays(lab: Lab) -> None:
+    lab.expire(lab.now() + LATER)
+    before = lab.meta
+    assert lab.run(steps.mend(M)) is Mended.WHOLE
+    assert lab.meta == before
 
 
 def test_a_script_that_does_not_run_is_unavailable(lab: Lab) -> None:
