@@ -4,6 +4,7 @@ What a package of your own needs for its events, views and handlers is here, in 
 `cachekeeper.errors`. Importing it imports no Celery and connects to nothing.
 """
 
+from cachekeeper.changes import UNKNOWN, Change, Unknown, Watch
 from cachekeeper.codecs import Codec, Json, Text
 from cachekeeper.commands import (
     Block,
@@ -41,7 +42,7 @@ from cachekeeper.errors import (
     Unavailable,
     UnknownEvent,
 )
-from cachekeeper.events import Event, Id, Moment, Name, Version
+from cachekeeper.events import CollectionChanged, Event, Id, Moment, Name, Version
 from cachekeeper.ids import IdType
 from cachekeeper.keeper import Keeper, close, default_keeper
 from cachekeeper.loaders import ABSENT, Absent, Document, Query
@@ -53,6 +54,7 @@ from cachekeeper.views import BlocklistView, Server, Staleness, TextView, View
 __all__ = [
     "ABSENT",
     "COUNTERS",
+    "UNKNOWN",
     "Absent",
     "Block",
     "BlocklistView",
@@ -60,7 +62,9 @@ __all__ = [
     "BufferFull",
     "CacheUnavailable",
     "CachekeeperError",
+    "Change",
     "Codec",
+    "CollectionChanged",
     "Command",
     "Damaged",
     "DamagedDocument",
@@ -101,9 +105,11 @@ __all__ = [
     "TextView",
     "TtlIndex",
     "Unavailable",
+    "Unknown",
     "UnknownEvent",
     "Version",
     "View",
+    "Watch",
     "Write",
     "changed",
     "close",

@@ -7,6 +7,7 @@ publish(UserUpdated(user_id="42", name="Ada", version=7))
 
 from cachekeeper.delivery.buffered import BufferedPublisher
 from cachekeeper.delivery.publisher import Publisher, publish, publish_many
+from cachekeeper.events import CollectionChanged
 from cachekeeper.registry import Registry
 from producers import outbox
 from producers.change_stream import WATCHES
@@ -14,6 +15,7 @@ from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpd
 
 __all__ = [
     "BufferedPublisher",
+    "CollectionChanged",
     "ProductChanged",
     "Publisher",
     "UserDeleted",
