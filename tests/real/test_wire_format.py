@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import amqp
@@ -12,9 +13,11 @@ from redis import Redis
 
 from cachekeeper.delivery.broker import QUEUE, transport_options
 from cachekeeper.delivery.lane import Lane
-from cachekeeper.delivery.messages import Parcel, read_message
+from cachekeeper.delivery.messages import Failures, Parcel, read_message
+from cachekeeper.delivery.publisher import Publisher
 from cachekeeper.delivery.work import Delivery, Job, Verdict
 from cachekeeper.registry import load_registry
+from cachekeeper.settings import PublisherSettings
 from tests.golden.wire_events import WIRE
 from tests.waiting import wait_until
 
@@ -71,6 +74,16 @@ def test_what_lies_in_rabbitmq(rabbit_server: RabbitServer, rabbit: Any) -> None
     assert {name: plain.properties[name] for name in GOLDEN["properties"]} == GOLDEN["properties"]
     assert plain.delivery_info["exchange"] == GOLDEN["exchange"]
     assert plain.delivery_info["routing_key"] == GOLDEN["routing_key"]
+
+
+def test_a_letter_keeps_its_failures_through_rabbitmq(rabbit_server: RabbitServer, rabbit: Any) -> None:
+    publisher = Publisher(PublisherSettings(broker_url=rabbit_server.url))
+    publisher.publish_letter(json.dumps(EVENTS[0]), count=3, first_ms=1_930_367_167_890)
+    publisher.close()
+    found = read_message(rabbit.message_to_python(rabbit.basic_get(QUEUE, no_ack=True)))
+    assert isinstance(found, Parcel)
+    assert found.events == [EVENTS[0]]
+    assert found.failures == Failures(3, datetime(2031, 3, 4, 5, 6, 7, 890000, UTC))
 
 
 @pytest.mark.parametrize("name", ["message", "least"])
