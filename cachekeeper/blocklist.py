@@ -176,6 +176,7 @@ class BlocklistReader:
         Raises:
             DatabaseUnavailable, Overloaded: Redis could not say, and neither could MongoDB. Never False for that.
         """
+        began = time.monotonic()
         key = self._view.template.key(part)
         if self._reader.breaker.allows():
             try:
@@ -188,7 +189,7 @@ class BlocklistReader:
                     return answer
         COUNTERS.add("block_asked_of_database")
         target = Target(self._view.name, key, self._query(part), self._interpret, Flag())
-        return self._reader.find_uncached(target) is not ABSENT
+        return self._reader.find_uncached(target, began) is not ABSENT
 
     def _ask_redis(self, key: str) -> bool | None:
         """True or False where Redis can say, else None."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -43,7 +44,7 @@ class _Parts:
 class Binding:
     """A view on a keeper: its numbers and its reader, worked out once, so that a hit costs hardly more than `GET`."""
 
-    __slots__ = ("blocklist", "decode", "ids", "prefix", "reader", "shared", "suffix", "ttl_ms")
+    __slots__ = ("blocklist", "decode", "ids", "prefix", "reader", "shared", "suffix", "text_limit", "ttl_ms")
 
     def __init__(self, view: View[Any] | TextView[Any] | BlocklistView, keeper: Keeper) -> None:
         parts, settings = keeper._parts(), keeper.settings  # noqa: SLF001  # one class in two parts
@@ -51,6 +52,7 @@ class Binding:
         self.reader = parts.readers[view.server]
         self.ids = IdType.STR
         self.shared = False
+        self.text_limit = settings.text_limit_chars
         self.blocklist: BlocklistReader | None = None
         if isinstance(view, BlocklistView):
             self.ttl_ms = 0
@@ -121,25 +123,29 @@ class Keeper:
             return self._settings
 
     def store(self, server: Server) -> Store:
-        """The protocol on one of the two servers."""
+        """The protocol on one of the two servers.
+
+        Raises:
+            SettingsError: the settings are wrong, as for everything here that needs them.
+        """
         return self._parts().readers[server].store
 
     @property
     def reads(self) -> DatabaseReads:
-        """The reads of MongoDB that lookups share, with their time limit and their cap."""
+        """The reads of MongoDB that lookups share, with their time limit and their cap. Raises SettingsError."""
         return self._parts().database
 
     @property
     def database(self) -> Database[Any]:
-        """MongoDB, with majority reads of the primary and majority writes."""
+        """MongoDB, with majority reads of the primary and majority writes. Raises SettingsError."""
         return self._parts().database.database
 
     def may_evict(self, server: Server) -> bool:
-        """Whether that Redis drops keys by itself. Raises CacheUnavailable."""
+        """Whether that Redis drops keys by itself. Raises CacheUnavailable, SettingsError."""
         return self._parts().eviction[server].may_evict()
 
     def binding(self, view: View[Any] | TextView[Any] | BlocklistView) -> Binding:
-        """The view's numbers under these settings."""
+        """The view's numbers under these settings. Raises SettingsError."""
         found = self._bindings.get(view)
         if found is None:
             with self._lock:
@@ -159,9 +165,14 @@ class Keeper:
 
         Raises:
             InvalidId: the id cannot be one.
-            Unavailable: neither Redis nor MongoDB could answer within the time limit.
-            Damaged: what is stored cannot be read (for keys that others write, too, or in MongoDB).
+            DatabaseUnavailable, Overloaded: neither Redis nor MongoDB could answer within the time limit.
+            DatabaseBehind: MongoDB answered with less than an event has announced, until the time was up.
+            CacheUnavailable: others write the key, too, Redis is away, and MongoDB does not have it.
+            DamagedValue: others write the key, too, and what lies there cannot be read.
+            DamagedDocument: what MongoDB has cannot be cached.
+            SettingsError: the settings are wrong (at first use).
         """
+        began = time.monotonic()
         binding = self._bindings.get(view) or self.binding(view)
         part = check_id(document_id, field)
         key = binding.prefix + part + binding.suffix
@@ -173,32 +184,35 @@ class Keeper:
                 raw = Start.DAMAGED
         if raw is ABSENT:
             return ABSENT
-        return binding.reader.find(self._target(view, binding, key, part, field), binding.ttl_ms, raw)
+        return binding.reader.find(self._target(view, binding, key, part, field), binding.ttl_ms, raw, began)
 
     def read_through(self, view: View[T], document_id: str) -> T | Absent:
         """Like `read`, for the sake of the key: an empty one is filled, unless somebody else holds its lease too long.
 
         Raises:
             CacheUnavailable: Redis is away. It is asked even if it was away a moment ago.
-            Unavailable, Damaged: as `read`.
+            DatabaseUnavailable, Overloaded, DatabaseBehind, DamagedValue, DamagedDocument, SettingsError: as `read`.
         """
+        began = time.monotonic()
         binding = self.binding(view)
         key = binding.prefix + document_id + binding.suffix
-        return binding.reader.find(self._target(view, binding, key, document_id, "id"), binding.ttl_ms, Start.UNASKED)
+        target = self._target(view, binding, key, document_id, "id")
+        return binding.reader.find(target, binding.ttl_ms, Start.UNASKED, began)
 
     def search(self, view: TextView[T], text: str, field: str = "text") -> T:
         """What a text finds: from Redis, else from MongoDB.
 
         Raises:
             InvalidText: the text cannot be one.
-            Unavailable, Damaged: as `read`.
+            DatabaseUnavailable, Overloaded, DatabaseBehind, DamagedValue, DamagedDocument, SettingsError: as `read`.
         """
+        began = time.monotonic()
         binding = self._bindings.get(view) or self.binding(view)
         folded = fold.fold(check_text(text, field))
         key = binding.prefix + fold.escape_braces(folded) + binding.suffix
         target = Target(view.name, key, view.query(folded), view.interpret, view.codec)
-        if len(folded) > self.settings.text_limit_chars:
-            found = binding.reader.find_uncached(target)
+        if len(folded) > binding.text_limit:
+            found = binding.reader.find_uncached(target, began)
         else:
             raw = binding.reader.get(key)
             if isinstance(raw, bytes):
@@ -206,7 +220,7 @@ class Keeper:
                     return cast("T", binding.decode(raw))
                 except DamagedValue:
                     raw = Start.DAMAGED
-            found = binding.reader.find(target, binding.ttl_ms, raw)
+            found = binding.reader.find(target, binding.ttl_ms, raw, began)
         return cast("T", found)  # a search that finds nothing is a value: the empty list
 
     def is_blocked(self, view: BlocklistView, document_id: str | int, field: str = "id") -> bool:
@@ -214,7 +228,9 @@ class Keeper:
 
         Raises:
             InvalidId: the id cannot be one.
-            Unavailable: neither Redis nor MongoDB could answer. Never False for that.
+            DatabaseUnavailable, Overloaded: neither Redis nor MongoDB could answer. Never False for that.
+            SettingsError: the settings are wrong (at first use).
+            TypeError: the view is no blocklist.
         """
         blocklist = (self._bindings.get(view) or self.binding(view)).blocklist
         if blocklist is None:

@@ -33,5 +33,6 @@ def search_products(text: str, *, keeper: Keeper | None = None) -> list[dict[str
     Raises:
         InvalidText: empty, too long, or with NUL or lone surrogates.
         Unavailable: neither Redis nor MongoDB answered within the time limit (`DatabaseUnavailable`, `Overloaded`).
+        DamagedDocument: a product that it finds cannot be read.
     """
     return (keeper or default_keeper()).search(SEARCH, text)

@@ -147,7 +147,7 @@ Reading = Generator[Effect, Any, T]
 
 
 def read(  # noqa: C901, PLR0912  # one branch an outcome
-    target: Target[T], limits: Limits, start: Start, now: Callable[[], float]
+    target: Target[T], limits: Limits, start: Start, now: Callable[[], float], began: float
 ) -> Reading[T | Absent]:
     """Find the value of `target`.
 
@@ -156,6 +156,7 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
         limits: how long it may take.
         start: how the plain `GET` ended.
         now: a monotonic clock, in seconds.
+        began: when the lookup began, on that clock: what the plain `GET` took is part of its time.
 
     Raises:
         DatabaseUnavailable, Overloaded: no answer within the limits.
@@ -165,7 +166,7 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
         DamagedValue: the key is shared with others and cannot be read.
         DamagedDocument: the document cannot be cached.
     """
-    state = _State(now() + limits.lookup, now, cache_down=start is Start.CACHE_DOWN)
+    state = _State(began + limits.lookup, now, cache_down=start is Start.CACHE_DOWN)
     if start is Start.DAMAGED:
         _note_damage(target, state)
     while not state.cache_down and state.left() > limits.load:

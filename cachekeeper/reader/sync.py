@@ -122,14 +122,15 @@ class SyncReader:
             return ABSENT
         return core.Start.MISS if outcome is Peeked.MISSING else core.Start.DAMAGED
 
-    def find(self, target: Target[T], ttl_ms: int, start: core.Start) -> T | Absent:
-        """What to answer where the first look was no hit. Raises as `core.read`."""
-        reading: core.Reading[T | Absent] = core.read(target, self.limits, start, time.monotonic)
+    def find(self, target: Target[T], ttl_ms: int, start: core.Start, began: float) -> T | Absent:
+        """What to answer where the first look was no hit, by a lookup that began at `began`. Raises as `core.read`."""
+        reading: core.Reading[T | Absent] = core.read(target, self.limits, start, time.monotonic, began)
         return self._drive(reading, target, ttl_ms)
 
-    def find_uncached(self, target: Target[T]) -> T | Absent:
-        """The database's answer, which is not cached. Raises as `core.read`."""
-        loaded = self.load_shared(target, self.limits.lookup - self.limits.load)
+    def find_uncached(self, target: Target[T], began: float) -> T | Absent:
+        """The database's answer, which is not cached; `began` as for `find`. Raises as `core.read`."""
+        left = began + self.limits.lookup - time.monotonic()
+        loaded = self.load_shared(target, max(left - self.limits.load, 0))
         return ABSENT if isinstance(loaded, Absent) else target.codec.decode(loaded.raw)
 
     def _drive(self, reading: core.Reading[T | Absent], target: Target[T], ttl_ms: int) -> T | Absent:

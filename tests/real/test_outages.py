@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import redis
 
-from cachekeeper.errors import CachekeeperError, CacheUnavailable, DatabaseUnavailable
+from cachekeeper.errors import CachekeeperError, CacheUnavailable, DatabaseUnavailable, Overloaded
 from cachekeeper.reader.sync import Breaker
-from lookups import read_session, read_user
+from lookups import BLOCKED, SEARCH, SESSION, USER_NAME, is_blocked, read_session, read_user
 from tests.shop import (
     LIMIT,
     LONG,
@@ -28,7 +28,7 @@ from tests.shop import (
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cachekeeper.embedded import MongoServer, RedisServer
     from cachekeeper.keeper import Keeper
@@ -307,3 +307,39 @@ def test_a_cluster_that_nobody_could_connect_to(stocked: Shop, own_redis: RedisS
             assert read_session("s1", keeper=keeper) == {"cart": [1]}
             assert read_session("s1", keeper=keeper) == {"cart": [1]}
         assert seen["load"] == 1
+
+
+# --- the clock ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["name", "session", "search", "block"])
+def test_the_first_look_is_part_of_a_lookups_time(stocked: Shop, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """With no slot free, all the time that is left is spent waiting for one: none, where Redis took it all."""
+    keeper = stocked.keeper(**QUICK)
+    look_ups: dict[str, Callable[[Keeper], object]] = {
+        **{each: look_up for each, (look_up, _) in LOOKUPS.items()},
+        "block": lambda keeper: is_blocked("x", keeper=keeper),
+    }
+    views: dict[str, Any] = {"session": SESSION, "name": USER_NAME, "block": BLOCKED, "search": SEARCH}
+    reader = keeper.binding(views[name]).reader
+    patience: list[float] = []
+
+    def no_slot(seconds: float) -> NoReturn:
+        patience.append(seconds)
+        raise Overloaded("none")
+
+    clock, skipped = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + skipped)
+    monkeypatch.setattr(reader.database, "slot", no_slot)
+
+    def slow_get(*_: object, **__: object) -> NoReturn:
+        nonlocal skipped
+        skipped += LIMIT
+        raise redis.ConnectionError
+
+    monkeypatch.setattr(reader, "_get", slow_get)
+    monkeypatch.setattr(reader.store.client, "pipeline", slow_get)
+    monkeypatch.setattr(reader.store.client, "evalsha", slow_get)
+    with pytest.raises(Overloaded):
+        look_ups[name](keeper)
+    assert patience == [0]

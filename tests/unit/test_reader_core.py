@@ -38,9 +38,16 @@ OLD, NEW = Value(b"old", 4), Value(b"new", 5)
 class Drive:
     """One lookup, and the clock it goes by."""
 
-    def __init__(self, start: Start = Start.MISS, target: Target[str] = TARGET, limits: Limits = LIMITS) -> None:
-        self.time = 0.0
-        self._reading = core.read(target, limits, start, lambda: self.time)
+    def __init__(
+        self,
+        start: Start = Start.MISS,
+        target: Target[str] = TARGET,
+        limits: Limits = LIMITS,
+        *,
+        time: float = 0.0,  # since the lookup began
+    ) -> None:
+        self.time = time
+        self._reading = core.read(target, limits, start, lambda: self.time, 0.0)
         self.wants: Any = None
         self.result: str | Absent | None = None
         self._step(lambda: next(self._reading))
@@ -71,6 +78,13 @@ def test_a_miss_is_loaded_under_a_lease_and_filled() -> None:
     assert drive.answer(NEW) == Fill(nonce, NEW)
     assert drive.answer(Filled.STORED) is None
     assert drive.result == "new"
+
+
+def test_what_the_plain_get_took_is_part_of_the_lookup() -> None:
+    drive = Drive(time=1.5)
+    assert drive.answer(Acquired.GRANTED).patience == LOOKUP - 1.5 - LIMITS.load
+    assert Drive(Start.CACHE_DOWN, time=1.5).wants == LoadShared(LOOKUP - 1.5 - LIMITS.load)
+    assert Drive(time=LOOKUP - LIMITS.load).wants == LoadShared(0), "no time for a lease and a load"
 
 
 def test_every_lookup_asks_for_a_lease_of_its_own() -> None:
