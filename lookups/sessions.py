@@ -114,6 +114,7 @@ def read_session(session_id: str | int, *, keeper: Keeper | None = None) -> dict
     Raises:
         InvalidId: `session_id` cannot be an id.
         DamagedValue: somebody wrote something else at the key; it is left as found.
+        DamagedDocument: what MongoDB has of the session cannot be read.
         CacheUnavailable: Redis is away and MongoDB does not have the session; it may be one that only Redis knows.
         Unavailable: neither Redis nor MongoDB answered within the time limit (`DatabaseUnavailable`, `Overloaded`).
     """
