@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
-import atexit
 import os
-import signal
-import sys
 import threading
 import time
 import traceback
@@ -15,6 +11,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
+from cachekeeper.delivery.ending import forget, mind_sigterm, remember
 from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, Publisher, event_text, packed
 from cachekeeper.errors import BufferFull, CachekeeperError
 from cachekeeper.metrics import COUNTERS, logger
@@ -73,7 +70,7 @@ class BufferedPublisher:
         self._reset()
         _all.add(self)
         if flush_on_sigterm:
-            _mind_sigterm()
+            mind_sigterm()
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -144,7 +141,7 @@ class BufferedPublisher:
             self._room.notify_all()
             thread = self._thread
         self.flush()
-        _open.discard(self)
+        forget(self)
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         if self._is_ours:
@@ -185,9 +182,7 @@ class BufferedPublisher:
         return True
 
     def _begin(self) -> None:
-        # From here on the process keeps this object, whoever else forgets it: there may be events in it.
-        _open.add(self)
-        _mind_multiprocessing()
+        remember(self)
         thread = threading.Thread(target=self._run, name="cachekeeper-buffer", daemon=True)
         thread.start()
         self._thread = thread
@@ -263,8 +258,8 @@ class BufferedPublisher:
             where = "".join(traceback.format_tb(fault.__traceback__))
             logger.error("on_error of a BufferedPublisher failed: %s\n%s", type(fault).__name__, where)
 
-    def _finish(self) -> None:
-        """The process ends: nobody is left to raise an error at."""
+    def finish(self) -> None:
+        """`close` for the end of the process, when nobody is left to raise an error at."""
         try:
             self.close()
         except Exception as error:  # noqa: BLE001  # there may be other buffers; it is logged and reported
@@ -272,7 +267,6 @@ class BufferedPublisher:
             text = str(error) if isinstance(error, CachekeeperError) else type(error).__name__
             logger.critical("%d events were not published before the process ended: %s", self.waiting, text)
             self._report(error, self.waiting)
-            _open.discard(self)
 
     def _after_fork(self) -> None:
         # What is in the buffer is the parent's to publish, and its thread and whoever holds its locks are not here.
@@ -280,66 +274,11 @@ class BufferedPublisher:
 
 
 _all: weakref.WeakSet[BufferedPublisher] = weakref.WeakSet()
-_open: set[BufferedPublisher] = set()
-
-
-class _End:
-    """How this process ends."""
-
-    def __init__(self) -> None:
-        self.finishing = threading.Lock()
-        self.exiting = False
-        self.terminated = False
-
-    def finish(self) -> None:
-        with self.finishing:
-            for buffered in list(_open):
-                buffered._finish()  # noqa: SLF001  # the end of the process is the buffer's own
-
-    def on_exit(self) -> None:
-        self.exiting = True
-        self.finish()
-        if self.terminated:
-            # The main thread has ended while the other one was at it: as what it was, a SIGTERM.
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def on_sigterm(self, _number: int, _frame: object) -> None:
-        if self.exiting:
-            return  # that is all there is to do
-        # A second one ends the process at once.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self.terminated = True
-        # In a thread, since whatever this handler interrupted may hold the locks that publishing needs; and a bare one,
-        # since `threading` has locks of its own.
-        _thread.start_new_thread(self.finish_and_end, ())
-
-    def finish_and_end(self) -> None:
-        self.finish()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-_end = _End()
 
 
 def _after_fork_in_child() -> None:
     for buffered in list(_all):
         buffered._after_fork()  # noqa: SLF001  # this hook is the buffer's own
-    _open.clear()
-    _end.finishing = threading.Lock()
 
 
-def _mind_sigterm() -> None:
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _end.on_sigterm)
-
-
-def _mind_multiprocessing() -> None:
-    """A child of `multiprocessing` that was forked calls nothing that `atexit` knows, in most versions of Python."""
-    if "multiprocessing.util" in sys.modules:
-        from multiprocessing.util import Finalize  # noqa: PLC0415  # costs nothing where it is imported already
-
-        Finalize(None, _end.finish, exitpriority=0)
-
-
-atexit.register(_end.on_exit)
 os.register_at_fork(after_in_child=_after_fork_in_child)

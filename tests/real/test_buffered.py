@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cachekeeper.delivery import buffered as module
+from cachekeeper.delivery import ending as module
 from cachekeeper.delivery.broker import QUEUE
 from cachekeeper.delivery.buffered import BufferedPublisher
 from cachekeeper.delivery.publisher import Publisher
@@ -113,7 +113,7 @@ def test_the_end_publishes_what_is_there(redis_server: RedisServer, ending: str)
             publisher.publish_many(events(3))
             publisher.close()
         assert messages(redis_server) == [[0, 1, 2]]
-        assert publisher not in module._open
+        assert publisher not in module._end.unfinished
         publisher.publish(events(1, 3)[0])  # a closed one has no buffer
         assert messages(redis_server) == [[0, 1, 2], [3]]
         publisher.close()
@@ -276,11 +276,11 @@ def test_errors_of_the_background_are_reported_and_raised_once(
         with pytest.raises(BrokerUnavailable):
             publisher.close()
         assert publisher.waiting == 1
-        assert publisher in module._open  # the end of the process would try again
+        assert publisher in module._end.unfinished  # the end of the process would try again
         own_redis.start()
         publisher.close()
         assert arrived(own_redis) == [0]
-        assert publisher not in module._open
+        assert publisher not in module._end.unfinished
 
 
 def test_a_callback_that_fails_stops_nothing(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -386,7 +386,7 @@ def test_the_end_of_a_process_publishes_what_is_there(redis_server: RedisServer,
 
 
 def test_mutant_without_an_end(redis_server: RedisServer) -> None:
-    code = "from cachekeeper.delivery.buffered import _end; atexit.unregister(_end.on_exit); fill(700)"
+    code = "from cachekeeper.delivery.ending import _end; atexit.unregister(_end.on_exit); fill(700)"
     process = run(redis_server, code)
     process.communicate(timeout=60)
     assert process.returncode == 0

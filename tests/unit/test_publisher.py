@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from cachekeeper.delivery.lane import Lane
 from cachekeeper.delivery.publisher import BYTES_PER_MESSAGE, EVENTS_PER_MESSAGE, Publisher, event_text, packed
 from cachekeeper.errors import InvalidEvent, SettingsError
 from cachekeeper.settings import PublisherSettings, Settings
@@ -29,9 +30,10 @@ def test_settings_without_a_broker() -> None:
 
 
 def test_a_broker_that_cannot_be_one() -> None:
-    publisher = Publisher(PublisherSettings(broker_url="redis://127.0.0.1:1/database"))
+    # The settings refuse what they can tell; the rest is for the broker's client to say.
+    lane = Lane("redis://127.0.0.1:1/database", 1)
     with pytest.raises(SettingsError, match="CACHEKEEPER_BROKER_URL: cannot be used"):
-        publisher.publish(EVENT)
+        lane.send("m1", ["{}"], 1)
 
 
 @pytest.mark.parametrize("value", [{"type": "user.deleted", "user_id": "42"}, None, "user.deleted", UserDeleted])
