@@ -48,7 +48,7 @@ LEASE_SECONDS = 10.0
 
 _ID = "events"
 _BATCH = 500  # changes in a transaction, at most
-_LISTEN_MS = 100  # how long the server waits for one change, and so how long a few changes wait for more
+_LISTEN_MS = 50  # how long the server waits for one change, and so how long a few changes wait for more
 
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
@@ -101,6 +101,7 @@ class ChangeRelay:
         self._renew_at = 0.0
         self._stream: DatabaseChangeStream[Any] | None = None
         self._first: list[Event] = []
+        self._batch = _BATCH
         self._stopping = threading.Event()
 
     @property
@@ -173,8 +174,10 @@ class ChangeRelay:
             self._close_stream()
             return 0
         except BaseException:
-            # Whatever was read and not stored is read again, from the place that is stored.
+            # Whatever was read and not stored is read again, from the place that is stored: fewer at once, in case
+            # there was too much of it for the time limit.
             self._close_stream()
+            self._batch = max(self._batch // 2, 1)
             raise
 
     # --- leading
@@ -283,6 +286,7 @@ class ChangeRelay:
         if events or ended or time.monotonic() >= self._renew_at:
             self._store(events, place)
             self._first = []
+            self._batch = min(2 * self._batch, _BATCH)
             COUNTERS.add("change_stream_events", len(events))
         if ended is not None:
             self._begin_anew(ended)
@@ -295,7 +299,7 @@ class ChangeRelay:
             raise _Deposed
         changes: list[Mapping[str, Any]] = []
         place, give_up = stream.resume_token, time.monotonic() + _LISTEN_MS / 1000
-        while len(changes) < _BATCH:
+        while len(changes) < self._batch:
             try:
                 with _stream_errors(self._limit + _LISTEN_MS / 1000):
                     change = stream.try_next()

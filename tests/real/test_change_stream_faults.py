@@ -16,7 +16,7 @@ from pymongo import MongoClient
 from cachekeeper.delivery import outbox, streaming
 from cachekeeper.delivery.streaming import ChangeRelay
 from cachekeeper.embedded import MongoServer
-from cachekeeper.errors import NoTransaction
+from cachekeeper.errors import DatabaseUnavailable, NoTransaction
 from cachekeeper.registry import load_registry
 from cachekeeper.settings import StreamSettings
 from lookups import read_user
@@ -107,6 +107,29 @@ def test_what_is_stored_is_not_stored_again(lab: StreamLab) -> None:
     lab.drain(lab.stream())
     lab.drain(lab.stream())
     assert [event["name"] for event in lab.told()] == ["Ann"]
+
+
+class CannotStoreMuch(ChangeRelay):
+    """A server that takes no more than so many events within the time limit."""
+
+    def _store(self, events: Sequence[Event], place: Mapping[str, Any] | None) -> None:
+        if len(events) > 10:
+            raise DatabaseUnavailable("too much")
+        super()._store(events, place)
+
+
+def test_what_is_too_much_for_the_time_limit_is_stored_in_smaller_parts(lab: StreamLab) -> None:
+    stream = lab.begun(CannotStoreMuch)
+    lab.db["users"].insert_many({"_id": number, "name": f"{number}"} for number in range(200))
+    refused = 0
+    while lab.db["outbox"].count_documents({}) < 200:
+        assert refused < 100, "no part is small enough"
+        try:
+            stream.turn()
+        except DatabaseUnavailable:
+            refused += 1
+    assert refused > 5
+    assert lab.db["outbox"].count_documents({}) == 200
 
 
 def test_many_changes_are_stored_in_their_order_and_all(lab: StreamLab) -> None:
