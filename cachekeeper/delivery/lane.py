@@ -10,7 +10,7 @@ from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 
 from cachekeeper.delivery.broker import is_amqp, task_body, task_headers, transport_options, work_queue
-from cachekeeper.errors import BrokerUnavailable, SettingsError
+from cachekeeper.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,11 +108,8 @@ class Lane:
 
     def _ready_producer(self) -> Producer:
         if self._producer is None:
-            try:
-                # By itself, `default_channel` would try again and again.
-                self._connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
-            except ValueError as error:  # such as a database that is no number
-                raise SettingsError(f"CACHEKEEPER_BROKER_URL: cannot be used: {error}") from None
+            # By itself, `default_channel` would try again and again.
+            self._connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
             on_return = self._on_return if self._amqp else None
             self._producer = Producer(self._connection.default_channel, auto_declare=False, on_return=on_return)
         return self._producer
