@@ -321,9 +321,9 @@ def test_what_a_reader_finds_damaged_it_does_not_return(shop: Shop) -> None:
     starts = []
     find = SyncReader.find
 
-    def spying(self: SyncReader, target: Target[Any], ttl_ms: int, start: Start) -> Any:
+    def spying(self: SyncReader, target: Target[Any], ttl_ms: int, start: Start, began: float) -> Any:
         starts.append(start)
-        return find(self, target, ttl_ms, start)
+        return find(self, target, ttl_ms, start, began)
 
     put_user(shop, "Ann", 1)
     shop.redis.set(KEY, b"\xff")
