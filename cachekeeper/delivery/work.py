@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from dataclasses import dataclass
 from enum import Enum
@@ -22,7 +21,7 @@ from cachekeeper.metrics import COUNTERS, log_once, logger
 from cachekeeper.store import cache_errors
 from cachekeeper.store.outcomes import Changed, Invalidated
 from cachekeeper.views import BlocklistView, Server, View
-from cachekeeper.warming import BlocklistKeeper
+from cachekeeper.warming import BlocklistKeeper, warm_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,33 +171,20 @@ class Delivery:
 
     def _warm(self, batch: Sequence[Sequence[Command]], results: Sequence[Applied]) -> None:
         """Read through what the events left cold, as any reader would. Best effort: else the next reader does it."""
-        wanted: dict[str, tuple[View[Any], str]] = {}
+        wanted: dict[View[Any], dict[str, None]] = {}
         for commands, result in zip(batch, results, strict=True):
             for command in commands:
                 if isinstance(command, Write | Invalidate) and command.view.warm and result.error is None:
                     key = command.view.template.key(command.id)
                     if result.outcomes.get(key) in (Changed.MARKED, Invalidated.INVALIDATED):
-                        wanted[key] = (command.view, command.id)
-        deadline = time.monotonic() + self.keeper.settings.lookup_timeout_seconds
-        for done, (view, part) in enumerate(wanted.values()):
-            if time.monotonic() > deadline:
-                COUNTERS.add("warm_skipped", len(wanted) - done)
-                return
+                        wanted.setdefault(command.view, {})[command.id] = None
+        for view, parts in wanted.items():
             try:
-                self.keeper.read_through(view, part)
-            except Unavailable as error:
-                # Whatever else there is would wait just as long.
-                COUNTERS.add("warm_skipped", len(wanted) - done)
-                log_once(f"warm:{view.name}", "view %s could not be read through after an event: %s", view.name, error)
-                return
-            except Exception as error:  # noqa: BLE001  # the event is applied, whatever is wrong with the document
-                COUNTERS.add("warm_failed")
-                log_once(
-                    f"warm:{view.name}:{type(error).__name__}",
-                    "view %s could not be read through after an event (%s)",
-                    view.name,
-                    type(error).__name__,
-                )
+                warm_keys(self.keeper, view, parts)
+            except Exception as error:  # noqa: BLE001  # the events are applied, whatever is wrong with this
+                COUNTERS.add("warm_failed", len(parts))
+                name = type(error).__name__
+                log_once(f"warm:{view.name}:{name}", "view %s: not read through after an event (%s)", view.name, name)
 
     def _attempt(self) -> None:
         """What must succeed before events are fetched. Raises CacheUnavailable, DatabaseUnavailable."""

@@ -21,7 +21,7 @@ from cachekeeper.views import Staleness
 from cachekeeper.warming.scanning import in_order, spell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from cachekeeper.keeper import Keeper
     from cachekeeper.loaders import StoredDocument
@@ -90,6 +90,21 @@ def warm_view(
         CacheUnavailable, DatabaseUnavailable, Overloaded: an outage. The next run goes on where this one was.
     """
     return _Run(keeper, view, concurrency, rate, tell).run(restart=restart)
+
+
+def warm_keys(keeper: Keeper, view: View[Any], parts: Iterable[str]) -> Counter[Fate]:
+    """Fill the absent ones among some keys of a view, as a reader of each would, in one load.
+
+    Args:
+        keeper: on whose servers.
+        view: which.
+        parts: what stands in the keys: ids that the view's id type can spell.
+
+    Raises:
+        CacheUnavailable, DatabaseUnavailable, Overloaded: an outage; no lease is left behind where Redis answers.
+    """
+    run = _Run(keeper, view, 1, None, lambda _: None)
+    return run.fill({part: new_nonce() for part in parts}, Counter())
 
 
 class _Run:
@@ -164,6 +179,10 @@ class _Run:
                 fates[unfit] += 1
             else:
                 wanted[part] = new_nonce()
+        return self.fill(wanted, fates)
+
+    def fill(self, wanted: dict[str, str], fates: Counter[Fate]) -> Counter[Fate]:
+        """Fill those of the keys that are absent; `wanted` has what stands in each, and a nonce for it."""
         # All leases first, then the load, then all fills. A change that commits after the load has its event destroy
         # the lease, whichever comes first to Redis:
         #     warm: lease n · load (old)      event: commit (new), delete K and lease n      warm: fill(n) -> lost
