@@ -6,7 +6,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cachekeeper.database import database_errors
-from cachekeeper.errors import InvalidId
 from cachekeeper.metrics import logger
 from cachekeeper.store import cache_errors, steps
 from cachekeeper.views import BlocklistView, Staleness, TextView, View
@@ -21,10 +20,8 @@ def drop_view(keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView, r
     """Invalidate every key of a view. Of a blocklist the blocks stay; only *ready* goes, and a pass that would set it.
 
     Two complete passes, over values and metadata: a fill that lands during the first may sit in a bucket of the
-    keyspace that
-    the scan has already passed; but its lease was taken before, so after the first pass only fills of leases taken
-    during it can be
-    missing, and those the second finds. Linear in the size of the keyspace.
+    keyspace that the scan has already passed; but its lease was taken before, so after the first pass only fills of
+    leases taken during it can be missing, and those the second finds. Linear in the size of the keyspace.
 
     Args:
         keeper: on whose servers.
@@ -69,13 +66,9 @@ def _unready(keeper: Keeper, view: BlocklistView) -> None:
 def _with_document(keeper: Keeper, view: View[Any], parts: dict[str, None]) -> dict[str, None]:
     """Those with a document behind them. The others only Redis knows: dropping them would lose them."""
     ids = keeper.binding(view).ids
-    wanted: dict[str, object] = {}
-    for part in parts:
-        try:
-            wanted[part] = ids.parse(part)
-        except InvalidId:
-            continue  # no document can have it
+    wanted = ids.parse_all(parts)
     with database_errors(f"reading {view.loader.collection}", keeper.settings.load_timeout_seconds):
         found = keeper.database[view.loader.collection].find({"_id": {"$in": list(wanted.values())}}, {"_id": 1})
-        known = {document["_id"] for document in found}
-    return {part: None for part, document_id in wanted.items() if document_id in known}
+        # By the id's text: not every _id can be in a set.
+        known = {ids.text(document["_id"]) for document in found}
+    return {part: None for part in wanted if part in known}

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 import uuid
+from contextlib import suppress
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from bson import ObjectId
+from bson import Decimal128, ObjectId
 
 from cachekeeper.errors import InvalidId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from decimal import Decimal
 
 MAX_ID_BYTES = 512
 _INT64 = range(-(2**63), 2**63)
@@ -102,10 +108,21 @@ class IdType(StrEnum):
         }
         raise InvalidId(field, f"must be {expected[self]}")
 
+    def parse_all(self, texts: Iterable[str]) -> dict[str, object]:
+        """The `_id` that each means; without those that no document can have."""
+        parsed: dict[str, object] = {}
+        for text in texts:
+            with suppress(InvalidId):
+                parsed[text] = self.parse(text)
+        return parsed
+
     def text(self, document_id: object) -> str | None:
         """The id in the key of the document with this `_id`; None where no id reaches it under this type."""
-        if isinstance(document_id, float) and document_id.is_integer():
-            document_id = int(document_id)  # JavaScript's 42 is a double to BSON; MongoDB equates the two
+        # JavaScript's 42 is a double to BSON. MongoDB equates the two, and the decimal as well.
+        if isinstance(document_id, Decimal128):
+            document_id = _whole(document_id.to_decimal())
+        elif isinstance(document_id, float) and document_id.is_integer():
+            document_id = int(document_id)
         if isinstance(document_id, bool) or not isinstance(document_id, str | int | ObjectId | uuid.UUID):
             return None
         try:
@@ -118,3 +135,9 @@ class IdType(StrEnum):
             if type(parsed) is type(document_id) or (isinstance(parsed, int) and isinstance(document_id, int))
             else None
         )
+
+
+def _whole(number: Decimal) -> int | None:
+    if not number.is_finite() or number.adjusted() > _INT64_CHARS or number != int(number):
+        return None
+    return int(number)

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 from cachekeeper.applying import block_step
 from cachekeeper.blocklist import drops_keys, ends_of, key_text
-from cachekeeper.errors import CachekeeperError, CacheUnavailable, SettingsError
+from cachekeeper.errors import CachekeeperError, CacheUnavailable, DamagedDocument, SettingsError
 from cachekeeper.metrics import COUNTERS, log_once
 from cachekeeper.store import cache_errors, new_nonce, steps
 from cachekeeper.store.outcomes import Readiness
-from cachekeeper.warming.scanning import in_order
+from cachekeeper.warming.paging import id_of, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cachekeeper.keeper import Keeper
+    from cachekeeper.loaders import StoredDocument
     from cachekeeper.views import BlocklistView
 
 BATCH = 1000
@@ -134,7 +135,7 @@ class _Pass:
         for documents in in_order(self._keeper, self._view.collection, (self._view.ends,), size=BATCH):
             blocks = []
             for document in documents:
-                part = key_text(document["_id"])
+                part = _key_text(document)
                 if part is None:
                     self._note_unspelt()
                 else:
@@ -210,3 +211,10 @@ class _Pass:
 def rested_key(view: BlocklistView) -> str:
     """There while no further full pass is due."""
     return f"cachekeeper:{view.name}-rested"
+
+
+def _key_text(document: StoredDocument) -> str | None:
+    try:
+        return key_text(id_of(document))
+    except DamagedDocument:  # a text that is not UTF-8: no token is that
+        return None

@@ -11,14 +11,17 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import bson
+from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 
 from cachekeeper.database import database_errors
 from cachekeeper.errors import CachekeeperError, CacheUnavailable, DamagedDocument
 from cachekeeper.loaders import ABSENT, Absent
+from cachekeeper.metrics import logger
 from cachekeeper.store import Step, Value, cache_errors, new_nonce, steps
 from cachekeeper.store.outcomes import Acquired, Filled, Found, LeaseTaken
 from cachekeeper.views import Staleness
-from cachekeeper.warming.scanning import in_order, spell
+from cachekeeper.warming.paging import id_of, in_order, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -155,7 +158,7 @@ class _Run:
         self._progress.fates += batch.result()
         self._progress.done += len(documents)
         self._progress.total = max(self._progress.total, self._progress.done)
-        self._keep(documents[-1]["_id"])
+        self._keep(place_of(documents[-1]))
         self._tell(self._progress)
 
     def _pace(self, documents: int) -> None:
@@ -171,7 +174,11 @@ class _Run:
         fates: Counter[Fate] = Counter()
         wanted: dict[str, str] = {}  # what stands in the key: the nonce
         for document in documents:
-            part = self._binding.ids.text(document["_id"])
+            try:
+                part = self._binding.ids.text(id_of(document))
+            except DamagedDocument:
+                fates[Fate.DAMAGED] += 1
+                continue
             if part is None:
                 fates[Fate.UNSPELT] += 1
             # Not worth a lease: sessions that have ended are kept in MongoDB for hours.
@@ -230,7 +237,7 @@ class _Run:
         with database.slot(self._keeper.settings.lookup_timeout_seconds):
             documents = database.find(query)
         # By the id's text: MongoDB finds 42.0 where 42 was asked for.
-        return {str(ids.text(document["_id"])): self._interpret(document) for document in documents}
+        return {str(ids.text(id_of(document))): self._interpret(document) for document in documents}
 
     def _interpret(self, document: StoredDocument) -> Value | Absent | DamagedDocument:
         try:
@@ -262,20 +269,26 @@ class _Run:
         return self._view.template.key(part)
 
     def _recall(self) -> bytes | None:
-        """Where the last run was interrupted, as `spell` gives it; None for none."""
+        """Where the last run was interrupted, as `place_of` gives it; None for none, or for what this cannot read."""
         with cache_errors("asking how far the last run came"):
             raw = self._store.client.get(self._state_key)
         if raw is None:
             return None
-        state = bson.decode(raw)  # type: ignore[arg-type]  # redis-py's types know async clients, too
-        self._progress.done = self._progress.resumed = state["done"]
-        self._progress.fates = Counter({Fate[name]: count for name, count in state["fates"].items()})
-        last: bytes = state["last"]
-        return last
+        try:
+            state = bson.decode(raw)  # type: ignore[arg-type]  # redis-py's types know async clients, too
+            done, fates = int(state["done"]), Counter({Fate[name]: int(n) for name, n in state["fates"].items()})
+            place = place_of(RawBSONDocument(state["last"]))
+        except (BSONError, DamagedDocument, LookupError, TypeError, ValueError, AttributeError) as error:
+            # Another version's, or nobody's. To begin at the beginning is always right.
+            logger.warning("%s holds no place to go on from: %s", self._state_key, type(error).__name__)
+            return None
+        self._progress.done = self._progress.resumed = done
+        self._progress.fates = fates
+        return place
 
-    def _keep(self, last: object) -> None:
+    def _keep(self, place: bytes) -> None:
         fates = {fate.name: count for fate, count in self._progress.fates.items()}
-        state = bson.encode({"last": spell(last), "done": self._progress.done, "fates": fates})
+        state = bson.encode({"last": place, "done": self._progress.done, "fates": fates})
         with cache_errors("noting how far this run came"):
             self._store.client.set(self._state_key, state, px=self._binding.ttl_ms)
 

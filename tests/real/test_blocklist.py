@@ -15,7 +15,7 @@ from cachekeeper.embedded import MongoServer, RedisServer
 from cachekeeper.store import steps
 from cachekeeper.warming import Passed, blocklist, write_blocks
 from cachekeeper.warming.blocklist import _Pass
-from cachekeeper.warming.scanning import in_order
+from cachekeeper.warming.paging import in_order
 from lookups import BLOCKED, block_token, is_blocked
 from tests.real.taps import Cut, MongoTap, RedisTap, Words
 from tests.real.tokens import (

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 
 import pytest
-from bson import Int64, ObjectId
+from bson import Decimal128, Int64, ObjectId
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -168,6 +168,13 @@ def test_what_is_no_id_of_a_type(kind: IdType, text: str) -> None:
         (IdType.AUTO, HEX24, None),
         (IdType.AUTO, uuid.UUID(A_UUID), None),
         (IdType.AUTO, 4.5, None),
+        (IdType.AUTO, Decimal128("42"), "42"),
+        (IdType.AUTO, Decimal128("4.20E+1"), "42"),
+        (IdType.AUTO, Decimal128("-0"), "0"),
+        (IdType.AUTO, Decimal128("4.5"), None),
+        (IdType.AUTO, Decimal128("1E+6000"), None),
+        (IdType.AUTO, Decimal128("NaN"), None),
+        (IdType.STR, Decimal128("42"), None),
         (IdType.AUTO, float("inf"), None),
         (IdType.AUTO, 1e300, None),
         (IdType.AUTO, True, None),
@@ -184,6 +191,11 @@ def test_what_is_no_id_of_a_type(kind: IdType, text: str) -> None:
 )
 def test_which_documents_an_id_reaches(kind: IdType, document_id: object, text: str | None) -> None:
     assert kind.text(document_id) == text
+
+
+def test_those_that_no_document_can_have_are_left_out() -> None:
+    assert IdType.INT.parse_all(["7", "x", "007", "8"]) == {"7": 7, "8": 8}
+    assert IdType.AUTO.parse_all(["7", HEX24.upper(), HEX24]) == {"7": 7, HEX24: ObjectId(HEX24)}
 
 
 IDS = st.one_of(
