@@ -139,7 +139,8 @@ export async function isBlocked(stores, tokenId) {
   const block = await found(stores.blockedTokens.findOne({ _id: tokenId }));
   if (block === null) return false;
   const ends = block.expires_at; // null: never
-  return !(ends instanceof Date) || ends.getTime() + BLOCK_LEEWAY_MS > Date.now();
+  // 'Not past' rather than 'in the future': a date beyond JavaScript's range is NaN, and neither.
+  return !(ends instanceof Date && ends.getTime() + BLOCK_LEEWAY_MS <= Date.now());
 }
 
 /** All products whose name holds the text, without regard to case, in the order of _id. */

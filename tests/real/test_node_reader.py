@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from bson import Int64, ObjectId
+from bson.datetime_ms import DatetimeMS
 from pymongo.database import Database
 from redis import Redis
 
@@ -159,16 +160,17 @@ def test_a_token_is_free_only_if_somebody_knows(
         [
             {"_id": "endless", "expires_at": None},
             {"_id": "future", "expires_at": LATER},
+            {"_id": "beyond", "expires_at": DatetimeMS(2**62)},  # later than JavaScript's dates
             {"_id": "within the leeway", "expires_at": JUST_NOW},
             {"_id": "past", "expires_at": NOW - timedelta(seconds=90)},
         ]
     )
 
     def blocked(service: Service) -> set[str]:
-        tokens = ("plain", "odd", "endless", "future", "within the leeway", "past", "unknown")
+        tokens = ("plain", "odd", "endless", "future", "beyond", "within the leeway", "past", "unknown")
         return {token for token in tokens if service("isBlocked", token)}
 
-    everybody = {"plain", "odd", "endless", "future", "within the leeway"}
+    everybody = {"plain", "odd", "endless", "future", "beyond", "within the leeway"}
     assert blocked(node) == everybody
     redis.set("cachekeeper:blocked-ready", "1")  # now Redis is believed when it says no
     assert blocked(node) == {"plain", "odd"}
