@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pymongo
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
 from cachekeeper.embedded.parents import end_with_parent
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from cachekeeper.embedded import FoundServer
 
 report = Report()
+
+
+# How long an example takes says nothing on a shared machine. In CI Hypothesis's own profile also fixes the examples.
+settings.register_profile("busy", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
