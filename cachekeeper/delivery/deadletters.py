@@ -48,7 +48,7 @@ class Letter:
     """
 
     body: object
-    error: Exception
+    error: BaseException
     failures: Failures | None = None
 
 

@@ -98,14 +98,11 @@ class Delivery:
         except Exception as error:  # noqa: BLE001  # a fault of ours must not lose the message; logged there
             self._away(message, error)
             return
-        except BaseException as error:  # a handler called `sys.exit`
-            self._away(message, error)
-            raise
         if strikes:
             self.gate.forgive(message.id)
         job.verdict = Verdict.DONE
 
-    def _away(self, message: Parcel | Poison, error: BaseException) -> None:
+    def _away(self, message: Parcel | Poison, error: Exception) -> None:
         COUNTERS.add("message_put_back")
         if not isinstance(error, CachekeeperError):
             _log_fault("a message was put back", error)
@@ -121,23 +118,18 @@ class Delivery:
         for body in message.events:
             try:
                 commands = self.registry.commands(self.registry.decode(body))
-            except Exception as error:  # noqa: BLE001  # kept with its traceback; one bad event must not stop the others
+            # Kept with its traceback: one bad event must not stop the others; nor a `sys.exit`, and come back for ever.
+            except (Exception, SystemExit) as error:  # noqa: BLE001
                 letters.append(Letter(body, error, message.failures))
             else:
                 bodies.append(body)
                 batch.append(commands)
-        results = self._apply(batch, singly=bool(strikes))
+        results = self._apply(batch, strikes)
         failed = [
             Letter(body, result.error, message.failures)
             for body, result in zip(bodies, results, strict=True)
             if result.error
         ]
-        away = [letter.error for letter in failed if isinstance(letter.error, Unavailable)]
-        if away:
-            if strikes < self.gate.STRIKES:
-                raise away[0]
-            # It has failed again and again while the servers were well. Are they now? Else it has to wait, too.
-            self._probe()
         self._keep(letters + failed)
         if message.outbox:
             # Last: a record that is gone is published no more, so whatever it asks for must be done.
@@ -145,22 +137,38 @@ class Delivery:
         COUNTERS.add("event_applied", len(results) - len(failed))
         self._warm(batch, results)
 
-    def _apply(self, batch: Sequence[Sequence[Command]], *, singly: bool) -> list[Applied]:
-        """Apply a batch; event by event where one of them may be at fault."""
-        if not singly:
+    def _apply(self, batch: Sequence[Sequence[Command]], strikes: int) -> list[Applied]:
+        """Apply a batch. An error in its results is for ever.
+
+        Raises:
+            Unavailable: a server is away, or so it seems.
+        """
+        if not strikes:
             try:
-                return apply(self.keeper, batch)
+                results = apply(self.keeper, batch)
             except CachekeeperError:
                 raise
             except Exception as error:  # noqa: BLE001  # such as a value that MongoDB's driver cannot write
                 _log_fault("a batch failed; it is applied event by event", error)
-        results = []
-        for commands in batch:
-            try:
-                results += apply(self.keeper, [commands])
-            except Exception as error:  # noqa: BLE001  # becomes a dead letter, with its traceback
-                results.append(Applied(error))
-        return results
+            else:
+                for result in results:
+                    if isinstance(result.error, Unavailable):
+                        raise result.error
+                return results
+        return [self._apply_one(commands, strikes) for commands in batch]
+
+    def _apply_one(self, commands: Sequence[Command], strikes: int) -> Applied:
+        """Apply one event of a batch in which one may be at fault."""
+        try:
+            (result,) = apply(self.keeper, [commands])
+        except Exception as error:  # noqa: BLE001  # becomes a dead letter, with its traceback
+            return Applied(error)
+        if isinstance(result.error, Unavailable):
+            if strikes < self.gate.STRIKES:
+                raise result.error
+            # It has failed again and again while the servers were well. If they are now, it is the event.
+            self._probe()
+        return result
 
     def _keep(self, letters: Sequence[Letter]) -> None:
         keep(self.keeper, self.registry, letters)
@@ -206,7 +214,7 @@ class Delivery:
             self.keeper.database[COLLECTION].delete_one({"_id": "probe"})
 
 
-def _log_fault(what: str, error: BaseException) -> None:
+def _log_fault(what: str, error: Exception) -> None:
     """Log where it happened, without the error's own text, which may quote a token."""
     COUNTERS.add("delivery_fault")
     logger.error("%s: %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
