@@ -1,0 +1,91 @@
+"""Whatever a handler or a document does, the event is applied or a dead letter, and the others are applied."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kombu import Connection
+
+from cachekeeper.delivery.broker import DEAD_QUEUE, DELIVERY_LIMIT, QUEUE, dead_queue, work_queue
+from cachekeeper.delivery.publisher import Publisher
+from cachekeeper.settings import PublisherSettings
+from producers import UserLoggedOut, UserUpdated
+from tests.real.delivering import Site
+from tests.real.shop_of_faults import WentWrong
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachekeeper.embedded import Guardian, MongoServer, RedisServer
+    from tests.servers import RabbitServer
+
+SOON = 60.0
+TOKEN = "correct-horse-battery-staple"
+
+
+@pytest.fixture
+def site(guardian: Guardian, redis_server: RedisServer, mongo_server: MongoServer, database: str) -> Iterator[Site]:
+    """One Redis is everything here."""
+    modules = "producers,lookups,worker,tests.real.shop_of_faults"
+    site = Site(guardian, redis_server, redis_server, mongo_server, database, {"CACHEKEEPER_MODULES": modules})
+    yield site
+    site.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("raises", "LookupError"), ("exits", "SystemExit"), ("asks for what cannot be written", "OverflowError")],
+)
+def test_a_handler_that_goes_wrong(site: Site, how: str, error: str) -> None:
+    with site.working() as worker:
+        site.publish(UserLoggedOut(token_id="before"), WentWrong(how=how, token=TOKEN), UserLoggedOut(token_id="after"))
+        wait_until(lambda: site.letters, "a dead letter", SOON)
+        wait_until(lambda: site.client.exists("blocked:before", "blocked:after") == 2, "the others applied", SOON)
+        site.settle()
+        (letter,) = site.letters
+        assert letter["type"] == "went.wrong"
+        assert letter["error"] == error
+        assert letter["count"] == 1
+        assert "Traceback" in letter["traceback"]
+        assert json.loads(letter["body"])["token"] == TOKEN
+        assert TOKEN not in letter["reason"] + letter["traceback"] + worker.log.read_text()
+        assert site.held() == 0
+        assert worker.alive
+
+
+def test_a_damaged_document_fails_no_event(site: Site) -> None:
+    site.db["users"].insert_many([{"_id": 1, "name": 5, "version": 1}, {"_id": 2, "name": "Ada", "version": 1}])
+    with site.working() as worker:
+        site.publish(
+            UserUpdated(user_id="1", name="what the document does not say", version=1),
+            UserUpdated(user_id="2", name="Ada", version=1),
+            UserUpdated(user_id="3", name="nobody", version=1),
+        )
+        site.settle()
+        wait_until(lambda: site.client.get("user:2:name") == b"Ada", "the good one, warm", SOON)
+        assert not site.client.exists("user:1:name", "user:3:name")
+        assert site.letters == []
+        assert worker.alive
+
+
+def test_what_rabbitmq_gives_up_is_kept(rabbit_server: RabbitServer) -> None:
+    # A message that ends every worker that takes it.
+    publisher = Publisher(PublisherSettings(broker_url=rabbit_server.url))
+    with Connection(rabbit_server.url) as connection:
+        channel: Any = connection.default_channel
+        for queue in (work_queue(rabbit_server.url), dead_queue()):
+            queue(channel).declare()
+        for name in (QUEUE, DEAD_QUEUE):
+            channel.queue_purge(name)
+        publisher.publish(UserLoggedOut(token_id="deadly"))
+        publisher.close()
+        deliveries = 0
+        while (message := channel.basic_get(QUEUE)) is not None:
+            deliveries += 1
+            channel.basic_reject(message.delivery_tag, requeue=True)
+        assert deliveries == DELIVERY_LIMIT + 1
+        kept = wait_until(lambda: channel.basic_get(DEAD_QUEUE, no_ack=True), "the message among the dead", SOON)
+        assert json.loads(kept.body)[0][0][0]["token_id"] == "deadly"

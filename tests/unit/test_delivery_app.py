@@ -1,0 +1,157 @@
+"""The Celery application: what its configuration says, and that nothing else says otherwise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import celery
+import pytest
+from celery.app.defaults import DEFAULTS
+
+from cachekeeper.delivery.app import WorkerApp, _configuration, create_app
+from cachekeeper.delivery.broker import DELIVERY_LIMIT, TASK
+from cachekeeper.errors import SettingsError
+from cachekeeper.settings import PREFIX, Settings, WorkerSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+REDIS, RABBIT = "redis://broker:6379/1", "amqp://me:secret@broker//"
+
+
+def app_with(broker: str | None, **settings: Any) -> WorkerApp:
+    return create_app(
+        Settings(redis_url="redis://cache", mongodb_url="mongodb://db/shop", broker_url=broker, **settings)
+    )
+
+
+@pytest.mark.parametrize("broker", [REDIS, RABBIT])
+def test_every_setting_is_one_that_celery_knows(broker: str) -> None:
+    assert _configuration(broker).keys() - DEFAULTS.keys() == set()
+
+
+@pytest.mark.parametrize("broker", [REDIS, RABBIT])
+def test_a_message_is_acknowledged_late_and_nothing_but_json_is_read(broker: str) -> None:
+    conf = app_with(broker).conf
+    assert conf.task_acks_late
+    assert conf.accept_content == ["json"]
+    assert conf.task_ignore_result
+    assert conf.result_backend is None
+    assert conf.worker_send_task_events is False
+    assert conf.worker_pool == "threads"
+    assert conf.worker_concurrency * conf.worker_prefetch_multiplier == 16
+
+
+def test_a_worker_waits_for_its_broker_without_end() -> None:
+    conf = app_with(REDIS).conf
+    assert conf.broker_connection_retry
+    assert conf.broker_connection_retry_on_startup
+    assert conf.broker_connection_max_retries is None
+
+
+def test_redis_as_the_broker_redelivers_within_a_minute_or_so() -> None:
+    options = app_with(REDIS).conf.broker_transport_options
+    assert options["visibility_timeout"] == 60
+    assert options["unacked_restore_interval"] * options["unacked_restore_throttle"] <= 5
+
+
+def test_rabbitmq_keeps_the_events_in_a_quorum_queue_that_counts() -> None:
+    (queue,) = app_with(RABBIT).conf.task_queues
+    assert queue.name == "cachekeeper"
+    assert queue.queue_arguments["x-queue-type"] == "quorum"
+    assert queue.queue_arguments["x-delivery-limit"] == DELIVERY_LIMIT
+    assert queue.queue_arguments["x-dead-letter-routing-key"] == "cachekeeper.dead"
+    (queue,) = app_with(REDIS).conf.task_queues
+    assert not queue.queue_arguments
+
+
+def test_the_broker_of_another_application_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://elsewhere:6379/0")
+    app = app_with(REDIS)
+    for connection in (app.connection_for_read(), app.connection_for_write()):
+        assert connection.hostname == "broker"
+
+
+def test_a_process_keeps_its_own_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = celery.Celery("own")
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "there.is.none")  # a Celery application would take it up, and warn
+    app = app_with(REDIS)
+    assert celery.current_app.main == own.main
+    assert TASK in app.tasks
+    assert TASK not in own.tasks
+
+
+def test_a_worker_needs_a_broker_and_modules_that_are_there() -> None:
+    with pytest.raises(SettingsError, match="CACHEKEEPER_BROKER_URL"):
+        app_with(None)
+    with pytest.raises(SettingsError, match="there is no module 'nothing_here'"):
+        app_with(REDIS, modules=("nothing_here",))
+
+
+def celery_worker(**variables: str) -> subprocess.CompletedProcess[str]:
+    """`celery -A worker worker` with these variables and no others of ours."""
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
+    return subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker", "worker"],
+        cwd=ROOT,
+        env={**kept, **{PREFIX + name: value for name, value in variables.items()}},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+GOOD = {"REDIS_URL": "redis://cache", "MONGODB_URL": "mongodb://db/shop", "BROKER_URL": RABBIT}
+
+
+@pytest.mark.parametrize(
+    ("variables", "faults"),
+    [
+        ({}, ["REDIS_URL", "MONGODB_URL", "BROKER_URL"]),
+        ({**GOOD, "REDIS_URL": "cache", "LEASE_SECONDS": "soon"}, ["REDIS_URL", "LEASE_SECONDS"]),
+        ({**GOOD, "MONGODB_URL": "mongodb://db", "BROKER_URL": "kafka://x"}, ["MONGODB_URL", "BROKER_URL"]),
+        ({**GOOD, "MODULES": "lookups,nothing_here"}, ["MODULES"]),
+        ({**GOOD, "MODULES": "worker,producers"}, ["handler on_user_updated"]),
+    ],
+    ids=["none", "wrong", "two more", "no module", "modules that do not fit"],
+)
+def test_wrong_settings_end_it_at_once_by_name_and_without_a_traceback(
+    variables: dict[str, str], faults: list[str]
+) -> None:
+    done = celery_worker(**variables)
+    assert done.returncode not in {0, None}
+    assert "Traceback" not in done.stdout + done.stderr
+    for fault in faults:
+        assert (fault if " " in fault else PREFIX + fault) in done.stderr
+    for name in {"REDIS_URL", "MONGODB_URL", "BROKER_URL"} - set(faults):
+        assert PREFIX + name not in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_importing_the_worker_connects_to_nothing() -> None:
+    code = (
+        "import socket, threading\n"
+        "def refuse(*_): raise SystemExit('it connects')\n"
+        "socket.socket.connect = refuse\n"
+        "socket.getaddrinfo = refuse\n"
+        "import worker.celery\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+        "print(worker.celery.app.conf.worker_pool)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **{PREFIX + name: value for name, value in GOOD.items()}},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "threads"), done.stderr
+
+
+def test_the_settings_of_a_worker_are_all_settings() -> None:
+    assert set(WorkerSettings.model_fields) == set(Settings.model_fields)
