@@ -16,7 +16,8 @@ from tests.garbled import GARBLED, garbled
 @pytest.mark.parametrize(
     "before",
     [
-        1.5, "text", {"a": [1]}, [1, {"b": 2}], b"bytes", None, True, ObjectId("0" * 24), datetime(2026, 1, 1, tzinfo=UTC), Regex("a", "i"),
+        1.5, "text", {"a": [1]}, [1, {"b": 2}], b"bytes", None, True, ObjectId("0" * 24), Regex("a", "i"),
+        datetime(2026, 1, 1, tzinfo=UTC),
         7, 2**40, Timestamp(1, 2), Decimal128("1"), MinKey(), MaxKey(), Code("x"), Code("x", {"y": 1}), DBRef("a", 1),
     ],
     ids=repr,
