@@ -33,6 +33,17 @@ if TYPE_CHECKING:
 REGISTRY = load_registry(["producers", "lookups", "worker"])
 
 
+def remember_queue(broker: RedisServer | RabbitServer) -> None:
+    """Wait until a broker would know its queue after a SIGKILL.
+
+    RabbitMQ writes down the name of a quorum queue about a second after it was made, whatever it has confirmed by then;
+    a node that is killed earlier never elects a leader for that queue again.
+    """
+    if isinstance(broker, RabbitServer):
+        name, files = f"%2F_{QUEUE}".encode(), broker.data
+        wait_until(lambda: any(name in file.read_bytes() for file in files.rglob("names.dets")), "a queue on disk", 60)
+
+
 @dataclass
 class Site:
     """Where events are published, and what they lead to.

@@ -29,6 +29,8 @@ def on_went_wrong(event: WentWrong) -> Iterable[Command]:
             sys.exit(f"good-bye, {event.token}")
         case "asks for what cannot be written":
             yield Persist(SESSION, "s1", ({"$set": {"big": 2**70}},))
+        case "asks for what MongoDB refuses":
+            yield Persist(SESSION, "s1", ({"$there_is_no_such_stage": {}},))
 
 
 def register(registry: Registry) -> None:

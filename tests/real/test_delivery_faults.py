@@ -56,6 +56,22 @@ def test_a_handler_that_goes_wrong(site: Site, how: str, error: str) -> None:
         assert worker.alive
 
 
+def test_an_event_that_no_server_takes_holds_up_the_others_for_a_while_only(site: Site) -> None:
+    # It looks like an outage, but the servers are well, each time the worker asks them.
+    with site.working() as worker:
+        guilty = WentWrong(how="asks for what MongoDB refuses", token=TOKEN)
+        site.publish(UserLoggedOut(token_id="before"), guilty, UserLoggedOut(token_id="after"))
+        wait_until(lambda: site.letters, "a dead letter", SOON)
+        site.publish(UserLoggedOut(token_id="next"))
+        wait_until(lambda: site.client.exists("blocked:next"), "the next event applied", SOON)
+        (letter,) = site.letters
+        assert (letter["type"], letter["error"]) == ("went.wrong", "DatabaseUnavailable")
+        assert site.client.exists("blocked:before", "blocked:after") == 2
+        assert worker.log.read_text().count("stopped fetching events") == 8
+        assert worker.alive
+        site.settle()
+
+
 def test_a_damaged_document_fails_no_event(site: Site) -> None:
     site.db["users"].insert_many([{"_id": 1, "name": 5, "version": 1}, {"_id": 2, "name": "Ada", "version": 1}])
     with site.working() as worker:

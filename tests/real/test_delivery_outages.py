@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cachekeeper.embedded import MongoServer, RedisServer
-from producers import UserLoggedOut, UserUpdated
-from tests.real.delivering import Site
+from producers import UserLoggedOut
+from tests.real.delivering import Site, remember_queue
 from tests.servers import RabbitServer
 from tests.waiting import wait_until
 
@@ -168,6 +168,7 @@ def test_a_redis_that_refuses_writes_is_away(site: Site, worker: WorkerProcess) 
 def test_a_broker_that_restarts_is_found_again(site: Site, worker: WorkerProcess) -> None:
     site.publish(UserLoggedOut(token_id="old"))
     wait_until(lambda: site.client.exists("blocked:old"), "a worker that works", SOON)
+    remember_queue(site.broker)
     site.broker.restart(keep_data=True)
     site.publish(*logouts("restarted"))
     keys = [f"blocked:restarted{n}" for n in range(EVENTS)]
@@ -182,6 +183,7 @@ def test_a_broker_that_restarts_while_the_worker_waits_brings_it_nothing(site: S
         site.publish_each(*logouts("both"))
         wait_until(lambda: site.waiting() == EVENTS, "all events in the broker", SOON)
         wait_until(lambda: "stopped fetching events" in worker.log_tail(50), "a worker that waits", SOON)
+        remember_queue(site.broker)
         site.broker.restart(keep_data=True)
         wait_until(lambda: "Connection to broker lost" in worker.log_tail(200), "a worker without a broker", SOON)
         # It connects again, and answers; but it fetches nothing.
@@ -192,24 +194,3 @@ def test_a_broker_that_restarts_while_the_worker_waits_brings_it_nothing(site: S
     keys = [f"blocked:both{n}" for n in range(EVENTS)]
     wait_until(lambda: site.client.exists(*keys) == EVENTS, "all events applied", SOON)
     assert site.letters == []
-
-
-@one_broker
-def test_an_event_that_no_server_takes_holds_up_the_others_for_a_while_only(site: Site, worker: WorkerProcess) -> None:
-    # Somebody wrote something else where the metadata belongs: Redis is well, and refuses this one event for ever.
-    site.client.set("{user:guilty:name}:meta", "text")
-    site.publish(
-        UserLoggedOut(token_id="neighbour"),
-        UserUpdated(user_id="guilty", name="x", version=1),
-        UserLoggedOut(token_id="other-neighbour"),
-    )
-    wait_until(lambda: site.letters, "a dead letter", SOON)
-    site.publish(UserLoggedOut(token_id="next"))
-    wait_until(lambda: site.client.exists("blocked:next"), "the next event applied", SOON)
-    (letter,) = site.letters
-    assert letter["type"] == "user.updated"
-    assert letter["error"] == "CacheUnavailable"
-    assert site.client.exists("blocked:neighbour", "blocked:other-neighbour") == 2
-    assert worker.alive
-    wait_until(lambda: not site.waiting(), "an empty queue", SOON)
-    site.db["dead_letters"].delete_many({})

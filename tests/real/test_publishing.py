@@ -18,6 +18,7 @@ from cachekeeper.embedded import RedisServer
 from cachekeeper.errors import BrokerUnavailable
 from cachekeeper.settings import PublisherSettings
 from producers import UserDeleted, UserUpdated
+from tests.real.delivering import remember_queue
 from tests.servers import RabbitServer
 from tests.waiting import wait_until
 
@@ -51,6 +52,7 @@ def broker(_broker: RedisServer | RabbitServer) -> RedisServer | RabbitServer:
     if not _broker.alive:
         _broker.start()
     take(_broker)
+    remember_queue(_broker)
     return _broker
 
 
