@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
@@ -63,6 +64,8 @@ def create_app(settings: Settings, registry: Registry | None = None) -> WorkerAp
     app.delivery = Delivery(settings, registry)
     app.register_task(ApplyTask(app.delivery))
     app.steps["worker"].add(Servers)
+    # At DEBUG it writes whole commands, tokens included; `celery worker --loglevel debug` is not meant to ask for that.
+    logging.getLogger("pymongo.command").setLevel(logging.INFO)
     return app
 
 

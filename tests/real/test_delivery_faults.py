@@ -87,6 +87,17 @@ def test_a_damaged_document_fails_no_event(site: Site) -> None:
         assert worker.alive
 
 
+def test_no_log_shows_a_token_however_much_it_says(site: Site) -> None:
+    with site.working("--loglevel", "debug", "--concurrency", "2") as worker:
+        site.publish(UserLoggedOut(token_id=TOKEN, session_id=TOKEN), WentWrong(how="raises", token=TOKEN))
+        site.send_events([{"type": "user.logged_out", "token_id": TOKEN + " "}, {"type": TOKEN}])
+        site.send(TOKEN.encode(), {"task": "x", "id": "y"})
+        wait_until(lambda: len(site.letters) == 4, "four dead letters", SOON)
+        site.settle()
+        assert "Task cachekeeper.apply" in worker.log.read_text()  # it does say much
+        assert TOKEN not in worker.log.read_text()
+
+
 def test_what_rabbitmq_gives_up_is_kept(rabbit_server: RabbitServer) -> None:
     # A message that ends every worker that takes it.
     publisher = Publisher(PublisherSettings(broker_url=rabbit_server.url))
