@@ -17,7 +17,7 @@ demo: .venv/.set-up ## Start real servers, publish events, watch the cache follo
 	$(PYTHON) -m demo $(ARGS)
 
 test: .venv/.set-up ## Run all tests, on real servers too
-	$(PYTHON) -m pytest -n 2 $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: .venv/.set-up ## ruff: rules and format
 	$(PYTHON) -m ruff check .
