@@ -161,8 +161,8 @@ def test_a_token_is_free_only_if_somebody_knows(
             {"_id": "endless", "expires_at": None},
             {"_id": "future", "expires_at": LATER},
             {"_id": "beyond", "expires_at": DatetimeMS(2**62)},  # later than JavaScript's dates
-            {"_id": "within the leeway", "expires_at": JUST_NOW},
-            {"_id": "past", "expires_at": NOW - timedelta(seconds=90)},
+            {"_id": "within the leeway", "expires_at": datetime.now(UTC) - timedelta(seconds=5)},
+            {"_id": "past", "expires_at": datetime.now(UTC) - timedelta(seconds=90)},
         ]
     )
 
