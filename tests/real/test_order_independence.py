@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,7 +28,17 @@ from tests.shop import NO_REDIS, NOWHERE, QUICK, Shop, mutate
 if TYPE_CHECKING:
     from cachekeeper.keeper import Keeper
 
-LATER = datetime.now(UTC) + timedelta(minutes=10)
+
+@cache
+def later() -> datetime:
+    """A deadline ahead: one for a whole test, and of its own time, since the run of all tests may outlast it."""
+    return datetime.now(UTC) + timedelta(minutes=10)
+
+
+@pytest.fixture(autouse=True)
+def _a_deadline_of_its_own() -> None:
+    later.cache_clear()
+
 
 EVENTS: dict[str, Callable[[str], Command]] = {
     "1": lambda part: Write(USER_NAME, part, "name 1", 1),
@@ -35,7 +46,7 @@ EVENTS: dict[str, Callable[[str], Command]] = {
     "3": lambda part: Write(USER_NAME, part, "name 3", 3),
     "i": lambda part: Invalidate(USER_NAME, part),
     "x": lambda part: Expire(USER_NAME, part),
-    "l": lambda part: Expire(USER_NAME, part, LATER),
+    "l": lambda part: Expire(USER_NAME, part, later()),
 }
 
 # What a key and its metadata may be like before: the fields of M, and the value at K.
