@@ -62,6 +62,14 @@ class MongoServer(ServerProcess):
         """
         return pymongo.MongoClient(self.url, **options)
 
+    def direct_client(self, **options: Any) -> pymongo.MongoClient[dict[str, Any]]:
+        """A new client of this process alone, whatever its role; the caller closes it.
+
+        Args:
+            options: of `pymongo.MongoClient`.
+        """
+        return pymongo.MongoClient("127.0.0.1", self.port, directConnection=True, **options)
+
     def restart(self, *, keep_data: bool = True) -> None:
         """Kill it if it runs, and start it on the same port.
 
@@ -92,17 +100,16 @@ class MongoServer(ServerProcess):
 
     def _not_ready(self) -> str | None:
         try:
-            with pymongo.MongoClient[dict[str, Any]](
-                "127.0.0.1", self.port, directConnection=True, serverSelectionTimeoutMS=500, socketTimeoutMS=5000
-            ) as client:
-                return self._not_primary(client)
+            with self.direct_client(serverSelectionTimeoutMS=500, socketTimeoutMS=5000) as client:
+                # Two starts at once may choose the same port: one fails to bind, and this answer is the other's.
+                if client.admin.command({"serverStatus": 1, **_WITHOUT})["pid"] != self.pid:
+                    return f"port {self.port} is answered by another process"
+                return self._not_in_role(client)
         except PyMongoError as error:
             return str(error)
 
-    def _not_primary(self, client: pymongo.MongoClient[dict[str, Any]]) -> str | None:
-        # Two starts at once may choose the same port: one of them fails to bind, and this answer is the other's.
-        if client.admin.command({"serverStatus": 1, **_WITHOUT})["pid"] != self.pid:
-            return f"port {self.port} is answered by another process"
+    def _not_in_role(self, client: pymongo.MongoClient[dict[str, Any]]) -> str | None:
+        """Bring it nearer to what it shall be: None when it is that, else why not."""
         if client.admin.command("hello")["isWritablePrimary"]:
             return None
         try:

@@ -1,0 +1,244 @@
+"""A MongoDB replica set of three: real elections, a secondary that lags, and failovers that roll writes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import pymongo
+from pymongo.errors import PyMongoError
+
+from cachekeeper.embedded import FoundServer, Guardian, MongoServer
+from cachekeeper.embedded.mongo_server import REPLICA_SET
+
+MEMBERS = 3
+HEARTBEAT_SECONDS = 0.2
+PROBE_SECONDS = 0.02
+PATIENCE_SECONDS = 30.0
+# Where a secondary fetches what the primary wrote. (One that is only stopped from *applying*, `rsSyncApplyStop`, has
+# the writes already, and applies them before it takes over: nothing would ever be rolled back.)
+_FETCHING = "stopReplProducer"
+
+T = TypeVar("T")
+Client = pymongo.MongoClient[dict[str, Any]]
+
+
+class Member(MongoServer):
+    """One `mongod` of a set, ready when it answers. `pause` it (SIGSTOP), `resume`, `kill` and `restart` it as any."""
+
+    def _not_in_role(self, client: Client) -> str | None:  # noqa: ARG002  # its role is the set's to say
+        return None
+
+    def hello(self) -> dict[str, Any] | None:
+        """What it says of itself; None where it gives no answer within half a second."""
+        try:
+            with self.direct_client(serverSelectionTimeoutMS=500, socketTimeoutMS=500) as client:
+                return client.admin.command("hello")
+        except PyMongoError:
+            return None
+
+    def command(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Run a command on its database `admin`."""
+        with self.direct_client(serverSelectionTimeoutMS=5000) as client:
+            return client.admin.command(*arguments, **options)
+
+
+class ReplicaSet:
+    """Three members on free ports of 127.0.0.1. Use as a context, or call `start` and `close`.
+
+    A member that is killed or paused is replaced as primary about `election_seconds` later. Secondaries replicate from
+    the primary only, so that one which lags holds up nobody else.
+
+    Args:
+        guardian: ends the processes if this one cannot.
+        found: which program.
+        database: the database that `url` names.
+        election_seconds: how long the others do without a primary before they elect one.
+    """
+
+    def __init__(
+        self, guardian: Guardian, found: FoundServer, *, database: str = "shop", election_seconds: float = 1.0
+    ) -> None:
+        self.found = found
+        self.database = database
+        self.election_seconds = election_seconds
+        self.members = tuple(
+            Member(
+                guardian,
+                found,
+                parameters={"enableTestCommands": 1},
+                database=database,
+                name=f"mongodb-{number}",
+            )
+            for number in range(MEMBERS)
+        )
+
+    @property
+    def url(self) -> str:
+        """The URL that names the database given."""
+        return self.url_of(self.database)
+
+    def url_of(self, database: str) -> str:
+        """The URL of a database."""
+        hosts = ",".join(_host(member) for member in self.members)
+        return f"mongodb://{hosts}/{database}?replicaSet={REPLICA_SET}"
+
+    def client(self, **options: Any) -> Client:
+        """A new client; the caller closes it.
+
+        Args:
+            options: of `pymongo.MongoClient`.
+        """
+        return pymongo.MongoClient(self.url, **options)
+
+    def start(self) -> None:
+        """Start all members and wait for the first primary, and for the others to follow it.
+
+        Raises:
+            ServerFailed: one did not start; none is left running.
+        """
+        try:
+            for member in self.members:
+                member.start()
+            self.members[0].command(
+                "replSetInitiate",
+                {
+                    "_id": REPLICA_SET,
+                    "members": [{"_id": number, "host": _host(member)} for number, member in enumerate(self.members)],
+                    "settings": {
+                        "electionTimeoutMillis": round(self.election_seconds * 1000),
+                        "heartbeatIntervalMillis": round(HEARTBEAT_SECONDS * 1000),
+                        "chainingAllowed": False,
+                    },
+                },
+            )
+            self.await_in_step()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Kill all members. Idempotent."""
+        for member in self.members:
+            member.kill()
+
+    def primary(self) -> Member | None:
+        """The member that calls itself primary, in the latest term where several do; None where none does."""
+        said = [(member, hello) for member in self.members if member.alive and (hello := member.hello())]
+        primaries = [(hello["electionId"], member) for member, hello in said if hello["isWritablePrimary"]]
+        return max(primaries, key=lambda one: one[0])[1] if primaries else None
+
+    def secondaries(self) -> tuple[Member, ...]:
+        """The members that call themselves secondaries."""
+        return tuple(member for member in self.members if member.alive and (member.hello() or {}).get("secondary"))
+
+    def await_primary(self, *, other_than: Member | None = None, seconds: float = PATIENCE_SECONDS) -> Member:
+        """Wait for a primary.
+
+        Args:
+            other_than: the deposed one, which may still take itself for the primary.
+            seconds: how long.
+
+        Raises:
+            TimeoutError: there was none in time.
+        """
+
+        def look() -> Member | None:
+            found = self.primary()
+            return None if found is other_than else found
+
+        return _wait_for(look, "no primary", seconds)
+
+    def await_in_step(self, *, seconds: float = PATIENCE_SECONDS) -> Member:
+        """Wait until every member is up and has all that the primary has; returns the primary.
+
+        Raises:
+            TimeoutError: it was not so in time.
+        """
+
+        def look() -> Member | None:
+            primary = self.primary()
+            if primary is None or len(self.secondaries()) < MEMBERS - 1:
+                return None
+            applied = [_applied(member) for member in self.members]
+            return primary if applied.count(applied[0]) == MEMBERS else None
+
+        return _wait_for(look, "the members are not in step", seconds)
+
+    def step_down(self) -> Member:
+        """Have the primary hand over to a secondary; returns the new one.
+
+        Raises:
+            TimeoutError: nobody took over in time.
+        """
+        deposed = self.await_primary()
+        deposed.command("replSetStepDown", 3, secondaryCatchUpPeriodSecs=2)
+        return self.await_primary(other_than=deposed)
+
+    def lag(self, member: Member) -> None:
+        """Let a secondary fall behind: it answers reads, with what it has now, and takes no new writes in.
+
+        It still votes, and can be elected; then it is the primary, without what it has missed.
+        """
+        times = member.command("configureFailPoint", _FETCHING, mode="alwaysOn")["count"]
+        member.command("waitForFailPoint", _FETCHING, timesEntered=times + 1, maxTimeMS=round(PATIENCE_SECONDS * 1000))
+
+    def catch_up(self, member: Member) -> None:
+        """Undo `lag`; it is in step about a second later (see `await_in_step`)."""
+        member.command("configureFailPoint", _FETCHING, mode="off")
+
+    def roll_back(self, write: Callable[[Client], object]) -> Member:
+        """Force a failover that undoes what `write` does; returns the member that lost it, in step again.
+
+        The secondaries stop replicating; the primary takes the writes alone; it is killed; one of the others takes
+        over, without them; the old primary comes back and undoes them.
+
+        Args:
+            write: called with a client of the doomed primary, whose writes are acknowledged by it alone (`w: 1`). Only
+                while it runs can they be seen, by whoever does not ask for what a majority holds.
+
+        Raises:
+            TimeoutError: the set did not come back in time.
+        """
+        doomed = self.await_in_step()
+        others = self.secondaries()
+        try:
+            for other in others:
+                self.lag(other)
+            # Journaled: killed with the process, they would be lost, but not rolled back.
+            with doomed.direct_client(w=1, journal=True) as client:
+                write(client)
+            doomed.kill()
+        finally:
+            for other in others:
+                self.catch_up(other)
+        self.await_primary(other_than=doomed)
+        doomed.restart()
+        self.await_in_step()
+        return doomed
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _host(member: Member) -> str:
+    return f"127.0.0.1:{member.port}"
+
+
+def _applied(member: Member) -> Any:
+    """The time of the last write it has."""
+    return (member.hello() or {}).get("lastWrite", {}).get("opTime")
+
+
+def _wait_for(look: Callable[[], T | None], what_not: str, seconds: float) -> T:
+    deadline = time.monotonic() + seconds
+    while (found := look()) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what_not} after {seconds:g} s")
+        time.sleep(PROBE_SECONDS)
+    return found
