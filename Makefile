@@ -1,6 +1,6 @@
 # Works with GNU make 3.81 (macOS) and later. ARGS passes more arguments on: make test ARGS='tests/unit -x'
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types contracts check protocol bench clean
+.PHONY: help setup demo test lint format types contracts check protocol bench chaos clean
 
 PYTHON = .venv/bin/python
 ARGS =
@@ -40,6 +40,14 @@ protocol: .venv/.set-up ## Search all interleavings of the cache protocol (the w
 
 bench: .venv/.set-up ## Measure, print tables, write benchmarks/results/ and with it docs/figures.md
 	$(PYTHON) -m benchmarks $(ARGS); status=$$?; $(PYTHON) scripts/figures.py && exit $$status
+
+SEED = 1
+DURATION = 8
+RUNS = 1
+SERIES = outbox
+
+chaos: .venv/.set-up ## Faults while all is in use, every read checked: SEED=7 DURATION=60 RUNS=20 SERIES=all
+	$(PYTHON) -m benchmarks.chaos --seed $(SEED) --duration $(DURATION) --runs $(RUNS) --series $(SERIES) $(ARGS)
 
 clean: ## Remove .venv and everything built or cached
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

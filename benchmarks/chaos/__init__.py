@@ -1,0 +1,1 @@
+"""A fault-injection run on real servers, and the same run mutated: `make chaos SEED=7 DURATION=60`."""

@@ -1,0 +1,178 @@
+"""Faults, brought about."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import redis
+from pymongo.errors import PyMongoError
+
+from cachekeeper.embedded import ServerFailed, ServerProcess
+from cachekeeper.keys import key_of_meta
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.chaos.schedule import Fault
+    from benchmarks.chaos.stack import Stack
+
+_SPARE_BYTES = 32 * 1024  # beyond what is used, while maxmemory is small
+_SHUTDOWN_IN_PROGRESS = 91
+
+
+class _NotThereError(Exception):
+    """The process has ended by itself, and its supervisor has not started it again yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """A fault that came about.
+
+    Attributes:
+        fault: as scheduled.
+        began, ended: monotonic nanoseconds; the end is when what was killed runs again.
+        problem: why it did not; None where it did. (A flush of a server that is down is none.)
+    """
+
+    fault: Fault
+    began: int
+    ended: int
+    problem: str | None
+
+
+class Injector:
+    """Brings a schedule's faults about, each target's in a thread of its own.
+
+    Args:
+        stack: whose.
+        faults: which, and when.
+        seed: for what the schedule leaves open: which keys are dropped.
+    """
+
+    def __init__(self, stack: Stack, faults: Sequence[Fault], seed: int) -> None:
+        self._stack = stack
+        self._dice = random.Random(seed)
+        self._lock = threading.Lock()
+        self.injected: list[Injected] = []
+        self.failed: list[BaseException] = []
+        by_target: dict[str, list[Fault]] = {}
+        for fault in faults:
+            by_target.setdefault(fault.target, []).append(fault)
+        self._threads = [threading.Thread(target=self._run, args=(each,)) for each in by_target.values()]
+        self._began = 0.0
+
+    def start(self) -> None:
+        """The run has begun."""
+        self._began = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Wait until the last fault has ended. What failing reads have not used up is taken back.
+
+        Raises:
+            ServerFailed: what was killed did not start again.
+        """
+        for thread in self._threads:
+            thread.join()
+        for error in self.failed:
+            raise error
+        self._stack.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+    def _run(self, faults: Sequence[Fault]) -> None:
+        for fault in faults:
+            time.sleep(max(self._began + fault.at - time.monotonic(), 0))
+            began, problem = time.monotonic_ns(), None
+            try:
+                self._inject(fault)
+            except (redis.RedisError, PyMongoError, ServerFailed, _NotThereError) as error:
+                problem = type(error).__name__
+                if isinstance(error, ServerFailed):
+                    self.failed.append(error)
+                    return
+            with self._lock:
+                self.injected.append(Injected(fault, began, time.monotonic_ns(), problem))
+
+    def _inject(self, fault: Fault) -> None:
+        target, kind = fault.target, fault.kind
+        if target in self._stack.proxy.ports:
+            self._disturb(fault)
+        elif target == "keys":
+            self._forget(fault)
+        elif target == "reads":
+            self._spoil_reads(fault)
+        elif target == "events":
+            for writer in self._stack.writers:
+                writer.ask("again", (int(fault.amount), kind == "again-one-by-one"))
+        elif kind == "flush":
+            with self._stack.security.client(timeout=1) as client:
+                client.flushall()
+        else:
+            with self._stack.tending(target):
+                self._strike(fault, self._stack.process(target))
+
+    def _strike(self, fault: Fault, process: ServerProcess) -> None:
+        if fault.kind == "stop":
+            if not process.alive:
+                raise _NotThereError
+            process.pause()
+            time.sleep(fault.seconds)
+            process.resume()
+            return
+        process.kill()
+        time.sleep(fault.seconds)
+        if fault.kind == "lose":
+            process.restart(keep_data=False)
+        else:
+            process.start()
+
+    def _disturb(self, fault: Fault) -> None:
+        proxy, line = self._stack.proxy, fault.target
+        match fault.kind:
+            case "slow":
+                proxy.slow(line, fault.amount)
+                time.sleep(fault.seconds)
+                proxy.slow(line, 0)
+            case "stall":
+                proxy.stall(line, stalled=True)
+                time.sleep(fault.seconds)
+                proxy.stall(line, stalled=False)
+            case "cut":
+                proxy.cut(line)
+
+    def _forget(self, fault: Fault) -> None:
+        with self._stack.cache.client(timeout=1) as client:
+            if fault.kind == "flush":
+                client.flushall()
+            elif fault.kind == "squeeze":
+                used: Any = client.info("memory")
+                client.config_set("maxmemory", used["used_memory"] + _SPARE_BYTES)
+                for number in range(int(fault.amount)):
+                    client.set(f"ballast:{number}", "." * 1000, px=1000)
+                client.config_set("maxmemory", 0)
+            else:
+                metadata = fault.kind == "drop-metadata"
+                keys = [
+                    key
+                    for key in client.scan_iter(count=1000)
+                    if (key_of_meta(key.decode()) != key.decode()) is metadata
+                ]
+                if gone := [key for key in keys if self._dice.random() < fault.amount]:
+                    client.unlink(*gone)
+
+    def _spoil_reads(self, fault: Fault) -> None:
+        """Let finds of the product's clients take long, or fail."""
+        which: dict[str, Any] = {"failCommands": ["find"], "appName": "cachekeeper"}
+        admin = self._stack.client.admin
+        if fault.kind == "fail":
+            mode, more = {"times": int(fault.amount)}, {"errorCode": _SHUTDOWN_IN_PROGRESS}
+            admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": {**which, **more}})
+            return
+        slow = {"blockConnection": True, "blockTimeMS": int(fault.amount)}
+        admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": {**which, **slow}})
+        time.sleep(fault.seconds)
+        admin.command({"configureFailPoint": "failCommand", "mode": "off"})

@@ -1,0 +1,219 @@
+"""A TCP proxy that delays, stalls and cuts what goes through it, in a process of its own.
+
+Clients do not know of it: a process that is to be led through it maps the ports of the servers to those of the proxy
+(`detour`), below whatever its drivers have found out about hosts and ports.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import selectors
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CHUNK = 256 * 1024
+_LINGER = struct.pack("ii", 1, 0)  # a close that resets
+_detours: dict[int, int] = {}
+
+
+class _DetouredSocket(socket.socket):
+    def connect(self, address: Any, /) -> None:
+        if self.family == socket.AF_INET:
+            address = (address[0], _detours.get(address[1], address[1]))
+        super().connect(address)
+
+
+def detour(ports: Mapping[int, int]) -> None:
+    """From now on, connections of this process to these ports of 127.0.0.1 go to those given for them."""
+    _detours.clear()
+    _detours.update(ports)
+    socket.socket = _DetouredSocket  # type: ignore[misc]  # every driver makes its sockets of this name
+
+
+class Proxy:
+    """The handle on the proxy's process. Lines have names; each leads to one port.
+
+    Attributes:
+        ports: where each line listens, by name.
+    """
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other,), daemon=True, name="chaos-proxy")
+        self._process.start()
+        other.close()
+        self._lock = threading.Lock()
+        self.ports: dict[str, int] = {}
+
+    def lead(self, line: str, port: int) -> int:
+        """Open a line to a port of 127.0.0.1, or let one that is open lead there from now on; where it listens."""
+        self.ports[line] = self._ask("lead", line, port)
+        return self.ports[line]
+
+    def slow(self, line: str, milliseconds: float) -> None:
+        """Let everything take so much longer, in each direction; 0 ends it."""
+        self._ask("slow", line, milliseconds)
+
+    def stall(self, line: str, *, stalled: bool) -> None:
+        """Let nothing through, and lose nothing, until told otherwise."""
+        self._ask("stall", line, stalled)
+
+    def cut(self, line: str) -> None:
+        """Reset every connection, with what is under way."""
+        self._ask("cut", line, None)
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join(5)
+        self._process.kill()
+
+    def _ask(self, verb: str, line: str, value: float | None) -> int:
+        with self._lock:
+            self._pipe.send((verb, line, value))
+            answer: int = self._pipe.recv()
+        return answer
+
+
+class _Line:
+    """One line: its listener, and how it is now."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.listener.settimeout(0)
+        self.delay = 0.0
+        self.stalled = False
+        self.ends: set[_End] = set()
+
+
+class _End:
+    """One of the two ends of a connection, with what is on its way to it."""
+
+    def __init__(self, line: _Line, sock: socket.socket) -> None:
+        self.line = line
+        self.sock = sock
+        self.waiting: deque[tuple[float, bytes]] = deque()
+        self.other: _End = self
+
+
+class _Server:
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._lines: dict[str, _Line] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(pipe, selectors.EVENT_READ, None)
+        self._late: set[_End] = set()  # those to which something is on its way
+
+    def run(self) -> None:
+        while True:
+            for key, _ in self._selector.select(0.001 if self._late else None):
+                if key.data is None:
+                    if not self._obey():
+                        return
+                elif isinstance(key.data, _Line):
+                    self._accept(key.data)
+                else:
+                    self._read(key.data)
+            for end in list(self._late):
+                self._write(end)
+
+    def _obey(self) -> bool:
+        try:
+            verb, name, value = self._pipe.recv()
+        except (EOFError, OSError):
+            return False
+        if verb == "lead" and name not in self._lines:
+            line = self._lines[name] = _Line(value)
+            self._selector.register(line.listener, selectors.EVENT_READ, line)
+        line = self._lines[name]
+        match verb:
+            case "lead":
+                line.target = value
+            case "slow":
+                line.delay = value / 1000
+            case "stall":
+                line.stalled = value
+            case "cut":
+                for end in list(line.ends):
+                    self._close(end)
+        self._pipe.send(line.listener.getsockname()[1])
+        return True
+
+    def _accept(self, line: _Line) -> None:
+        try:
+            near, _ = line.listener.accept()
+        except OSError:
+            return
+        try:
+            far = socket.create_connection(("127.0.0.1", line.target), timeout=1)
+        except OSError:  # the server is down: so is the line
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
+            near.close()
+            return
+        one, two = _End(line, near), _End(line, far)
+        one.other, two.other = two, one
+        for end in (one, two):
+            end.sock.settimeout(0)
+            end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line.ends.add(end)
+            self._selector.register(end.sock, selectors.EVENT_READ, end)
+
+    def _read(self, end: _End) -> None:
+        if end not in end.line.ends:
+            return  # closed since the selector found it
+        try:
+            data = end.sock.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close(end)
+            return
+        to = end.other
+        to.waiting.append((time.monotonic() + end.line.delay, data))
+        self._late.add(to)
+        self._write(to)
+
+    def _write(self, end: _End) -> None:
+        now = time.monotonic()
+        while end.waiting and not end.line.stalled and end.waiting[0][0] <= now:
+            due, data = end.waiting.popleft()
+            try:
+                sent = end.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._close(end)
+                return
+            if sent < len(data):
+                end.waiting.appendleft((due, data[sent:]))
+                return
+        if not end.waiting:
+            self._late.discard(end)
+
+    def _close(self, end: _End) -> None:
+        for each in (end, end.other):
+            self._late.discard(each)
+            each.waiting.clear()
+            if each in each.line.ends:
+                each.line.ends.remove(each)
+                self._selector.unregister(each.sock)
+                with suppress(OSError):
+                    each.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
+                each.sock.close()
+
+
+def _serve(pipe: Connection) -> None:
+    _Server(pipe).run()

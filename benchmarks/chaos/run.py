@@ -1,0 +1,239 @@
+"""One run: writers, readers and faults for a while, then the drain, the sweep, and the verdict."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.chaos import workload as load
+from benchmarks.chaos.checker import Checker, Verdict, Violation
+from benchmarks.chaos.faults import Injected, Injector
+from benchmarks.chaos.schedule import Series, Station, schedule
+from benchmarks.chaos.spy import read_acks
+from benchmarks.chaos.workload import Change, Kind, Read
+from cachekeeper.auditing import audit
+from cachekeeper.keeper import Keeper
+from cachekeeper.keys import meta_key
+from cachekeeper.settings import Settings
+from lookups import BLOCKED, SEARCH, SESSION, USER_NAME
+from producers import UserUpdated, outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from benchmarks.chaos.stack import Stack
+    from benchmarks.chaos.workload import Ack
+
+DRAIN_SECONDS = 40.0
+_RATE_OF_READS = 800.0  # a second and reader
+_RATE_OF_CHANGES = 40.0  # a second and writer
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The figures of one run, as they are stored.
+
+    Attributes:
+        seed, series, broker, duration: of the run.
+        operations: changes that were committed, and reads that had an answer.
+        reads, reads_after_ack: those that were checked, and those of keys with an acknowledged version among them.
+        faults: how many of each kind came about.
+        errors: reads without an answer, by the type of the error.
+        stale, wrong_key, stuck, lost, untyped, dead_letters: how often a promise was broken.
+        ended: processes that ended by themselves, and were started again.
+        staleness: the longest from a commit to the last read of an older version, seconds.
+        recovery: from the end of the last fault until everything was applied, seconds.
+        seconds: that the run took, all told.
+    """
+
+    seed: int
+    series: str
+    broker: str
+    duration: float
+    operations: int
+    changes: int
+    reads: int
+    reads_after_ack: int
+    faults: dict[str, int]
+    errors: dict[str, int]
+    stale: int
+    wrong_key: int
+    stuck: int
+    lost: int
+    untyped: int
+    dead_letters: int
+    ended: list[str]
+    staleness: float
+    recovery: float
+    seconds: float
+
+    @property
+    def clean(self) -> bool:
+        """Whether every promise was kept."""
+        return not (self.stale or self.wrong_key or self.stuck or self.lost or self.untyped or self.dead_letters)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A run's figures, and all that an explanation needs."""
+
+    row: Row
+    violations: list[Violation]
+    checker: Checker
+    reads: list[Read]
+    injected: list[Injected]
+    began: int
+
+
+def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
+    """Let a run take place, and judge it."""
+    entered, ended = time.monotonic(), len(stack.ended)
+    tag = f"{seed}x"
+    stack.move(station)
+    _clean(stack)
+    stack.new_acks()
+    injector = Injector(stack, schedule(seed, duration, station), seed)
+    began = time.monotonic_ns()
+    for writer in stack.writers:
+        writer.ask("begin", (tag, seed, _RATE_OF_CHANGES))
+    for reader in stack.readers:
+        reader.ask("begin", (tag, seed, _RATE_OF_READS))
+    injector.start()
+    time.sleep(duration)
+    injector.join()
+    healed = time.monotonic()
+    changes, troubles = _end_writers(stack)
+    problem = _drain(stack, tag, station)
+    recovered = time.monotonic()
+    reads = _end_readers(stack)
+    verdict, checker = _judge(stack, tag, changes, reads)
+    violations = verdict.violations
+    violations += [Violation("lost", ("", ""), None, problem)] if problem else []
+    violations += [Violation("error", ("", ""), None, f"a writer failed: {each}") for each in troubles]
+    violations += [Violation("stuck", ("", key), None, "is not what MongoDB has") for key in _stuck(stack, tag)]
+    letters = stack.database["dead_letters"].count_documents({})
+    row = Row(
+        seed=seed,
+        series=station.series,
+        broker="rabbitmq" if station.rabbit else "redis",
+        duration=duration,
+        operations=verdict.checked + sum(change.committed is not None for change in changes),
+        changes=sum(change.committed is not None for change in changes),
+        reads=verdict.checked,
+        reads_after_ack=verdict.checked_after,
+        faults=_counted(injector.injected),
+        errors=dict(sorted(verdict.errors.items())),
+        stale=verdict.count("stale"),
+        wrong_key=verdict.count("wrong"),
+        stuck=verdict.count("stuck"),
+        lost=verdict.count("lost"),
+        untyped=verdict.count("error"),
+        dead_letters=letters,
+        ended=stack.ended[ended:],
+        staleness=round(verdict.staleness, 3),
+        recovery=round(recovered - healed, 3),
+        seconds=round(time.monotonic() - entered, 3),
+    )
+    return Outcome(row, violations, checker, reads, injector.injected, began)
+
+
+def as_stored(row: Row) -> dict[str, Any]:
+    """The row as JSON has it."""
+    return asdict(row)
+
+
+def _clean(stack: Stack) -> None:
+    """No trace of the run before: its documents would make searches slow."""
+    stack.forget_messages()
+    for collection in ("users", "products", "sessions", "blocked_tokens", "dead_letters", "audit"):
+        stack.database[collection].delete_many({})
+    for server in (stack.cache, stack.security):
+        with server.client() as client:
+            client.flushall()
+
+
+def _end_writers(stack: Stack) -> tuple[list[Change], list[str]]:
+    changes: list[Change] = []
+    troubles: list[str] = []
+    for writer in stack.writers:
+        writer.tell("end")
+    for writer in stack.writers:
+        noted, problems = writer.answer()
+        changes += [Change(*change) for change in noted]
+        troubles += problems
+    return changes, troubles
+
+
+def _end_readers(stack: Stack) -> list[Read]:
+    reads: list[Read] = []
+    for reader in stack.readers:
+        reader.tell("end")
+    for reader in stack.readers:
+        reads += [Read(*read) for read in reader.answer()]
+    return reads
+
+
+def _drain(stack: Stack, tag: str, station: Station) -> str | None:
+    """Wait until everything that was committed has been applied; what is left, or None.
+
+    A last event goes the way of all: where the change stream makes them, none before it is still to come.
+    """
+    mark = f"{tag}mark"
+    users = stack.database["users"]
+    with stack.client.start_session() as session, session.start_transaction():
+        users.insert_one({"_id": mark, "name": mark, "version": 1}, session=session)
+        if station.series is not Series.STREAM:
+            outbox.add(stack.database, session, UserUpdated(user_id=mark, name=mark, version=1))
+    key = USER_NAME.template.key(mark)
+    give_up = time.monotonic() + DRAIN_SECONDS
+    with stack.cache.client() as client:
+        while not client.exists(key, meta_key(key)):
+            if time.monotonic() > give_up:
+                return "the last event was not applied in time"
+            time.sleep(0.02)
+    while left := stack.database["outbox"].count_documents({}):
+        if time.monotonic() > give_up:
+            return f"{left} events are still in the outbox"
+        time.sleep(0.02)
+    while left := stack.waiting():
+        if time.monotonic() > give_up:
+            return f"{left} messages are still in the broker"
+        time.sleep(0.02)
+    return None
+
+
+def _judge(stack: Stack, tag: str, changes: list[Change], reads: list[Read]) -> tuple[Verdict, Checker]:
+    """First the reads of the run, then one more of everything, which must show the last of all changes."""
+    acks: Iterable[Ack] = read_acks(stack.new_acks())
+    checker = Checker(tag, changes, acks)
+    checker.check_lost()
+    keys = dict.fromkeys((change.kind, change.key) for change in changes if change.kind != Kind.PRODUCT)
+    wanted = [*keys, *((Kind.SEARCH, text) for text in load.TEXTS)]
+    last = [Read(*read) for read in stack.readers[0].ask("sweep", wanted)]
+    checker.check([*reads, *last])
+    checker.verdict.violations += [
+        Violation("stuck", (read.kind, read.key), read, f"a last read, with nothing going on: {read.error}")
+        for read in last
+        if read.error is not None
+    ]
+    return checker.verdict, checker
+
+
+def _stuck(stack: Stack, tag: str) -> list[str]:
+    """Keys of this run whose value is not what MongoDB has."""
+    settings = Settings(redis_url=stack.cache.url, security_redis_url=stack.security.url, mongodb_url=stack.mongo.url)
+    keeper = Keeper(settings)
+    try:
+        found = [audit(keeper, view, grace=0.5, looks=6) for view in (USER_NAME, SESSION, SEARCH, BLOCKED)]
+    finally:
+        keeper.close()
+    wrong = [key for each in found for key in (*each.wrong, *each.unsettled)]
+    # A copy of an event of the run before may still have been in some worker's hands when its documents were removed.
+    return [key for key in wrong if key.startswith(SEARCH.template.prefix) or f":{tag}" in key]
+
+
+def _counted(injected: Iterable[Injected]) -> dict[str, int]:
+    counts = Counter(f"{each.fault.target} {each.fault.kind}" for each in injected if each.problem is None)
+    return dict(sorted(counts.items()))

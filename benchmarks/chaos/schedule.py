@@ -1,0 +1,154 @@
+"""Which fault comes when: a pure function of seed, duration and station, so that a seed replays it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Series(StrEnum):
+    """How changes become events, and on which MongoDB."""
+
+    OUTBOX = "outbox"
+    STREAM = "stream"
+    REPLICAS = "replicas"
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """Where a run takes place.
+
+    Attributes:
+        series: how changes become events.
+        rabbit: whether RabbitMQ is the broker; else a Redis with an append-only file, written at every command.
+    """
+
+    series: Series
+    rabbit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        at: seconds from the begin of the run.
+        target: what it happens to.
+        kind: what happens.
+        seconds: how long it lasts; 0 for what is over at once.
+        amount: milliseconds, a count or a share: what the kind says.
+    """
+
+    at: float
+    target: str
+    kind: str
+    seconds: float = 0.0
+    amount: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One kind of fault of a target: how likely beside the others, how long, how much."""
+
+    name: str
+    weight: float
+    seconds: tuple[float, float] = (0.0, 0.0)
+    amount: tuple[float, float] = (0.0, 0.0)
+
+
+_PROCESS = (_Kind("kill", 1, (0.05, 0.6)), _Kind("stop", 2, (0.2, 1.5)))
+_LINES = (
+    _Kind("slow", 4, (0.4, 1.5), (2, 60)),
+    _Kind("stall", 1, (0.1, 0.9)),
+    _Kind("cut", 2),
+)
+_CLEAR = 0.3  # seconds between two faults of one target
+_FIRST = 0.4  # seconds before the first
+_QUIET = 0.5  # seconds without a new one at the end
+
+LINES = tuple(f"{who}-{server}" for who in ("readers", "workers") for server in ("cache", "security", "mongo"))
+"""The connections that go through the proxy."""
+
+
+def _targets(station: Station) -> dict[str, tuple[float, tuple[_Kind, ...]]]:
+    """By target: mean seconds between two faults, and the kinds."""
+    broker = (
+        (_Kind("kill", 1, (0.1, 0.4)), _Kind("stop", 5, (0.2, 1.5)))
+        if station.rabbit
+        else (_Kind("kill", 3, (0.1, 0.6)), _Kind("stop", 4, (0.2, 1.5)), _Kind("lose", 2, (0.1, 0.4)))
+    )
+    targets: dict[str, tuple[float, tuple[_Kind, ...]]] = {
+        "worker0": (9, _PROCESS),
+        "worker1": (9, _PROCESS),
+        "relay": (15, _PROCESS),
+        "broker": (14, broker),
+        "cache": (8, (_Kind("kill", 3, (0.05, 0.6)), _Kind("stop", 2, (0.1, 0.8)))),
+        "security": (12, (_Kind("kill", 3, (0.05, 0.6)), _Kind("stop", 2, (0.1, 0.8)), _Kind("flush", 3))),
+        # What the cache forgets: everything, what a small maxmemory drives out, or values and metadata one by one.
+        "keys": (
+            0.5,
+            (
+                _Kind("flush", 1),
+                _Kind("squeeze", 1, amount=(50, 400)),
+                _Kind("drop-values", 4, amount=(0.2, 1)),
+                _Kind("drop-metadata", 3, amount=(0.2, 1)),
+            ),
+        ),
+        "reads": (1.5, (_Kind("slow", 5, (0.3, 1.2), (5, 250)), _Kind("fail", 2, amount=(1, 12)))),
+        "events": (0.6, (_Kind("again", 3, amount=(5, 60)), _Kind("again-one-by-one", 1, amount=(3, 12)))),
+    }
+    if station.series is Series.STREAM:
+        targets["stream"] = (8, _PROCESS)
+    if station.series is Series.REPLICAS:
+        targets["set"] = (5, (_Kind("step-down", 2), _Kind("stop-primary", 1, (1.0, 2.0)), _Kind("rollback", 2)))
+    else:
+        targets["mongo"] = (12, (_Kind("kill", 1, (0.05, 0.5)), _Kind("stop", 2, (0.2, 1.2))))
+    for line in LINES:
+        targets[line] = (5, _LINES)
+    return targets
+
+
+def schedule(seed: int, duration: float, station: Station) -> tuple[Fault, ...]:
+    """The faults of one run, in order of time. Those of one target never overlap.
+
+    Args:
+        seed: the run's.
+        duration: seconds that the run lasts.
+        station: where it takes place.
+    """
+    faults: list[Fault] = []
+    for target, (gap, kinds) in _targets(station).items():
+        dice = random.Random(f"{seed} {duration:g} {station.series} {station.rabbit} {target}")
+        at = _FIRST + dice.expovariate(1 / gap)
+        while at < duration - _QUIET:
+            kind = dice.choices(kinds, [each.weight for each in kinds])[0]
+            # Rather short than long: with the square most are near the lower end.
+            seconds, amount = (low + (high - low) * dice.random() ** 2 for low, high in (kind.seconds, kind.amount))
+            seconds = min(seconds, max(duration - _QUIET - at, kind.seconds[0]))
+            faults.append(Fault(round(at, 3), target, kind.name, round(seconds, 3), round(amount, 3)))
+            at += seconds + _CLEAR + dice.expovariate(1 / gap)
+    return tuple(sorted(faults, key=lambda fault: (fault.at, fault.target)))
+
+
+_TURN = 10  # runs that follow one another at one station: moving costs some seconds
+
+
+def station_of(seed: int, series: str) -> Station:
+    """Where the run with this seed takes place.
+
+    Args:
+        seed: the run's.
+        series: the name of one, or `all` for all of them in turn.
+    """
+    turn = seed // _TURN
+    if series == "all":
+        stations = (
+            Station(Series.OUTBOX),
+            Station(Series.STREAM),
+            Station(Series.OUTBOX, rabbit=True),
+            Station(Series.REPLICAS),
+        )
+        return stations[turn % len(stations)]
+    # One turn in four with RabbitMQ.
+    return Station(Series(series), rabbit=turn % 4 == 3)

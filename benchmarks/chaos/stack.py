@@ -1,0 +1,324 @@
+"""The servers and processes of a series. They stay up from run to run; what a run's faults ended is started again."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.chaos import readers, spy, upstream, workload
+from benchmarks.chaos.proxy import Proxy
+from benchmarks.chaos.schedule import LINES, Series, Station
+from cachekeeper.delivery.broker import QUEUE
+from cachekeeper.embedded import Guardian, MongoServer, RedisServer, ServerProcess, find_mongod, find_redis
+from cachekeeper.embedded.worker_process import WorkerProcess
+from tests.servers import RabbitServer, find_rabbitmq
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+
+    from cachekeeper.embedded import FoundServer
+
+DATABASE = "chaos"
+TIMES: Mapping[str, float] = {
+    "redis_timeout_seconds": 0.3,
+    "load_timeout_seconds": 1.0,
+    "lookup_timeout_seconds": 2.5,
+    "lease_seconds": 2.0,
+    "negative_ttl_seconds": 5.0,
+    "outbox_retry_seconds": 0.5,
+}
+"""Settings of all processes: short, so that a run meets many of these limits."""
+
+
+class Worker(WorkerProcess):
+    """Started, and not waited for: whatever it is to talk to may be away at that moment."""
+
+    def _not_ready(self) -> str | None:
+        return None
+
+
+class Command(ServerProcess):
+    """`cachekeeper relay` or `cachekeeper stream`."""
+
+    listens = False
+
+    def __init__(self, guardian: Guardian, command: str, environment: Mapping[str, str], directory: Path) -> None:
+        super().__init__(guardian, command, directory=directory)
+        self._verb = command
+        self._variables = worker_environment(environment)
+
+    def _command(self) -> Sequence[str]:
+        return [str(Path(sys.executable).with_name("cachekeeper")), self._verb]
+
+    def _environment(self) -> Mapping[str, str]:
+        return self._variables
+
+    def _not_ready(self) -> str | None:
+        return None
+
+
+class Remote:
+    """A reader or writer process, to which one talks through a pipe."""
+
+    def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe: Connection
+        self._pipe, other = context.Pipe()
+        self._lock = threading.Lock()
+        self._process = context.Process(target=target, args=(other, *arguments), daemon=True)
+        self._process.start()
+        other.close()
+
+    def ask(self, verb: str, argument: object = None) -> Any:
+        """Have it do something, and wait for the answer."""
+        self.tell(verb, argument)
+        return self.answer()
+
+    def tell(self, verb: str, argument: object = None) -> None:
+        """Have it do something; `answer` is to follow."""
+        self._lock.acquire()
+        self._pipe.send((verb, argument))
+
+    def answer(self) -> Any:
+        """What it answered."""
+        try:
+            return self._pipe.recv()
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """End it."""
+        self._pipe.close()
+        self._process.join(5)
+        self._process.kill()
+
+
+class Stack:
+    """All of it.
+
+    Args:
+        mutant: what workers and readers swap for something known to be bad.
+
+    Attributes:
+        directory: logs and journals, until `close`.
+        ended: processes that ended by themselves, and how; each was started again.
+    """
+
+    def __init__(self, mutant: str | None = None) -> None:
+        self.mutant = mutant
+        self.guardian = Guardian()
+        self.directory = self.guardian.directory()
+        self.journals = self.directory / "journals"
+        self.journals.mkdir()
+        self._rabbit: RabbitServer | None = None
+        self._station: Station | None = None
+        self._processes: dict[str, ServerProcess] = {}
+        self._offsets: dict[Path, int] = {}
+        self._tended: dict[str, threading.Lock] = {}
+        self._closing = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True, name="supervisor")
+        self.ended: list[str] = []
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        redis, guardian, logs = find_redis(), self.guardian, self.directory
+        self.proxy = Proxy()
+        small = {"maxmemory-policy": "allkeys-random"}
+        self.cache = RedisServer(guardian, redis, config=small, name="cache", directory=logs, data=logs / "cache")
+        self.security = RedisServer(guardian, redis, name="security", directory=logs, data=logs / "security")
+        durable = {"appendonly": "yes", "appendfsync": "always"}
+        self.redis_broker = RedisServer(
+            guardian, redis, config=durable, name="broker", directory=logs, data=logs / "broker"
+        )
+        self.mongo = MongoServer(
+            guardian,
+            find_mongod(),
+            # What may be made to fail, and how soon a transaction of a client that is gone makes way.
+            parameters={"enableTestCommands": 1, "transactionLifetimeLimitSeconds": 5},
+            database=DATABASE,
+            name="mongodb",
+            directory=logs,
+            data=logs / "mongodb",
+        )
+        for server in (self.cache, self.security, self.redis_broker, self.mongo):
+            server.start()
+        self.board = multiprocessing.get_context("spawn").RawArray("q", workload.BOARD)
+        self.readers = [Remote(readers.serve, self.board, index, self.mutant) for index in range(workload.READERS)]
+        self.writers = [Remote(upstream.serve, self.board, index) for index in range(workload.WRITERS)]
+
+        self._supervisor.start()
+
+    @property
+    def broker(self) -> RedisServer | RabbitServer:
+        """The broker of the station."""
+        if self._station is not None and self._station.rabbit and self._rabbit is not None:
+            return self._rabbit
+        return self.redis_broker
+
+    @property
+    def found(self) -> list[FoundServer]:
+        """The programs, with their versions."""
+        rabbit = [] if self._rabbit is None else [self._rabbit.found]
+        return [self.cache.found, self.mongo.found, *rabbit]
+
+    def move(self, station: Station) -> None:
+        """Bring workers, readers and writers to a station, unless they are there."""
+        if station == self._station:
+            return
+        self._end_processes()
+        self._station = station
+        if station.rabbit and self._rabbit is None:
+            self._rabbit = RabbitServer(self.guardian, find_rabbitmq())
+            self._rabbit.start()
+        self.client = self.mongo.client(tz_aware=True)
+        self.database = self.client[DATABASE]
+        for collection in ("users", "products", "sessions", "blocked_tokens"):
+            self.database.drop_collection(collection)
+            self.database.create_collection(collection, changeStreamPreAndPostImages={"enabled": True})
+        for collection in ("outbox", "change_streams", "dead_letters", "audit"):
+            self.database.drop_collection(collection)
+        # Made before any transaction is under way, of which MongoDB would else ask that it be run again.
+        self.database["outbox"].create_index("due_at")
+        settings = {
+            "redis_url": self.cache.url,
+            "security_redis_url": self.security.url,
+            "mongodb_url": self.mongo.url,
+            "broker_url": self.broker.url,
+            **TIMES,
+        }
+        for reader in self.readers:
+            reader.ask("move", (settings, self._lines("readers")))
+        for writer in self.writers:
+            writer.ask("move", (station.series, settings))
+        self._start_processes({f"CACHEKEEPER_{name}".upper(): str(value) for name, value in settings.items()})
+
+    def _lines(self, who: str) -> dict[int, int]:
+        servers = {"cache": self.cache.port, "security": self.security.port, "mongo": self.mongo.port}
+        return {
+            port: self.proxy.lead(f"{who}-{server}", port)
+            for server, port in servers.items()
+            if f"{who}-{server}" in LINES
+        }
+
+    def _start_processes(self, environment: Mapping[str, str]) -> None:
+        spied = {
+            **environment,
+            "CACHEKEEPER_MODULES": f"producers,lookups,worker,{spy.__name__}",
+            spy.JOURNAL: str(self.journals),
+            spy.PORTS: json.dumps(self._lines("workers")),
+            **({} if self.mutant is None else {spy.MUTANT: self.mutant}),
+        }
+        for index in range(2):
+            name = f"worker{index}"
+            alone = ("-n", f"{name}@chaos", "--without-mingle", "--without-gossip")
+            self._begin(name, Worker(self.guardian, spied, arguments=alone, name=name, directory=self.directory))
+        verbs = ["relay", *(["stream"] if self._station and self._station.series is Series.STREAM else [])]
+        for verb in verbs:
+            self._begin(verb, Command(self.guardian, verb, environment, self.directory))
+
+    def _begin(self, name: str, process: ServerProcess) -> None:
+        with self.tending(name):
+            process.start()
+            self._processes[name] = process
+
+    def _end_processes(self) -> None:
+        for name, process in list(self._processes.items()):
+            with self.tending(name):
+                del self._processes[name]
+                process.kill()
+
+    def process(self, target: str) -> ServerProcess:
+        """A server or process by the name that faults know."""
+        servers: dict[str, ServerProcess] = {
+            "cache": self.cache,
+            "security": self.security,
+            "mongo": self.mongo,
+            "broker": self.broker,
+            **self._processes,
+        }
+        return servers[target]
+
+    @contextmanager
+    def tending(self, target: str) -> Iterator[None]:
+        """Keep the supervisor off a process meanwhile."""
+        with self._tended.setdefault(target, threading.Lock()):
+            yield
+
+    def _supervise(self) -> None:
+        """Start again what has ended by itself, as whatever runs such processes in production does."""
+        while not self._closing.wait(0.1):
+            for name, process in list(self._processes.items()):
+                lock = self._tended.setdefault(name, threading.Lock())
+                if lock.acquire(blocking=False):
+                    try:
+                        if self._processes.get(name) is process and not process.alive:
+                            self.ended.append(f"{name} {process.exit_text}")
+                            process.start()
+                    finally:
+                        lock.release()
+
+    def waiting(self) -> int:
+        """Messages that wait in the broker's queue."""
+        if isinstance(self.broker, RabbitServer):
+            from kombu import Connection as Broker  # noqa: PLC0415  (takes long to import)
+
+            with Broker(self.broker.url) as connection:
+                channel: Any = connection.default_channel
+                return int(channel.queue_declare(QUEUE, passive=True).message_count)
+        with self.broker.client() as client:
+            return int(client.llen(QUEUE))
+
+    def new_acks(self) -> str:
+        """What workers have noted since the last call."""
+        texts = []
+        for path in sorted(self.journals.iterdir()):
+            with path.open() as file:
+                file.seek(self._offsets.get(path, 0))
+                texts.append(file.read())
+                self._offsets[path] = file.tell()
+        return "".join(texts)
+
+    def forget_messages(self) -> None:
+        """Empty the broker, unacknowledged messages included: those of one run are no concern of the next."""
+        if isinstance(self.broker, RedisServer):
+            with self.broker.client() as client:
+                client.delete(QUEUE, "unacked", "unacked_index")
+
+    def keep_logs(self) -> Path:
+        """Copy logs and journals to a directory that stays."""
+        kept = Path(tempfile.mkdtemp(prefix="cachekeeper-chaos-"))
+        for path in [*self.directory.glob("*.log"), *self.journals.iterdir()]:
+            shutil.copy(path, kept)
+        return kept
+
+    def close(self) -> None:
+        """End everything."""
+        self._closing.set()
+        if self._supervisor.is_alive():
+            self._supervisor.join()
+        for remote in (*getattr(self, "readers", ()), *getattr(self, "writers", ())):
+            remote.close()
+        if hasattr(self, "proxy"):
+            self.proxy.close()
+        if self._rabbit is not None:
+            self._rabbit.kill()
+        self.guardian.close()
+
+
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a child: this process's own, unbuffered, and those that name the servers."""
+    return {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
