@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import hit, search
+from benchmarks import delivery, hit, search
 
-ALL = {"hit": hit.main, "search": search.main}
+ALL = {"delivery": delivery.main, "hit": hit.main, "search": search.main}
 
 
 def main() -> int:

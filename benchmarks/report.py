@@ -46,6 +46,11 @@ def at_most(figure: str, value: float, limit: float, unit: str = "") -> Figure:
     return Figure(figure, round(value, 3), unit, f"<= {limit:g}", held=value <= limit)
 
 
+def at_least(figure: str, value: float, limit: float, unit: str = "") -> Figure:
+    """A figure that should not fall below `limit`."""
+    return Figure(figure, round(value, 3), unit, f">= {limit:g}", held=value >= limit)
+
+
 def plain(figure: str, value: float, unit: str = "") -> Figure:
     """A figure without a target."""
     return Figure(figure, round(value, 3), unit)

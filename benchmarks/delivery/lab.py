@@ -1,0 +1,225 @@
+"""A broker, the application's own worker on a core of its own, and a queue that is filled first and then drained."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from celery import Celery
+from kombu import Connection
+from pymongo import ReplaceOne
+
+from benchmarks.delivery import cores
+from benchmarks.delivery.empty import BODY as EMPTY_BODY
+from benchmarks.delivery.empty import NAME as EMPTY
+from benchmarks.delivery.workload import cached, document, key, text, version_of
+from cachekeeper.delivery.broker import QUEUE, task_body, task_headers
+from cachekeeper.keys import meta_key
+from cachekeeper.store import Value, steps
+from cachekeeper.warming import warm_view
+from lookups.users import USER_NAME
+from tests.real.delivering import Site
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from cachekeeper.embedded import Guardian, MongoServer, RedisServer
+    from tests.servers import RabbitServer
+
+HELD = 16  # messages that the worker has in hand: four for each of its four threads
+WORKER = ("--include", "benchmarks.delivery.empty", "--", "worker.consumer=benchmarks.delivery.empty:Consumer")
+LONGEST_SECONDS = 120.0
+LOOK_SECONDS = 0.001
+
+
+class Lab:
+    """One broker, a cache, a database of users, and a worker.
+
+    Args:
+        guardian: ends what is started here.
+        broker: Redis or RabbitMQ.
+        cache: another Redis.
+        mongo: a MongoDB.
+        users: how many there are; their ids are the integers from 0 on.
+
+    Attributes:
+        site: the servers.
+        worker: the worker.
+        users: as given.
+        peak: the worker's resident memory, the most that was seen while it was timed; bytes.
+        spent: what the worker took of its core when it was timed last, in seconds of CPU time.
+    """
+
+    def __init__(
+        self, guardian: Guardian, broker: RedisServer | RabbitServer, cache: RedisServer, mongo: MongoServer, users: int
+    ) -> None:
+        self.site = Site(guardian, broker, cache, mongo, f"bench_{uuid.uuid4().hex[:8]}")
+        self.worker = self.site.worker(*WORKER)
+        self.users = users
+        self.peak = 0
+        self.spent = 0.0
+        self._versions = [1] * users
+        self._empty_tasks = 0
+        self._cores = cores.of_the_worker(cores.available())
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Every name is cached, and the worker runs meanwhile. At the end, what was measured must have been done."""
+        self.site.client.flushdb()
+        self._store(range(self.users))
+        warm_view(self.site.keeper, USER_NAME)
+        self.worker.start()
+        try:
+            cores.keep_to(self.worker.pid, self._cores)
+            yield
+            self.check()
+        finally:
+            self.worker.stop()
+            self.site.close()
+
+    def check(self) -> None:
+        """Hold the cache against what was published.
+
+        Raises:
+            AssertionError: an event was not applied, or an empty task not run.
+        """
+        wait_until(lambda: not self.site.waiting(), "an empty queue")
+        pipe = self.site.client.pipeline(transaction=False)
+        for user in range(self.users):
+            pipe.get(key(user))
+            pipe.hget(meta_key(key(user)), "v")
+        found = pipe.execute()
+        for user, version in enumerate(self._versions):
+            assert found[2 * user : 2 * user + 2] == [cached(version), str(version).encode()], f"user {user} is stale"
+        assert not self.site.letters, "an event became a dead letter"
+        with Celery("bench", broker=self.site.broker.url, set_as_current=False) as asking:
+            answers = asking.control.inspect(timeout=10, limit=1).stats() or {}
+        assert [answer["total"].get(EMPTY, 0) for answer in answers.values()] == [self._empty_tasks], "tasks were lost"
+
+    @property
+    def resident(self) -> int:
+        """The worker's resident memory now, bytes."""
+        return int(psutil.Process(self.worker.pid).memory_info().rss)
+
+    def changes(self, users: Sequence[int]) -> list[str]:
+        """The next change of each of these users, as texts."""
+        for user in users:
+            self._versions[user] += 1
+        return [text(user, self._versions[user]) for user in users]
+
+    def time_events(self, count: int, size: int, *, cold: bool = False) -> float:
+        """Seconds that the worker takes for so many events, each of another user.
+
+        Args:
+            count: of events.
+            size: how many of them are in a message.
+            cold: their keys are not cached, so that each leaves a marker, and the worker reads through.
+        """
+        users = range(count)
+        texts = self.changes(users)
+        if cold:
+            self._store(users)
+            self.site.client.delete(*(name for user in users for name in (key(user), meta_key(key(user)))))
+        batches = [texts[at : at + size] for at in range(0, count, size)]
+        messages = [(task_body(batch), task_headers(str(uuid.uuid4()), len(batch))) for batch in batches]
+        return self._time(messages, {min(at + size, count) - 1 for at in range(0, count, size)})
+
+    def time_empty_tasks(self, count: int) -> float:
+        """Seconds that the worker takes for so many empty Celery tasks."""
+        messages = [
+            (EMPTY_BODY, {**task_headers(str(uuid.uuid4()), 0), "task": EMPTY, "argsrepr": "()"})
+            for _ in range(count - 1)
+        ]
+        self._empty_tasks += len(messages)
+        # Nothing shows when an empty task has run; so the last message is an event.
+        last = (task_body(self.changes([0])), task_headers(str(uuid.uuid4()), 1))
+        return self._time([*messages, last], {0})
+
+    def time_round_trips(self, count: int) -> float:
+        """Seconds of so many `EVALSHA`, each a round trip: what an event runs, by a client as the worker's."""
+        keeper = self.site.keeper
+        store, ttl_ms = keeper.store(USER_NAME.server), keeper.binding(USER_NAME).ttl_ms
+        self.changes(range(count))
+        values = [Value(cached(version), version) for version in self._versions[:count]]
+        wanted = [
+            steps.change(key(user), value, ttl_ms=ttl_ms, marker_ms=keeper.settings.marker_ms)
+            for user, value in enumerate(values)
+        ]
+        with cores.kept_to(self._cores):
+            began = time.perf_counter()
+            for step in wanted:
+                store.run(step)
+            return time.perf_counter() - began
+
+    @property
+    def next_version(self) -> int:
+        """Higher than that of any user."""
+        return max(self._versions) + 1
+
+    def published(self, versions: Mapping[int, int]) -> None:
+        """What somebody else has published, of users and their versions; they rise."""
+        for user, version in versions.items():
+            self._versions[user] = version
+
+    def seen(self, users: Sequence[int]) -> list[int]:
+        """The versions that are cached of these users, 0 for none."""
+        found: Any = self.site.client.mget([key(user) for user in users])
+        return [version_of(value) for value in found]
+
+    def _cpu_seconds(self) -> float:
+        spent = psutil.Process(self.worker.pid).cpu_times()
+        return float(spent.user + spent.system)
+
+    def _time(self, messages: Sequence[tuple[bytes, dict[str, Any]]], last: set[int]) -> float:
+        """Put messages into the queue while the worker stands still; then time it.
+
+        Args:
+            messages: bodies and headers.
+            last: the user of the last event of each message.
+        """
+        # The broker delivers in order: when the last ones are done, no more than those in hand can be missing.
+        users = sorted(last)
+        waited = users[-4 * HELD :]
+        wanted = [self._versions[user] for user in waited]
+        self.worker.pause()
+        with Connection(self.site.broker.url) as connection:
+            self._fill(connection, messages)
+        spent, began = self._cpu_seconds(), time.perf_counter()
+        self.worker.resume()
+        while self.seen(waited) != wanted:
+            self.peak = max(self.peak, self.resident)
+            assert time.perf_counter() - began < LONGEST_SECONDS, f"not applied in {LONGEST_SECONDS:g} s"
+            time.sleep(LOOK_SECONDS)
+        seconds = time.perf_counter() - began
+        self.spent = self._cpu_seconds() - spent
+        assert self.seen(users) == [self._versions[user] for user in users], (
+            "something was left when the time was taken"
+        )
+        return seconds
+
+    def _fill(self, connection: Connection, messages: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
+        """As the lane publishes, but without waiting for each confirmation."""
+        producer = connection.Producer(auto_declare=False)
+        for body, headers in messages:
+            producer.publish(
+                body,
+                content_type="application/json",
+                content_encoding="utf-8",
+                headers=headers,
+                exchange="",
+                routing_key=QUEUE,
+                delivery_mode=2,
+                retry=False,
+                correlation_id=headers["id"],
+            )
+        # Before the connection is closed: RabbitMQ forgets with it what it has not confirmed. What the worker has in
+        # hand is not counted.
+        wait_until(lambda: self.site.waiting() >= len(messages) - HELD, "a queue that is full")
+
+    def _store(self, users: Sequence[int]) -> None:
+        """Bring MongoDB to what these users are called now."""
+        found = [document(user, self._versions[user]) for user in users]
+        self.site.db.users.bulk_write([ReplaceOne({"_id": one["_id"]}, one, upsert=True) for one in found])

@@ -1,0 +1,47 @@
+"""Users whose names change: the events, and what must be cached when they are applied."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+from cachekeeper.delivery.publisher import event_text
+from cachekeeper.versions import MAX_VERSION
+from lookups.users import USER_NAME
+from producers import UserUpdated
+
+_NAME = "Ada Lovelace, edition {}"
+_VERSION = re.compile(rb"Ada Lovelace, edition (\d+)")
+# To make an event takes longer than to apply it; so a text is made from one that `event_text` made.
+_SAMPLE = event_text(UserUpdated(id="@id@", user_id="@user@", name="@name@", version=MAX_VERSION))
+
+
+def document(user: int, version: int) -> dict[str, Any]:
+    """A user in MongoDB."""
+    return {"_id": user, "name": _NAME.format(version), "version": version}
+
+
+def key(user: int) -> str:
+    """Where his name is cached."""
+    return USER_NAME.template.key(str(user))
+
+
+def cached(version: int) -> bytes:
+    """What is cached of it."""
+    return _NAME.format(version).encode()
+
+
+def version_of(value: bytes | None) -> int:
+    """The version of what is cached, 0 for nothing."""
+    if value is None:
+        return 0
+    match = _VERSION.fullmatch(value)
+    assert match, f"{value!r} is cached, which nobody has published"
+    return int(match[1])
+
+
+def text(user: int, version: int) -> str:
+    """The event about a change, as `publish` puts it on the wire."""
+    found = _SAMPLE.replace("@id@", str(uuid.uuid4())).replace("@user@", str(user))
+    return found.replace("@name@", _NAME.format(version)).replace(str(MAX_VERSION), str(version))
