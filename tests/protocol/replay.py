@@ -7,6 +7,7 @@ lease that has run out but that nobody has taken over, an absent flag that has.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from cachekeeper.keys import meta_key
 from cachekeeper.store import Store, Value, outcomes, steps
-from tests.protocol.cases import MINE, Case
+from tests.protocol.cases import Case
 from tests.protocol.cells import (
     NOBODY,
     Acquire,
@@ -29,10 +30,12 @@ from tests.protocol.cells import (
     Protocol,
     ReadUntil,
     Release,
+    Step,
 )
 
 if TYPE_CHECKING:
     from redis import Redis
+    from redis.client import Pipeline
 
 # Milliseconds.
 LEASE = 50_000
@@ -46,7 +49,6 @@ SECOND = 1_000
 
 _Field = bytes | bytearray | memoryview | str | int | float  # as redis-py has it
 
-NONCES = {MINE: b"mine", MINE + 1: b"anothers"}
 BATCH = 500
 
 NAMES: dict[Enum, Outcome] = {
@@ -91,9 +93,28 @@ class State(NamedTuple):
     fields: dict[bytes, bytes]
     meta_ttl: int
 
+    @classmethod
+    def ask(cls, pipe: Pipeline, key: str) -> None:
+        """Queue what `read` wants the answers of."""
+        meta = meta_key(key)
+        # M's TTL before K's: read in this order, an M that outlives K never seems to end before it.
+        pipe.pttl(meta)
+        pipe.hgetall(meta)
+        pipe.pttl(key)
+        pipe.get(key)
+
+    @classmethod
+    def read(cls, answers: Iterator[Any]) -> State:
+        meta_ttl, fields, ttl, value = itertools.islice(answers, 4)
+        return cls(value, ttl, fields, meta_ttl)
+
 
 def answer_of(write: int) -> bytes:
     return b"the answer of write %d" % write
+
+
+def nonce_of(number: int) -> str:
+    return f"nonce {number}"
 
 
 def trials(cases: Iterable[Case]) -> Iterator[Trial]:
@@ -115,16 +136,17 @@ def replay(store: Store, cases: Iterable[Case]) -> list[str]:
     problems: list[str] = []
     for at in range(0, len(every), BATCH):
         batch = every[at : at + BATCH]
-        now = _clock(store.client)
+        now = clock(store.client)
         _set_up(store.client, batch, now)
-        results = store.run_all([_step(trial, now) for trial in batch])
+        results = store.run_all([step_of(trial.key, trial.case.step, now) for trial in batch])
         states = _look(store.client, batch)
         for trial, result, state in zip(batch, results, states, strict=True):
-            problems += [f"{trial}: {problem}" for problem in _compare(trial, result, state, now)]
+            found = compare(trial.case.cell, trial.case.step, result, state, now)
+            problems += [f"{trial}: {problem}" for problem in found]
     return problems
 
 
-def _clock(client: Redis) -> int:
+def clock(client: Redis) -> int:
     seconds, micros = client.time()
     return seconds * 1000 + micros // 1000
 
@@ -145,7 +167,7 @@ def _set_up(client: Redis, batch: Sequence[Trial], now: int) -> None:
         if cell.version is not None:
             fields["v"] = cell.version
         if cell.lease != NOBODY:
-            fields |= {"l": NONCES[cell.lease], "lx": now - SECOND if trial.lapsed else now + LEASE}
+            fields |= {"l": nonce_of(cell.lease), "lx": now - SECOND if trial.lapsed else now + LEASE}
         if cell.absent is not None or trial.old_flag:
             fields["ax"] = now - SECOND if trial.old_flag else now + NEGATIVE
         if (deadline := _at(cell.deadline, now)) is not None:
@@ -158,18 +180,18 @@ def _set_up(client: Redis, batch: Sequence[Trial], now: int) -> None:
     pipe.execute()
 
 
-def _step(trial: Trial, now: int) -> steps.Step[Any]:  # noqa: PLR0911 - a table
-    key, step = trial.key, trial.case.step
+def step_of(key: str, step: Step, now: int) -> steps.Step[Any]:  # noqa: PLR0911 - a table
+    """The engine's step for one of the model's; its deadlines stand for times around `now`."""
     match step:
         case Acquire():
-            return steps.acquire(key, NONCES[MINE].decode(), lease_ms=LEASE, refresh=step.refresh)
+            return steps.acquire(key, nonce_of(step.nonce), lease_ms=LEASE, refresh=step.refresh)
         case Fill():
             value = Value(answer_of(step.write), step.version, _at(step.ends, now))
-            return steps.fill(key, NONCES[MINE].decode(), value, ttl_ms=VALUE, marker_ms=MARKER, spare=step.spare)
+            return steps.fill(key, nonce_of(step.nonce), value, ttl_ms=VALUE, marker_ms=MARKER, spare=step.spare)
         case FillAbsent():
-            return steps.fill_absent(key, NONCES[MINE].decode(), ttl_ms=NEGATIVE, spare=step.spare)
+            return steps.fill_absent(key, nonce_of(step.nonce), ttl_ms=NEGATIVE, spare=step.spare)
         case Release():
-            return steps.release(key, NONCES[MINE].decode())
+            return steps.release(key, nonce_of(step.nonce))
         case Change(version, write, ends) if write is not None:
             value = Value(answer_of(write), version, _at(ends, now))
             return steps.change(key, value, ttl_ms=VALUE, marker_ms=MARKER)
@@ -185,30 +207,20 @@ def _step(trial: Trial, now: int) -> steps.Step[Any]:  # noqa: PLR0911 - a table
 def _look(client: Redis, batch: Sequence[Trial]) -> list[State]:
     pipe = client.pipeline(transaction=False)
     for trial in batch:
-        key, meta = trial.key, meta_key(trial.key)
-        # M's TTL before K's: read in this order, an M that outlives K never seems to end before it.
-        pipe.pttl(meta)
-        pipe.hgetall(meta)
-        pipe.pttl(key)
-        pipe.get(key)
-        pipe.delete(key, meta)
-    answers = pipe.execute()
-    states = []
-    for at in range(0, len(answers), 5):
-        meta_ttl, fields, ttl, value, _ = answers[at : at + 5]
-        states.append(State(value, ttl, fields, meta_ttl))
-    return states
+        State.ask(pipe, trial.key)
+    answers = iter(pipe.execute())
+    client.delete(*(key for trial in batch for key in (trial.key, meta_key(trial.key))))
+    return [State.read(answers) for _ in batch]
 
 
-def _compare(trial: Trial, result: object, state: State, now: int) -> Iterator[str]:
-    cell, step = trial.case
+def compare(cell: Cell, step: Step, result: object, state: State, now: int) -> Iterator[str]:
+    """What of a step's answer, and of the state after it, is not as the model has it."""
     outcome, after = Protocol().apply(cell, step)
-    if _name(result, trial) is not outcome:
+    if _name(result, cell) is not outcome:
         yield f"the server answers {result}, the model {outcome.value}"
     if isinstance(result, outcomes.Stale) and result.known != cell.version:
         yield f"the server names version {result.known}, known is {cell.version}"
-    yield from _compare_value(after, state)
-    yield from _compare_meta(after, state, now)
+    yield from compare_state(after, state, now)
     if outcome is Outcome.GRANTED and state.meta_ttl < LEASE - 5 * SECOND:
         yield f"M ends in {state.meta_ttl} ms, before the lease"
     if outcome is Outcome.GRANTED and int(state.fields.get(b"lx", 0)) < now + LEASE:
@@ -219,13 +231,18 @@ def _compare(trial: Trial, result: object, state: State, now: int) -> Iterator[s
         yield f"M ends in {state.meta_ttl} ms, and the deadline is forgotten"
 
 
-def _name(result: object, trial: Trial) -> Outcome | None:
+def compare_state(cell: Cell, state: State, now: int) -> Iterator[str]:
+    """What of K and M is not as the model has it."""
+    yield from _compare_value(cell, state)
+    yield from _compare_meta(cell, state, now)
+
+
+def _name(result: object, cell: Cell) -> Outcome | None:
     """The model's name for an outcome; None where it carries what it should not."""
     if isinstance(result, outcomes.Found):
-        key = trial.case.cell.key
-        return Outcome.FOUND if key is not None and result.raw == answer_of(key) else None
+        return Outcome.FOUND if cell.key is not None and result.raw == answer_of(cell.key) else None
     if isinstance(result, outcomes.LeaseTaken):
-        right = result.nonce.encode() == NONCES[trial.case.cell.lease] and 0 < result.milliseconds <= LEASE
+        right = result.nonce == nonce_of(cell.lease) and 0 < result.milliseconds <= LEASE
         return Outcome.TAKEN if right else None
     if isinstance(result, outcomes.Stale):
         return Outcome.STALE
@@ -256,7 +273,7 @@ def _compare_meta(after: Cell, state: State, now: int) -> Iterator[str]:
     version = None if after.version is None else b"%d" % after.version
     if fields.get(b"v") != version:
         yield f"M.version is {fields.get(b'v')!r}, not {version!r}"
-    lease = None if after.lease == NOBODY else NONCES[after.lease]
+    lease = None if after.lease == NOBODY else nonce_of(after.lease).encode()
     if fields.get(b"l") != lease or (b"lx" in fields) != (lease is not None):
         yield f"the lease is {fields.get(b'l')!r} until {fields.get(b'lx')!r}, not {lease!r}"
     absent = int(fields.get(b"ax", 0)) > now
