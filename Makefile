@@ -1,6 +1,6 @@
 # Works with GNU make 3.81 (macOS) and later. ARGS passes more arguments on: make test ARGS='tests/unit -x'
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types contracts check protocol bench chaos clean
+.PHONY: help setup demo test lint format types contracts check protocol bench chaos races clean
 
 PYTHON = .venv/bin/python
 ARGS =
@@ -48,6 +48,9 @@ SERIES = outbox
 
 chaos: .venv/.set-up ## Faults while all is in use, every read checked: SEED=7 DURATION=60 RUNS=20 SERIES=all
 	$(PYTHON) -m benchmarks.chaos --seed $(SEED) --duration $(DURATION) --runs $(RUNS) --series $(SERIES) $(ARGS)
+
+races: .venv/.set-up ## Play every race, with this project and with what people use today; who is stale?
+	$(PYTHON) -m benchmarks races; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 clean: ## Remove .venv and everything built or cached
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

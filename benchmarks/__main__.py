@@ -6,8 +6,9 @@ import argparse
 import sys
 
 from benchmarks import delivery, hit, search
+from benchmarks.races import table as races
 
-ALL = {"delivery": delivery.main, "hit": hit.main, "search": search.main}
+ALL = {"delivery": delivery.main, "hit": hit.main, "races": races.main, "search": search.main}
 
 
 def main() -> int:

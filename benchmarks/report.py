@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.table import Table
@@ -65,6 +66,18 @@ def store(name: str, figures: Sequence[Figure], servers: Iterable[FoundServer], 
         held = {True: "[green]yes[/]", False: "[bold red]no[/]", None: ""}[figure.held]
         table.add_row(figure.figure, f"{figure.value:,.3f}", figure.unit, figure.target or "", held)
     Console().print(table)
+    return write(name, figures, servers, seed)
+
+
+def write(
+    name: str,
+    figures: Sequence[Figure],
+    servers: Iterable[FoundServer],
+    seed: int | None = None,
+    *,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> bool:
+    """Write the file, with what else the docs quote of it; whether every target was held."""
     result = {
         "name": name,
         "commit": _commit(),
@@ -74,6 +87,7 @@ def store(name: str, figures: Sequence[Figure], servers: Iterable[FoundServer], 
         "servers": {server.kind: server.version for server in servers},
         "seed": seed,
         "figures": [asdict(figure) for figure in figures],
+        **more,
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")

@@ -3,7 +3,7 @@
     python scripts/figures.py [--check]
 
 NAME is a file `benchmarks/results/NAME.json`, as benchmarks and fault runs write it. Where there is none yet, the page
-says so.
+says so. `races` becomes a matrix, a row a case and a column a contender, with what each of them is below it.
 """
 
 from __future__ import annotations
@@ -49,17 +49,44 @@ def _table(path: Path) -> str:
     problem = _problem(result, path.stem)
     if problem:
         raise ValueError(f"{path.name}: {problem}")
-    lines = ["| figure | value | target | held |", "|---|---|---|---|"]
-    for figure in result["figures"]:
-        value = " ".join(part for part in (_number(figure["value"]), str(figure["unit"] or "")) if part)
-        target = "" if figure["target"] is None else figure["target"]
-        cells = (figure["figure"], value, target, _HELD[figure["held"]])
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    lines = _races(result) if path.stem == "races" else _figures(result)
     servers = ", ".join(_servers(result["servers"])) or "no server"
     seed = f"; seed {result['seed']}" if result.get("seed") is not None else ""
     commit = result["commit"][:12] + (" with changes" if result["commit"].endswith("+") else "")
     about = f"Measured {result['date']} at commit {commit} on {result['machine']}; {servers}{seed}."
     return "\n".join([*lines, "", about, ""])
+
+
+def _figures(result: Mapping[str, Any]) -> list[str]:
+    """A line a figure."""
+    lines = ["| figure | value | target | held |", "|---|---|---|---|"]
+    for figure in result["figures"]:
+        value = " ".join(part for part in (_number(figure["value"]), str(figure["unit"] or "")) if part)
+        target = "" if figure["target"] is None else figure["target"]
+        lines.append(_row(figure["figure"], value, target, _HELD[figure["held"]]))
+    return lines
+
+
+def _races(result: Mapping[str, Any]) -> list[str]:
+    """A row a case, a column a contender; then what a contender plays, and what happens in a case."""
+    cases, contenders = result["cases"], result["contenders"]
+    endings = {figure["figure"]: figure["unit"] for figure in result["figures"]}
+    cells = {name: unit if unit == "fresh" else f"**{unit}**" for name, unit in endings.items()}
+    cells |= dict.fromkeys(result["not_applicable"], "n/a")
+    lines = [_row("case", *contenders), _row(*["---"] * (len(contenders) + 1))]
+    lines += [_row(case, *(cells[f"{contender}: {case}"] for contender in contenders)) for case in cases]
+    lines += ["", "How each is played:", ""]
+    lines += [f"- **{name}**: {practice}." for name, practice in contenders.items()]
+    lines += [
+        f"- *n/a* for {who}: {reason}."
+        for who, reason in dict.fromkeys((each.split(":")[0], why) for each, why in result["not_applicable"].items())
+    ]
+    lines += ["", "What happens, step by step:", ""]
+    return lines + [f"- *{name}*: {text}" for name, text in cases.items()]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _problem(result: Any, name: str) -> str | None:

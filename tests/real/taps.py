@@ -43,14 +43,25 @@ class RedisTap:
         self._listener = socket.create_server(("127.0.0.1", 0))
 
     @property
+    def port(self) -> int:
+        """Where it listens, on 127.0.0.1."""
+        return int(self._listener.getsockname()[1])
+
+    @property
     def url(self) -> str:
-        """Where it listens."""
-        return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        """The same, as a URL."""
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def names(self) -> list[str]:
         """The commands that passed, without those that only set up a connection."""
         names = [words[0].decode().upper() for words in self.commands]
         return [name for name in names if name not in {"HELLO", "CLIENT", "SELECT"}]
+
+    def drop_connections(self) -> None:
+        """End those there are, as they end when the server goes."""
+        for open_socket in list(self._open):
+            with contextlib.suppress(OSError):
+                open_socket.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> Self:
         self._spawn(self._accept)
@@ -59,9 +70,7 @@ class RedisTap:
     def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for open_socket in list(self._open):
-            with contextlib.suppress(OSError):
-                open_socket.shutdown(socket.SHUT_RDWR)
+        self.drop_connections()
         for thread in self._threads:
             thread.join()
         if self._errors:

@@ -50,6 +50,46 @@ def test_a_place_gets_the_figures_of_its_file_and_nothing_else_changes(tmp_path:
     )
 
 
+def test_races_become_a_matrix(tmp_path: Path) -> None:
+    def ending(who: str, case: str, value: int, unit: str) -> dict[str, Any]:
+        return {"figure": f"{who}: {case}", "value": value, "unit": unit, "target": None, "held": None}
+
+    content = result(
+        name="races",
+        figures=[
+            ending("ours", "slow fill", 0, "fresh"),
+            ending("theirs", "slow fill", 1, "stale"),
+            ending("ours", "a | b", 2, "error"),
+        ],
+        cases={"slow fill": "load · event · fill.", "a | b": "another."},
+        contenders={"ours": "as it is", "theirs": "page “Locks”"},
+        not_applicable={"theirs: a | b": "it has no b"},
+    )
+    (tmp_path / "races.json").write_text(json.dumps(content), "utf-8")
+    page = figures.filled("<!-- figures:races -->\n<!-- /figures -->\n", tmp_path)
+    assert page == (
+        "<!-- figures:races -->\n"
+        "| case | ours | theirs |\n"
+        "| --- | --- | --- |\n"
+        "| slow fill | fresh | **stale** |\n"
+        "| a \\| b | **error** | n/a |\n"
+        "\n"
+        "How each is played:\n"
+        "\n"
+        "- **ours**: as it is.\n"
+        "- **theirs**: page “Locks”.\n"
+        "- *n/a* for theirs: it has no b.\n"
+        "\n"
+        "What happens, step by step:\n"
+        "\n"
+        "- *slow fill*: load · event · fill.\n"
+        "- *a | b*: another.\n"
+        "\n"
+        "Measured 2024-02-29 at commit 0123456789ab on two cores; redis 7.0.15, mongod 6.0.5; seed 7.\n"
+        "<!-- /figures -->\n"
+    )
+
+
 def test_filling_twice_changes_nothing(tmp_path: Path) -> None:
     once = figures.filled(PAGE, written(tmp_path, result()))
     assert figures.filled(once, tmp_path) == once
