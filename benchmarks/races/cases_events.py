@@ -45,7 +45,7 @@ def metadata_evicted_among_events(stage: Stage) -> None:
 
 
 def deletion_and_re_creation(stage: Stage) -> None:
-    """Deleted, made again · the second's event, the first's · a read · deleted, its event · the second's again · a read."""
+    """Deleted, made again · the second event, the first · a read · deleted, its event · the second again · a read."""
     worker = _cached(stage)
     stage.no_user()
     stage.user(*GRACE)
