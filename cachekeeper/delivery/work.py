@@ -18,6 +18,7 @@ from cachekeeper.errors import CachekeeperError, InvalidEvent, Unavailable
 from cachekeeper.indexes import ensure_indexes
 from cachekeeper.keeper import Keeper
 from cachekeeper.metrics import COUNTERS, log_once, logger
+from cachekeeper.rollbacks import RollbackWatch
 from cachekeeper.store import cache_errors
 from cachekeeper.store.outcomes import Changed, Invalidated
 from cachekeeper.views import BlocklistView, Server, View
@@ -26,6 +27,7 @@ from cachekeeper.warming import BlocklistKeeper, warm_keys
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cachekeeper.periodic import PeriodicThread
     from cachekeeper.registry import Registry
     from cachekeeper.settings import Settings
 
@@ -70,21 +72,29 @@ class Delivery:
         self.registry = registry
         self.gate = Gate(self._attempt)
         self._prepared = False
-        blocklists = [view for view in registry.views.values() if isinstance(view, BlocklistView)]
-        self._servers = sorted({view.server for view in registry.views.values()} or {Server.CACHE})
-        self._blocklist_keepers = [BlocklistKeeper(self.keeper, view) for view in blocklists]
+        views = registry.views.values()
+        inhabited = sorted({view.server for view in views})
+        self._servers = inhabited or [Server.CACHE]
+        self._threads: list[PeriodicThread] = [
+            RollbackWatch(self.keeper, server, [view for view in views if view.server is server])
+            for server in inhabited
+        ]
+        self._threads += [BlocklistKeeper(self.keeper, view) for view in views if isinstance(view, BlocklistView)]
 
     def start(self) -> None:
-        """Make the indexes, keep the blocklists ready, and open the gate; where a server is away, when it is back."""
-        for blocklist in self._blocklist_keepers:
-            blocklist.start()
+        """Watch for older data, make the indexes, keep the blocklists ready, and open the gate.
+
+        Where a server is away, each of these is done when it is back.
+        """
+        for thread in self._threads:
+            thread.start()
         self.gate.start()
 
     def stop(self) -> None:
         """End what `start` began. Messages in hand may still be processed."""
         self.gate.stop()
-        for blocklist in self._blocklist_keepers:
-            blocklist.stop()
+        for thread in self._threads:
+            thread.stop()
 
     def process(self, job: Job) -> None:
         """Deal with one message, and never wait longer than the time limits of the servers."""

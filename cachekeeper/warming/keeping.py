@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import random
-import threading
-import traceback
 from typing import TYPE_CHECKING
 
 from cachekeeper.blocklist import drops_keys
-from cachekeeper.errors import Unavailable
 from cachekeeper.metrics import COUNTERS, log_once, logger
+from cachekeeper.periodic import PeriodicThread
 from cachekeeper.store import cache_errors
 from cachekeeper.warming.blocklist import Passed, rested_key, write_blocks
 
@@ -17,12 +14,8 @@ if TYPE_CHECKING:
     from cachekeeper.keeper import Keeper
     from cachekeeper.views import BlocklistView
 
-# Seconds between two looks: how long a flush leaves every absent block to MongoDB, beside the pass itself.
-_LOOK_SECONDS = 1.0
-_LONGEST_BACKOFF_SECONDS = 5.0
 
-
-class BlocklistKeeper:
+class BlocklistKeeper(PeriodicThread):
     """Keeps *ready* true, in a daemon thread of a worker; any number of workers may do so at once.
 
     - *ready* is missing (a first start, a flush, a restart): one of the workers makes a full pass and sets it.
@@ -39,27 +32,14 @@ class BlocklistKeeper:
         view: the blocklist.
     """
 
+    # How long a flush leaves every absent block to MongoDB, beside the pass itself.
+    look_seconds = 1.0
+    backoff_seconds = 5.0
+
     def __init__(self, keeper: Keeper, view: BlocklistView) -> None:
+        super().__init__(f"view {view.name}", "keeping its blocks in Redis", "blocklist_pass_failed")
         self._keeper = keeper
         self._view = view
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._failures = 0
-
-    def start(self) -> None:
-        """Begin. Returns at once; nothing needs to be up."""
-        if self._thread is not None:
-            raise RuntimeError("runs already")
-        self._stopping.clear()
-        self._thread = threading.Thread(target=self._run, name=f"cachekeeper-{self._view.name}", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End, within the time limits of one batch. Does nothing where it does not run."""
-        if self._thread is not None:
-            self._stopping.set()
-            self._thread.join()
-            self._thread = None
 
     def look(self) -> Passed | None:
         """Look once, and do what is due; the thread does nothing else.
@@ -92,21 +72,6 @@ class BlocklistKeeper:
             logger.info("view %s is ready: Redis holds all live blocks", self._view.name)
         return passed
 
-    def _run(self) -> None:
-        pause = 0.0
-        while not self._stopping.wait(pause):
-            try:
-                self.look()
-            except Exception as error:  # noqa: BLE001  # without this thread every absent block costs a database read
-                self._note_failure(error)
-                pause = min(_LOOK_SECONDS * 2 ** min(self._failures - 1, 10), _LONGEST_BACKOFF_SECONDS)
-            else:
-                if self._failures:
-                    logger.warning("view %s: keeping its blocks in Redis again", self._view.name)
-                self._failures = 0
-                pause = _LOOK_SECONDS
-            pause *= random.uniform(0.5, 1)  # noqa: S311  # spread, so that workers do not move in step
-
     def _note_unfit(self, why: str) -> None:
         log_once(
             f"unfit:{self._view.name}",
@@ -115,17 +80,3 @@ class BlocklistKeeper:
             self._view.server,
             why,
         )
-
-    def _note_failure(self, error: Exception) -> None:
-        self._failures += 1
-        COUNTERS.add("blocklist_pass_failed")
-        if self._failures > 1:
-            return
-        if isinstance(error, Unavailable):
-            logger.warning("view %s: its blocks are not kept in Redis for now: %s", self._view.name, error)
-        else:
-            # Without the error's own text, which may quote a token.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            logger.error(
-                "view %s: its blocks are not kept in Redis: %s\n%s", self._view.name, type(error).__name__, where
-            )

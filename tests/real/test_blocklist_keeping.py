@@ -24,8 +24,8 @@ DECLARE = steps.declare_ready("", "", "").script.sha.encode()
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "_LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(keeping, "_LONGEST_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(BlocklistKeeper, "look_seconds", 0.02)
+    monkeypatch.setattr(BlocklistKeeper, "backoff_seconds", 0.1)
     monkeypatch.setattr(metrics, "_said", set())
 
 
@@ -223,9 +223,10 @@ def test_it_makes_ready_after_a_start_and_after_a_flush(kept: BlocklistKeeper, c
         wait_until(lambda: is_ready(client), "ready")
         client.flushall()
     wait_until(lambda: is_ready(client), "ready")
+    assert "cachekeeper: view blocked" in {thread.name for thread in threading.enumerate()}
     kept.stop()
     client.flushall()
-    assert not any(thread.name == "cachekeeper-blocked" for thread in threading.enumerate())
+    assert "cachekeeper: view blocked" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_it_can_be_stopped_twice_and_started_again(kept: BlocklistKeeper, client: redis.Redis) -> None:
@@ -271,7 +272,12 @@ def test_an_outage_of_redis_is_logged_once_and_waited_for(
                 wait_until(lambda: "again" in caplog.text, "the recovery")
             with own_redis.client() as client:
                 wait_until(lambda: is_ready(client), "ready")
-            assert len([record for record in caplog.records if "not kept in Redis for now" in record.message]) == 1
+            assert (
+                len(
+                    [record for record in caplog.records if "not keeping its blocks in Redis for now" in record.message]
+                )
+                == 1
+            )
             assert TOKEN not in caplog.text
         finally:
             kept.stop()
@@ -287,7 +293,7 @@ def test_an_outage_of_mongodb_is_waited_for(
         kept = BlocklistKeeper(keeper, BLOCKED)
         kept.start()
         try:
-            wait_until(lambda: "not kept in Redis for now" in caplog.text, "the outage to be noticed")
+            wait_until(lambda: "not keeping its blocks in Redis for now" in caplog.text, "the outage to be noticed")
             assert client.exists(READY) == 0
             own_mongo.resume()
             wait_until(lambda: is_ready(client), "ready")

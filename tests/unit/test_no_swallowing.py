@@ -41,6 +41,8 @@ REASONS: dict[tuple[str, str, str], str] = {
     ("cachekeeper/door/app.py", "Door._probe", "BrokerUnavailable"): "the answer to /readyz, 503",
     ("cachekeeper/reader/core.py", "read", "CacheUnavailable"): "MongoDB is asked instead; counted by the breaker",
     ("cachekeeper/reader/core.py", "_load", "CacheUnavailable"): "MongoDB has answered; only the fill is left out",
+    ("cachekeeper/rollbacks.py", "RollbackWatch._drop", "suppress(CacheUnavailable)"): "tidying up, while the first "
+    "error is on its way",
     ("cachekeeper/warming/blocklist.py", "_Pass.run", "suppress(CacheUnavailable)"): "tidying up, while the first "
     "error is on its way",
     ("cachekeeper/warming/views.py", "_Run.fill", "suppress(CacheUnavailable)"): "tidying up, while the first error "
