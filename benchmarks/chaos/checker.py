@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from benchmarks.chaos.workload import ENDED, PRODUCTS, Ack, Change, Kind, Read, finds, product_id
+from benchmarks.chaos.workload import ENDED, Ack, Change, Kind, Read, finds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,13 +115,11 @@ class Checker:
     """Judges the reads of one run.
 
     Args:
-        tag: of the run.
         changes: of all writers.
         acks: of all workers, those of earlier runs included.
     """
 
-    def __init__(self, tag: str, changes: Iterable[Change], acks: Iterable[Ack]) -> None:
-        self._tag = tag
+    def __init__(self, changes: Iterable[Change], acks: Iterable[Ack]) -> None:
         by_key: defaultdict[Key, list[Change]] = defaultdict(list)
         for change in changes:
             by_key[change.kind, change.key].append(change)
@@ -143,10 +141,7 @@ class Checker:
                 if change.acknowledged and change.committed is not None
             ]
         self.histories: Mapping[Key, History] = {key: History(each, told[key]) for key, each in by_key.items()}
-        self._products = [
-            (product_id(tag, number), self.histories.get((Kind.PRODUCT, product_id(tag, number)), History((), ())))
-            for number in range(PRODUCTS)
-        ]
+        self._products: dict[str, list[tuple[str, History]]] = {}
         self._none = History((), ())
         self.verdict = Verdict()
 
@@ -212,7 +207,7 @@ class Checker:
         assert isinstance(read.found, tuple)
         found = {product: (name, number) for product, name, number in read.found}
         judged = False
-        for product, history in self._products:
+        for product, history in self._products_of(read.key):
             key = (Kind.PRODUCT, product)
             floor = history.floor(read.started)
             judged = judged or floor > 0
@@ -235,6 +230,28 @@ class Checker:
         self.verdict.checked_after += judged
         for product in found:
             self._violated("wrong", (Kind.PRODUCT, product), read, "a product of another run, or of none")
+
+    def _products_of(self, text: str) -> list[tuple[str, History]]:
+        """The products, with those acknowledgements that concern this search.
+
+        An event is about the searches that its two names occur in. So what a search finds is as new as the newest
+        acknowledged event of these: with `lamp` renamed to `sofa`, and then to `vase`, the second event being applied
+        first says nothing of `lamp`.
+        """
+        found = self._products.get(text)
+        if found is None:
+            found = self._products[text] = []
+            for (kind, product), history in self.histories.items():
+                if kind == Kind.PRODUCT:
+                    names = {change.number: str(change.state or "") for change in history.changes}
+                    concerned = {
+                        number
+                        for number, name in names.items()
+                        if finds(text, name) or finds(text, names.get(number - 1, ""))
+                    }
+                    acks = [ack for ack in history.acks if ack[1] in concerned]
+                    found.append((product, History(history.changes, acks)))
+        return found
 
     def _note_staleness(self, history: History, number: int, read: Read) -> None:
         newer = history.committed_after(number)

@@ -17,7 +17,8 @@ _READS = 12  # of the key, nearest to it
 def explain(outcome: Outcome, violation: Violation) -> str:
     """All that is known of what led to it, a line each: milliseconds since the run's begin."""
     read, (kind, key) = violation.read, violation.key
-    head = f"seed {outcome.row.seed}: {violation.kind} {kind} {key}: {violation.text}"
+    seen_by = "" if read is None or read.key == key else f" (looking for {read.key!r})"
+    head = f"seed {outcome.row.seed}: {violation.kind} {kind} {key}{seen_by}: {violation.text}"
     centre = read.started if read is not None else None
     lines: list[tuple[int, str]] = []
     history = outcome.checker.histories.get(violation.key)

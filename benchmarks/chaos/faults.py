@@ -151,9 +151,11 @@ class Injector:
             elif fault.kind == "squeeze":
                 used: Any = client.info("memory")
                 client.config_set("maxmemory", used["used_memory"] + _SPARE_BYTES)
-                for number in range(int(fault.amount)):
-                    client.set(f"ballast:{number}", "." * 1000, px=1000)
-                client.config_set("maxmemory", 0)
+                try:
+                    for number in range(int(fault.amount)):
+                        client.set(f"ballast:{number}", "." * 1000, px=1000)
+                finally:  # it may have found nothing more to evict, and refused
+                    client.config_set("maxmemory", 0)
             else:
                 metadata = fault.kind == "drop-metadata"
                 keys = [

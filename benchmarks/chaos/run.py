@@ -108,7 +108,7 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
     problem = _drain(stack, tag, station)
     recovered = time.monotonic()
     reads = _end_readers(stack)
-    verdict, checker = _judge(stack, tag, changes, reads)
+    verdict, checker = _judge(stack, changes, reads)
     violations = verdict.violations
     violations += [Violation("lost", ("", ""), None, problem)] if problem else []
     violations += [Violation("error", ("", ""), None, f"a writer failed: {each}") for each in troubles]
@@ -204,10 +204,10 @@ def _drain(stack: Stack, tag: str, station: Station) -> str | None:
     return None
 
 
-def _judge(stack: Stack, tag: str, changes: list[Change], reads: list[Read]) -> tuple[Verdict, Checker]:
+def _judge(stack: Stack, changes: list[Change], reads: list[Read]) -> tuple[Verdict, Checker]:
     """First the reads of the run, then one more of everything, which must show the last of all changes."""
     acks: Iterable[Ack] = read_acks(stack.new_acks())
-    checker = Checker(tag, changes, acks)
+    checker = Checker(changes, acks)
     checker.check_lost()
     keys = dict.fromkeys((change.kind, change.key) for change in changes if change.kind != Kind.PRODUCT)
     wanted = [*keys, *((Kind.SEARCH, text) for text in load.TEXTS)]
