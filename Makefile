@@ -44,10 +44,12 @@ bench: .venv/.set-up ## Measure, print tables, write benchmarks/results/ and wit
 SEED = 1
 DURATION = 8
 RUNS = 1
-SERIES = outbox
+SERIES = all
+MUTANT =
 
 chaos: .venv/.set-up ## Faults while all is in use, every read checked: SEED=7 DURATION=60 RUNS=20 SERIES=all
-	$(PYTHON) -m benchmarks.chaos --seed $(SEED) --duration $(DURATION) --runs $(RUNS) --series $(SERIES) $(ARGS)
+	$(PYTHON) -m benchmarks.chaos --seed $(SEED) --duration $(DURATION) --runs $(RUNS) --series $(SERIES) \
+		$(if $(MUTANT),--mutant $(MUTANT)) $(ARGS)
 
 races: .venv/.set-up ## Play every race, with this project and with what people use today; who is stale?
 	$(PYTHON) -m benchmarks races; status=$$?; $(PYTHON) scripts/figures.py && exit $$status

@@ -59,6 +59,12 @@ def plain(figure: str, value: float, unit: str = "") -> Figure:
 
 def store(name: str, figures: Sequence[Figure], servers: Iterable[FoundServer], seed: int | None = None) -> bool:
     """Print the figures, write the file; whether every target was held."""
+    show(name, figures)
+    return write(name, figures, servers, seed)
+
+
+def show(name: str, figures: Sequence[Figure]) -> None:
+    """Print the figures as a table."""
     table = Table(title=name, title_justify="left")
     for column in ("figure", "value", "unit", "target", "held"):
         table.add_column(column, justify="right" if column == "value" else "left")
@@ -66,7 +72,6 @@ def store(name: str, figures: Sequence[Figure], servers: Iterable[FoundServer], 
         held = {True: "[green]yes[/]", False: "[bold red]no[/]", None: ""}[figure.held]
         table.add_row(figure.figure, f"{figure.value:,.3f}", figure.unit, figure.target or "", held)
     Console().print(table)
-    return write(name, figures, servers, seed)
 
 
 def write(
@@ -80,7 +85,7 @@ def write(
     """Write the file, with what else the docs quote of it; whether every target was held."""
     result = {
         "name": name,
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} shared cores, {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}",
@@ -129,7 +134,7 @@ def ratio(seconds: dict[str, list[float]], name: str, to: str) -> float:
     return median(mine / other for mine, other in zip(seconds[name], seconds[to], strict=True))
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit measured, with `+` where files differ from it."""
     root = Path(__file__).parent.parent
     git = shutil.which("git")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from benchmarks.chaos import workload as load
 from benchmarks.chaos.checker import Checker, Verdict, Violation
@@ -116,7 +116,7 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
     letters = stack.database["dead_letters"].count_documents({})
     row = Row(
         seed=seed,
-        series=station.series,
+        series=station.series.value,
         broker="rabbitmq" if station.rabbit else "redis",
         duration=duration,
         operations=verdict.checked + sum(change.committed is not None for change in changes),
@@ -137,11 +137,6 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
         seconds=round(time.monotonic() - entered, 3),
     )
     return Outcome(row, violations, checker, reads, injector.injected, began)
-
-
-def as_stored(row: Row) -> dict[str, Any]:
-    """The row as JSON has it."""
-    return asdict(row)
 
 
 def _clean(stack: Stack) -> None:

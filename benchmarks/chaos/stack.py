@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.chaos import readers, spy, upstream, workload
 from benchmarks.chaos.proxy import Proxy
@@ -304,6 +304,12 @@ class Stack:
         for path in [*self.directory.glob("*.log"), *self.journals.iterdir()]:
             shutil.copy(path, kept)
         return kept
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End everything."""

@@ -1,0 +1,117 @@
+"""The figures of a series: stored after every run, so that one that is stopped has said what it found by then."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import report
+from benchmarks.chaos.run import Row
+from benchmarks.report import Figure, at_most, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cachekeeper.embedded import FoundServer
+
+NAME = "chaos"
+_RUNS = report.RESULTS / "chaos_runs.jsonl"
+_ZEROS = {
+    "stale": "reads older than an acknowledged version",
+    "stuck": "keys that stay old after the drain",
+    "lost": "events that were committed and never applied",
+    "wrong_key": "answers of another key, or never written",
+    "untyped": "errors that are no typed outage",
+    "dead_letters": "events given up as dead letters",
+}
+
+
+class Results:
+    """The runs at this commit, those of earlier calls included.
+
+    Args:
+        kept: whether they are stored; else they are only added up.
+    """
+
+    def __init__(self, *, kept: bool) -> None:
+        self._kept = kept
+        self._commit = report.commit()
+        self.rows: list[Row] = _stored(self._commit) if kept else []
+
+    def add(self, row: Row, servers: Sequence[FoundServer]) -> None:
+        """Add a run, in place of the same one before; store it."""
+        self.rows = [each for each in self.rows if _which(each) != _which(row)] + [row]
+        if not self._kept:
+            return
+        lines = [json.dumps({"commit": self._commit, **asdict(each)}) for each in self.rows]
+        report.RESULTS.mkdir(exist_ok=True)
+        _RUNS.write_text("\n".join(lines) + "\n", "utf-8")
+        report.write(NAME, self.figures(), servers, self.rows[0].seed, more=self._more())
+
+    def figures(self) -> list[Figure]:
+        """What all runs come to."""
+        rows = self.rows
+        reads = sum(row.reads for row in rows)
+        broken = {name: sum(getattr(row, name) for row in rows) for name in _ZEROS}
+        found = [
+            *(at_most(text, broken[name], 0) for name, text in _ZEROS.items()),
+            plain("runs, each with a seed of its own", len(rows)),
+            plain("checked reads", reads),
+            plain("checked reads of what had an acknowledged version", sum(row.reads_after_ack for row in rows)),
+            plain("committed changes", sum(row.changes for row in rows)),
+            plain("injected faults", sum(sum(row.faults.values()) for row in rows)),
+            plain("reads that ended in a typed outage", sum(sum(row.errors.values()) for row in rows)),
+            plain("processes that ended by themselves", sum(len(row.ended) for row in rows)),
+            plain("longest from a commit to a read of what was before it", max(row.staleness for row in rows), "s"),
+            plain("longest until all is applied after the last fault", max(row.recovery for row in rows), "s"),
+        ]
+        if not any(broken.values()):
+            # The rule of three: what n operations without a fault say with 95 % confidence. No more nines than that.
+            found += [
+                plain("95 % bound: faulty reads", 3e6 / reads, "per million reads"),
+                plain("95 % bound: faulty runs", 300 / len(rows), "per hundred runs"),
+            ]
+        return found
+
+    def show(self, servers: Sequence[FoundServer]) -> None:
+        """Print the figures."""
+        report.show(NAME, self.figures())
+        print(f"faults: {_joined(self._faults())}")
+        print(f"errors: {_joined(self._errors())}")
+        print(f"on: {', '.join(str(server) for server in servers)}")
+
+    def _faults(self) -> Counter[str]:
+        return sum((Counter(row.faults) for row in self.rows), Counter())
+
+    def _errors(self) -> Counter[str]:
+        return sum((Counter(row.errors) for row in self.rows), Counter())
+
+    def _more(self) -> dict[str, Any]:
+        stations = Counter(f"{row.series}, {row.broker}" for row in self.rows)
+        seeds = sorted({row.seed for row in self.rows})
+        return {
+            "seeds": f"{seeds[0]} to {seeds[-1]}",
+            "runs": dict(sorted(stations.items())),
+            "faults": dict(sorted(self._faults().items())),
+            "errors": dict(sorted(self._errors().items())),
+        }
+
+
+def _which(row: Row) -> tuple[int, str, str, float]:
+    return row.seed, row.series, row.broker, row.duration
+
+
+def _stored(commit: str) -> list[Row]:
+    if not _RUNS.exists():
+        return []
+    names = {each.name for each in fields(Row)}
+    found = [json.loads(line) for line in _RUNS.read_text("utf-8").splitlines()]
+    return [
+        Row(**{name: value for name, value in row.items() if name in names}) for row in found if row["commit"] == commit
+    ]
+
+
+def _joined(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
