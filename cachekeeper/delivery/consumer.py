@@ -20,6 +20,7 @@ from celery.worker.request import Request
 from vine import promise
 
 from cachekeeper.delivery.broker import QUEUE, TASK, dead_queue
+from cachekeeper.delivery.envelopes import guard_channel, guard_process
 from cachekeeper.delivery.messages import read_message
 from cachekeeper.delivery.work import Job, Verdict
 from cachekeeper.errors import SettingsError
@@ -78,6 +79,7 @@ class Consumer(CeleryConsumer):
         # come back for ever.
         if self.hub is None or not isinstance(self.pool, ThreadPool | SoloPool):
             raise SettingsError("run the worker with Celery's pool threads (the default) or solo")
+        guard_process()
         self.delivery: Delivery = cast("Any", self.app).delivery
         self._held: deque[ApplyRequest] = deque()
         self._consuming = False
@@ -99,6 +101,7 @@ class Consumer(CeleryConsumer):
     def loop(self, _: object, connection: Any, consumer: Any, *args: Any) -> None:
         """Celery's event loop, run for each connection to the broker."""
         self._consuming = False
+        guard_channel(consumer.channel)
         asynloop(self, connection, _Tap(consumer, self._settle), *args)
 
     def on_close(self) -> None:
@@ -193,6 +196,10 @@ class ApplyRequest(Request):
             },
             decoded=True,
         )
+
+    def revoked(self) -> bool:
+        """Never: Celery acknowledges what was revoked, and the event would be lost."""
+        return False
 
     def on_success(self, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> None:
         """The task has returned, or its thread was torn out of it; in that thread."""

@@ -6,14 +6,18 @@ import json
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, cast
 
-from cachekeeper.delivery.broker import LETTER_HEADER, OUTBOX_HEADER, TASK
+from cachekeeper.delivery.broker import LETTER_HEADER, OUTBOX_HEADER, TASK, UNREADABLE_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kombu import Message
+
+LONGEST = 16 * 1024 * 1024
+"""Bytes of a message, at most. RabbitMQ 4 takes no more; what is read takes many times its length in memory."""
 
 _PARTS = 3  # a task message, protocol 2, is arguments, keyword arguments, and what to call next
 _DEEPEST = 32  # an event is flat; what is nested deeply can be read here and break what walks over it later
@@ -67,6 +71,19 @@ class Poison:
     reason: str
 
 
+class Unreadable(StrEnum):
+    """Why a message is poison before it is read here: it came from its envelope (see `envelopes`)."""
+
+    PROPERTIES = "its properties cannot be read"
+    TOO_LONG = "it is too long"
+    NO_JSON = "it is no message of kombu's: not JSON"
+    NO_PROPERTIES = "it is no message of kombu's: without properties"
+    TOO_DEEP = "it is no message of kombu's: nested too deeply"
+    NO_TAG = "it is no message of kombu's: without a delivery tag"
+    NO_BODY = "it is no message of kombu's: without a body that can be read"
+    SAYS_SO = "it says so itself"
+
+
 class _Unreadable(Exception):
     """Why a message is poison."""
 
@@ -80,8 +97,11 @@ def read_message(message: Message) -> Parcel | Poison:
 
 
 def _read(message: Message) -> Parcel:
-    body, found = _decode(message), cast("object", message.headers)
-    headers = found if isinstance(found, dict) else {}  # with Redis as the broker they are what somebody pushed
+    found = cast("object", message.headers)
+    headers = found if isinstance(found, dict) else {}
+    if (reason := headers.get(UNREADABLE_HEADER)) is not None:
+        raise _Unreadable(reason if reason in tuple(Unreadable) else Unreadable.SAYS_SO)
+    body = _decode(message)
     if "task" not in headers and isinstance(body, dict):  # protocol 1, as some other clients write it
         task, message_id, arguments, keywords = (body.get(name) for name in ("task", "id", "args", "kwargs"))
     elif isinstance(body, list) and len(body) == _PARTS:
@@ -115,11 +135,15 @@ def _failures(found: object) -> Failures | None:
 
 def _decode(message: Message) -> object:
     if message.errors:
-        raise _Unreadable("its compression cannot be undone")
+        headers = cast("object", message.headers)
+        compressed = isinstance(headers, dict) and "compression" in headers
+        raise _Unreadable("it is compressed" if compressed else "it is no text")
     if message.content_type != "application/json":
         raise _Unreadable("its content type is not application/json")
+    if len(body := _bytes(message.body)) > LONGEST:
+        raise _Unreadable(f"it is longer than {LONGEST} bytes")
     try:
-        return json.loads(_bytes(message.body))
+        return json.loads(body)
     except (ValueError, RecursionError):  # of the first kind: too many digits, and wrong UTF-8
         raise _Unreadable("it is not JSON") from None
 

@@ -7,11 +7,12 @@ import pytest
 
 from cachekeeper.embedded import Guardian
 from tests.node import install
+from tests.real.delivering import site, worker
 from tests.real.leftovers import Place
 from tests.real.outbox_lab import lab
 from tests.shop import arrivals, shop, stocked, watched_mongo
 
-__all__ = ["arrivals", "lab", "node_packages", "place", "shop", "stocked", "watched_mongo"]
+__all__ = ["arrivals", "lab", "node_packages", "place", "shop", "site", "stocked", "watched_mongo", "worker"]
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 from kombu import Connection
 
 from cachekeeper.delivery.broker import DEAD_QUEUE, QUEUE, task_body, task_headers
 from cachekeeper.delivery.publisher import Publisher
+from cachekeeper.embedded import RedisServer
 from cachekeeper.embedded.worker_process import WorkerProcess
 from cachekeeper.keeper import Keeper
 from cachekeeper.registry import load_registry
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from kombu import Message
     from pymongo.database import Database
 
-    from cachekeeper.embedded import Guardian, MongoServer, RedisServer
+    from cachekeeper.embedded import FoundServer, Guardian, MongoServer
     from cachekeeper.events import Event
 
 REGISTRY = load_registry(["producers", "lookups", "worker"])
@@ -115,11 +117,9 @@ class Site:
 
     def send(self, body: bytes, headers: dict[str, Any] | None = None, **properties: Any) -> None:
         """Put any message into the queue, as somebody else might."""
-        properties.setdefault("content_type", "application/json")
+        properties = {"content_type": "application/json", "content_encoding": "utf-8", **properties}
         with Connection(self.broker.url) as connection, connection.Producer() as producer:
-            producer.publish(
-                body, routing_key=QUEUE, content_encoding="utf-8", headers=headers or {}, retry=False, **properties
-            )
+            producer.publish(body, routing_key=QUEUE, headers=headers or {}, retry=False, **properties)
 
     def send_events(self, bodies: Sequence[object], message_id: str | None = None) -> None:
         """One message with anything in the place of events."""
@@ -171,3 +171,31 @@ class Site:
         self.keeper.close()
         self.client.close()
         self.mongo_client.close()
+
+
+@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+def site(request: pytest.FixtureRequest, guardian: Guardian, redis_found: FoundServer) -> Iterator[Site]:
+    """One of each broker for a module, with servers of its own: what one test leaves, others must bear."""
+    mongo: MongoServer = request.getfixturevalue("mongo_server")
+    cache = RedisServer(guardian, redis_found, name="cache")
+    cache.start()
+    broker: RedisServer | RabbitServer
+    if request.param == "redis":
+        broker = RedisServer(guardian, redis_found, name="broker")
+        broker.start()
+    else:
+        broker = request.getfixturevalue("rabbit_server")
+    site = Site(guardian, broker, cache, mongo, f"delivery_{request.param}")
+    yield site
+    site.mongo_client.drop_database(site.database)
+    site.close()
+    cache.kill()
+    if isinstance(broker, RedisServer):
+        broker.kill()
+
+
+@pytest.fixture(scope="module")
+def worker(site: Site) -> Iterator[WorkerProcess]:
+    """A worker that runs through a module, tests that break it excepted."""
+    with site.working() as worker:
+        yield worker

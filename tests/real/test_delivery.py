@@ -10,50 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.delivery.broker import TASK, task_body, task_headers
 from cachekeeper.delivery.deadletters import mask, shown
-from cachekeeper.embedded import RedisServer
 from lookups import block_token, is_blocked, read_session, read_user, save_session, search_products
 from producers import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 from tests.real.delivering import REGISTRY, Site
-from tests.servers import RabbitServer
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from cachekeeper.embedded import FoundServer, Guardian, MongoServer
     from cachekeeper.embedded.worker_process import WorkerProcess
 
 SOON = 30.0
-
-
-@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
-def site(request: pytest.FixtureRequest, guardian: Guardian, redis_found: FoundServer) -> Iterator[Site]:
-    """One of each broker for this module, with servers of its own: what one test leaves, others must bear."""
-    mongo: MongoServer = request.getfixturevalue("mongo_server")
-    cache = RedisServer(guardian, redis_found, name="cache")
-    cache.start()
-    broker: RedisServer | RabbitServer
-    if request.param == "redis":
-        broker = RedisServer(guardian, redis_found, name="broker")
-        broker.start()
-    else:
-        broker = request.getfixturevalue("rabbit_server")
-    site = Site(guardian, broker, cache, mongo, f"delivery_{request.param}")
-    yield site
-    site.mongo_client.drop_database(site.database)
-    site.close()
-    cache.kill()
-    if isinstance(broker, RedisServer):
-        broker.kill()
-
-
-@pytest.fixture(scope="module")
-def worker(site: Site) -> Iterator[WorkerProcess]:
-    """A worker that runs through this module, tests that break it excepted."""
-    with site.working() as worker:
-        yield worker
 
 
 def text(site: Site, key: str) -> str | None:
@@ -179,35 +145,6 @@ def test_bad_events_are_put_away_and_their_neighbours_applied(site: Site, worker
     assert shown(secret, REGISTRY)["body"]["token_id"] == mask("to{ken}-4711")
     assert "4711" not in secret["reason"] + secret["traceback"]
     assert "4711" not in worker.log.read_text()
-    site.db["dead_letters"].delete_many({})
-
-
-EVENT = json.dumps(UserLoggedOut(token_id="poison").to_wire())
-HEADERS = task_headers("m1", 1)
-POISON: dict[str, dict[str, Any]] = {
-    "not [args, kwargs, embed]": {"body": b'{"some": "thing"}', "headers": HEADERS},
-    "not even a list": {"body": b"5", "headers": HEADERS},
-    "without an id": {"body": task_body([EVENT]), "headers": {"task": TASK, "lang": "py"}},
-    "no JSON": {"body": b"[[", "headers": HEADERS},
-    "for another task": {"body": task_body([EVENT]), "headers": {**HEADERS, "task": "there.is.none"}},
-    "without headers": {"body": EVENT.encode()},
-    "pickled": {"body": b"cos\nsystem\n", "headers": HEADERS, "content_type": "application/x-python-serialize"},
-    "compressed, it says": {"body": task_body([EVENT]), "headers": {**HEADERS, "compression": "application/x-gzip"}},
-    "with an ETA that is none": {"body": b"{}", "headers": {**HEADERS, "eta": "soon", "expires": {}, "timelimit": 5}},
-}
-
-
-@pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
-def test_no_message_ends_a_worker(site: Site, worker: WorkerProcess, poison: dict[str, Any]) -> None:
-    pid = worker.pid
-    site.send(**poison)
-    wait_until(lambda: site.letters, "a dead letter", SOON)
-    site.settle()
-    (letter,) = site.letters
-    assert letter["reason"].startswith("message: ")
-    assert not site.client.exists("blocked:poison")
-    assert (worker.alive, worker.pid) == (True, pid)
-    assert "Traceback" not in worker.log_tail(1000)
     site.db["dead_letters"].delete_many({})
 
 

@@ -20,11 +20,14 @@ EVERY = ("cachekeeper/applying.py", "cachekeeper/delivery/", "producers/", "work
 
 _APPLYING, _DELIVERY = "cachekeeper/applying.py", "cachekeeper/delivery"
 _GOOD_BYE = "a broker that is gone misses no good-bye; what was sent had its answer before"
+_LETTER = "the message becomes a dead letter, with this for its reason"
 _OUTAGE = "it waits, tries again, and logs: once for each text, not for each attempt"
 _ENDED_STREAM = "the stream has ended: a new one is begun, and the loss, if any, is told as an event and logged there"
 REASONS: dict[tuple[str, str, str], str] = {
     (_APPLYING, "_Plan._guard", "CachekeeperError"): "the error goes into the results of all events concerned",
     (f"{_DELIVERY}/deadletters.py", "shown", "ValueError"): "a body that was cut is no JSON, and shown masked",
+    (f"{_DELIVERY}/envelopes.py", "_has_body", "ValueError"): _LETTER,
+    (f"{_DELIVERY}/envelopes.py", "_properties", "Exception"): _LETTER,
     (f"{_DELIVERY}/gate.py", "Gate._try", "Exception"): _OUTAGE,
     (f"{_DELIVERY}/lane.py", "Lane.close", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
     (f"{_DELIVERY}/lane.py", "Lane.drop", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
