@@ -62,6 +62,16 @@ def fill_held_on_the_wire(stage: Stage) -> None:
     stage.judge(stage.client().read_user(), None)
 
 
+def drop_of_all(stage: Stage) -> None:
+    """Reader: load, old · a change, all cached users dropped, acknowledged · reader: fill · a later read."""
+    stage.user("Ada", 1)
+    early = _load(stage)
+    stage.user("Grace", 2)
+    stage.client().users_dropped()
+    early.finish()
+    stage.judge(stage.client().read_user(), "Grace")
+
+
 def late_reader_joins(stage: Stage) -> None:
     """Reader: load, old · commit, event, acknowledged · a second reader of that process must not be told it."""
     stage.user("Ada")
@@ -178,6 +188,7 @@ def _evicted(stage: Stage, evict: Callable[[Client], None]) -> None:
 PLAYS = {
     "slow fill after a change": fill_after_invalidation,
     "slow fill after a deletion, held on the wire": fill_held_on_the_wire,
+    "slow fill after all users were dropped": drop_of_all,
     "late reader joins the old load": late_reader_joins,
     "the same lease again (ABA)": same_lease_again,
     "Redis restarts between lease and fill": restart_between_lease_and_fill,

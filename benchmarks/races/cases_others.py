@@ -46,18 +46,36 @@ def foreign_set_after_logout(stage: Stage) -> None:
     ours = stage.client()
     ours.save_session(FIRST)
     ours.read_session()
-    stage.set_again(ours.key("session", SESSION), SESSION_SECONDS, ours.log_out)
+    raw = stage.taken(ours.key("session", SESSION))
+    ours.log_out()
+    stage.redis.set(ours.key("session", SESSION), raw, ex=SESSION_SECONDS)
     stage.judge(stage.client().read_session(), None)
 
 
+def login_during_a_lookup(stage: Stage) -> None:
+    """Reader: no such session · another service saves it, SET NX · reader: fills that, if it does · a read."""
+    ours = stage.client()
+    ours.save_session(FIRST)
+    ours.read_session()
+    raw = stage.taken(ours.key("session", SESSION))
+    stage.evict_all()
+    stage.database.sessions.delete_many({})
+    reader, has_read = stage.client(), stage.after_the_database_read()
+    read = stage.start(reader, reader.read_session)
+    read.arrive(has_read)
+    stage.redis.set(ours.key("session", SESSION), raw, ex=SESSION_SECONDS, nx=True)
+    has_read.open()
+    stage.outcome(read)
+    stage.judge(stage.client().read_session(), FIRST)
+
+
 def shorter_block(stage: Stage) -> None:
-    """Warmed · blocked for an hour · blocked for a moment, a late duplicate · the moment is over · is it blocked?"""
+    """Warmed · blocked for three hours · blocked for one, a late duplicate · two hours pass · is it blocked?"""
     worker, now = stage.client(), datetime.now(UTC)
     worker.warm_blocks(())
-    worker.block(TOKENS[0], now + timedelta(hours=1))
-    moment = datetime.now(UTC) + timedelta(milliseconds=50)
-    worker.block(TOKENS[0], moment)
-    stage.let_pass(moment + timedelta(milliseconds=2))
+    for hours in (3, 1):
+        worker.block(TOKENS[0], now + timedelta(hours=hours))
+    stage.let_pass(timedelta(hours=2))
     stage.judge(stage.client().is_blocked(TOKENS[0]), true=True)
 
 
@@ -115,6 +133,7 @@ PLAYS = {
     "logout overtakes a session's save": logout_overtakes_save,
     "logout overtakes a session's load": logout_overtakes_read,
     "a foreign SET after the logout": foreign_set_after_logout,
+    "a foreign login while 'no session' is being looked up": login_during_a_lookup,
     "a shorter block after a longer one": shorter_block,
     "flush while blocks are being warmed": flush_while_warming,
     "blocked while 'not blocked' is being looked up": block_during_a_lookup,

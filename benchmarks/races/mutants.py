@@ -73,6 +73,7 @@ MUTANTS = (
         [("invalidate", "redis.call('DEL', KEYS[2])", "redis.call('HDEL', KEYS[2], 'v', 'ax')")],
         [
             "slow fill after a deletion, held on the wire",
+            "slow fill after all users were dropped",
             "late reader joins the old load",
             "the same lease again (ABA)",
         ],
@@ -119,6 +120,11 @@ MUTANTS = (
         "a logout only deletes, and payload unless something newer is known",
         [("expire", "redis.call('HSET', KEYS[2], 'd', digits(at))", ""), ("change", _OVERWRITE, "left > 0")],
         ["logout overtakes a session's save"],
+    ),
+    Mutant(
+        "a fill overwrites what others have written meanwhile",
+        [("fill", "if ARGV[8] == '1' and", "if false and")],
+        ["a foreign login while 'no session' is being looked up"],
     ),
     Mutant(
         "a session is read without its deadline",

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from threading import Event
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pymongo import WriteConcern
@@ -156,22 +155,17 @@ class Stage:
         del self.errors[before:]  # the restart's own, and none of the interleaving's
         self.redis = self.servers.redis.client()
 
-    def set_again(self, key: str, seconds: int, happening: Callable[[], None]) -> None:
-        """Another service holds what lies at `key`, and sets it again when `happening` is over."""
+    def taken(self, key: str) -> bytes:
+        """The bytes that lie at a key, as another service has read them, or would write them."""
         raw = self.redis.get(key)
-        assert raw is not None, "there is nothing that it could have read"
-        happening()
-        self.redis.set(key, raw, ex=seconds)
+        assert isinstance(raw, bytes), "there is nothing that it could have read"
+        return raw
 
-    def let_pass(self, moment: datetime) -> None:
-        """Wait until it is later than `moment` for Redis, whose clock ends keys, and for this process."""
-        turn = Event()
-        while True:
-            seconds, microseconds = self.redis.time()
-            redis_now = datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
-            if min(redis_now, datetime.now(UTC)) > moment:
-                return
-            turn.wait(0.002)
+    def let_pass(self, time: timedelta) -> None:
+        """What Redis would have let end in that time is gone. No clock moves, and nobody waits."""
+        for key in self.redis.scan_iter():
+            if 0 <= self.redis.pttl(key) <= time / timedelta(milliseconds=1):
+                self.redis.delete(key)
 
     def outcome(self, call: Call) -> object:
         """What a call came to; where it failed, that is noted, and the play goes on."""

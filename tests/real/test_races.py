@@ -27,6 +27,7 @@ STALE = {
     PLAIN.name: {
         "slow fill after a change",
         "slow fill after a deletion, held on the wire",
+        "slow fill after all users were dropped",
         "the same lease again (ABA)",
         "Redis restarts between lease and fill",
         "Redis restarts, then the event finds nothing",

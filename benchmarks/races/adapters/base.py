@@ -61,6 +61,10 @@ class Client(ABC):
         """The event of a deletion that MongoDB holds already."""
 
     @abstractmethod
+    def users_dropped(self) -> None:
+        """The event that any user may have changed."""
+
+    @abstractmethod
     def read_session(self) -> dict[str, Any] | None:
         """What the one session holds."""
 
@@ -119,8 +123,8 @@ class Aside(Client):
         """The library's removal of one cached result."""
 
     @abstractmethod
-    def forget_searches(self) -> None:
-        """The library's removal of all cached searches: none has a word for which of them a name touches."""
+    def forget_all(self, kind: str) -> None:
+        """The library's removal of all of a kind; of searches, too, since none can say which of them a name touches."""
 
     def load(self, kind: str, part: Any) -> Any:
         """The truth, from MongoDB."""
@@ -138,6 +142,10 @@ class Aside(Client):
     def user_deleted(self) -> None:
         """Remove it."""
         self.forget("user", USER)
+
+    def users_dropped(self) -> None:
+        """Remove all users."""
+        self.forget_all("user")
 
     def read_session(self) -> dict[str, Any] | None:
         """The cached session."""
@@ -179,7 +187,7 @@ class Aside(Client):
 
     def product_renamed(self, old: str, new: str) -> None:  # noqa: ARG002  # all are removed
         """Remove all searches."""
-        self.forget_searches()
+        self.forget_all("search")
 
 
 def persist_session(database: Database[Any], data: dict[str, Any]) -> bool:

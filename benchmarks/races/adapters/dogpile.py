@@ -44,9 +44,9 @@ class Dogpile(Aside):
         """`delete`."""
         self._region.delete(self.key(kind, part))
 
-    def forget_searches(self) -> None:
+    def forget_all(self, kind: str) -> None:
         """`delete_multi` of what is there: `invalidate` is documented to reach its own process only."""
-        keys = [key.decode() for key in self._redis.scan_iter(match="search:*")]
+        keys = [key.decode() for key in self._redis.scan_iter(match=self.key(kind, "*"))]
         if keys:
             self._region.delete_multi(keys)
 
@@ -58,7 +58,7 @@ class Dogpile(Aside):
 DOGPILE = Contender(
     "dogpile.cache",
     Dogpile,
-    "page “API”, `CacheRegion.get_or_create` and `CacheRegion.delete`; page “Redis Backends”, `distributed_lock=True` "
-    "with `thread_local_lock=False`; searches by `delete_multi`, since `CacheRegion.invalidate` is documented as "
-    "local to its process",
+    "page “API”: `CacheRegion.get_or_create`, and `delete` on a change; the Redis backend with `distributed_lock=True` "
+    "and `thread_local_lock=False`, for several processes; all of a kind by `delete_multi`, since "
+    "`CacheRegion.invalidate` is documented as local to its process",
 )

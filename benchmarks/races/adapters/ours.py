@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from benchmarks.races.adapters.base import SESSION, USER, Client, Contender
-from cachekeeper import Keeper, Settings
+from cachekeeper import InvalidateAll, Keeper, Settings
 from cachekeeper.applying import apply
 from cachekeeper.fold import escape_braces, fold
 from cachekeeper.reader import core
@@ -79,6 +79,10 @@ class Ours(Client):
     def user_deleted(self) -> None:
         """`user.deleted`."""
         self._apply(handlers.on_user_deleted(UserDeleted(user_id=str(USER))))
+
+    def users_dropped(self) -> None:
+        """What `collection.changed` comes to."""
+        self._apply([InvalidateAll(USERS, "the collection was dropped")])
 
     def read_session(self) -> dict[str, Any] | None:
         """`read_session`."""

@@ -46,9 +46,9 @@ class Plain(Aside):
         """`DEL`."""
         self._redis.delete(self.key(kind, part))
 
-    def forget_searches(self) -> None:
+    def forget_all(self, kind: str) -> None:
         """`SCAN` and `DEL`."""
-        for key in self._redis.scan_iter(match="search:*"):
+        for key in self._redis.scan_iter(match=self.key(kind, "*")):
             self._redis.delete(key)
 
     def session_saved(self, data: dict[str, Any]) -> None:
@@ -92,7 +92,8 @@ PLAIN = Contender(
     Plain,
     "by hand with redis-py: GET, load, SETEX, and DEL on a change; a session is set when it is saved, as by "
     "connect-redis; a block is a key with the token's life, asked for with EXISTS, as Flask-JWT-Extended's page "
-    "“JWT Revoking / Blocklist” has it; searches are removed by SCAN and DEL",
+    "“JWT Revoking / Blocklist” has it (which also asks for a Redis that persists; that helps against a restart, not "
+    "against a flush); all of a kind is removed by SCAN and DEL",
     keeps=False,
 )
 WRITE_THROUGH = Contender(

@@ -83,9 +83,9 @@ class Aiocache(AsyncAside):
         """`delete`."""
         self.run(self._cache.delete(self.key(kind, part)))
 
-    def forget_searches(self) -> None:
-        """`clear`, of the searches' namespace."""
-        self.run(self._cache.clear(namespace="search"))
+    def forget_all(self, kind: str) -> None:
+        """`clear`, of what the keys have for a namespace."""
+        self.run(self._cache.clear(namespace=kind))
 
     async def give_back(self) -> None:
         """Close the cache."""
@@ -95,6 +95,6 @@ class Aiocache(AsyncAside):
 AIOCACHE = Contender(
     "aiocache",
     Aiocache,
-    "page “Decorators”, `cached_stampede`, with a lease longer than any load; page “Caches”: `delete` on a change, and "
-    "`clear` of the searches' namespace",
+    "page “Decorators”: `cached_stampede`, with a lease longer than any load; page “Caches”: `delete` on a change, and "
+    "`clear` of all of a kind; its page “Locking” says itself that its locks are not meant for consistency",
 )

@@ -24,7 +24,7 @@ class Cashews(AsyncAside):
         self._cache = cache = cashews.Cache()
         cache.setup(wire.url)
 
-        @cache(ttl=TTL_SECONDS, key="user:{part}", lock=True)
+        @cache(ttl=TTL_SECONDS, key="user:{part}", lock=True, tags=["user"])
         async def user(part: object) -> Any:
             return await self.load_async("user", part)
 
@@ -36,7 +36,7 @@ class Cashews(AsyncAside):
         async def blocked(part: object) -> Any:
             return await self.load_async("blocked", part)
 
-        @cache(ttl=TTL_SECONDS, key="search:{part}", lock=True, tags=["products"])
+        @cache(ttl=TTL_SECONDS, key="search:{part}", lock=True, tags=["search"])
         async def search(part: object) -> Any:
             return await self.load_async("search", part)
 
@@ -62,9 +62,9 @@ class Cashews(AsyncAside):
         """`delete`."""
         self.run(self._cache.delete(self.key(kind, part)))
 
-    def forget_searches(self) -> None:
+    def forget_all(self, kind: str) -> None:
         """`delete_tags`."""
-        self.run(self._cache.delete_tags("products"))
+        self.run(self._cache.delete_tags(kind))
 
     async def give_back(self) -> None:
         """Close the cache."""
@@ -74,6 +74,6 @@ class Cashews(AsyncAside):
 CASHEWS = Contender(
     "cashews",
     Cashews,
-    "its README: “Simple cache” with `lock=True` and the default `protected=True`, both against a stampede; “Cache "
-    "invalidation”: `delete` on a change, and searches by tag, `delete_tags`",
+    "its README, “Simple cache”, with `lock=True` as “Locked” has it, and `protected=True`, the default; “Cache "
+    "invalidation”: the key is deleted on a change, all of a kind by tag, `delete_tags`",
 )
