@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 import pymongo
+from bson import Timestamp
 from pymongo.errors import PyMongoError
 
 from cachekeeper.embedded import FoundServer, Guardian, MongoServer
@@ -151,7 +152,7 @@ class ReplicaSet:
         return _wait_for(look, "no primary", seconds)
 
     def await_in_step(self, *, seconds: float = PATIENCE_SECONDS) -> Member:
-        """Wait until every member is up and has all that the primary has; returns the primary.
+        """Wait until every member is up and has all that the primary had when asked; returns the primary.
 
         Raises:
             TimeoutError: it was not so in time.
@@ -161,8 +162,8 @@ class ReplicaSet:
             primary = self.primary()
             if primary is None or len(self.secondaries()) < MEMBERS - 1:
                 return None
-            applied = [_applied(member) for member in self.members]
-            return primary if applied.count(applied[0]) == MEMBERS else None
+            wanted = _applied(primary)  # first: it may go on writing
+            return primary if all(_applied(member) >= wanted for member in self.members) else None
 
         return _wait_for(look, "the members are not in step", seconds)
 
@@ -230,9 +231,10 @@ def _host(member: Member) -> str:
     return f"127.0.0.1:{member.port}"
 
 
-def _applied(member: Member) -> Any:
-    """The time of the last write it has."""
-    return (member.hello() or {}).get("lastWrite", {}).get("opTime")
+def _applied(member: Member) -> tuple[int, Timestamp]:
+    """The term and the time of the last write it has."""
+    last = (member.hello() or {}).get("lastWrite", {}).get("opTime", {})
+    return last.get("t", -1), last.get("ts", Timestamp(0, 0))
 
 
 def _wait_for(look: Callable[[], T | None], what_not: str, seconds: float) -> T:

@@ -22,12 +22,17 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1, help="so many, with consecutive seeds")
     parser.add_argument("--series", choices=[*Series, "all"], default="all", help="how changes become events")
     parser.add_argument("--mutant", help="swap one piece for a known-bad one: then nothing is stored")
+    parser.add_argument("--dry", action="store_true", help="store no figures")
     wanted = parser.parse_args()
-    results = Results(kept=wanted.mutant is None)
+    results = Results(kept=wanted.mutant is None and not wanted.dry)
     clean = True
     with Stack(wanted.mutant) as stack:
         for seed in range(wanted.seed, wanted.seed + wanted.runs):
-            outcome = run(stack, seed, wanted.duration, station_of(seed, wanted.series))
+            try:
+                outcome = run(stack, seed, wanted.duration, station_of(seed, wanted.series))
+            except BaseException:
+                print(f"seed {seed}: what was up to then: {stack.keep_logs()}", flush=True)
+                raise
             results.add(outcome.row, stack.found)
             tell(stack, outcome)
             clean = clean and outcome.row.clean

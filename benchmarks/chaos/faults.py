@@ -5,20 +5,26 @@ from __future__ import annotations
 import random
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import redis
 from pymongo.errors import PyMongoError
 
-from cachekeeper.embedded import ServerFailed, ServerProcess
+from benchmarks.chaos.schedule import LINES
+from benchmarks.chaos.stack import DATABASE
 from cachekeeper.keys import key_of_meta
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from pymongo import MongoClient
 
     from benchmarks.chaos.schedule import Fault
     from benchmarks.chaos.stack import Stack
+    from benchmarks.replica_set import ReplicaSet
+    from cachekeeper.embedded import ServerProcess
 
 _SPARE_BYTES = 32 * 1024  # beyond what is used, while maxmemory is small
 _SHUTDOWN_IN_PROGRESS = 91
@@ -75,13 +81,13 @@ class Injector:
         """Wait until the last fault has ended. What failing reads have not used up is taken back.
 
         Raises:
-            ServerFailed: what was killed did not start again.
+            ServerFailed, TimeoutError: what was killed did not start again, or the replica set is not in step.
         """
         for thread in self._threads:
             thread.join()
         for error in self.failed:
             raise error
-        self._stack.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+        self._tell_mongo({"mode": "off"})
 
     def _run(self, faults: Sequence[Fault]) -> None:
         for fault in faults:
@@ -89,17 +95,17 @@ class Injector:
             began, problem = time.monotonic_ns(), None
             try:
                 self._inject(fault)
-            except (redis.RedisError, PyMongoError, ServerFailed, _NotThereError) as error:
+            except (redis.RedisError, PyMongoError, _NotThereError) as error:
                 problem = type(error).__name__
-                if isinstance(error, ServerFailed):
-                    self.failed.append(error)
-                    return
+            except Exception as error:  # noqa: BLE001  # raised by `join`
+                self.failed.append(error)
+                return
             with self._lock:
                 self.injected.append(Injected(fault, began, time.monotonic_ns(), problem))
 
     def _inject(self, fault: Fault) -> None:
         target, kind = fault.target, fault.kind
-        if target in self._stack.proxy.ports:
+        if target in LINES:
             self._disturb(fault)
         elif target == "keys":
             self._forget(fault)
@@ -108,6 +114,9 @@ class Injector:
         elif target == "events":
             for writer in self._stack.writers:
                 writer.ask("again", (int(fault.amount), kind == "again-one-by-one"))
+        elif target == "set":
+            assert self._stack.members is not None
+            self._shake(fault, self._stack.members)
         elif kind == "flush":
             with self._stack.security.client(timeout=1) as client:
                 client.flushall()
@@ -169,12 +178,47 @@ class Injector:
     def _spoil_reads(self, fault: Fault) -> None:
         """Let finds of the product's clients take long, or fail."""
         which: dict[str, Any] = {"failCommands": ["find"], "appName": "cachekeeper"}
-        admin = self._stack.client.admin
         if fault.kind == "fail":
             mode, more = {"times": int(fault.amount)}, {"errorCode": _SHUTDOWN_IN_PROGRESS}
-            admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": {**which, **more}})
+            self._tell_mongo({"mode": mode, "data": {**which, **more}})
             return
         slow = {"blockConnection": True, "blockTimeMS": int(fault.amount)}
-        admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": {**which, **slow}})
+        self._tell_mongo({"mode": "alwaysOn", "data": {**which, **slow}})
         time.sleep(fault.seconds)
-        admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+        self._tell_mongo({"mode": "off"})
+
+    def _tell_mongo(self, how: Mapping[str, Any]) -> None:
+        """Set or end the failing of commands, on every server that is up."""
+        for server in self._stack.mongods:
+            with suppress(PyMongoError), server.direct_client(serverSelectionTimeoutMS=500, timeoutMS=1000) as client:
+                client.admin.command({"configureFailPoint": "failCommand", **how})
+
+    def _shake(self, fault: Fault, members: ReplicaSet) -> None:
+        """What befalls a replica set."""
+        match fault.kind:
+            case "step-down":
+                members.step_down()
+            case "stop-primary":
+                primary = members.await_primary()
+                primary.pause()
+                time.sleep(fault.seconds)
+                primary.resume()
+            case "lag":
+                (lagging, *_) = members.secondaries()
+                members.lag(lagging)
+                time.sleep(fault.seconds)
+                members.catch_up(lagging)
+            case "roll-back":
+                members.roll_back(_doomed)
+        members.await_in_step()
+
+
+def _doomed(client: MongoClient[dict[str, Any]]) -> None:
+    """Changes by a service that does not wait for a majority. Nobody is ever to see them; their versions come again."""
+    number = 900_000
+    raised = {"version": {"$add": [{"$ifNull": ["$version", 0]}, 1]}, "number": number}
+    database = client[DATABASE]
+    for _ in range(3):
+        database["users"].update_many({}, [{"$set": {**raised, "name": {"$concat": ["$_id", f" #{number}"]}}}])
+        database["products"].update_many({}, [{"$set": raised}])
+        time.sleep(0.1)

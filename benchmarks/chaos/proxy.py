@@ -40,11 +40,7 @@ def detour(ports: Mapping[int, int]) -> None:
 
 
 class Proxy:
-    """The handle on the proxy's process. Lines have names; each leads to one port.
-
-    Attributes:
-        ports: where each line listens, by name.
-    """
+    """The handle on the proxy's process. Lines have names; each leads to one port or several."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -53,12 +49,10 @@ class Proxy:
         self._process.start()
         other.close()
         self._lock = threading.Lock()
-        self.ports: dict[str, int] = {}
 
     def lead(self, line: str, port: int) -> int:
-        """Open a line to a port of 127.0.0.1, or let one that is open lead there from now on; where it listens."""
-        self.ports[line] = self._ask("lead", line, port)
-        return self.ports[line]
+        """Let a line lead to a port of 127.0.0.1, too; the port at which it listens for that."""
+        return self._ask("lead", line, port)
 
     def slow(self, line: str, milliseconds: float) -> None:
         """Let everything take so much longer, in each direction; 0 ends it."""
@@ -86,15 +80,24 @@ class Proxy:
 
 
 class _Line:
-    """One line: its listener, and how it is now."""
+    """One line: how it is now."""
 
-    def __init__(self, port: int) -> None:
-        self.target = port
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.listener.settimeout(0)
+    def __init__(self) -> None:
+        self.doors: dict[int, _Door] = {}
         self.delay = 0.0
         self.stalled = False
         self.ends: set[_End] = set()
+
+
+class _Door:
+    """A line's listener for one port."""
+
+    def __init__(self, line: _Line, port: int) -> None:
+        self.line = line
+        self.target = port
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.listener.settimeout(0)
+        self.port: int = self.listener.getsockname()[1]
 
 
 class _End:
@@ -121,7 +124,7 @@ class _Server:
                 if key.data is None:
                     if not self._obey():
                         return
-                elif isinstance(key.data, _Line):
+                elif isinstance(key.data, _Door):
                     self._accept(key.data)
                 else:
                     self._read(key.data)
@@ -133,13 +136,13 @@ class _Server:
             verb, name, value = self._pipe.recv()
         except (EOFError, OSError):
             return False
-        if verb == "lead" and name not in self._lines:
-            line = self._lines[name] = _Line(value)
-            self._selector.register(line.listener, selectors.EVENT_READ, line)
-        line = self._lines[name]
+        line, port = self._lines.setdefault(name, _Line()), 0
         match verb:
             case "lead":
-                line.target = value
+                if value not in line.doors:
+                    line.doors[value] = _Door(line, value)
+                    self._selector.register(line.doors[value].listener, selectors.EVENT_READ, line.doors[value])
+                port = line.doors[value].port
             case "slow":
                 line.delay = value / 1000
             case "stall":
@@ -147,26 +150,26 @@ class _Server:
             case "cut":
                 for end in list(line.ends):
                     self._close(end)
-        self._pipe.send(line.listener.getsockname()[1])
+        self._pipe.send(port)
         return True
 
-    def _accept(self, line: _Line) -> None:
+    def _accept(self, door: _Door) -> None:
         try:
-            near, _ = line.listener.accept()
+            near, _ = door.listener.accept()
         except OSError:
             return
         try:
-            far = socket.create_connection(("127.0.0.1", line.target), timeout=1)
+            far = socket.create_connection(("127.0.0.1", door.target), timeout=1)
         except OSError:  # the server is down: so is the line
             near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
             near.close()
             return
-        one, two = _End(line, near), _End(line, far)
+        one, two = _End(door.line, near), _End(door.line, far)
         one.other, two.other = two, one
         for end in (one, two):
             end.sock.settimeout(0)
             end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            line.ends.add(end)
+            door.line.ends.add(end)
             self._selector.register(end.sock, selectors.EVENT_READ, end)
 
     def _read(self, end: _End) -> None:

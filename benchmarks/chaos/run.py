@@ -218,7 +218,9 @@ def _judge(stack: Stack, changes: list[Change], reads: list[Read]) -> tuple[Verd
 
 def _stuck(stack: Stack, tag: str) -> list[str]:
     """Keys of this run whose value is not what MongoDB has."""
-    settings = Settings(redis_url=stack.cache.url, security_redis_url=stack.security.url, mongodb_url=stack.mongo.url)
+    settings = Settings(
+        redis_url=stack.cache.url, security_redis_url=stack.security.url, mongodb_url=stack.database_server.url
+    )
     keeper = Keeper(settings)
     try:
         found = [audit(keeper, view, grace=0.5, looks=6) for view in (USER_NAME, SESSION, SEARCH, BLOCKED)]

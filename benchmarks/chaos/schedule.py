@@ -101,7 +101,15 @@ def _targets(station: Station) -> dict[str, tuple[float, tuple[_Kind, ...]]]:
     if station.series is Series.STREAM:
         targets["stream"] = (8, _PROCESS)
     if station.series is Series.REPLICAS:
-        targets["set"] = (5, (_Kind("step-down", 2), _Kind("stop-primary", 1, (1.0, 2.0)), _Kind("rollback", 2)))
+        targets["set"] = (
+            2,
+            (
+                _Kind("step-down", 2),
+                _Kind("stop-primary", 1, (1.0, 2.5)),
+                _Kind("lag", 2, (0.5, 2)),
+                _Kind("roll-back", 3),
+            ),
+        )
     else:
         targets["mongo"] = (12, (_Kind("kill", 1, (0.05, 0.5)), _Kind("stop", 2, (0.2, 1.2))))
     for line in LINES:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.chaos import readers, spy, upstream, workload
 from benchmarks.chaos.proxy import Proxy
-from benchmarks.chaos.schedule import LINES, Series, Station
+from benchmarks.chaos.schedule import Series, Station
+from benchmarks.replica_set import ReplicaSet
 from cachekeeper.delivery.broker import QUEUE
 from cachekeeper.embedded import Guardian, MongoServer, RedisServer, ServerProcess, find_mongod, find_redis
 from cachekeeper.embedded.worker_process import WorkerProcess
@@ -121,6 +122,7 @@ class Stack:
         self.journals = self.directory / "journals"
         self.journals.mkdir()
         self._rabbit: RabbitServer | None = None
+        self.members: ReplicaSet | None = None
         self._station: Station | None = None
         self._processes: dict[str, ServerProcess] = {}
         self._offsets: dict[Path, int] = {}
@@ -170,6 +172,19 @@ class Stack:
         return self.redis_broker
 
     @property
+    def database_server(self) -> MongoServer | ReplicaSet:
+        """The MongoDB of the station."""
+        if self._station is not None and self._station.series is Series.REPLICAS and self.members is not None:
+            return self.members
+        return self.mongo
+
+    @property
+    def mongods(self) -> Sequence[MongoServer]:
+        """Its members."""
+        server = self.database_server
+        return server.members if isinstance(server, ReplicaSet) else [server]
+
+    @property
     def found(self) -> list[FoundServer]:
         """The programs, with their versions."""
         rabbit = [] if self._rabbit is None else [self._rabbit.found]
@@ -184,7 +199,10 @@ class Stack:
         if station.rabbit and self._rabbit is None:
             self._rabbit = RabbitServer(self.guardian, find_rabbitmq())
             self._rabbit.start()
-        self.client = self.mongo.client(tz_aware=True)
+        if station.series is Series.REPLICAS and self.members is None:
+            self.members = ReplicaSet(self.guardian, self.mongo.found, database=DATABASE)
+            self.members.start()
+        self.client = self.database_server.client(tz_aware=True)
         self.database = self.client[DATABASE]
         for collection in ("users", "products", "sessions", "blocked_tokens"):
             self.database.drop_collection(collection)
@@ -196,7 +214,7 @@ class Stack:
         settings = {
             "redis_url": self.cache.url,
             "security_redis_url": self.security.url,
-            "mongodb_url": self.mongo.url,
+            "mongodb_url": self.database_server.url,
             "broker_url": self.broker.url,
             **TIMES,
         }
@@ -207,11 +225,11 @@ class Stack:
         self._start_processes({f"CACHEKEEPER_{name}".upper(): str(value) for name, value in settings.items()})
 
     def _lines(self, who: str) -> dict[int, int]:
-        servers = {"cache": self.cache.port, "security": self.security.port, "mongo": self.mongo.port}
+        servers = {"cache": [self.cache], "security": [self.security], "mongo": self.mongods}
         return {
-            port: self.proxy.lead(f"{who}-{server}", port)
-            for server, port in servers.items()
-            if f"{who}-{server}" in LINES
+            server.port: self.proxy.lead(f"{who}-{name}", server.port)
+            for name, several in servers.items()
+            for server in several
         }
 
     def _start_processes(self, environment: Mapping[str, str]) -> None:
@@ -301,7 +319,8 @@ class Stack:
     def keep_logs(self) -> Path:
         """Copy logs and journals to a directory that stays."""
         kept = Path(tempfile.mkdtemp(prefix="cachekeeper-chaos-"))
-        for path in [*self.directory.glob("*.log"), *self.journals.iterdir()]:
+        members = [] if self.members is None else [member.log for member in self.members.members]
+        for path in [*self.directory.glob("*.log"), *self.journals.iterdir(), *members]:
             shutil.copy(path, kept)
         return kept
 
