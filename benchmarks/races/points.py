@@ -133,9 +133,10 @@ class Wire(RedisTap):
 
 
 def _subject(words: Words) -> bytes:
-    """The key that a command is about."""
-    at = 3 if words[0].upper().startswith(b"EVAL") else 1
-    return words[at] if len(words) > at else b""
+    """What a command is about: its key, and of a script which one."""
+    if words[0].upper().startswith(b"EVAL"):
+        return b" ".join((words[1], *words[3:4]))
+    return b"".join(words[1:2])
 
 
 def names(key: str) -> Callable[[Words], bool]:
