@@ -104,6 +104,16 @@ class Consumer(CeleryConsumer):
         guard_channel(consumer.channel)
         asynloop(self, connection, _Tap(consumer, self._settle), *args)
 
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Let go of a connection that is lost, with whatever is in hand."""
+        try:
+            super().on_connection_error_after_connected(exc)
+        except AttributeError:
+            # Celery closes it twice, and with Redis as the broker the second time may be too much for kombu: what is in
+            # hand is to be put back over a channel that has no connection any more. It comes back by itself.
+            COUNTERS.add("broker_connection_torn")
+            logger.warning("the connection to the broker was lost with messages in hand")
+
     def on_close(self) -> None:
         """The connection is lost, and with it what was to be put back: the broker delivers it again by itself."""
         self._held.clear()
@@ -120,8 +130,8 @@ class Consumer(CeleryConsumer):
                     message,
                     self,
                     task,
-                    on_ack=promise(self.call_soon_ack, (message.ack_log_error,)),
-                    on_reject=promise(self.call_soon_ack, (message.reject_log_error,)),
+                    on_ack=promise(self.call_soon_ack, (_heard(message, message.ack_log_error),)),
+                    on_reject=promise(self.call_soon_ack, (_heard(message, message.reject_log_error),)),
                 )
             except Exception as error:  # noqa: BLE001  # whatever it holds, it must not end the worker
                 COUNTERS.add("message_refused")
@@ -158,6 +168,24 @@ class Consumer(CeleryConsumer):
         if is_open and not self._consuming and self.task_consumer is not None:
             self._consuming = True
             self.task_consumer.consume()
+
+
+def _heard(message: Message, answer: Callable[..., object]) -> Callable[..., object]:
+    """Give a message's answer, if its connection is still there.
+
+    kombu's channel of a Redis that has lost its connection raises what nobody expects, and that would end the worker.
+    The message comes again; it is applied twice, which changes nothing.
+    """
+
+    def give(*arguments: Any, **options: Any) -> object:
+        channel: Any = message.channel
+        transport = channel.connection
+        if getattr(transport, "client", transport) is None:
+            COUNTERS.add("answer_unheard")
+            return None
+        return answer(*arguments, **options)
+
+    return give
 
 
 class ApplyRequest(Request):

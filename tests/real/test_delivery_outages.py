@@ -194,3 +194,31 @@ def test_a_broker_that_restarts_while_the_worker_waits_brings_it_nothing(site: S
     keys = [f"blocked:both{n}" for n in range(EVENTS)]
     wait_until(lambda: site.client.exists(*keys) == EVENTS, "all events applied", SOON)
     assert site.letters == []
+
+
+@one_broker
+def test_a_broker_that_dies_while_messages_are_in_hand_does_not_end_the_worker(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("LOAD_TIMEOUT", "40"), ("LOOKUP_TIMEOUT", "50"), ("LEASE", "50")):
+        monkeypatch.setitem(site.environment, f"CACHEKEEPER_{name}_SECONDS", seconds)
+    with site.working() as worker:
+        pid = worker.pid
+        site.mongo.pause()
+        try:
+            # Fewer than it may hold: it goes on asking for more.
+            site.publish_each(*logouts("inhand")[:3])
+            wait_until(lambda: not site.waiting(), "messages in hand", SOON)
+            site.broker.kill()
+            wait_until(lambda: "Connection to broker lost" in worker.log_tail(200), "a worker without a broker", SOON)
+        finally:
+            site.mongo.resume()
+        # Applied, and nobody is there to hear it.
+        wait_until(lambda: site.client.exists(*(f"blocked:inhand{n}" for n in range(3))) == 3, "all applied", SOON)
+        site.broker.start()
+        site.publish(UserLoggedOut(token_id="last"))
+        wait_until(lambda: site.client.exists("blocked:last"), "an event after it", SOON)
+        assert worker.alive
+        assert worker.pid == pid
+        assert "Traceback" not in worker.log_tail(1000)
+        assert site.letters == []
