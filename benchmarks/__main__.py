@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import delivery, hit, search
+from benchmarks import delivery, herd, hit, search
 from benchmarks.races import table as races
 
-ALL = {"delivery": delivery.main, "hit": hit.main, "races": races.main, "search": search.main}
+ALL = {"delivery": delivery.main, "herd": herd.main, "hit": hit.main, "races": races.main, "search": search.main}
 
 
 def main() -> int:
