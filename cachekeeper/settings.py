@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -24,6 +26,7 @@ from redis.connection import parse_url as parse_redis_url
 
 from cachekeeper.errors import SettingsError
 from cachekeeper.ids import IdType
+from cachekeeper.metrics import log_once
 
 PREFIX = "CACHEKEEPER_"
 SHORTEST_API_KEY = 16
@@ -31,6 +34,10 @@ S = TypeVar("S", bound=BaseSettings)
 
 _LONGEST_SECONDS = 366 * 86_400
 """No time here means more; beyond some bound Redis and Python would refuse it one by one, at run time."""
+
+
+_NEARLY = 0.85
+"""How much of two names must be alike, by `difflib`, for one to be taken for the other misspelt."""
 
 
 class _NotTaken(ValueError):
@@ -340,13 +347,33 @@ def load_settings(**overrides: object) -> Settings:
 
 def load(kind: type[S], **overrides: Any) -> S:
     """The settings of one kind, as `load_settings`."""
+    lines = _misspelt()
     try:
-        return kind(**overrides)
+        made = kind(**overrides)
     except ValidationError as error:
-        lines = [
+        lines += [
             _line(problem["loc"], problem["type"], problem["msg"]) for problem in error.errors(include_input=False)
         ]
-        raise SettingsError("\n".join(["The settings are wrong:", *lines])) from None
+    if lines:
+        raise SettingsError("\n".join(["The settings are wrong:", *lines]))
+    return made
+
+
+def _misspelt() -> list[str]:
+    """A line for each variable that is nearly one of ours; a word in the log for one that is not even that.
+
+    Those are no error: in a Kubernetes namespace with a service called `cachekeeper-door`, say, every pod is given
+    variables such as `CACHEKEEPER_DOOR_SERVICE_HOST`.
+    """
+    ours = [PREFIX + field.upper() for field in {**Settings.model_fields, **DoorSettings.model_fields}]
+    lines = []
+    for name in sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in ours):
+        meant = get_close_matches(name.upper(), ours, n=1, cutoff=_NEARLY)
+        if meant:
+            lines.append(f"  {name}: is no setting; {meant[0]} is")
+        else:
+            log_once(f"setting:{name}", "%s is no setting, and means nothing here", name)
+    return lines
 
 
 def _line(location: tuple[int | str, ...], kind: str, message: str) -> str:

@@ -8,7 +8,6 @@ a failover, and whose loss must be noticed; two small queries a round, on an ind
 from __future__ import annotations
 
 import json
-import random
 import threading
 import time
 import uuid
@@ -18,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from cachekeeper.clients import connect_mongodb
 from cachekeeper.database import database_errors, majority
+from cachekeeper.delivery.backoff import Backoff
 from cachekeeper.delivery.messages import too_deep
 from cachekeeper.delivery.outbox import COLLECTION
 from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, Publisher, packed
 from cachekeeper.errors import Unavailable
-from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.metrics import COUNTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 _SHORTEST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.05
 """Between two looks at an outbox in which nothing is due."""
-
-_FIRST_WAIT_SECONDS = 0.1
-_LONGEST_WAIT_SECONDS = 5.0
-"""While MongoDB or the broker is away."""
 
 _GROWTH = 32  # of the time until a record is published again
 _PROBE = 16  # records
@@ -93,24 +89,15 @@ class Relay:
         Raises:
             SettingsError: the URL of the broker cannot be used.
         """
-        pause, failures, began, said = _SHORTEST_PAUSE_SECONDS, 0, 0.0, ""
+        pause = _SHORTEST_PAUSE_SECONDS
+        backoff = Backoff(self._stopping, waits="the outbox waits", goes_on="the outbox is published again")
         while not self._stopping.is_set():
             try:
                 found = self.round()
             except Unavailable as error:
-                if not failures:
-                    began = time.monotonic()
-                if str(error) != said:
-                    said = str(error)
-                    logger.warning("the outbox waits: %s", said)
-                wait = min(_FIRST_WAIT_SECONDS * (1 << min(failures, 10)), _LONGEST_WAIT_SECONDS)
-                failures += 1
-                # Spread, so that relays that stopped together do not come back together.
-                self._stopping.wait(wait * random.uniform(0.5, 1))  # noqa: S311
+                backoff.failed(error)
                 continue
-            if failures:
-                logger.warning("the outbox is published again, after %.1f s", time.monotonic() - began)
-                failures, said = 0, ""
+            backoff.succeeded()
             pause = _SHORTEST_PAUSE_SECONDS if found else min(2 * pause, _LONGEST_PAUSE_SECONDS)
             if not found:
                 self._stopping.wait(pause)

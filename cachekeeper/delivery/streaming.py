@@ -14,24 +14,25 @@ import random
 import threading
 import time
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pymongo
 from pymongo import ReturnDocument, WriteConcern
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from cachekeeper.changes import OPERATIONS, Change
 from cachekeeper.clients import connect_mongodb
 from cachekeeper.database import database_errors, majority
-from cachekeeper.delivery import outbox
-from cachekeeper.errors import DatabaseUnavailable, InvalidEvent, NoTransaction
+from cachekeeper.delivery import feed, outbox
+from cachekeeper.delivery.backoff import Backoff
+from cachekeeper.errors import DatabaseUnavailable, InvalidEvent
 from cachekeeper.events import CollectionChanged
 from cachekeeper.lean import DOCUMENT_CODEC_OPTIONS
 from cachekeeper.metrics import COUNTERS, logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pymongo.change_stream import DatabaseChangeStream
     from pymongo.client_session import ClientSession
@@ -48,16 +49,6 @@ LEASE_SECONDS = 10.0
 
 _ID = "events"
 _BATCH = 500  # changes in a transaction, at most
-_LISTEN_MS = 50  # how long the server waits for one change, and so how long a few changes wait for more
-
-_FIRST_WAIT_SECONDS = 0.1
-_LONGEST_WAIT_SECONDS = 5.0
-"""While MongoDB is away."""
-
-_NO_REPLICA_SET = 40573  # MongoDB's code for a change stream on a standalone server
-# ChangeStreamFatalError, ChangeStreamHistoryLost, and a change that is larger than a document may be: there is no way
-# on from here.
-_ENDED = frozenset({280, 286, 10334})
 
 # A name that is not UTF-8 must not end a batch: it is read with marks in the place of what cannot be.
 _CODEC = DOCUMENT_CODEC_OPTIONS.with_options(unicode_decode_error_handler="replace")
@@ -65,10 +56,6 @@ _CODEC = DOCUMENT_CODEC_OPTIONS.with_options(unicode_decode_error_handler="repla
 
 class _Deposed(Exception):
     """Another one leads, or the state was removed."""
-
-
-class _Lost(Exception):
-    """The stream cannot be continued from where it was."""
 
 
 class ChangeRelay:
@@ -115,24 +102,16 @@ class ChangeRelay:
         Raises:
             NoTransaction: the server has neither transactions nor change streams.
         """
-        failures, began = 0, 0.0
+        backoff = Backoff(self._stopping, waits="the change stream waits", goes_on="the change stream goes on")
         while not self._stopping.is_set():
             try:
                 self.turn()
             except DatabaseUnavailable as error:
-                if not failures:
-                    began = time.monotonic()
-                    logger.warning("the change stream waits: %s", error)
-                wait = min(_FIRST_WAIT_SECONDS * (1 << min(failures, 10)), _LONGEST_WAIT_SECONDS)
-                failures += 1
-                # Spread, so that those that stopped together do not come back together.
-                self._stopping.wait(wait * random.uniform(0.5, 1))  # noqa: S311
+                backoff.failed(error)
                 continue
-            if failures:
-                logger.warning("the change stream goes on, after %.1f s", time.monotonic() - began)
-                failures = 0
+            backoff.succeeded()
             if not self.leads:
-                self._stopping.wait(self._lease / 3 * random.uniform(0.5, 1))  # noqa: S311  # as above
+                self._stopping.wait(self._lease / 3 * random.uniform(0.5, 1))  # noqa: S311  # spread, as a back-off is
         self.step_down()
 
     def stop(self) -> None:
@@ -195,7 +174,7 @@ class ChangeRelay:
             return
         try:
             self._stream = self._open(token)
-        except _Lost as lost:
+        except feed.Lost as lost:
             self._begin_anew(str(lost))
             return
         # What is watched only now was not watched before this place.
@@ -234,89 +213,37 @@ class ChangeRelay:
             )
         if found is None:
             raise _Deposed
-        self._renewed()
+        self._renew_at = time.monotonic() + self._lease / 3
         return found
 
     def _until(self) -> dict[str, Any]:
         return {"$add": ["$$NOW", round(self._lease * 1000)]}
 
-    def _renewed(self) -> None:
-        self._renew_at = time.monotonic() + self._lease / 3
-
     # --- reading
 
     def _open(self, token: Mapping[str, Any] | None) -> DatabaseChangeStream[Any]:
-        """Open the stream, after a place or now.
-
-        Raises:
-            _Lost: there is no way on from that place.
-        """
-        try:
-            with _stream_errors(self._limit):
-                return self._watch(token)
-        except DatabaseUnavailable as error:
-            refused = _code(error)
-            if token is None or refused is None:
-                raise
-        # For one of many codes. If it is not refused now, the place was the reason.
-        with _stream_errors(self._limit):
-            self._watch(None).close()
-        raise _Lost(f"the server cannot go on from where it was (code {refused}); its oplog may not reach back so far")
+        return feed.opened(self._watch, token, self._limit)
 
     def _watch(self, token: Mapping[str, Any] | None) -> DatabaseChangeStream[Any]:
-        names = list(self._watches)
-        fields = {field for watch in self._watches.values() for field in ("_id", *watch.fields)}
-        concerned = [{"ns.coll": {"$in": names}}, {"to.coll": {"$in": names}}, {"operationType": "invalidate"}]
-        wanted = ("operationType", "ns", "to", "documentKey", "wallTime", "updateDescription")
-        documents = (f"{name}.{field}" for name in ("fullDocument", "fullDocumentBeforeChange") for field in fields)
-        return self._database.watch(
-            [{"$match": {"$or": concerned}}, {"$project": dict.fromkeys((*wanted, *documents), 1)}],
-            # Of the change itself. `updateLookup` would give the document as it is by now: with a later name, of which
-            # a version of this change says nothing.
-            full_document="whenAvailable",
-            full_document_before_change="whenAvailable",
-            start_after=token,
-            max_await_time_ms=_LISTEN_MS,
-        )
+        return feed.watch(self._database, self._watches, token)
 
     def _take(self) -> int:
         """Read what there is, and store its events and the place after it."""
-        changes, place, ended = self._read()
-        events = [*self._first, *(event for change in changes for event in self._events(change))]
-        if events or ended or time.monotonic() >= self._renew_at:
-            self._store(events, place)
+        taken = self._read()
+        events = [*self._first, *(event for change in taken.changes for event in self._events(change))]
+        if events or taken.ended or time.monotonic() >= self._renew_at:
+            self._store(events, taken.place)
             self._first = []
             self._batch = min(2 * self._batch, _BATCH)
             COUNTERS.add("change_stream_events", len(events))
-        if ended is not None:
-            self._begin_anew(ended)
-        return len(changes)
+        if taken.ended is not None:
+            self._begin_anew(taken.ended)
+        return len(taken.changes)
 
-    def _read(self) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any] | None, str | None]:
-        """Changes, the place after them, and why there are no more in this stream."""
-        stream = self._stream
-        if stream is None:
+    def _read(self) -> feed.Taken:
+        if self._stream is None:
             raise _Deposed
-        changes: list[Mapping[str, Any]] = []
-        place, give_up = stream.resume_token, time.monotonic() + _LISTEN_MS / 1000
-        while len(changes) < self._batch:
-            try:
-                with _stream_errors(self._limit + _LISTEN_MS / 1000):
-                    change = stream.try_next()
-            except DatabaseUnavailable as error:
-                if _code(error) in _ENDED:
-                    return changes, place, f"the server has ended it (code {_code(error)})"
-                raise
-            if change is not None and change["operationType"] == "invalidate":
-                return changes, place, "the database was dropped"
-            place = stream.resume_token
-            if change is None:
-                break
-            changes.append(change)
-            # A place beyond the change: nothing more is at hand.
-            if place != change["_id"] or time.monotonic() >= give_up:
-                break
-        return changes, place, None
+        return feed.read(self._stream, self._batch, self._limit)
 
     def _events(self, found: Mapping[str, Any]) -> list[Event]:
         collection, operation = found["ns"]["coll"], found["operationType"]
@@ -338,14 +265,12 @@ class ChangeRelay:
         Raises:
             _Deposed: another one leads, and has read from the place before; or the state is gone.
         """
-        with database_errors("storing events of the change stream", self._limit), self._session() as session:
+        errors = database_errors("storing events of the change stream", self._limit)
+        with errors, self._database.client.start_session() as session:
             session.with_transaction(
                 lambda session: self._write(session, events, place), write_concern=WriteConcern("majority")
             )
-        self._renewed()
-
-    def _session(self) -> ClientSession:
-        return self._database.client.start_session()
+        self._renew_at = time.monotonic() + self._lease / 3
 
     def _write(self, session: ClientSession, events: Sequence[Event], place: Mapping[str, Any] | None) -> None:
         outbox.add(self._database, session, *events)
@@ -373,29 +298,3 @@ def _lost(collections: Iterable[str], why: str) -> list[Event]:
         COUNTERS.add("change_stream_collection_lost")
         logger.warning("change stream: everything cached of collection %r is dropped: %s", collection, why)
     return [CollectionChanged(collection=collection) for collection in sorted(collections)]
-
-
-def _code(error: DatabaseUnavailable) -> int | None:
-    """The code by which the server refused; None where it did not answer, or in vain."""
-    cause = error.__cause__
-    return cause.code if isinstance(cause, OperationFailure) and not cause.timeout else None
-
-
-@contextmanager
-def _stream_errors(seconds: float) -> Iterator[None]:
-    """`database_errors`, and the one of which waiting is no cure.
-
-    Raises:
-        NoTransaction: this server has neither transactions nor change streams.
-        DatabaseUnavailable: as there.
-    """
-    try:
-        with database_errors("reading the change stream", seconds):
-            yield
-    except DatabaseUnavailable as error:
-        if _code(error) == _NO_REPLICA_SET:
-            raise NoTransaction(
-                "this MongoDB is a standalone server, which has neither transactions nor change streams: start it "
-                "with --replSet NAME and call rs.initiate() once (one member is enough), or connect to a replica set"
-            ) from error
-        raise

@@ -136,7 +136,8 @@ export async function isBlocked(stores, tokenId) {
   } catch {
     // Redis cannot tell; MongoDB can, and where it cannot either, its error is the answer.
   }
-  const block = await found(stores.blockedTokens.findOne({ _id: tokenId }));
+  // As text, as cachekeeper stores it: a number would find nothing, and so mean 'free'.
+  const block = await found(stores.blockedTokens.findOne({ _id: String(tokenId) }));
   if (block === null) return false;
   const ends = block.expires_at; // null: never
   // 'Not past' rather than 'in the future': a date beyond JavaScript's range is NaN, and neither.

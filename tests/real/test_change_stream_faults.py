@@ -175,14 +175,14 @@ def a_leader_that_was_paused(lab: StreamLab, kind: type[ChangeRelay]) -> str:
     """Reads a change, is paused, and stores it when another one has led for long."""
     first = lab.begun(kind)
     lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
-    changes, place, _ = first._read()
+    taken = first._read()
     second = lab.stream(lease=60)
     lab.take_over(second)
     lab.db["users"].insert_one({"_id": 2, "name": "Bea"})
     lab.drain(second)
     reached: Any = lab.db["change_streams"].find_one()
     try:
-        first._store([event for change in changes for event in first._events(change)], place)
+        first._store([event for change in taken.changes for event in first._events(change)], taken.place)
     except streaming._Deposed:
         return "stored nothing"
     found: Any = lab.db["change_streams"].find_one()

@@ -217,13 +217,14 @@ def check_served_by_mongodb(node: Service, mongodb: Database[dict[str, Any]]) ->
     mongodb["users"].insert_one({"_id": 1, "name": "from MongoDB"})
     mongodb["sessions"].insert_one({"_id": "s", "data": {}, "expires_at": LATER})
     mongodb["products"].insert_one({"_id": 1, "name": "lamp"})
-    mongodb["blocked_tokens"].insert_one({"_id": "blocked", "expires_at": None})
+    mongodb["blocked_tokens"].insert_many([{"_id": each, "expires_at": None} for each in ("blocked", "42")])
     assert node("readUser", 1) == "from MongoDB"
     assert node("readSession", "s") == {}
     with pytest.raises(NodeError):
         node("readSession", "one-that-only-redis-may-know")
     assert node("searchProducts", "lamp") == [{"_id": 1, "name": "lamp"}]
     assert node("isBlocked", "blocked") is True
+    assert node("isBlocked", 42) is True
     assert node("isBlocked", "free") is False
     with pytest.raises(NodeError):
         node("saveSession", "s", {})

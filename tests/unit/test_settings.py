@@ -5,7 +5,9 @@ import traceback
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings
 
+from cachekeeper import metrics, settings
 from cachekeeper.errors import SettingsError
 from cachekeeper.ids import IdType
 from cachekeeper.keeper import Keeper
@@ -317,3 +319,54 @@ def test_a_keeper_reads_the_environment_at_first_use_and_once(environment: pytes
     assert keeper.settings.load_concurrency == 16
     put(environment, LOAD_CONCURRENCY="3")
     assert keeper.settings.load_concurrency == 16
+
+
+# --- variables that are none ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("LEASE_SECOND", "LEASE_SECONDS"),
+        ("MONGO_URL", "MONGODB_URL"),
+        ("LOAD_CONCURENCY", "LOAD_CONCURRENCY"),
+        ("HTTP_API_KEY", "HTTP_API_KEYS"),
+        ("READCONCERN", "READ_CONCERN"),
+        ("BROKER_URI", "BROKER_URL"),
+    ],
+)
+def test_a_misspelt_variable_is_told_with_the_one_that_was_meant(
+    environment: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    assert faults(environment, **{name: SECRET}) == {name: f"is no setting; {PREFIX}{meant} is"}
+
+
+def test_it_is_told_together_with_the_one_that_is_missing_for_it(environment: pytest.MonkeyPatch) -> None:
+    put(environment, REDIS_URL=GOOD["REDIS_URL"], MONGODB_URI=GOOD["MONGODB_URL"])
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value).splitlines()[1:] == [
+        "  CACHEKEEPER_MONGODB_URI: is no setting; CACHEKEEPER_MONGODB_URL is",
+        "  CACHEKEEPER_MONGODB_URL: is not set, and has no default",
+    ]
+
+
+@pytest.mark.parametrize("kind", BaseSettings.__subclasses__())
+def test_what_one_program_needs_another_may_be_told(environment: pytest.MonkeyPatch, kind: type[BaseSettings]) -> None:
+    """One environment for all programs: `cachekeeper relay` is not disturbed by the keys of the HTTP door."""
+    for name in kind.model_fields:
+        put(environment, **{name.upper(): "anything"})
+    assert settings._misspelt() == []
+
+
+def test_what_is_like_no_setting_is_logged_once_and_harms_nobody(
+    environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kubernetes gives such variables to every pod, where a service has our name."""
+    environment.setattr(metrics, "_said", set())
+    names = ("DOOR_SERVICE_HOST", "DOOR_PORT_8080_TCP_PROTO", "DOOR_PORT")
+    put(environment, **GOOD, **dict.fromkeys(names, SECRET))
+    for _ in range(2):
+        load_settings()
+    said = sorted(record.getMessage() for record in caplog.records)
+    assert said == [f"{PREFIX}{name} is no setting, and means nothing here" for name in sorted(names)]

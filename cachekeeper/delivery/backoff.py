@@ -1,0 +1,53 @@
+"""What runs for ever goes on by itself after an outage, and says when it began to wait and for how long it did."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+from cachekeeper.metrics import logger
+
+if TYPE_CHECKING:
+    import threading
+
+    from cachekeeper.errors import Unavailable
+
+_FIRST_WAIT_SECONDS = 0.1
+_LONGEST_WAIT_SECONDS = 5.0
+
+
+class Backoff:
+    """Waits longer from failure to failure, while a server is away.
+
+    Args:
+        stopping: ends a wait at once.
+        waits: what to log before the error when an outage begins, or another server is away as well.
+        goes_on: what to log when it is over.
+    """
+
+    def __init__(self, stopping: threading.Event, *, waits: str, goes_on: str) -> None:
+        self._stopping = stopping
+        self._waits = waits
+        self._goes_on = goes_on
+        self._failures = 0
+        self._began = 0.0
+        self._said: type[Unavailable] | None = None
+
+    def failed(self, error: Unavailable) -> None:
+        """It failed with `error`: wait."""
+        if not self._failures:
+            self._began = time.monotonic()
+        if type(error) is not self._said:
+            self._said = type(error)
+            logger.warning("%s: %s", self._waits, error)
+        wait = min(_FIRST_WAIT_SECONDS * (1 << min(self._failures, 10)), _LONGEST_WAIT_SECONDS)
+        self._failures += 1
+        # Spread, so that those that stopped together do not come back together.
+        self._stopping.wait(wait * random.uniform(0.5, 1))  # noqa: S311
+
+    def succeeded(self) -> None:
+        """It works, or works again."""
+        if self._failures:
+            logger.warning("%s, after %.1f s", self._goes_on, time.monotonic() - self._began)
+            self._failures, self._said = 0, None

@@ -1,0 +1,47 @@
+"""The wait of relay and change stream while a server is away."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from cachekeeper.delivery.backoff import Backoff
+from cachekeeper.errors import BrokerUnavailable, DatabaseUnavailable
+
+
+class Waits(threading.Event):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0)
+        return self.is_set()
+
+
+def test_it_waits_longer_each_time_up_to_a_limit_and_begins_anew() -> None:
+    waits = Waits()
+    backoff = Backoff(waits, waits="it waits", goes_on="it goes on")
+    for _ in range(20):
+        backoff.failed(DatabaseUnavailable("away"))
+    for number, seconds in enumerate(waits.seconds):
+        longest = min(0.1 * 2**number, 5)
+        assert longest / 2 <= seconds <= longest, number
+    assert len({seconds / 5 for seconds in waits.seconds[8:]}) > 1, "relays would come back together"
+    backoff.succeeded()
+    backoff.failed(DatabaseUnavailable("away"))
+    assert waits.seconds[-1] <= 0.1
+
+
+def test_an_outage_is_said_once_and_that_of_another_server_too(caplog: pytest.LogCaptureFixture) -> None:
+    def said() -> list[Any]:
+        return [record.getMessage().partition(", after")[0] for record in caplog.records]
+
+    backoff = Backoff(Waits(), waits="it waits", goes_on="it goes on")
+    backoff.succeeded()
+    for error in (DatabaseUnavailable("a"), DatabaseUnavailable("b"), BrokerUnavailable("c"), BrokerUnavailable("d")):
+        backoff.failed(error)
+    backoff.succeeded()
+    backoff.succeeded()
+    backoff.failed(DatabaseUnavailable("e"))
+    assert said() == ["it waits: a", "it waits: c", "it goes on", "it waits: e"]
