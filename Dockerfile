@@ -1,4 +1,4 @@
-# The worker (and the `cachekeeper` command): docker build -t cachekeeper-worker .
+# The worker, and the `cachekeeper` command with relay, change stream and HTTP door: docker build -t cachekeeper-worker .
 
 FROM python:3.12-slim AS build
 WORKDIR /source
@@ -12,11 +12,11 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 FROM python:3.12-slim
 # A number, so that an orchestrator can see that it is not root without looking into the image; no home, no shell.
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin cachekeeper
-# Constraints: the versions that were tested. The extra `cli` is for `cachekeeper warm`; `embedded` stays out, since
-# mongod's licence lets us run it, but not ship it.
+# Constraints: the versions that were tested. The extra `http` (with it comes `cli`) is for the command; `embedded` stays
+# out, since mongod's licence lets us run it, but not ship it.
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
-    pip install --no-cache-dir --constraint /constraints.txt "$(ls /wheels/cachekeeper-*.whl)[cli]"
+    pip install --no-cache-dir --constraint /constraints.txt "$(ls /wheels/cachekeeper-*.whl)[http]"
 USER 10001
 # Celery looks for modules in the working directory: an empty one, which its user cannot write to.
 WORKDIR /opt/cachekeeper

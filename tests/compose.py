@@ -11,8 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
 import yaml
+from pydantic_settings import BaseSettings
 
-from cachekeeper.settings import PREFIX, Settings
+from cachekeeper.settings import PREFIX, DoorSettings, RelaySettings, StreamSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[1]
 # The variables that hold URLs, and the service which each must lead to.
@@ -25,6 +26,19 @@ LEADS_TO = {
 REDIS_COMMON = {"--save": "", "--appendonly": "no"}
 REDIS_POLICY = {"cache": "allkeys-lfu", "security": "noeviction"}
 IMAGES = {"cache": "redis:8", "security": "redis:8", "broker": "rabbitmq:4", "mongodb": "mongo:8"}
+DOOR_PORT = 8080
+# Our own programs: their commands, where the image's own is not meant, and what they may be told.
+COMMANDS = {
+    "relay": ["cachekeeper", "relay"],
+    "stream": ["cachekeeper", "stream"],
+    "door": ["cachekeeper", "serve", "--host", "0.0.0.0", "--port", str(DOOR_PORT)],
+}
+PROGRAMS: dict[str, type[BaseSettings]] = {
+    "worker": WorkerSettings,
+    "relay": RelaySettings,
+    "stream": StreamSettings,
+    "door": DoorSettings,
+}
 PORTS = {"cache": 6379, "security": 6379, "broker": 5672, "mongodb": 27017}
 
 
@@ -60,7 +74,7 @@ def problems(text: str) -> list[str]:
     if found:
         return found
     services = compose["services"]
-    if set(services) != {*IMAGES, "worker"}:
+    if set(services) != {*IMAGES, *PROGRAMS}:
         return [f"services: {sorted(services)}"]
     for name, service in services.items():
         found += [f"{name}: {problem}" for problem in _any_service(name, service)]
@@ -74,7 +88,11 @@ def problems(text: str) -> list[str]:
         ":/var/lib/rabbitmq" in v for v in services["broker"]["volumes"]
     ):
         found.append("broker: events do not outlive its container")
-    found += [f"worker: {problem}" for problem in _worker(services)]
+    found += [f"worker: {problem}" for problem in _worker(services["worker"])]
+    for name in PROGRAMS:
+        found += [f"{name}: {problem}" for problem in _program(name, services)]
+    for name, command in COMMANDS.items():
+        found += [f"{name}: {problem}" for problem in _command(services[name], command)]
     found += [f"host: {problem}" for problem in _host(text, services)]
     return found
 
@@ -82,12 +100,11 @@ def problems(text: str) -> list[str]:
 def _any_service(name: str, service: Mapping[str, Any]) -> Iterator[str]:
     if service.get("restart") != "unless-stopped":
         yield "no restart policy"
-    if name == "worker":
-        return
-    if not service.get("healthcheck", {}).get("test"):
+    if name != "worker" and not service.get("healthcheck", {}).get("test"):
         yield "no health check"
     ports = list(published(service))
-    if [container for _, _, container in ports] != [PORTS[name]]:
+    wanted = {**PORTS, "door": DOOR_PORT}.get(name)
+    if [container for _, _, container in ports] != ([] if wanted is None else [wanted]):
         yield f"publishes {ports}"
     for address, host, _ in ports:
         if address != "127.0.0.1":
@@ -116,26 +133,46 @@ def _mongodb(service: Mapping[str, Any]) -> Iterator[str]:
         yield "its health check initialises another replica set"
 
 
-def _worker(services: Mapping[str, Any]) -> Iterator[str]:
-    worker = services["worker"]
-    yield from (f"{key} forbids --scale worker=N" for key in ("container_name", "ports", "hostname") if key in worker)
+def _worker(worker: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         f"{key} is the Dockerfile's to say" for key in ("command", "entrypoint", "user", "healthcheck") if key in worker
     )
-    if {name: rule["condition"] for name, rule in worker["depends_on"].items()} != dict.fromkeys(
-        IMAGES, "service_healthy"
-    ):
-        yield "does not wait for all servers to be healthy"
-    environment: dict[str, str] = worker["environment"]
-    yield from _variables(environment)
-    for variable, service in LEADS_TO.items():
+
+
+def _command(service: Mapping[str, Any], wanted: list[str]) -> Iterator[str]:
+    if service.get("command") != wanted:
+        yield f"its command is {service.get('command')}"
+
+
+def _program(name: str, services: Mapping[str, Any]) -> Iterator[str]:
+    """One of ours: of the one image, without privileges, told what it needs and nothing else."""
+    service = services[name]
+    yield from (f"{key} forbids --scale {name}=N" for key in ("container_name", "hostname") if key in service)
+    if (service.get("build"), service.get("image")) != (".", "cachekeeper-worker"):
+        yield "is not of the image that is built here"
+    if service.get("cap_drop") != ["ALL"] or service.get("security_opt") != ["no-new-privileges:true"]:
+        yield "may gain privileges"
+    environment: dict[str, str] = service["environment"]
+    known = {PREFIX + field.upper() for field in PROGRAMS[name].model_fields}
+    yield from (f"{variable} is no variable of {PROGRAMS[name].__name__}" for variable in environment.keys() - known)
+    servers = {variable: server for variable, server in LEADS_TO.items() if variable in known}
+    yield from (f"{variable} is not set" for variable in servers if variable not in environment)
+    for variable, server in servers.items():
         url = urlsplit(environment.get(variable, ""))
-        if url.hostname != service or (url.port or PORTS[service]) != PORTS[service]:
+        if url.hostname != server or (url.port or PORTS[server]) != PORTS[server]:
             yield f"{variable} leads to {url.hostname}:{url.port}"
-    yield from _credentials(environment, services)
-    replica_set = parse_qs(urlsplit(environment.get("CACHEKEEPER_MONGODB_URL", "")).query).get("replicaSet")
-    if replica_set != [options(services["mongodb"]["command"]).get("--replSet")]:
-        yield f"CACHEKEEPER_MONGODB_URL names the replica set {replica_set}"
+    if {server: rule["condition"] for server, rule in service["depends_on"].items()} != dict.fromkeys(
+        servers.values(), "service_healthy"
+    ):
+        yield "does not wait for all its servers to be healthy"
+    if "CACHEKEEPER_BROKER_URL" in servers:
+        yield from _credentials(environment, services)
+    if "CACHEKEEPER_MONGODB_URL" in servers:
+        url = urlsplit(environment.get("CACHEKEEPER_MONGODB_URL", ""))
+        if parse_qs(url.query).get("replicaSet") != [options(services["mongodb"]["command"]).get("--replSet")]:
+            yield f"CACHEKEEPER_MONGODB_URL names the replica set {parse_qs(url.query).get('replicaSet')}"
+        if url.path != urlsplit(services["worker"]["environment"].get("CACHEKEEPER_MONGODB_URL", "")).path:
+            yield "uses another database than the worker"
 
 
 def _host(text: str, services: Mapping[str, Any]) -> Iterator[str]:
@@ -156,8 +193,8 @@ def _host(text: str, services: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _variables(environment: Mapping[str, str]) -> Iterator[str]:
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    yield from (f"{name} is no variable of Settings" for name in environment if name not in known)
+    known = {PREFIX + name.upper() for name in WorkerSettings.model_fields}
+    yield from (f"{name} is no variable of WorkerSettings" for name in environment if name not in known)
     yield from (f"{name} is not set" for name in LEADS_TO if name not in environment)
 
 

@@ -19,17 +19,27 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 0.2
 
 
-def dev(
+def dev(  # noqa: PLR0913  # one for each option
     *,
     env: Annotated[bool, typer.Option("--env", help="Print the variables of the running stack, and exit.")] = False,
     pid: Annotated[int | None, typer.Option(help="With --env: which stack, where several run.")] = None,
     data: Annotated[Path | None, typer.Option(help="Keep the data here; otherwise nothing is kept.")] = None,
     worker: Annotated[bool, typer.Option(help="Run `celery -A worker worker` too.")] = True,
+    relay: Annotated[
+        bool, typer.Option(help="Run `cachekeeper relay` too: it publishes what is in the outbox.")
+    ] = True,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Run `cachekeeper stream` too: what changes in MongoDB makes events.")
+    ] = False,
+    http: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, metavar="PORT", help="Run `cachekeeper serve` too; 0 for a free port."),
+    ] = None,
     with_parent: Annotated[bool, typer.Option("--with-parent", help="End when the parent process ends.")] = False,
     redis_server: Annotated[Path | None, typer.Option(help="This redis-server or valkey-server.")] = None,
     mongod: Annotated[Path | None, typer.Option(help="This mongod.")] = None,
 ) -> None:
-    """Run Redis, MongoDB and a worker on free ports until ctrl-C.
+    """Run Redis and MongoDB on free ports, a worker and the outbox's relay, until ctrl-C.
 
     Standard output has only the lines that another shell needs to reach them: eval "$(cachekeeper dev --env)" there.
     """
@@ -45,6 +55,9 @@ def dev(
     with suppress(KeyboardInterrupt), stop.on_signals():
         stack = DevStack(
             worker=worker,
+            relay=relay,
+            stream=stream,
+            http=http,
             with_parent=with_parent,
             data=None if data is None else data.absolute(),
             redis=None if redis_server is None else identify(redis_server.absolute(), "--redis-server"),

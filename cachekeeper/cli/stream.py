@@ -2,15 +2,22 @@
 
 import logging
 import signal
+import sys
+from typing import Annotated
 
 import typer
 
 
-def stream() -> None:
+def stream(
+    *, check: Annotated[bool, typer.Option("--check", help="Exit with status 0 if one leads, 1 if none does.")] = False
+) -> None:
     """Store the events of what changes in MongoDB in the outbox until ctrl-C or SIGTERM.
 
     Any number may run: one leads. Killed, it loses nothing: another one goes on where its last events are stored.
     """
+    if check:
+        _check()
+        return
     from cachekeeper.delivery.streaming import ChangeRelay  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.errors import SettingsError  # noqa: PLC0415
     from cachekeeper.registry import load_checked  # noqa: PLC0415
@@ -29,3 +36,17 @@ def stream() -> None:
     finally:
         made.close()
     typer.echo("ended", err=True)
+
+
+def _check() -> None:
+    from cachekeeper.clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.database import database_errors, majority  # noqa: PLC0415
+    from cachekeeper.delivery.streaming import COLLECTION  # noqa: PLC0415
+    from cachekeeper.settings import OutboxSettings, load  # noqa: PLC0415
+
+    settings = load(OutboxSettings)
+    database = majority(connect_mongodb(settings.mongodb_url, settings.load_timeout_seconds))
+    led = {"leader": {"$ne": None}, "$expr": {"$gt": ["$until", "$$NOW"]}}
+    with database.client, database_errors("looking for who leads the change stream", settings.load_timeout_seconds):
+        if database[COLLECTION].find_one(led) is None:
+            sys.exit("cachekeeper: nobody leads the change stream")

@@ -1,7 +1,8 @@
-"""The development stack: cache, security server, MongoDB and a worker, as child processes on free ports."""
+"""The development stack: cache, security server, MongoDB, a worker and what feeds it, as child processes."""
 
 import fcntl
 import os
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from cachekeeper.embedded.guardian import Guardian
 from cachekeeper.embedded.mongo_server import MongoServer
 from cachekeeper.embedded.parents import end_with_parent
 from cachekeeper.embedded.process import ServerProcess
+from cachekeeper.embedded.program_process import ProgramProcess
 from cachekeeper.embedded.redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ CACHE_CONFIG = {"maxmemory": "256mb", "maxmemory-policy": "allkeys-lfu"}
 SECURITY_CONFIG = {"maxmemory-policy": "noeviction"}
 APPEND_ONLY = {"appendonly": "yes"}
 BROKER_DATABASE = 1
+API_KEYS = "CACHEKEEPER_HTTP_API_KEYS"
 
 
 class DevStack:
@@ -32,6 +35,9 @@ class DevStack:
 
     Args:
         worker: also start `celery -A worker worker` in the current directory.
+        relay: also start `cachekeeper relay`, without which nothing leaves the outbox.
+        stream: also start `cachekeeper stream`, which makes events of what changes in MongoDB.
+        http: also start `cachekeeper serve` on this port, 0 for a free one. Its key is the environment's, or made.
         with_parent: this process gets a SIGTERM when its own parent dies.
         data: a directory that keeps the data of MongoDB and both Redis servers (append-only); None: nothing is kept.
         redis, mongod: the programs; None: what `find_redis` and `find_mongod` find.
@@ -52,10 +58,13 @@ class DevStack:
     mongo: MongoServer
     worker: "WorkerProcess | None"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all by keyword
         self,
         *,
         worker: bool = True,
+        relay: bool = False,
+        stream: bool = False,
+        http: int | None = None,
         with_parent: bool = False,
         data: Path | None = None,
         redis: FoundServer | None = None,
@@ -65,6 +74,10 @@ class DevStack:
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._with_worker = worker
+        self._with_relay = relay
+        self._with_stream = stream
+        self._http = http
+        self._api_keys = {} if http is None else {API_KEYS: os.environ.get(API_KEYS) or secrets.token_urlsafe(24)}
         self._with_parent = with_parent
         self._data = data
         self._found_redis = redis
@@ -94,6 +107,7 @@ class DevStack:
             "CACHEKEEPER_SECURITY_REDIS_URL": self.security.url,
             "CACHEKEEPER_MONGODB_URL": self.mongo.url,
             "CACHEKEEPER_BROKER_URL": self.security.url_of(BROKER_DATABASE),
+            **self._api_keys,
         }
 
     @property
@@ -153,6 +167,18 @@ class DevStack:
                 guardian, self.environment, app=self._worker_app, arguments=self._worker_arguments, directory=logs
             )
             self._bring_up(self.worker, f"worker: celery -A {self._worker_app} worker")
+        if self._with_relay:
+            self._bring_up(self._program("relay", "publishing what is in the outbox"), "relay: cachekeeper relay")
+        if self._with_stream:
+            self._bring_up(self._program("stream", "watching "), "change stream: cachekeeper stream")
+        if self._http is not None:
+            door = self._program("serve", "http://127.0.0.1:", self._http)
+            self._bring_up(door, f"HTTP door, its key in {API_KEYS}: cachekeeper serve")
+
+    def _program(self, command: str, ready: str, port: int | None = None) -> ProgramProcess:
+        return ProgramProcess(
+            self.guardian, self.environment, command=command, ready=ready, port=port, directory=self.directory
+        )
 
     def _bring_up(self, server: ServerProcess, what: str) -> None:
         self._started.append(server)

@@ -1,10 +1,15 @@
 """`cachekeeper dev`: what it prints, how it ends, and that nothing of it is left, however it ends."""
 
+import json
+import re
 import signal
 import stat
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pymongo
@@ -14,12 +19,13 @@ from celery import Celery
 
 from cachekeeper.embedded import DevStack, FoundServer, ServerFailed, StackError
 from cachekeeper.embedded.state import published, running_stacks
+from producers import UserDeleted, outbox
 from tests.real.leftovers import CACHEKEEPER, ROOT, Place, Program, running, script
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("redis_found", "mongo_found")
 
-DEV = [*CACHEKEEPER, "dev", "--no-worker"]
+DEV = [*CACHEKEEPER, "dev", "--no-worker", "--no-relay"]
 READY = "ctrl-C ends it all"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -112,6 +118,47 @@ def test_of_two_stacks_the_newest_answers_unless_one_is_named(place: Place) -> N
 
 def _started(place: Place, program: Program) -> float:
     return next(stack.started for stack in running_stacks(place.path) if stack.pid == program.process.pid)
+
+
+def test_with_everything_a_change_is_cached_whoever_makes_it(place: Place) -> None:
+    """One by the outbox, one that only MongoDB hears of, one over HTTP; and all of them end together."""
+    with running(place, [*CACHEKEEPER, "dev", "--stream", "--http", "0"]) as dev:
+        found = variables(dev.wait_for(READY).output)
+        (port,) = re.findall(r"HTTP door.* on 127\.0\.0\.1:(\d+)", dev.errors)
+        with (
+            pymongo.MongoClient[dict[str, Any]](found["CACHEKEEPER_MONGODB_URL"]) as mongo,
+            redis.Redis.from_url(found["CACHEKEEPER_REDIS_URL"]) as cache,
+        ):
+            database = mongo.get_default_database()
+
+            def goes(key: str, change: Callable[[], object]) -> None:
+                cache.set(key, "old")
+                change()
+                wait_until(lambda: cache.get(key) != b"old", f"word of {key}")
+
+            def by_the_outbox() -> None:
+                with mongo.start_session() as session, session.start_transaction():
+                    outbox.add(database, session, UserDeleted(user_id="1"))
+
+            def over_http() -> None:
+                event = {"specversion": "1.0", "id": "e", "source": "/test", "type": "user.deleted"}
+                request = urllib.request.Request(
+                    f"http://127.0.0.1:{port}/events",
+                    json.dumps({**event, "data": {"user_id": "3"}}).encode(),
+                    {
+                        "Authorization": f"Bearer {found['CACHEKEEPER_HTTP_API_KEYS']}",
+                        "Content-Type": "application/cloudevents+json",
+                    },
+                )
+                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # the URL is above
+                    assert answer.status == 202
+
+            goes("user:1:name", by_the_outbox)
+            goes("user:2:name", lambda: database["users"].insert_one({"_id": 2, "name": "Ann"}))
+            goes("user:3:name", over_http)
+        dev.send(signal.SIGINT)
+        assert dev.end() == 0
+    place.assert_empty()
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -301,7 +348,7 @@ def test_only_a_private_file_of_a_living_process_is_believed(tmp_path: Path) -> 
 def test_the_shipped_worker_is_part_of_it(place: Place, number: signal.Signals) -> None:
     with running(place, [*CACHEKEEPER, "dev", "--data", str(place.path / "kept")]) as dev:
         found = variables(dev.wait_for(READY).output)
-        assert len(place.processes()) == 6, "itself, its guardian, two Redis, one MongoDB, the worker"
+        assert len(place.processes()) == 7, "itself, its guardian, two Redis, one MongoDB, the worker, the relay"
         with Celery("asking", broker=found["CACHEKEEPER_BROKER_URL"], set_as_current=False) as asking:
             (queues,) = (asking.control.inspect(timeout=5).active_queues() or {}).values()
         assert [queue["name"] for queue in queues] == ["cachekeeper"]

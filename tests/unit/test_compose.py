@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,22 @@ from celery.bin.celery import celery as celery_command
 from celery.worker.control import Panel
 from click import Context, UsageError
 
-from cachekeeper.settings import load_settings
-from tests.compose import ROOT, exports, health_command, image_problems, instructions, problems
+from cachekeeper.settings import load, load_settings
+from tests.compose import (
+    PROGRAMS,
+    ROOT,
+    exports,
+    health_command,
+    image_problems,
+    instructions,
+    options,
+    problems,
+)
 from tests.servers import missing
 
 COMPOSE = (ROOT / "docker-compose.yml").read_text("utf-8")
+WORKER = "  worker:\n    <<: *program\n"
+STREAM = COMPOSE[COMPOSE.index("    # No broker:") : COMPOSE.index("    healthcheck:\n      # That one leads")]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
 
@@ -53,9 +65,9 @@ def test_compose_file_is_as_promised() -> None:
         ("- 127.0.0.1:27017:27017", "- 27017:27017", "port 27017 is published on 0.0.0.0"),
         ("- 127.0.0.1:6380:6379", "- 0.0.0.0:6380:6379", "port 6380 is published on 0.0.0.0"),
         ("- 127.0.0.1:6380:6379", "- 127.0.0.1:6380:6380", "security: publishes"),
-        ("    build: .\n", "    build: .\n    container_name: worker\n", "worker: container_name"),
-        ("    build: .\n", "    build: .\n    ports: [127.0.0.1:80:80]\n", "worker: ports"),
-        ("    build: .\n", "    build: .\n    command: celery -A worker worker -P prefork\n", "worker: command"),
+        (WORKER, WORKER + "    container_name: worker\n", "worker: container_name"),
+        (WORKER, WORKER + "    ports: [127.0.0.1:80:80]\n", "worker: publishes"),
+        (WORKER, WORKER + "    command: celery -A worker worker -P prefork\n", "worker: command"),
         ("      cache: {condition: service_healthy}\n", "", "worker: does not wait"),
         ("CACHEKEEPER_REDIS_URL: ", "CACHEKEEPER_CACHE_URL: ", "worker: CACHEKEEPER_CACHE_URL is no variable"),
         ("redis://security:6379/0", "redis://cache:6379/0", "worker: CACHEKEEPER_SECURITY_REDIS_URL leads to cache"),
@@ -67,6 +79,22 @@ def test_compose_file_is_as_promised() -> None:
         ("27017/shop?direct", "27017/store?direct", "host: host and worker use different databases"),
         ("?directConnection=true", "", "host: CACHEKEEPER_MONGODB_URL lacks directConnection"),
         ("export CACHEKEEPER_BROKER_URL", "export CACHEKEEPER_BROKER", "host: CACHEKEEPER_BROKER is no variable"),
+        ("  cap_drop: [ALL]\n", "", "relay: may gain privileges"),
+        ("  build: .\n", "", "stream: is not of the image"),
+        ("[cachekeeper, relay]", "[cachekeeper, relay, --lag]", "relay: its command"),
+        ("[cachekeeper, stream]", "[cachekeeper, relay]", "stream: its command"),
+        ("--host, 0.0.0.0", "--host, 127.0.0.1", "door: its command"),
+        ("- 127.0.0.1:8080:8080", "- 8080:8080", "port 8080 is published on 0.0.0.0"),
+        ("- 127.0.0.1:8080:8080", "- 127.0.0.1:8080:80", "door: publishes"),
+        ("CACHEKEEPER_HTTP_API_KEYS: key", "CACHEKEEPER_HTTP_KEYS: key", "door: CACHEKEEPER_HTTP_KEYS is no variable"),
+        ('      test: ["CMD", "cachekeeper", "stream", "--check"]\n', "", "stream: no health check"),
+        (STREAM, STREAM.replace("shop", "store"), "stream: uses another database"),
+        (STREAM, STREAM.replace("mongodb:27017", "mongodb:27018"), "stream: CACHEKEEPER_MONGODB_URL leads to"),
+        (
+            STREAM,
+            STREAM + "      CACHEKEEPER_REDIS_URL: redis://cache\n",
+            "CACHEKEEPER_REDIS_URL is no variable of Stream",
+        ),
     ],
 )
 def test_known_bad_compose_files_are_found(old: str, new: str, problem: str) -> None:
@@ -80,6 +108,47 @@ def test_both_sets_of_variables_are_valid_settings(monkeypatch: pytest.MonkeyPat
         settings = load_settings()
         assert settings.redis_url != settings.security_url
         assert settings.broker_url == environment["CACHEKEEPER_BROKER_URL"]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_each_program_is_told_is_what_it_takes(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable, value in yaml.safe_load(COMPOSE)["services"][name]["environment"].items():
+        monkeypatch.setenv(variable, value)
+    load(PROGRAMS[name])  # it raises where it does not
+
+
+@pytest.mark.parametrize(
+    ("events", "under_way", "oldest", "healthy"),
+    [("0", "0", "none", True), ("3", "0", "0.4", True), ("9", "0", "61.0", False), ("9", "9", "3600.0", True)],
+)
+def test_the_relay_is_healthy_while_nothing_waits_for_it(
+    tmp_path: Path, events: str, under_way: str, oldest: str, *, healthy: bool
+) -> None:
+    assert relay_is_healthy(tmp_path, f"events {events}\nunder_way {under_way}\noldest_seconds {oldest}\n") is healthy
+
+
+def test_it_is_not_while_nobody_can_tell(tmp_path: Path) -> None:
+    assert not relay_is_healthy(tmp_path, "")
+
+
+def relay_is_healthy(directory: Path, said: str) -> bool:
+    """What the health check says, where `cachekeeper relay --lag` says that."""
+    kind, check = yaml.safe_load(COMPOSE)["services"]["relay"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    program = directory / "cachekeeper"
+    program.write_text(f"#!/bin/sh\ntest \"$*\" = 'relay --lag' && printf '{said}'\n")
+    program.chmod(0o700)
+    path = f"{directory}:{os.environ['PATH']}"
+    return subprocess.run(["sh", "-c", check.replace("$$", "$")], env={"PATH": path}, check=False).returncode == 0
+
+
+def test_the_door_is_asked_whether_it_can_publish() -> None:
+    door = yaml.safe_load(COMPOSE)["services"]["door"]
+    kind, python, option, code = door["healthcheck"]["test"]
+    assert (kind, python, option) == ("CMD", "python", "-c")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert "URLError" in done.stderr, "nobody listens there, and the check has said so"
+    assert f"127.0.0.1:{options(door['command'])['--port']}/readyz" in code
 
 
 def test_readme_gives_the_same_variables() -> None:
@@ -97,7 +166,7 @@ def test_dockerfile_is_as_promised() -> None:
         ("USER 10001\n", "", "runs as root"),
         ("FROM python:3.12-slim\n", "FROM python:3.12-slim\nUSER 0\n# ", "runs as root"),
         ('"worker", "worker"]', '"worker", "worker", "-P", "prefork"]', "its command"),
-        ("[cli]", "[cli,embedded]", "not for production"),
+        ("[http]", "[http,embedded]", "not for production"),
         ("--constraint /constraints.txt", "", "other versions"),
         ("HEALTHCHECK", "# HEALTHCHECK", "no health check"),
         ("FROM python:3.12-slim\n", "FROM python:3.12\n", "not built on"),
