@@ -24,7 +24,7 @@ from cachekeeper.settings import Settings
 from cachekeeper.store import steps
 from cachekeeper.store.outcomes import Filled
 from lookups import read_user
-from tests.shop import Gate, Reads, WatchedRedis, mutate
+from tests.shop import Gate, Reads, WatchedRedis, changed_user, mutate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,11 +57,12 @@ class Seen:
 
 
 class SlowReads(Reads):
-    """Reads that take a while, and are noted."""
+    """Reads that take a while, and are noted; before each has its answer, `overtaken` may happen."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, overtaken: Callable[[], object] = lambda: None) -> None:
         super().__init__()
         self._seconds = seconds
+        self._overtaken = overtaken
         self.times: list[float] = []
 
     def started(self, event: CommandStartedEvent) -> None:
@@ -70,6 +71,7 @@ class SlowReads(Reads):
         super().started(event)
         if event.command_name == "find":
             time.sleep(self._seconds)
+            self._overtaken()
 
 
 class Competitors(WatchedRedis):
@@ -93,9 +95,10 @@ class Competitors(WatchedRedis):
 class HerdProcess:
     """The keeper, and the threads that use it."""
 
-    def __init__(self, settings: dict[str, Any], database: str, slow: float) -> None:
+    def __init__(self, settings: dict[str, Any], database: str, slow: float, *, overtaken: bool) -> None:
         self.settings = Settings(**settings)
-        self.reads = SlowReads(slow)
+        self.reads = SlowReads(slow, self._invalidate if overtaken else lambda: None)
+        self._worker = Keeper(self.settings)
         mongo: pymongo.MongoClient[Any] = pymongo.MongoClient(self.settings.mongodb_url, event_listeners=[self.reads])
         mongo.admin.command("ping")
         host, port = self.settings.redis_url.removeprefix("redis://").split("/")[0].split(":")
@@ -110,6 +113,9 @@ class HerdProcess:
         self.gate = Gate()  # for the first read, until `let_it_go`
         self._threads: list[threading.Thread] = []
         self._answers: list[tuple[str | None, float]] = []
+
+    def _invalidate(self) -> None:
+        changed_user(self._worker, "Ann")
 
     def let_it_go(self) -> None:
         self.gate.open()
@@ -147,12 +153,12 @@ class HerdProcess:
         )
 
 
-def serve(pipe: Connection, settings: dict[str, Any], database: str, slow: float, mutant: str | None) -> None:
+def serve(pipe: Connection, options: dict[str, Any], mutant: str | None) -> None:
     """Be one, until the other side is gone."""
     patch = pytest.MonkeyPatch()
     if mutant is not None:
         MUTANTS[mutant](patch)
-    process = HerdProcess(settings, database, slow)
+    process = HerdProcess(**options)
     pipe.send("ready")
     try:
         while True:

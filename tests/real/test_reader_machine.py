@@ -207,6 +207,28 @@ class ReaderMachine(RuleBasedStateMachine):
             if reading in self.readings:
                 self.take_step(reading)
 
+    @rule(
+        kind=KINDS,
+        lost=st.sampled_from(["nothing", "nothing", "everything", "lease"]),
+        another=st.booleans(),
+        number=st.sampled_from([0, 1]),
+    )
+    def is_overtaken(self, kind: str, lost: str, another: bool, number: int) -> None:  # noqa: FBT001  # as above
+        """A load under a lease, and a change before its fill; rules by themselves seldom come to this."""
+        self.client.delete(KEY)
+        late = self.read(self.processes[number])
+        if late is None:
+            return
+        for _ in ("acquire", "load"):
+            if late in self.readings:
+                self.take_step(late)
+        self.goes_wrong(lost)
+        self.change(kind)
+        if another and late in self.readings and (reading := self.read(self.processes[0])) is not None:
+            self.take_step(reading)
+        if late in self.readings:
+            self.take_step(late)
+
     def lose_patience(self, reading: Reading) -> None:
         """When only the time of one load is left, MongoDB is asked, and nothing is filled."""
         reading.now = LIMITS.lookup - LIMITS.load
