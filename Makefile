@@ -1,6 +1,6 @@
 # Works with GNU make 3.81 (macOS) and later. ARGS passes more arguments on: make test ARGS='tests/unit -x'
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types contracts check protocol bench chaos races clean
+.PHONY: help setup demo test lint format types contracts check protocol bench chaos races losses clean
 
 PYTHON = .venv/bin/python
 ARGS =
@@ -53,6 +53,9 @@ chaos: .venv/.set-up ## Faults while all is in use, every read checked: SEED=7 D
 
 races: .venv/.set-up ## Play every race, with this project and with what people use today; who is stale?
 	$(PYTHON) -m benchmarks races; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
+
+losses: .venv/.set-up ## Kill processes at every gap, by every path and on both brokers; is a committed change lost? (long)
+	$(PYTHON) -m benchmarks losses; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 clean: ## Remove .venv and everything built or cached
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -142,5 +142,7 @@ def _transport_options(url: str) -> dict[str, Any]:
         "visibility_timeout": 60,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
+        # One that is killed while it looks keeps the others from looking for so long; the default is five minutes.
+        "unacked_mutex_expire": 10,
         "health_check_interval": 10,
     }

@@ -23,6 +23,7 @@ class WorkerProcess(ServerProcess):
         environment: variables on top of this process's own; they name the servers.
         app: where Celery finds the application.
         arguments: more of them for `celery worker`.
+        hostname: its name among the workers of its broker; needed where there are several, to know which is ready.
         name, directory, start_seconds: see `ServerProcess`.
     """
 
@@ -35,6 +36,7 @@ class WorkerProcess(ServerProcess):
         *,
         app: str = "worker",
         arguments: Sequence[str] = (),
+        hostname: str | None = None,
         name: str = "worker",
         directory: Path | None = None,
         start_seconds: float = 60.0,
@@ -42,7 +44,8 @@ class WorkerProcess(ServerProcess):
         super().__init__(guardian, name, directory=directory, start_seconds=start_seconds)
         self.environment = dict(environment)
         self.app = app
-        self.arguments = tuple(arguments)
+        self.arguments = (*arguments, *(("--hostname", hostname) if hostname else ()))
+        self._asked = [hostname] if hostname else None
 
     def _command(self) -> Sequence[str]:
         return [sys.executable, "-m", "celery", "-A", self.app, "worker", *self.arguments]
@@ -51,14 +54,14 @@ class WorkerProcess(ServerProcess):
         return {**os.environ, "PYTHONUNBUFFERED": "1", **self.environment}
 
     def _not_ready(self) -> str | None:
-        # Celery takes up remote control as the last part of a start, after it has begun to consume. Whichever worker
-        # answers is this one: nobody else knows the broker.
+        # Celery takes up remote control as the last part of a start, after it has begun to consume. Without a name,
+        # whichever worker answers is this one: nobody else knows the broker.
         broker = self.environment["CACHEKEEPER_BROKER_URL"]
         with Celery("cachekeeper-ping", broker=broker, set_as_current=False) as asking:
             # Those of the broker's client: kombu keeps connections, and one may be older than the broker.
             errors = cast("tuple[type[Exception], ...]", (OperationalError, *asking.connection().connection_errors))
             try:
-                answers = asking.control.ping(timeout=PING_SECONDS, limit=1)
+                answers = asking.control.ping(destination=self._asked, timeout=PING_SECONDS, limit=1)
             except errors as error:
                 return str(error)
         return None if answers else "no answer to a ping"

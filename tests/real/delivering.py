@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from kombu import Connection
 
 from cachekeeper.delivery.broker import DEAD_QUEUE, QUEUE, task_body, task_headers
 from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.embedded import RedisServer
+from cachekeeper.embedded import RedisServer, ServerProcess
 from cachekeeper.embedded.worker_process import WorkerProcess
 from cachekeeper.keeper import Keeper
 from cachekeeper.registry import load_registry
@@ -23,7 +24,7 @@ from tests.servers import RabbitServer
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import redis
     from kombu import Message
@@ -44,6 +45,40 @@ def remember_queue(broker: RedisServer | RabbitServer) -> None:
     if isinstance(broker, RabbitServer):
         name, files = f"%2F_{QUEUE}".encode(), broker.data
         wait_until(lambda: any(name in file.read_bytes() for file in files.rglob("names.dets")), "a queue on disk", 60)
+
+
+RELAY_SAYS = "publishing what is in the outbox"
+
+
+class Program(ServerProcess):
+    """A module of ours as a process; ready when it has said so.
+
+    Args:
+        guardian: ends the process if this one cannot.
+        module: which; run as `python -m`.
+        word: its first argument.
+        environment: more variables.
+        says: what stands in its log when it is ready.
+    """
+
+    listens = False
+
+    def __init__(
+        self, guardian: Guardian, module: str, word: str, environment: Mapping[str, str], *, says: str
+    ) -> None:
+        super().__init__(guardian, word)
+        self.environment = dict(environment)
+        self._module = module
+        self._says = says
+
+    def _command(self) -> Sequence[str]:
+        return [sys.executable, "-m", self._module, self.name]
+
+    def _environment(self) -> Mapping[str, str]:
+        return {"PYTHONUNBUFFERED": "1", **self.environment}
+
+    def _not_ready(self) -> str | None:
+        return None if self._says in self.log_tail() else f"it has not said: {self._says}"
 
 
 @dataclass

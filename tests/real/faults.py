@@ -1,6 +1,6 @@
-"""Points at which a process kills itself (SIGKILL), once for each file of that name that the test has put there.
+"""Points at which a process kills itself (SIGKILL), once for each file of that name that has been put there.
 
-`python -m tests.real.faults` is a relay with such points; `tests.real.faults_worker` a worker.
+`python -m tests.real.faults relay` (or `stream`) is that command with such points; `tests.real.faults_worker` a worker.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cachekeeper.delivery.relay import Relay
+from cachekeeper.delivery.streaming import ChangeRelay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from cachekeeper.events import Event
+
 VARIABLE = "TEST_FAULTS"
+MUTANT = "TEST_MUTANT"
+"""Names a known-bad variant, for whoever has it."""
 
 
 def point(name: str) -> None:
@@ -48,9 +53,39 @@ class FaultyRelay(Relay):
         return published
 
 
+class DeletesWhenPublished(Relay):
+    """A known-bad relay: an ordinary outbox, which trusts the broker."""
+
+    def _publish(self, records: Sequence[Mapping[str, Any]]) -> int:
+        published = super()._publish(records)
+        self._outbox.delete_many({"_id": {"$in": [record["_id"] for record in records]}})
+        return published
+
+
+class FaultyForgetfulRelay(DeletesWhenPublished, FaultyRelay):
+    """Both."""
+
+
+class FaultyChangeRelay(ChangeRelay):
+    """One that can be killed between reading and storing, and after it; its successor waits a second, not ten."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"lease_seconds": 1.0, **options})
+
+    def _store(self, events: Sequence[Event], place: Mapping[str, Any] | None) -> None:
+        if events:
+            point("stream-read")
+        super()._store(events, place)
+        if events:
+            point("stream-stored")
+
+
 if __name__ == "__main__":
     from cachekeeper.cli import main
-    from cachekeeper.delivery import relay
+    from cachekeeper.delivery import relay, streaming
 
-    relay.Relay = FaultyRelay  # type: ignore[misc]  # for the command, which is run as it is
+    # For the commands, which are run as they are.
+    forgetful = os.environ.get(MUTANT) == "forgets"
+    relay.Relay = FaultyForgetfulRelay if forgetful else FaultyRelay  # type: ignore[misc]
+    streaming.ChangeRelay = FaultyChangeRelay  # type: ignore[misc]
     main()

@@ -1,9 +1,9 @@
-"""The shipped worker, with points at which it kills itself."""
+"""The shipped worker, with points at which it kills itself, in the order in which a message passes them."""
 
 from typing import Any
 
 from cachekeeper import applying
-from cachekeeper.delivery import work
+from cachekeeper.delivery import consumer, envelopes, work
 from tests.real.faults import before
 from worker.celery import app
 
@@ -11,7 +11,11 @@ __all__ = ["app"]
 
 _work: Any = work
 _plan: Any = applying._Plan
+_request: Any = consumer.ApplyRequest
+_envelopes: Any = envelopes
+_envelopes.sound = before("worker-popped", _envelopes.sound)  # off the list, and not yet among the unacknowledged
 _work.apply = before("worker-received", _work.apply)
 _plan.run = before("worker-persisted", _plan.run)
-_work.leave = before("worker-applied", _work.leave)
+_work.Delivery._keep = before("worker-applied", _work.Delivery._keep)
 _work.Delivery._warm = before("worker-left", _work.Delivery._warm)
+_request.on_success = before("worker-warmed", _request.on_success)

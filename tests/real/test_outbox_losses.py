@@ -11,21 +11,11 @@ from cachekeeper.delivery.outbox import leave
 from cachekeeper.delivery.relay import Relay
 from cachekeeper.delivery.work import Verdict
 from cachekeeper.keeper import Keeper
+from tests.real.faults import DeletesWhenPublished
 from tests.real.outbox_lab import Killed, old_names_are_cached, stale
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from tests.real.outbox_lab import Lab
-
-
-class DeletesWhenPublished(Relay):
-    """A known-bad relay: an ordinary outbox, which trusts the broker."""
-
-    def _publish(self, records: Sequence[Mapping[str, Any]]) -> int:
-        published = super()._publish(records)
-        self._outbox.delete_many({"_id": {"$in": [record["_id"] for record in records]}})
-        return published
 
 
 def the_broker_loses_everything(lab: Lab, kind: type[Relay]) -> list[str]:

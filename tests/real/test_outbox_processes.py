@@ -13,22 +13,21 @@ import pytest
 from kombu import Connection
 
 from cachekeeper.delivery.broker import QUEUE
-from cachekeeper.embedded.process import ServerProcess
 from cachekeeper.embedded.worker_process import WorkerProcess
 from lookups import read_user
 from producers import UserLoggedOut, UserUpdated, outbox
-from tests.real.delivering import Site
+from tests.real.delivering import RELAY_SAYS, Program, Site
 from tests.real.faults import VARIABLE
 from tests.real.leftovers import ROOT
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pymongo.client_session import ClientSession
 
-    from cachekeeper.embedded import Guardian, MongoServer, RedisServer
+    from cachekeeper.embedded import Guardian, MongoServer, RedisServer, ServerProcess
     from tests.servers import RabbitServer
 
 RELAY_GAPS = ["relay-claimed", "relay-published"]
@@ -36,25 +35,6 @@ RELAY_GAPS = ["relay-claimed", "relay-published"]
 WORKER_GAPS = {"redis": ["worker-persisted", "worker-applied"], "rabbitmq": ["worker-received", "worker-left"]}
 USERS = 30
 SOON = 60.0
-
-
-class RelayProcess(ServerProcess):
-    """`cachekeeper relay`, with the points of `tests.real.faults`."""
-
-    listens = False
-
-    def __init__(self, guardian: Guardian, environment: Mapping[str, str]) -> None:
-        super().__init__(guardian, "relay")
-        self.environment = dict(environment)
-
-    def _command(self) -> Sequence[str]:
-        return [sys.executable, "-m", "tests.real.faults", "relay"]
-
-    def _environment(self) -> Mapping[str, str]:
-        return {"PYTHONUNBUFFERED": "1", **self.environment}
-
-    def _not_ready(self) -> str | None:
-        return None if "publishing what is in the outbox" in self.log_tail() else "it has not said that it begins"
 
 
 class Stand:
@@ -70,7 +50,7 @@ class Stand:
             VARIABLE: str(faults),
         }
         redis = {"CACHEKEEPER_REDIS_URL": site.cache.url}
-        self.relay = RelayProcess(site.guardian, environment)
+        self.relay = Program(site.guardian, "tests.real.faults", "relay", environment, says=RELAY_SAYS)
         self.worker = WorkerProcess(
             site.guardian, {**environment, **redis}, app="tests.real.faults_worker", arguments=["--without-mingle"]
         )

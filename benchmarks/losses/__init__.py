@@ -1,0 +1,4 @@
+"""Is a committed change ever lost? Real processes are killed (SIGKILL) at each gap between commit and acknowledgement.
+
+Every key is cached before its change, and changed once; so a change that is lost is a key that stays stale.
+"""

@@ -1,0 +1,247 @@
+"""One run: a path, a broker, and processes that are killed at every gap of it while the service commits changes."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any, Self
+
+from benchmarks.losses.changes import is_product, key_of, number_of, stock, text_of
+from benchmarks.losses.service import PLAN, SAYS, Path
+from cachekeeper.auditing import audit
+from cachekeeper.embedded import RedisServer
+from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.warming import warm_keys
+from lookups import search_products
+from lookups.products import SEARCH
+from lookups.users import USER_NAME
+from tests.real.delivering import RELAY_SAYS, Program, Site, remember_queue
+from tests.real.faults import MUTANT, VARIABLE
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachekeeper.embedded import Guardian, MongoServer, ServerProcess
+    from tests.servers import RabbitServer
+
+COMMITTED = "service-committed"
+STOPPED, RESTARTED = "worker stopped by SIGTERM", "broker killed and restarted"
+_WORKER_GAPS = ("worker-received", "worker-persisted", "worker-applied", "worker-left", "worker-warmed")
+_RELAY_GAPS = ("relay-claimed", "relay-published")
+_GAPS = {
+    Path.OUTBOX: (COMMITTED, *_RELAY_GAPS, *_WORKER_GAPS),
+    Path.STREAM: (COMMITTED, "stream-read", "stream-stored", *_RELAY_GAPS, *_WORKER_GAPS),
+    Path.PLAIN: (COMMITTED, "service-confirmed", *_WORKER_GAPS),
+}
+_WORKERS = 2
+_SOON = 120.0
+_WARM_AT_ONCE = 500
+
+
+def gaps(path: Path, *, is_rabbit: bool) -> tuple[str, ...]:
+    """Where a process is killed. `worker-popped` is where Redis as the broker loses a message."""
+    return _GAPS[path] if is_rabbit else (*_GAPS[path], "worker-popped")
+
+
+@dataclass
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        changes: how many were committed.
+        kills: how often a process ended at each gap; broker and worker that were ended otherwise besides.
+        lost: changes whose key was stale in the end.
+        unsaid: those of them whose service was killed between commit and publication.
+        left: events that nobody has dealt with: in the outbox, and as dead letters.
+        slowest: seconds from an event to the end of the last message that carried it.
+        seconds: of the run.
+    """
+
+    changes: int
+    kills: Counter[str] = field(default_factory=Counter)
+    lost: set[int] = field(default_factory=set)
+    unsaid: set[int] = field(default_factory=set)
+    left: int = 0
+    slowest: float = 0.0
+    seconds: float = 0.0
+
+
+class Run:
+    """The processes of a run, on servers that are there.
+
+    Args:
+        guardian: ends what is started here.
+        broker: with a queue that nobody else uses; it is killed and restarted.
+        cache: emptied by this.
+        mongo: the run has a database of its own there.
+        path: how changes become events.
+        mutant: a known-bad variant: `early` or `forgets`; `""` for none.
+    """
+
+    def __init__(
+        self,
+        guardian: Guardian,
+        broker: RedisServer | RabbitServer,
+        cache: RedisServer,
+        mongo: MongoServer,
+        path: Path,
+        mutant: str = "",
+    ) -> None:
+        self.path = path
+        self.faults = FilePath(tempfile.mkdtemp(prefix="cachekeeper-losses-"))
+        self.site = Site(guardian, broker, cache, mongo, f"losses_{random.randrange(1 << 32):08x}")
+        environment = {
+            "CACHEKEEPER_MONGODB_URL": mongo.url_of(self.site.database),
+            "CACHEKEEPER_BROKER_URL": broker.url,
+            "CACHEKEEPER_OUTBOX_RETRY_SECONDS": "2",
+            VARIABLE: str(self.faults),
+            MUTANT: mutant,
+        }
+        program = partial(Program, guardian, environment=environment)
+        self.service = program("benchmarks.losses.service", path.value, says=SAYS)
+        self.relays = [] if path is Path.PLAIN else [program("tests.real.faults", "relay", says=RELAY_SAYS)]
+        self.streams = [program("tests.real.faults", "stream", says="watching ")] if path is Path.STREAM else []
+        self.workers = [
+            WorkerProcess(
+                guardian,
+                {**environment, "CACHEKEEPER_REDIS_URL": cache.url},
+                app="benchmarks.losses.worker",
+                hostname=f"worker-{number}@losses",
+                name=f"worker-{number}",
+            )
+            for number in range(_WORKERS)
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, self.faults, ignore_errors=True)
+            stack.callback(self.site.close)
+            stack.callback(self.site.mongo_client.drop_database, self.site.database)
+            for process in self._processes():
+                stack.callback(process.kill)
+
+    def result(self, changes: int, kills: int, seed: int, *, restarts: int = 1) -> Outcome:
+        """Commit so many changes, and kill so often at each gap meanwhile.
+
+        Args:
+            changes: and one more, at the end, when all processes are well.
+            kills: at each gap.
+            seed: of the order of kills, and of where among the changes they come.
+            restarts: so often the broker is killed and restarted, and a worker stopped.
+        """
+        rng, outcome, began = random.Random(seed), Outcome(changes + 1), time.monotonic()
+        self._begin(changes + 1)
+        wanted = [*gaps(self.path, is_rabbit=self.site.is_rabbit)] * kills + [STOPPED, RESTARTED] * restarts
+        rng.shuffle(wanted)
+        for number, what in enumerate(wanted):
+            start, stop = (changes * n // len(wanted) for n in (number, number + 1))
+            self._commit(rng.randint(start, (start + stop) // 2))
+            self._order(stop) if what in (STOPPED, RESTARTED) else None
+            self._strike(what, stop, outcome)
+        self._commit(changes)
+        self._commit(changes + 1)
+        self._wait_until_quiet(changes)
+        self._judge(outcome)
+        outcome.seconds = time.monotonic() - began
+        return outcome
+
+    def _begin(self, changes: int) -> None:
+        site = self.site
+        site.client.flushall()
+        stock(site.db, changes)
+        site.db[PLAN].insert_one({"_id": "service", "next": 0, "until": 0})
+        for process in self._processes():
+            process.start()
+        if self.streams:  # its first start drops what is cached
+            wait_until(lambda: site.db["change_streams"].find_one({"token": {"$exists": True}}), "a first start", _SOON)
+            wait_until(lambda: not site.db["outbox"].find_one(), "an empty outbox", _SOON)
+        users = [str(number) for number in range(changes) if not is_product(number)]
+        for at in range(0, len(users), _WARM_AT_ONCE):
+            warm_keys(site.keeper, USER_NAME, users[at : at + _WARM_AT_ONCE])
+        for number in filter(is_product, range(changes)):
+            search_products(text_of(number), keeper=site.keeper)
+        assert site.client.exists(*map(key_of, range(changes))) == changes, "every key is cached before its change"
+
+    def _processes(self) -> Iterator[ServerProcess]:
+        yield from (*self.workers, *self.relays, *self.streams, self.service)
+
+    # --- orders to the service
+
+    def _done(self) -> int:
+        plan: Any = self.site.db[PLAN].find_one({"_id": "service"})
+        return int(plan["next"])
+
+    def _order(self, until: int) -> None:
+        self.site.db[PLAN].update_one({"_id": "service"}, {"$set": {"until": until}})
+
+    def _commit(self, until: int) -> None:
+        """Order changes up to that number, and wait until they are committed."""
+        self._order(until)
+        wait_until(lambda: self._done() >= until, f"{until} changes", _SOON)
+
+    # --- kills
+
+    def _strike(self, what: str, stop: int, outcome: Outcome) -> None:
+        """Kill or restart somebody while further changes are committed."""
+        if what == STOPPED:
+            self.workers[0].stop()
+            assert self.workers[0].exit_text == "exited with status 0"
+            self.workers[0].start()
+        elif what == RESTARTED:
+            remember_queue(self.site.broker)
+            self.site.broker.restart(keep_data=True)
+        else:
+            self._kill_at(what, stop, outcome)
+        outcome.kills[what] += 1
+
+    def _kill_at(self, gap: str, stop: int, outcome: Outcome) -> None:
+        (self.faults / gap).touch()
+        self._order(stop)
+        victims = wait_until(self._dead, f"the end of a process at {gap}", _SOON)
+        for victim in victims:
+            assert victim.exit_text == "was killed by SIGKILL", (
+                f"{victim.name} {victim.exit_text}\n{victim.log_tail(60)}"
+            )
+            if gap == COMMITTED and self.path is Path.PLAIN:
+                outcome.unsaid.add(self._done() - 1)
+            victim.start()
+
+    def _dead(self) -> list[ServerProcess]:
+        return [process for process in self._processes() if not process.alive]
+
+    # --- the end
+
+    def _wait_until_quiet(self, last: int) -> None:
+        """Every event has been dealt with that is still anywhere."""
+        site = self.site
+        if self.streams:  # it stores in the order of the changes: when it has the last one, it has all
+            told = {"body": {"$regex": f'"{last}"'}}
+            key, stale = key_of(last), f"old {last}".encode()
+            wait_until(
+                lambda: site.client.get(key) != stale or site.db["outbox"].find_one(told), "the last change", _SOON
+            )
+        wait_until(lambda: not site.waiting(), "an empty queue", _SOON)
+        if self.path is not Path.PLAIN:
+            wait_until(lambda: not site.db["outbox"].find_one(), "an empty outbox", _SOON)
+        elif not site.is_rabbit:  # what a killed worker held comes back after a minute
+            wait_until(lambda: not site.held() and not site.waiting(), "nothing held", _SOON)
+        assert self._dead() == [], "a process that ended without being asked to"
+
+    def _judge(self, outcome: Outcome) -> None:
+        for view in (USER_NAME, SEARCH):
+            found = audit(self.site.keeper, view, grace=1.0)
+            outcome.lost |= {number_of(key) for key in (*found.wrong, *found.unsettled)}
+        outcome.unsaid &= outcome.lost
+        outcome.left = sum(self.site.db[name].count_documents({}) for name in ("outbox", "dead_letters"))
+        outcome.slowest = max((float(note.read_text()) for note in self.faults.glob("slowest-*")), default=0.0)
