@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from pymongo import ReadPreference
 
 from cachekeeper.embedded import MongoServer, RedisServer
 from producers import UserLoggedOut
@@ -59,11 +60,18 @@ def server_of(site: Site, name: str) -> RedisServer | MongoServer:
 
 
 def take_away(server: RedisServer | MongoServer, how: str) -> None:
-    server.pause() if how == "frozen" else server.kill()
+    if isinstance(server, MongoServer) and how == "deposed":  # and nobody is elected: it is the only one
+        with server.client() as client:
+            client.admin.command("replSetStepDown", 600, force=True)
+    else:
+        server.pause() if how == "frozen" else server.kill()
 
 
 def bring_back(server: RedisServer | MongoServer, how: str) -> None:
-    if how == "frozen":
+    if isinstance(server, MongoServer) and how == "deposed":
+        with server.client() as client:
+            client.admin.command("replSetFreeze", 0, read_preference=ReadPreference.SECONDARY)
+    elif how == "frozen":
         server.resume()
     else:
         server.start()  # Redis is empty then, MongoDB is not
@@ -73,8 +81,16 @@ def logouts(mark: str) -> list[UserLoggedOut]:
     return [UserLoggedOut(session_id=f"{mark}{n}", token_id=f"{mark}{n}") for n in range(EVENTS)]
 
 
-@pytest.mark.parametrize("how", ["frozen", "killed"])
-@pytest.mark.parametrize("name", ["redis", "mongodb"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("redis", "frozen"),
+        ("redis", "killed"),
+        ("mongodb", "frozen"),
+        ("mongodb", "killed"),
+        ("mongodb", "deposed"),
+    ],
+)
 def test_a_worker_waits_for_a_server_and_goes_on_by_itself(
     site: Site, worker: WorkerProcess, name: str, how: str
 ) -> None:
