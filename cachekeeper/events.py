@@ -59,7 +59,7 @@ _VERSION = {"anyOf": [{**_INTEGER, "minimum": 0, "maximum": MAX_VERSION}, {"type
 _NAME = {"type": "string", "maxLength": MAX_NAME_BYTES, "pattern": r"^[^\u0000]*$"}
 
 Id = Annotated[str, _door(check_id), WithJsonSchema({"anyOf": [_ID_TEXT, _INTEGER]})]
-"""An id: text or an integer, kept as text."""
+"""An id: text or an integer, kept as text. To a type checker it is text, which is what whoever reads the field gets."""
 
 Version = Annotated[int | None, _door(check_version), WithJsonSchema(_VERSION)]
 """A version from 0 to 2^53 - 1, or None for 'no version'. `5.0` is 5."""

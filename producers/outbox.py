@@ -4,7 +4,7 @@
 
     with client.start_session() as session, session.start_transaction():
         db.users.update_one({"_id": 42}, {"$set": {"name": "Ada"}, "$inc": {"version": 1}}, session=session)
-        outbox.add(db, session, UserUpdated(user_id=42, name="Ada", version=8))
+        outbox.add(db, session, UserUpdated(user_id="42", name="Ada", version=8))
 
 `cachekeeper relay` publishes them. Storing needs no broker.
 """
