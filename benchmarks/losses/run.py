@@ -61,7 +61,7 @@ class Outcome:
         lost: changes whose key was stale in the end.
         unsaid: those of them whose service was killed between commit and publication.
         left: events that nobody has dealt with: in the outbox, and as dead letters.
-        slowest: seconds from an event to the end of the last message that carried it.
+        slowest: seconds from an event to when a worker was first done with it.
         seconds: of the run.
     """
 
