@@ -199,8 +199,14 @@ class _Plan:
             self._run_keys(server)
         for view, names, results in self._within.values():
             limit = self._keeper.settings.text_limit_chars
-            store, template = self._keeper.store(view.server), view.template
-            run = partial(store.invalidate_within, template.prefix, template.suffix, limit, list(names))
+            run = partial(
+                self._keeper.store(view.server).invalidate_within,
+                view.template,
+                limit,
+                list(names),
+                filter_key=view.filter_key,
+                life_ms=self._keeper.binding(view).life_ms,
+            )
             self._guard(results, run)
         for command, results in self._drops.values():
             COUNTERS.add("view_dropped")

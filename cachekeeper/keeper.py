@@ -19,7 +19,7 @@ from cachekeeper.keys import check_text
 from cachekeeper.loaders import ABSENT
 from cachekeeper.reader import Limits, Start, SyncReader, Target
 from cachekeeper.settings import Settings, load_settings
-from cachekeeper.store import Store
+from cachekeeper.store import Registration, Store
 from cachekeeper.views import BlocklistView, Server, Staleness, TextView, View
 
 if TYPE_CHECKING:
@@ -44,7 +44,18 @@ class _Parts:
 class Binding:
     """A view on a keeper: its numbers and its reader, worked out once, so that a hit costs hardly more than `GET`."""
 
-    __slots__ = ("blocklist", "decode", "ids", "prefix", "reader", "shared", "suffix", "text_limit", "ttl_ms")
+    __slots__ = (
+        "blocklist",
+        "decode",
+        "ids",
+        "life_ms",
+        "prefix",
+        "reader",
+        "shared",
+        "suffix",
+        "text_limit",
+        "ttl_ms",
+    )
 
     def __init__(self, view: View[Any] | TextView[Any] | BlocklistView, keeper: Keeper) -> None:
         parts, settings = keeper._parts(), keeper.settings  # noqa: SLF001  # one class in two parts
@@ -62,6 +73,7 @@ class Binding:
         else:
             self.ttl_ms = round(view.ttl_seconds * 1000)
             self.decode = view.codec.decode
+        self.life_ms = settings.lease_ms + self.ttl_ms  # of a lease, and what is filled under it at its end
         if isinstance(view, View):
             self.ids = settings.id_types.get(view.name, view.ids)
             self.shared = view.staleness is Staleness.SHARED
@@ -210,17 +222,22 @@ class Keeper:
         binding = self._bindings.get(view) or self.binding(view)
         folded = fold.fold(check_text(text, field))
         key = binding.prefix + fold.escape_braces(folded) + binding.suffix
-        target = Target(view.name, key, view.query(folded), view.interpret, view.codec)
-        if len(folded) > binding.text_limit:
-            found = binding.reader.find_uncached(target, began)
-        else:
+        start: Start | None = None
+        if len(folded) <= binding.text_limit:
             raw = binding.reader.get(key)
-            if isinstance(raw, bytes):
+            if isinstance(raw, Start):
+                start = raw
+            else:
                 try:
                     return cast("T", binding.decode(raw))
                 except DamagedValue:
-                    raw = Start.DAMAGED
-            found = binding.reader.find(target, binding.ttl_ms, raw, began)
+                    start = Start.DAMAGED
+        registration = Registration(view.filter_key, folded, binding.life_ms)
+        target = Target(view.name, key, view.query(folded), view.interpret, view.codec, registration=registration)
+        if start is None:
+            found = binding.reader.find_uncached(target, began)
+        else:
+            found = binding.reader.find(target, binding.ttl_ms, start, began)
         return cast("T", found)  # a search that finds nothing is a value: the empty list
 
     def is_blocked(self, view: BlocklistView, document_id: str | int, field: str = "id") -> bool:

@@ -137,6 +137,11 @@ class TextView(Generic[T_co]):
         _check(self.name, self.ttl_seconds)
         object.__setattr__(self, "template", Template.of(self.key, "text"))
 
+    @property
+    def filter_key(self) -> str:
+        """Where Redis remembers which texts may be cached: what a change asks before it looks for them."""
+        return f"cachekeeper:{self.name}-texts"
+
     def query(self, folded: str) -> Find:
         """The query for everything that the folded text finds."""
         return Find(self.loader.collection, self.loader.filter(folded))

@@ -24,7 +24,7 @@ from cachekeeper.errors import CacheUnavailable, DamagedValue, DatabaseBehind
 from cachekeeper.loaders import ABSENT, Absent, Find, StoredDocument
 from cachekeeper.metrics import COUNTERS, log_once
 from cachekeeper.store.outcomes import Acquired, Filled, Found, LeaseTaken, Stale
-from cachekeeper.store.steps import Value, new_nonce
+from cachekeeper.store.steps import Registration, Value, new_nonce
 from cachekeeper.views import Staleness
 
 T = TypeVar("T")
@@ -43,6 +43,7 @@ class Target(Generic[T_co]):
         interpret: from the query's answer to what is cached.
         codec: between the bytes and the value.
         staleness: who writes the key.
+        registration: of a text, what goes with a lease on it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Target(Generic[T_co]):
     interpret: Callable[[Sequence[StoredDocument]], Loaded]
     codec: Codec[T_co]
     staleness: Staleness = Staleness.OURS
+    registration: Registration | None = None
 
 
 @dataclass(frozen=True, slots=True)

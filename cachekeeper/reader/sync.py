@@ -200,10 +200,16 @@ class _Lookup:
         self._land(None)
         self._nonce, self._flight = effect.nonce, self._reader.leased.start(effect.nonce)
         answer: object = None
+        store = self._reader.store
         try:
-            answer = self._reader.store.run(
+            answer = store.run(
                 steps.acquire(
-                    self._target.key, effect.nonce, lease_ms=self._reader.limits.lease_ms, refresh=effect.refresh
+                    self._target.key,
+                    effect.nonce,
+                    lease_ms=self._reader.limits.lease_ms,
+                    refresh=effect.refresh,
+                    # The keys of a Cluster lie in many slots, so that no filter helps there.
+                    registration=None if store.is_cluster else self._target.registration,
                 )
             )
         except CacheUnavailable as error:

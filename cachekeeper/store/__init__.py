@@ -2,7 +2,7 @@
 
 from cachekeeper.store import steps
 from cachekeeper.store.late import LateCluster
-from cachekeeper.store.steps import Step, Value, new_nonce
+from cachekeeper.store.steps import Registration, Step, Value, new_nonce
 from cachekeeper.store.store import Store, cache_errors
 
-__all__ = ["LateCluster", "Step", "Store", "Value", "cache_errors", "new_nonce", "steps"]
+__all__ = ["LateCluster", "Registration", "Step", "Store", "Value", "cache_errors", "new_nonce", "steps"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Generic, TypeVar
 
-from cachekeeper.keys import meta_key
+from cachekeeper.keys import Template, meta_key
 from cachekeeper.store.outcomes import (
     Acquired,
     Blocked,
@@ -37,13 +37,14 @@ Argument = str | bytes | int
 
 
 class Script:
-    """One `.lua` file, the prelude before it."""
+    """One `.lua` file, and before it the prelude and those that it rests on."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *rests_on: str) -> None:
         folder = resources.files("cachekeeper.store").joinpath("lua")
-        prelude = folder.joinpath("prelude.lua").read_text("utf-8")
         self.name = name
-        self.source = prelude + folder.joinpath(f"{name}.lua").read_text("utf-8")
+        self.source = "".join(
+            folder.joinpath(f"{each}.lua").read_text("utf-8") for each in ("prelude", *rests_on, name)
+        )
         # The script's name on the server, computed here: asking the server would be a round trip.
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
@@ -73,12 +74,27 @@ class Value:
     ends: int | None = None
 
 
-_ACQUIRE = Script("acquire")
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What is written down of a text before it may be cached, so that a change finds it.
+
+    Attributes:
+        filter_key: the view's `filter_key`.
+        text: folded.
+        life_ms: how long a lease, and what is filled under it, live at most.
+    """
+
+    filter_key: str
+    text: str
+    life_ms: int
+
+
+_ACQUIRE = Script("acquire", "texts")
 _FILL = Script("fill")
 _RELEASE = Script("release")
 _CHANGE = Script("change")
 _INVALIDATE = Script("invalidate")
-_INVALIDATE_WITHIN = Script("invalidate_within")
+_INVALIDATE_WITHIN = Script("invalidate_within", "texts")
 _EXPIRE = Script("expire")
 _READ_UNTIL = Script("read_until")
 _BLOCK = Script("block")
@@ -94,9 +110,16 @@ def new_nonce() -> str:
     return secrets.token_hex(12)
 
 
-def acquire(key: str, nonce: str, *, lease_ms: int, refresh: bool = False) -> Step[Found | LeaseTaken | Acquired]:
-    """Compete for the right to load `key`. With `refresh` also while `K` lives."""
-    return Step(_ACQUIRE, (key, meta_key(key)), (nonce, lease_ms, _flag(refresh)), _read_acquire)
+def acquire(
+    key: str, nonce: str, *, lease_ms: int, refresh: bool = False, registration: Registration | None = None
+) -> Step[Found | LeaseTaken | Acquired]:
+    """Compete for the right to load `key`. With `refresh` also while `K` lives; with `registration` for a text."""
+    keys: tuple[str, ...] = (key, meta_key(key))
+    args: tuple[Argument, ...] = (nonce, lease_ms, _flag(refresh))
+    if registration is not None:
+        keys = (*keys, registration.filter_key)
+        args = (*args, registration.text, registration.life_ms)
+    return Step(_ACQUIRE, keys, args, _read_acquire)
 
 
 def fill(
@@ -138,8 +161,12 @@ def invalidate(key: str) -> Step[Invalidated]:
     return Step(_INVALIDATE, (key, meta_key(key)), (), lambda answer: Invalidated(_word(answer)))
 
 
-def invalidate_within(prefix: str, suffix: str, limit: int, names: Sequence[str]) -> list[Step[Invalidated]]:
+def invalidate_within(
+    template: Template, limit: int, names: Sequence[str], *, filter_key: str, life_ms: int
+) -> list[Step[Invalidated]]:
     """Invalidate the key of every text of up to `limit` characters that occurs in one of `names` (folded).
+
+    `filter_key` and `life_ms` are those that the texts were registered with.
 
     Several steps where names are long, so that Redis never stands still for one of them. Each key goes in one command
     with its metadata, and nothing is acknowledged before the last step: that is all the protocol asks.
@@ -152,8 +179,14 @@ def invalidate_within(prefix: str, suffix: str, limit: int, names: Sequence[str]
     return [
         Step(
             _INVALIDATE_WITHIN,
-            (),
-            (prefix, suffix, limit, *(part for piece in pieces[at : at + 2] for part in piece)),
+            (filter_key,),
+            (
+                template.prefix,
+                template.suffix,
+                limit,
+                life_ms,
+                *(part for piece in pieces[at : at + 2] for part in piece),
+            ),
             lambda answer: Invalidated(_word(answer)),
         )
         for at in range(0, len(pieces), 2)

@@ -97,19 +97,21 @@ class Store:
             outcomes += self._pipeline(steps[at : at + STEPS_PER_PIPELINE])
         return outcomes
 
-    def invalidate_within(self, prefix: str, suffix: str, limit: int, names: Sequence[str]) -> None:
+    def invalidate_within(
+        self, template: Template, limit: int, names: Sequence[str], *, filter_key: str, life_ms: int
+    ) -> None:
         """Invalidate the key of every text of up to `limit` characters that occurs in one of the folded `names`.
 
-        In a Cluster the keys lie in many slots, where no script reaches them: there each key and its metadata, which
-        share a slot, go in one command.
+        In a Cluster the keys lie in many slots, where no script reaches them, nor a filter: there each key that there
+        could be goes in one command with its metadata, which shares its slot.
 
         Raises:
             CacheUnavailable: some may be left; do it again.
         """
         if not self.is_cluster:
-            self.run_all(invalidate_within(prefix, suffix, limit, names))
+            self.run_all(invalidate_within(template, limit, names, filter_key=filter_key, life_ms=life_ms))
             return
-        keys = [f"{prefix}{escape_braces(text)}{suffix}" for text in substrings(names, limit)]
+        keys = [template.key(escape_braces(text)) for text in substrings(names, limit)]
         for at in range(0, len(keys), STEPS_PER_PIPELINE):
             with cache_errors("invalidating what a name is found by"):
                 pipe = self.client.pipeline(transaction=False)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 def keys(shop: Shop) -> set[bytes]:
-    return set(shop.dump())
+    """All but the filter of registered texts."""
+    return set(shop.dump()) - {SEARCH.filter_key.encode()}
 
 
 def lease(keeper: Keeper, key: str) -> None:

@@ -34,13 +34,20 @@ def key_of(text: str) -> str:
 
 
 def changed(keeper: Keeper, **fields: Any) -> None:
-    """A product changed; acknowledged when this returns."""
+    """A product changed; acknowledged when this returns.
+
+    The filter of registered texts, where there is one, is believed: that is where a text could be missed.
+    """
+    cache = keeper.store(SEARCH.server).client
+    if cache.exists(SEARCH.filter_key):
+        cache.setrange(SEARCH.filter_key, 0, "0" * 20)
     commands = list(on_product_changed(ProductChanged(product_id="1", **fields)))
     assert [result.error for result in apply(keeper, [commands])] == [None]
 
 
 def keys(shop: Shop) -> set[str]:
-    return {key.decode() for key in shop.dump()}
+    """All but the filter of registered texts."""
+    return {key.decode() for key in shop.dump()} - {SEARCH.filter_key}
 
 
 def stock(shop: Shop, *wanted: str) -> None:
@@ -311,10 +318,10 @@ def test_only_texts_that_occur_in_one_of_the_names_are_invalidated(shop: Shop) -
     ("good", "bad"),
     [
         ("math.min(first + limit - 1, total)", "math.min(first + limit - 2, total)"),
-        ("(special and escaped(text) or text)", "text"),
+        (".. escaped(text) ..", ".. text .."),
         ("lead < 0x80 and 1 or lead < 0xE0 and 2 or lead < 0xF0 and 3 or 4", "1"),
         ("batch[#batch + 1] = '{' .. key .. '}:meta'", ""),
-        ("for argument = 4, #ARGV, 2 do", "for argument = 4, 5, 2 do"),
+        ("for argument = 5, #ARGV, 2 do", "for argument = 5, 6, 2 do"),
         ("text = text:gsub(", "local _ = text:gsub("),
     ],
     ids=["shorter", "unescaped", "bytes", "values only", "one name", "braces only"],

@@ -1,5 +1,6 @@
 -- A reader's miss: who loads?
--- KEYS: K, M.  ARGV: nonce, lease in ms, '1' to take the lease although K lives (early refresh, repair of a damaged K).
+-- KEYS: K, M, and F where K is of a text view.  ARGV: nonce, lease in ms, '1' to take the lease although K lives (early
+--   refresh, repair of a damaged K); with F the text, and for how long it and what is filled may live, in ms.
 -- Returns {'found', value} | {'damaged'} | {'absent'} | {'granted'} | {'taken', nonce, ms left}
 local refresh = ARGV[3] == '1'
 local m = redis.call('HMGET', KEYS[2], 'l', 'lx', 'ax', 'd')
@@ -19,4 +20,7 @@ local ends = now + ARGV[2]
 if m[4] and tonumber(m[4]) > now then ends = math.min(ends, tonumber(m[4])) end
 redis.call('HSET', KEYS[2], 'l', ARGV[1], 'lx', digits(ends))
 keep(KEYS[2], tonumber(ARGV[2]))
+-- In the same step as the lease, so that no lease is without it. M of a text holds nothing else and so ends with its lease:
+-- a fill that comes later than that, and so perhaps than the memory of F, finds none.
+if KEYS[3] then register(KEYS[3], ARGV[4], tonumber(ARGV[5])) end
 return {'granted'}

@@ -1,10 +1,12 @@
 -- Every key whose text occurs in one of the names goes, and the metadata beside it, cached or not, filled or in flight.
--- Blind to how many are cached; no state; the cost is the number of substrings. Not for Redis Cluster: the keys are of many slots.
--- KEYS: none.  ARGV: prefix, suffix, most characters of a text, how many of the first name's characters begin one, name, …
---   (pairs of the last two). Returns {'invalidated', number of distinct keys}
-local prefix, suffix, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local seen, batch, count = {}, {}, 0
+-- Blind to how many are cached. The cost is the number of substrings: of each it asks F, in texts.lua, whether it may be
+-- there; where F is not there, or too young, it looks at all. Not for Redis Cluster: the keys are of many slots.
+-- KEYS: F.  ARGV: prefix, suffix, most characters of a text, life in ms, how many of the first name's characters begin
+--   one, name, … (pairs of the last two). Returns {'invalidated'}
+local prefix, suffix, limit, life = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local seen, batch = {}, {}
 local escapes = {['{'] = '%7B', ['}'] = '%7D'}
+local byte, floor = string.byte, math.floor
 
 -- The escape of fold/keytext: braces, and such % as would be read back as one.
 local function escaped(text)
@@ -14,37 +16,51 @@ local function escaped(text)
   return (text:gsub('[{}]', escapes))
 end
 
--- Nearly every batch holds nothing that is cached. EXISTS says so with fewer looks into the keyspace than UNLINK takes, and in a
--- large one each look is a cache miss.
 local function unlink()
-  if #batch > 0 and redis.call('EXISTS', unpack(batch)) > 0 then redis.call('UNLINK', unpack(batch)) end
+  if #batch > 0 then redis.call('UNLINK', unpack(batch)) end
   batch = {}
 end
 
-for argument = 4, #ARGV, 2 do
+-- Whether a bit is set in this slice or the one before, in the block at hand.
+local block, mine, before = '', nil, nil
+local function has(place)
+  local at, mask = floor(place / 8), MASK[place % 8]
+  return mine and byte(block, mine + at) % (2 * mask) >= mask or before and byte(block, before + at) % (2 * mask) >= mask
+end
+
+local function invalidate(text)
+  if seen[text] then return end
+  seen[text] = true
+  local key = prefix .. escaped(text) .. suffix
+  batch[#batch + 1] = key
+  batch[#batch + 1] = '{' .. key .. '}:meta'
+  if #batch >= 128 then unlink() end
+end
+
+local now = clock()
+local slice = slice_of(now, life)
+local born, blocks = filter_of(KEYS[1])
+local believed = born and now - born >= life
+
+for argument = 5, #ARGV, 2 do
   local starts, name = tonumber(ARGV[argument]), ARGV[argument + 1]
-  local special = name:find('[{}%%]')
-  local edges, at = {}, 1
-  while at <= #name do  -- byte offsets of the characters, in UTF-8
-    edges[#edges + 1] = at
-    local lead = name:byte(at)
-    at = at + (lead < 0x80 and 1 or lead < 0xE0 and 2 or lead < 0xF0 and 3 or 4)
-  end
-  local total = #edges
-  edges[total + 1] = #name + 1
+  local edges, bytes = edges_of(name), {name:byte(1, -1)}
+  local total = #edges - 1
   for first = 1, math.min(starts, total) do
+    local hash = 0
     for last = first, math.min(first + limit - 1, total) do
-      local text = name:sub(edges[first], edges[last + 1] - 1)
-      if not seen[text] then
-        seen[text] = true
-        count = count + 1
-        local key = prefix .. (special and escaped(text) or text) .. suffix
-        batch[#batch + 1] = key
-        batch[#batch + 1] = '{' .. key .. '}:meta'
-        if #batch >= 128 then unlink() end
+      local maybe = true
+      if believed then
+        hash = hashed(hash, bytes, edges[last], edges[last + 1] - 1)
+        if last - first < HEAD then
+          block = block_of(KEYS[1], blocks, hash)
+          mine, before = halves_of(block, slice)
+        end
+        maybe = has(hash % BITS) and has(floor(hash / BITS) % BITS)
       end
+      if maybe then invalidate(name:sub(edges[first], edges[last + 1] - 1)) end
     end
   end
 end
 unlink()
-return {'invalidated', count}
+return {'invalidated'}

@@ -1,0 +1,89 @@
+-- Stands before `acquire` and `invalidate_within`: which texts of a view may be cached, or in flight. A Bloom filter, since
+-- a name of 60 characters has 1,800 substrings, of which hardly one is cached, and each look for a key that is not there
+-- costs more the larger the keyspace is. F, its key, says no only to a text that was not registered in the last `life`
+-- milliseconds; and no lease on a text, with what is filled under it, lives longer than `life`. It may say yes to others.
+--
+-- F is one string, so it is evicted whole or not at all. Its first 20 bytes say when it was made: nobody knows what an F
+-- before it held, so it is believed only once it is older than `life`. The rest are blocks of 128 bytes. Texts that begin
+-- with the same 4 characters share a block, so a name asks for 4 blocks a character and not for each substring. Time is
+-- cut into slices of `life`. A block holds the slice (modulo 256) of its last write, in one byte; 504 bits for the texts of
+-- that slice; an unused byte; and 504 bits for those of the slice before.
+
+local BLOCK, BITS, HEAD = 128, 504, 4
+-- A new F has a block for every 32 keys of the server, and is made anew when there are more than four times as many: so it
+-- says yes to one text in a hundred that is not there, and to fifteen at worst. 8 KB at least, 8 MB at most.
+local KEYS_A_BLOCK, FEWEST, MOST = 32, 64, 65536
+local PRIME = 4294967291 -- below 2^32, so that 263 times a hash is exact in a double
+local DAY = 86400000
+local MASK = {[0] = 1, 2, 4, 8, 16, 32, 64, 128}
+
+-- Where the characters of a UTF-8 text begin, and where one behind them would.
+local function edges_of(text)
+  local edges, at = {}, 1
+  while at <= #text do
+    edges[#edges + 1] = at
+    local lead = text:byte(at)
+    at = at + (lead < 0x80 and 1 or lead < 0xE0 and 2 or lead < 0xF0 and 3 or 4)
+  end
+  edges[#edges + 1] = #text + 1
+  return edges
+end
+
+-- The hash of a text, from that of a beginning of it.
+local function hashed(hash, bytes, from, to)
+  for at = from, to do hash = (hash * 263 + bytes[at]) % PRIME end
+  return hash
+end
+
+-- When F was made and how many blocks it has; nil where there is none, or something that is none of ours.
+local function filter_of(key)
+  local born, size = redis.pcall('GETRANGE', key, 0, 19), redis.pcall('STRLEN', key)
+  if type(born) ~= 'string' or size <= BLOCK or size % BLOCK > 0 then return nil end
+  return tonumber(born), size / BLOCK - 1
+end
+
+-- A block by the hash of a head, and where it stands in F.
+local function block_of(key, blocks, hash)
+  local at = BLOCK * (1 + hash % blocks)
+  return redis.call('GETRANGE', key, at, at + BLOCK - 1), at
+end
+
+local function slice_of(now, life)
+  return math.floor(now / life) % 256
+end
+
+-- Where a block has the bits of this slice and of the one before; nil for those that are over. A block that seems to come
+-- from the future was written before the server's clock was set back: what it holds still counts.
+local function halves_of(block, slice)
+  local age = (slice - block:byte(1)) % 256
+  if age == 0 or age >= 128 then return 2, 66 end
+  if age == 1 then return nil, 2 end
+  return nil, nil
+end
+
+local function register(key, text, life)
+  local now, keys = clock(), redis.call('DBSIZE')
+  local born, blocks = filter_of(key)
+  if not born or (keys > 4 * KEYS_A_BLOCK * blocks and blocks < MOST) then
+    blocks = FEWEST
+    while keys > KEYS_A_BLOCK * blocks and blocks < MOST do blocks = 2 * blocks end
+    redis.call('SET', key, string.format('%020.0f', now))
+    redis.call('SETRANGE', key, BLOCK * (1 + blocks) - 1, '\0')
+  end
+  keep(key, math.max(DAY, 2 * life))
+  local bytes, edges = {text:byte(1, -1)}, edges_of(text)
+  local split = edges[math.min(HEAD + 1, #edges)]
+  local head = hashed(0, bytes, 1, split - 1)
+  local block, at = block_of(key, blocks, head)
+  local hash = hashed(head, bytes, split, #text)
+  local slice = slice_of(now, life)
+  local mine, before = halves_of(block, slice)
+  if mine then slice = block:byte(1) end
+  local bits = mine and {block:byte(mine, mine + 62)} or {string.rep('\0', 63):byte(1, -1)}
+  for _, place in ipairs({hash % BITS, math.floor(hash / BITS) % BITS}) do
+    local byte, mask = 1 + math.floor(place / 8), MASK[place % 8]
+    if bits[byte] % (2 * mask) < mask then bits[byte] = bits[byte] + mask end
+  end
+  local old = before and block:sub(before, before + 62) or string.rep('\0', 63)
+  redis.call('SETRANGE', key, at, string.char(slice, unpack(bits)) .. '\0' .. old)
+end

@@ -1,0 +1,264 @@
+"""The filter of registered texts: never a no to a text that may be cached, whatever became of it and of the clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.commands.core import Script
+
+from cachekeeper.keys import Template, meta_key
+from cachekeeper.store import Registration, Value, steps
+from cachekeeper.store.outcomes import Acquired, Filled
+from tests.real.store_lab import FOREIGN, LEASE, TTL, Lab, lab, put_foreign
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis import Redis
+
+    from cachekeeper.embedded import RedisServer
+
+__all__ = ["lab"]
+
+TEMPLATE = Template("search:", "")
+FILTER = "cachekeeper:search-texts"
+LIFE = 1000
+NAME = "ein roter stuhl"
+TEXTS = ["e", "rot", "roter", "roter stuhl", "stuhl", NAME, "rote bank", "x", "rotwein"]
+START = 1_700_000_000_000
+
+CLOCK = """local function clock()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end"""
+FROZEN = "local function clock() return tonumber(redis.call('GET', 'clock')) end"
+
+
+class Shelf:
+    """The scripts on a clock that stands still until it is set."""
+
+    def __init__(self, client: Redis, edit: Callable[[str], str] = str) -> None:
+        self.client = client
+        wanted = (steps._ACQUIRE, steps._INVALIDATE_WITHIN)
+        sources = [edit(step.source.replace(CLOCK, FROZEN)) for step in wanted]
+        assert [source.count(FROZEN) for source in sources] == [1, 1]
+        self._acquire, self._invalidate = (Script(client, source) for source in sources)
+        self.sources = "".join(sources)
+        self.now = START
+        self.live: dict[str, int] = {}
+        client.flushall()
+        self.pass_time(0)
+
+    def pass_time(self, milliseconds: int) -> None:
+        """Set the clock on, or back; what has lived its time goes."""
+        self.now += milliseconds
+        self.client.set("clock", self.now)
+        for text in [text for text, until in self.live.items() if until <= self.now]:
+            del self.live[text]
+            self.client.delete(TEMPLATE.key(text))
+
+    def cache(self, text: str) -> None:
+        """What a reader leaves: a registered lease, here with the value that may live as long."""
+        key = TEMPLATE.key(text)
+        args: list[str | int] = ["mine", LEASE, "1", text, LIFE]
+        assert self._acquire(keys=[key, meta_key(key), FILTER], args=args) == [b"granted"]
+        self.client.delete(meta_key(key))
+        self.client.set(key, "[]")
+        self.live[text] = self.now + LIFE
+
+    def crowd(self, number: int) -> None:
+        """So many keys more on the server: the filter may be made anew, and larger."""
+        self.client.mset({f"other:{self.now}:{at}": "" for at in range(number)})
+
+    def change(self) -> None:
+        """A product of that name changes; nothing that it is found by may be left."""
+        self._invalidate(keys=[FILTER], args=["search:", "", 64, LIFE, 128, NAME])
+        left = {text for text in self.live if self.client.exists(TEMPLATE.key(text))}
+        assert left == {text for text in self.live if text not in NAME}
+        self.live = {text: until for text, until in self.live.items() if text in left}
+
+    @property
+    def believed(self) -> bool:
+        """Whether a change asks the filter alone: then it spares what was put there without a word to it."""
+        self.client.set("search:in r", "unregistered")
+        self._invalidate(keys=[FILTER], args=["search:", "", 64, LIFE, 128, "in r"])
+        return bool(self.client.exists("search:in r"))
+
+
+@pytest.fixture
+def shelf(lab: Lab) -> Shelf:
+    return Shelf(lab.client)
+
+
+def test_it_is_believed_once_it_is_as_old_as_anything_cached(shelf: Shelf) -> None:
+    assert not shelf.believed
+    shelf.cache("roter")
+    shelf.pass_time(LIFE - 1)
+    assert not shelf.believed
+    shelf.pass_time(1)
+    assert shelf.believed
+
+
+def test_what_an_evicted_filter_held_is_found_all_the_same(shelf: Shelf) -> None:
+    shelf.cache("x")
+    shelf.pass_time(2 * LIFE)
+    shelf.cache("roter")
+    shelf.client.delete(FILTER)
+    shelf.cache("x")
+    shelf.change()
+
+
+@pytest.mark.parametrize("wait", [0, 1, LIFE // 2, LIFE - 1])
+@pytest.mark.parametrize("start", [0, 1, LIFE // 2, LIFE - 1])
+def test_a_text_is_known_all_its_life(shelf: Shelf, start: int, wait: int) -> None:
+    """Wherever in a slice its life begins; another text of its block is written in the next one."""
+    shelf.cache("x")
+    shelf.pass_time(3 * LIFE - shelf.now % LIFE + start)
+    shelf.cache("roter")
+    shelf.pass_time(wait)
+    shelf.cache("roter stuhl")
+    assert shelf.believed
+    shelf.change()
+
+
+def test_it_ends_when_no_text_is_registered_for_a_day(shelf: Shelf, lab: Lab) -> None:
+    shelf.cache("roter")
+    assert 86_000_000 < lab.ttl(FILTER) <= 86_400_000
+
+
+def test_what_is_over_is_forgotten(shelf: Shelf) -> None:
+    shelf.cache("roter")
+    shelf.pass_time(2 * LIFE)
+    shelf.client.set("search:roter", "put back without a word")
+    shelf.change()
+    assert shelf.client.exists("search:roter")
+
+
+def test_it_grows_with_the_keys_of_the_server(shelf: Shelf) -> None:
+    shelf.cache("roter")
+    small = shelf.client.strlen(FILTER)
+    assert small < 10_000
+    shelf.crowd(20_000)
+    shelf.pass_time(2 * LIFE)
+    shelf.cache("roter")
+    assert small * 5 < shelf.client.strlen(FILTER) < 200_000
+    assert not shelf.believed
+    shelf.change()
+
+
+def test_it_says_yes_to_few_that_are_not_there(shelf: Shelf) -> None:
+    """A thousand texts, and a name that shares no word with them: what is spared was never looked for."""
+    for at in range(1000):
+        shelf.cache(f"text {at:03}")
+    shelf.pass_time(LIFE - 1)
+    shelf.client.setrange(FILTER, 0, "0" * 20)
+    name = "blaue gartenliege"
+    texts = {name[first:last] for first in range(len(name)) for last in range(first + 1, len(name) + 1)}
+    shelf.client.mset({f"search:{text}": "unregistered" for text in texts})
+    shelf._invalidate(keys=[FILTER], args=["search:", "", 64, LIFE, 128, name])
+    looked_for = sum(not shelf.client.exists(f"search:{text}") for text in texts)
+    assert looked_for < len(texts) / 10
+
+
+@pytest.mark.parametrize("kind", [*FOREIGN, "short text", "long text"])
+def test_something_else_in_its_place_is_replaced(shelf: Shelf, kind: str, lab: Lab) -> None:
+    if kind in FOREIGN:
+        put_foreign(lab, FILTER, kind)
+    else:
+        shelf.client.set(FILTER, "x" * (5 if kind == "short text" else 4096))
+    shelf.change()
+    shelf.cache("roter")
+    shelf.change()
+    shelf.pass_time(2 * LIFE)
+    assert shelf.believed
+
+
+def test_a_lease_on_a_text_ends_with_its_metadata(lab: Lab) -> None:
+    """So no fill lands later than the filter remembers."""
+    key = TEMPLATE.key("roter")
+    registration = Registration(FILTER, "roter", LEASE + TTL)
+    for nonce in ("first", "second"):
+        step = steps.acquire(key, nonce, lease_ms=LEASE, refresh=True, registration=registration)
+        assert lab.run(step) is Acquired.GRANTED
+        assert 0 < lab.ttl(meta_key(key)) <= LEASE
+        assert lab.run(steps.fill(key, nonce, Value(b"[]", None), ttl_ms=TTL, marker_ms=TTL)) is Filled.STORED
+        assert lab.client.hgetall(meta_key(key)) == {}
+
+
+# Times around the length of a life, and far beyond it: a block's slice is known modulo 256 only.
+TIMES = st.sampled_from([1, LIFE // 3, LIFE - 1, LIFE, 2 * LIFE, 127 * LIFE, 128 * LIFE, 255 * LIFE, 256 * LIFE])
+STEPS = st.one_of(
+    st.tuples(st.just("cache"), st.sampled_from(TEXTS)),
+    st.tuples(st.just("pass"), TIMES),
+    st.tuples(st.just("back"), st.integers(1, 3 * LIFE)),
+    st.tuples(st.just("evict"), st.none()),
+    st.tuples(st.just("crowd"), st.sampled_from([100, 5000])),
+    st.tuples(st.just("change"), st.none()),
+)
+
+
+def take(shelf: Shelf, path: list[tuple[str, object]]) -> None:
+    for name, what in path:
+        match name, what:
+            case "cache", str(text):
+                shelf.cache(text)
+            case "pass", int(milliseconds):
+                shelf.pass_time(milliseconds)
+            case "back", int(milliseconds):
+                shelf.pass_time(-milliseconds)
+            case "evict", _:
+                shelf.client.delete(FILTER)
+            case "crowd", int(number):
+                shelf.crowd(number)
+            case _:
+                shelf.change()
+    shelf.change()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(path=st.lists(STEPS, max_size=25))
+def test_nothing_that_a_name_is_found_by_outlives_its_change(lab: Lab, path: list[tuple[str, object]]) -> None:
+    take(Shelf(lab.client), path)
+
+
+# What to put in for what, and a way on which that shows. All begin with a filter that is believed.
+OLD = [("cache", "x"), ("pass", 3 * LIFE + LIFE // 2)]
+MUTANTS: list[tuple[str, str, list[tuple[str, object]]]] = [
+    ("now - born >= life", "now - born >= 0", [("cache", "roter"), ("evict", None), ("cache", "x")]),
+    ("'%020.0f', now", "'%020.0f', 0", [("cache", "roter"), ("crowd", 10_000), ("cache", "x")]),
+    ("if age == 1 then return nil, 2 end", "", [("cache", "roter"), ("pass", LIFE - 1)]),
+    ("if age == 0 or age >= 128", "if age == 0", [("cache", "roter"), ("back", LIFE)]),
+    (
+        "before and block:sub(",
+        "false and block:sub(",
+        [("cache", "roter"), ("pass", LIFE - 1), ("cache", "roter stuhl")],
+    ),
+    (
+        "if mine then slice = block:byte(1) end",
+        "",
+        [("cache", "roter"), ("back", LIFE), ("cache", "roter stuhl"), ("pass", 2 * LIFE - 1)],
+    ),
+    ("local bits = mine and", "local bits = false and", [("cache", "roter"), ("cache", "roter stuhl")]),
+    ("math.min(HEAD + 1, #edges)", "math.min(HEAD, #edges)", [("cache", "roter stuhl")]),
+    ("if last - first < HEAD then", "if last == first then", [("cache", "roter stuhl")]),
+    ("ipairs({hash % BITS, ", "ipairs({", [("cache", "roter")]),
+    ("bits[byte] = bits[byte] + mask", "bits[byte] = mask", [("cache", "roter"), *[("cache", each) for each in TEXTS]]),
+]
+
+
+@pytest.mark.parametrize(("good", "bad", "path"), MUTANTS, ids=[f"{good} -> {bad}" for good, bad, _ in MUTANTS])
+def test_a_wrong_filter_is_noticed(
+    redis_server: RedisServer, good: str, bad: str, path: list[tuple[str, object]]
+) -> None:
+    with redis_server.client() as client:
+        take(Shelf(client), [*OLD, *path])
+
+        def mutate(source: str) -> str:
+            return source.replace(good, bad)
+
+        assert mutate(Shelf(client).sources) != Shelf(client).sources
+        with pytest.raises(AssertionError):
+            take(Shelf(client, mutate), [*OLD, *path])
