@@ -1,6 +1,6 @@
 # Works with GNU make 3.81 (macOS) and later. ARGS passes more arguments on: make test ARGS='tests/unit -x'
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types contracts check protocol bench chaos races losses clean
+.PHONY: help setup demo test lint format types contracts check protocol bench chaos races losses rollbacks clean
 
 PYTHON = .venv/bin/python
 ARGS =
@@ -56,6 +56,9 @@ races: .venv/.set-up ## Play every race, with this project and with what people 
 
 losses: .venv/.set-up ## Kill processes at every gap, by every path and on both brokers; is a committed change lost? (long)
 	$(PYTHON) -m benchmarks losses; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
+
+rollbacks: .venv/.set-up ## A Redis with older data, a deposed MongoDB primary: how long are they believed?
+	$(PYTHON) -m benchmarks rollbacks; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 clean: ## Remove .venv and everything built or cached
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import delivery, herd, hit, search
+from benchmarks import delivery, herd, hit, rollbacks, search
 from benchmarks.losses import __main__ as losses
 from benchmarks.races import table as races
 
@@ -15,6 +15,7 @@ ALL = {
     "hit": hit.main,
     "losses": losses.main,
     "races": races.main,
+    "rollbacks": rollbacks.main,
     "search": search.main,
 }
 LONG = {"losses"}
