@@ -77,6 +77,7 @@ def _configuration(url: str) -> dict[str, Any]:
         "broker_read_url": url,
         "broker_write_url": url,
         "broker_transport_options": _transport_options(url),
+        # For one attempt to connect: while it hangs, the worker does not hear that it should stop.
         "broker_connection_timeout": 4,
         # A broker that is away comes back; until then there is nothing else to do.
         "broker_connection_retry": True,
@@ -110,10 +111,13 @@ def _configuration(url: str) -> dict[str, Any]:
         # Applying is waiting for servers. prefork is slower at it, and takes half a minute to stop under load; and a
         # process of its own could not tell the consumer to stop fetching.
         "worker_pool": "threads",
+        # One computes while the others wait; more would wait for Python's lock.
         "worker_concurrency": 4,
         # 16 messages in hand: enough to keep the threads busy, few enough to put back when a server goes away.
         "worker_prefetch_multiplier": 4,
+        # After a lost connection as many as before: what is then applied twice does no harm.
         "worker_enable_prefetch_count_reduction": False,
+        # There are none; each message would be held against them.
         "worker_disable_rate_limits": True,
         # Both are for prefork's processes. The first loops without limit; the second publishes the message anew, with
         # an ETA. Here a killed worker's messages come back from the broker, and RabbitMQ counts.
@@ -144,5 +148,6 @@ def _transport_options(url: str) -> dict[str, Any]:
         "unacked_restore_throttle": 1,
         # One that is killed while it looks keeps the others from looking for so long; the default is five minutes.
         "unacked_mutex_expire": 10,
+        # Redis has no heartbeats: a connection that was idle so long is asked for a sign of life before it is used.
         "health_check_interval": 10,
     }
