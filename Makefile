@@ -1,6 +1,6 @@
 # Works with GNU make 3.81 (macOS) and later. ARGS passes more arguments on: make test ARGS='tests/unit -x'
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types contracts check protocol bench chaos races losses rollbacks clean
+.PHONY: help setup demo test lint format types contracts check protocol bench chaos mutants races losses rollbacks clean
 
 PYTHON = .venv/bin/python
 ARGS =
@@ -44,12 +44,13 @@ bench: .venv/.set-up ## Measure, print tables, write benchmarks/results/ and wit
 SEED = 1
 DURATION = 8
 RUNS = 1
-SERIES = all
+SERIES =
 MUTANT =
 
 chaos: .venv/.set-up ## Faults while all is in use, every read checked: SEED=7 DURATION=60 RUNS=20 SERIES=all
-	$(PYTHON) -m benchmarks.chaos --seed $(SEED) --duration $(DURATION) --runs $(RUNS) --series $(SERIES) \
-		$(if $(MUTANT),--mutant $(MUTANT)) $(ARGS)
+	$(PYTHON) -m benchmarks.chaos --seed $(SEED) --duration $(DURATION) --runs $(RUNS) \
+		$(if $(SERIES),--series $(SERIES)) $(if $(MUTANT),--mutant $(MUTANT)) $(ARGS); \
+		status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 races: .venv/.set-up ## Play every race, with this project and with what people use today; who is stale?
 	$(PYTHON) -m benchmarks races; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
@@ -59,6 +60,9 @@ losses: .venv/.set-up ## Kill processes at every gap, by every path and on both 
 
 rollbacks: .venv/.set-up ## A Redis with older data, a deposed MongoDB primary: how long are they believed?
 	$(PYTHON) -m benchmarks rollbacks; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
+
+mutants: .venv/.set-up ## The same with known-bad variants: how soon each is caught
+	$(PYTHON) -m benchmarks.chaos.mutating $(ARGS); status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 clean: ## Remove .venv and everything built or cached
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from benchmarks.chaos.explain import explain
+from benchmarks.chaos.mutants import MUTANTS
 from benchmarks.chaos.results import Results
 from benchmarks.chaos.run import Outcome, run
 from benchmarks.chaos.schedule import Series, station_of
@@ -20,16 +21,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first run")
     parser.add_argument("--duration", type=float, default=8.0, help="seconds of a run, before the drain")
     parser.add_argument("--runs", type=int, default=1, help="so many, with consecutive seeds")
-    parser.add_argument("--series", choices=[*Series, "all"], default="all", help="how changes become events")
-    parser.add_argument("--mutant", help="swap one piece for a known-bad one: then nothing is stored")
+    parser.add_argument(
+        "--series",
+        choices=[*Series, "all"],
+        help="how changes become events; default: all, or where a mutant can be caught",
+    )
+    parser.add_argument("--mutant", choices=MUTANTS, help="swap one piece for a known-bad one: then nothing is stored")
     parser.add_argument("--dry", action="store_true", help="store no figures")
     wanted = parser.parse_args()
+    series = wanted.series or ("all" if wanted.mutant is None else MUTANTS[wanted.mutant].series)
     results = Results(kept=wanted.mutant is None and not wanted.dry)
     clean = True
     with Stack(wanted.mutant) as stack:
         for seed in range(wanted.seed, wanted.seed + wanted.runs):
             try:
-                outcome = run(stack, seed, wanted.duration, station_of(seed, wanted.series))
+                outcome = run(stack, seed, wanted.duration, station_of(seed, series))
             except BaseException:
                 print(f"seed {seed}: what was up to then: {stack.keep_logs()}", flush=True)
                 raise

@@ -21,7 +21,7 @@ from lookups import is_blocked, read_session, read_user, search_products
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-THREADS = 3
+THREADS = 6
 _BURST = 8  # lookups between two looks at the clock
 _PATIENCE = 0.1  # seconds that a thread may be late, and catch up
 

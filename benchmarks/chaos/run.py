@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.chaos.workload import Ack
 
 DRAIN_SECONDS = 40.0
-_RATE_OF_READS = 800.0  # a second and reader
+_RATE_OF_READS = 1100.0  # a second and reader
 _RATE_OF_CHANGES = 40.0  # a second and writer
 
 

@@ -63,7 +63,9 @@ _LINES = (
     _Kind("stall", 1, (0.1, 0.9)),
     _Kind("cut", 2),
 )
-_CLEAR = 0.3  # seconds between two faults of one target
+# Slow loads are what most races need.
+_LOADS = (_Kind("slow", 10, (0.8, 2.5), (40, 400)), *_LINES[1:])
+_CLEAR = 0.1  # seconds between two faults of one target
 _FIRST = 0.4  # seconds before the first
 _QUIET = 0.5  # seconds without a new one at the end
 
@@ -87,12 +89,12 @@ def _targets(station: Station) -> dict[str, tuple[float, tuple[_Kind, ...]]]:
         "security": (12, (_Kind("kill", 3, (0.05, 0.6)), _Kind("stop", 2, (0.1, 0.8)), _Kind("flush", 3))),
         # What the cache forgets: everything, what a small maxmemory drives out, or values and metadata one by one.
         "keys": (
-            0.5,
+            0.1,
             (
                 _Kind("flush", 1),
                 _Kind("squeeze", 1, amount=(50, 400)),
-                _Kind("drop-values", 4, amount=(0.2, 1)),
-                _Kind("drop-metadata", 3, amount=(0.2, 1)),
+                _Kind("drop-values", 12, amount=(0.2, 1)),
+                _Kind("drop-metadata", 4, amount=(0.2, 1)),
             ),
         ),
         "reads": (1.5, (_Kind("slow", 5, (0.3, 1.2), (5, 250)), _Kind("fail", 2, amount=(1, 12)))),
@@ -113,7 +115,7 @@ def _targets(station: Station) -> dict[str, tuple[float, tuple[_Kind, ...]]]:
     else:
         targets["mongo"] = (12, (_Kind("kill", 1, (0.05, 0.5)), _Kind("stop", 2, (0.2, 1.2))))
     for line in LINES:
-        targets[line] = (5, _LINES)
+        targets[line] = (0.4, _LOADS) if line.endswith("mongo") else (5, _LINES)
     return targets
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-USERS = 8
-PRODUCTS = 6
-SESSIONS = 6
+USERS = 4
+PRODUCTS = 4
+SESSIONS = 4
 WRITERS = 2
 READERS = 2
 
