@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 from benchmarks.chaos import workload as load
 from benchmarks.chaos.checker import Checker, Verdict, Violation
 from benchmarks.chaos.faults import Injected, Injector
-from benchmarks.chaos.schedule import Series, Station, schedule
+from benchmarks.chaos.marks import drain
+from benchmarks.chaos.schedule import Station, schedule
 from benchmarks.chaos.spy import read_acks
 from benchmarks.chaos.workload import Change, Kind, Read
 from cachekeeper.auditing import audit
 from cachekeeper.keeper import Keeper
-from cachekeeper.keys import meta_key
 from cachekeeper.settings import Settings
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME
-from producers import UserUpdated, outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.chaos.stack import Stack
     from benchmarks.chaos.workload import Ack
 
-DRAIN_SECONDS = 40.0
-_RATE_OF_READS = 1100.0  # a second and reader
+_RATE_OF_READS = 1300.0  # a second and reader
 _RATE_OF_CHANGES = 40.0  # a second and writer
 
 
@@ -105,7 +103,7 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
     injector.join()
     healed = time.monotonic()
     changes, troubles = _end_writers(stack)
-    problem = _drain(stack, tag, station)
+    problem = drain(stack)
     recovered = time.monotonic()
     reads = _end_readers(stack)
     verdict, checker = _judge(stack, changes, reads)
@@ -168,35 +166,6 @@ def _end_readers(stack: Stack) -> list[Read]:
     for reader in stack.readers:
         reads += [Read(*read) for read in reader.answer()]
     return reads
-
-
-def _drain(stack: Stack, tag: str, station: Station) -> str | None:
-    """Wait until everything that was committed has been applied; what is left, or None.
-
-    A last event goes the way of all: where the change stream makes them, none before it is still to come.
-    """
-    mark = f"{tag}mark"
-    users = stack.database["users"]
-    with stack.client.start_session() as session, session.start_transaction():
-        users.insert_one({"_id": mark, "name": mark, "version": 1}, session=session)
-        if station.series is not Series.STREAM:
-            outbox.add(stack.database, session, UserUpdated(user_id=mark, name=mark, version=1))
-    key = USER_NAME.template.key(mark)
-    give_up = time.monotonic() + DRAIN_SECONDS
-    with stack.cache.client() as client:
-        while not client.exists(key, meta_key(key)):
-            if time.monotonic() > give_up:
-                return "the last event was not applied in time"
-            time.sleep(0.02)
-    while left := stack.database["outbox"].count_documents({}):
-        if time.monotonic() > give_up:
-            return f"{left} events are still in the outbox"
-        time.sleep(0.02)
-    while left := stack.waiting():
-        if time.monotonic() > give_up:
-            return f"{left} messages are still in the broker"
-        time.sleep(0.02)
-    return None
 
 
 def _judge(stack: Stack, changes: list[Change], reads: list[Read]) -> tuple[Verdict, Checker]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,19 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import pymongo
+
 from benchmarks.chaos import readers, spy, upstream, workload
+from benchmarks.chaos.marks import await_start
+from benchmarks.chaos.processes import Command, Remote, Worker
 from benchmarks.chaos.proxy import Proxy
 from benchmarks.chaos.schedule import Series, Station
 from benchmarks.replica_set import ReplicaSet
 from cachekeeper.delivery.broker import QUEUE
 from cachekeeper.embedded import Guardian, MongoServer, RedisServer, ServerProcess, find_mongod, find_redis
-from cachekeeper.embedded.worker_process import WorkerProcess
 from tests.servers import RabbitServer, find_rabbitmq
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from multiprocessing.connection import Connection
-
     from cachekeeper.embedded import FoundServer
 
 DATABASE = "chaos"
@@ -39,69 +37,6 @@ TIMES: Mapping[str, float] = {
     "outbox_retry_seconds": 0.5,
 }
 """Settings of all processes: short, so that a run meets many of these limits."""
-
-
-class Worker(WorkerProcess):
-    """Started, and not waited for: whatever it is to talk to may be away at that moment."""
-
-    def _not_ready(self) -> str | None:
-        return None
-
-
-class Command(ServerProcess):
-    """`cachekeeper relay` or `cachekeeper stream`."""
-
-    listens = False
-
-    def __init__(self, guardian: Guardian, command: str, environment: Mapping[str, str], directory: Path) -> None:
-        super().__init__(guardian, command, directory=directory)
-        self._verb = command
-        self._variables = worker_environment(environment)
-
-    def _command(self) -> Sequence[str]:
-        return [str(Path(sys.executable).with_name("cachekeeper")), self._verb]
-
-    def _environment(self) -> Mapping[str, str]:
-        return self._variables
-
-    def _not_ready(self) -> str | None:
-        return None
-
-
-class Remote:
-    """A reader or writer process, to which one talks through a pipe."""
-
-    def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe: Connection
-        self._pipe, other = context.Pipe()
-        self._lock = threading.Lock()
-        self._process = context.Process(target=target, args=(other, *arguments), daemon=True)
-        self._process.start()
-        other.close()
-
-    def ask(self, verb: str, argument: object = None) -> Any:
-        """Have it do something, and wait for the answer."""
-        self.tell(verb, argument)
-        return self.answer()
-
-    def tell(self, verb: str, argument: object = None) -> None:
-        """Have it do something; `answer` is to follow."""
-        self._lock.acquire()
-        self._pipe.send((verb, argument))
-
-    def answer(self) -> Any:
-        """What it answered."""
-        try:
-            return self._pipe.recv()
-        finally:
-            self._lock.release()
-
-    def close(self) -> None:
-        """End it."""
-        self._pipe.close()
-        self._process.join(5)
-        self._process.kill()
 
 
 class Stack:
@@ -123,6 +58,7 @@ class Stack:
         self.journals.mkdir()
         self._rabbit: RabbitServer | None = None
         self.members: ReplicaSet | None = None
+        self._client: pymongo.MongoClient[dict[str, Any]] | None = None
         self._station: Station | None = None
         self._processes: dict[str, ServerProcess] = {}
         self._offsets: dict[Path, int] = {}
@@ -172,6 +108,17 @@ class Stack:
         return self.redis_broker
 
     @property
+    def client(self) -> pymongo.MongoClient[dict[str, Any]]:
+        """A client of the MongoDB of the station."""
+        assert self._client is not None, "the stack has not been moved anywhere yet"
+        return self._client
+
+    @property
+    def series(self) -> Series:
+        """How changes become events, here and now."""
+        return Series.OUTBOX if self._station is None else self._station.series
+
+    @property
     def database_server(self) -> MongoServer | ReplicaSet:
         """The MongoDB of the station."""
         if self._station is not None and self._station.series is Series.REPLICAS and self.members is not None:
@@ -202,7 +149,9 @@ class Stack:
         if station.series is Series.REPLICAS and self.members is None:
             self.members = ReplicaSet(self.guardian, self.mongo.found, database=DATABASE)
             self.members.start()
-        self.client = self.database_server.client(tz_aware=True)
+        if self._client is not None:
+            self._client.close()
+        self._client = self.database_server.client(tz_aware=True)
         self.database = self.client[DATABASE]
         for collection in ("users", "products", "sessions", "blocked_tokens"):
             self.database.drop_collection(collection)
@@ -223,6 +172,7 @@ class Stack:
         for writer in self.writers:
             writer.ask("move", (station.series, settings))
         self._start_processes({f"CACHEKEEPER_{name}".upper(): str(value) for name, value in settings.items()})
+        await_start(self)
 
     def _lines(self, who: str) -> dict[int, int]:
         servers = {"cache": [self.cache], "security": [self.security], "mongo": self.mongods}
@@ -339,11 +289,8 @@ class Stack:
             remote.close()
         if hasattr(self, "proxy"):
             self.proxy.close()
+        if self._client is not None:
+            self._client.close()
         if self._rabbit is not None:
             self._rabbit.kill()
         self.guardian.close()
-
-
-def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a child: this process's own, unbuffered, and those that name the servers."""
-    return {**os.environ, "PYTHONUNBUFFERED": "1", **environment}

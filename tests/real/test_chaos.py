@@ -1,0 +1,45 @@
+"""The fault-injection run, short (`make chaos` is the long one), and two variants that it must catch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.chaos.explain import explain
+from benchmarks.chaos.run import Outcome, run
+from benchmarks.chaos.schedule import Series, Station
+from benchmarks.chaos.stack import Stack
+from cachekeeper.embedded import FoundServer
+
+SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def stack(redis_found: FoundServer, mongo_found: FoundServer) -> Iterator[Stack]:  # noqa: ARG001  # which must be there
+    with Stack() as stack:
+        yield stack
+
+
+def broken(outcome: Outcome) -> str:
+    return "\n".join(explain(outcome, violation) for violation in outcome.violations[:3])
+
+
+@pytest.mark.parametrize("series", [Series.OUTBOX, Series.STREAM])
+def test_no_promise_is_broken(stack: Stack, series: Series) -> None:
+    outcome = run(stack, 1, SECONDS, Station(series))
+    assert outcome.row.clean, f"{outcome.row}\n{broken(outcome)}"
+    assert outcome.row.reads_after_ack > 300
+    assert outcome.row.changes > 50
+    assert sum(outcome.row.faults.values()) > 10
+    assert outcome.row.ended == []
+
+
+@pytest.mark.parametrize("name", ["payload-over-anything", "early-acknowledgement"])
+def test_a_known_bad_variant_is_caught(redis_found: FoundServer, mongo_found: FoundServer, name: str) -> None:  # noqa: ARG001
+    with Stack(name) as stack:
+        for seed in range(1, 4):
+            outcome = run(stack, seed, SECONDS, Station(Series.OUTBOX))
+            if outcome.row.stale:
+                return
+        pytest.fail(f"{name} survived: {outcome.row}")
