@@ -12,6 +12,7 @@ from benchmarks.chaos.checker import Checker, Verdict
 from benchmarks.chaos.mutants import MUTANTS
 from benchmarks.chaos.schedule import Fault, Series, Station, schedule, station_of
 from benchmarks.chaos.workload import BLOCKED, ENDED, Ack, Change, Kind, Read
+from cachekeeper.store import steps
 
 STATIONS = (
     Station(Series.OUTBOX),
@@ -77,6 +78,15 @@ def test_the_issue_s_mutants_are_there() -> None:
         "local-reads",
         "cache-aside",
     }
+
+
+@pytest.mark.parametrize("name", ["blind-fill", "no-lease", "no-marker", "payload-over-anything", "cache-aside"])
+def test_a_mutant_follows_the_scripts_that_it_changes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    originals = {script: getattr(steps, script) for script in ("_ACQUIRE", "_CHANGE", "_FILL")}
+    for script, original in originals.items():
+        monkeypatch.setattr(steps, script, original)  # so that it is put back
+    MUTANTS[name].swap()
+    assert any(getattr(steps, script).sha != original.sha for script, original in originals.items())
 
 
 # --- the checker ----------------------------------------------------------------------------------------------------
