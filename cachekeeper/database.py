@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pymongo
+from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
@@ -32,6 +33,12 @@ def database_errors(doing: str, seconds: float) -> Iterator[None]:
             yield
     except PyMongoError as error:
         raise DatabaseUnavailable(f"MongoDB failed while {doing} ({type(error).__name__})") from error
+    except AttributeError as error:
+        # A primary that is deposed before a majority has a write says so beside the write's answer, and pymongo adds a
+        # label to that as to a dictionary: a raw document is none.
+        if not isinstance(error.obj, RawBSONDocument):
+            raise
+        raise DatabaseUnavailable(f"MongoDB failed while {doing} (a write concern error)") from error
 
 
 class DatabaseReads:
