@@ -108,7 +108,7 @@ def _fill(store: Store, rng: random.Random, count: int, *, avoid: str) -> None:
 
 def _grow_old(store: Store) -> None:
     """As if the filter had been there for as long as a search can be cached, which is when changes begin to ask it."""
-    store.client.setrange(SEARCH.filter_key, 0, "0" * 20)
+    store.client.setrange(SEARCH.filter_key, 0, "0" * 20)  # from when on it is believed
 
 
 def _cache(store: Store, texts: Sequence[str]) -> None:
@@ -138,7 +138,7 @@ def _cache(store: Store, texts: Sequence[str]) -> None:
 
 
 def _invalidate(store: Store, name: str) -> None:
-    store.invalidate_within(SEARCH.template, LIMIT, [name], filter_key=SEARCH.filter_key, life_ms=LIFE_MS)
+    store.invalidate_within(SEARCH.template, LIMIT, [name], filter_key=SEARCH.filter_key)
 
 
 def _lengths(server: RedisServer) -> list[Figure]:
@@ -173,9 +173,7 @@ def _sent(store: Store, name: str) -> int:
     try:
         calls = [
             ("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.args)
-            for step in steps.invalidate_within(
-                SEARCH.template, LIMIT, [name], filter_key=SEARCH.filter_key, life_ms=LIFE_MS
-            )
+            for step in steps.invalidate_within(SEARCH.template, LIMIT, [name], filter_key=SEARCH.filter_key)
         ]
         packed = [part for call in calls for part in connection.pack_command(*call)]  # type: ignore[no-untyped-call]
         return sum(map(len, packed))

@@ -205,7 +205,6 @@ class _Plan:
                 limit,
                 list(names),
                 filter_key=view.filter_key,
-                life_ms=self._keeper.binding(view).life_ms,
             )
             self._guard(results, run)
         for command, results in self._drops.values():

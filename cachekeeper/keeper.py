@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+_PAUSE_MS = 5_000
+
+
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """What talks to servers; one set per process."""
@@ -73,7 +76,8 @@ class Binding:
         else:
             self.ttl_ms = round(view.ttl_seconds * 1000)
             self.decode = view.codec.decode
-        self.life_ms = settings.lease_ms + self.ttl_ms  # of a lease, and what is filled under it at its end
+        # Of a lease, and what is filled under it at its end, on a server that stood still for a moment meanwhile.
+        self.life_ms = settings.lease_ms + self.ttl_ms + _PAUSE_MS
         if isinstance(view, View):
             self.ids = settings.id_types.get(view.name, view.ids)
             self.shared = view.staleness is Staleness.SHARED

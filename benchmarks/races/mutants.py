@@ -148,7 +148,7 @@ MUTANTS = (
     ),
     Mutant(
         "only the last name is looked at",
-        [("invalidate_within", "for argument = 5, #ARGV, 2 do", "for argument = 4, 5, 2 do")],
+        [("invalidate_within", "for argument = 4, #ARGV, 2 do", "for argument = 4, 5, 2 do")],
         ["cached searches of the old and the new name"],
     ),
 )

@@ -162,11 +162,11 @@ def invalidate(key: str) -> Step[Invalidated]:
 
 
 def invalidate_within(
-    template: Template, limit: int, names: Sequence[str], *, filter_key: str, life_ms: int
+    template: Template, limit: int, names: Sequence[str], *, filter_key: str
 ) -> list[Step[Invalidated]]:
     """Invalidate the key of every text of up to `limit` characters that occurs in one of `names` (folded).
 
-    `filter_key` and `life_ms` are those that the texts were registered with.
+    `filter_key` is the one that the texts were registered with.
 
     Several steps where names are long, so that Redis never stands still for one of them. Each key goes in one command
     with its metadata, and nothing is acknowledged before the last step: that is all the protocol asks.
@@ -184,7 +184,6 @@ def invalidate_within(
                 template.prefix,
                 template.suffix,
                 limit,
-                life_ms,
                 *(part for piece in pieces[at : at + 2] for part in piece),
             ),
             lambda answer: Invalidated(_word(answer)),

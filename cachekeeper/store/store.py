@@ -99,9 +99,7 @@ class Store:
             outcomes += self._pipeline(steps[at : at + STEPS_PER_PIPELINE])
         return outcomes
 
-    def invalidate_within(
-        self, template: Template, limit: int, names: Sequence[str], *, filter_key: str, life_ms: int
-    ) -> None:
+    def invalidate_within(self, template: Template, limit: int, names: Sequence[str], *, filter_key: str) -> None:
         """Invalidate the key of every text of up to `limit` characters that occurs in one of the folded `names`.
 
         In a Cluster the keys lie in many slots, where no script reaches them, nor a filter: there each key that there
@@ -111,7 +109,7 @@ class Store:
             CacheUnavailable: some may be left; do it again.
         """
         if not self.is_cluster:
-            self.run_all(invalidate_within(template, limit, names, filter_key=filter_key, life_ms=life_ms))
+            self.run_all(invalidate_within(template, limit, names, filter_key=filter_key))
             return
         keys = [template.key(escape_braces(text)) for text in substrings(names, limit)]
         for at in range(0, len(keys), STEPS_PER_PIPELINE):

@@ -273,8 +273,8 @@ MUTANTS: list[tuple[str, str, str, Check | None]] = [
     ("invalidate_within", ".. suffix", "", within_name(within.test_what_occurs_goes_and_nothing_else)),
     (
         "invalidate_within",
-        "for argument = 5, #ARGV, 2 do",
-        "for argument = 5, 5 do",
+        "for argument = 4, #ARGV, 2 do",
+        "for argument = 4, 4 do",
         within_name(within.test_the_old_and_the_new_name_in_one_call),
     ),
     (

@@ -76,7 +76,7 @@ def left(lab: Lab, texts: set[str]) -> set[str]:
 
 
 def invalidate(lab: Lab, *names: str, limit: int = LIMIT) -> None:
-    lab.store.invalidate_within(TEMPLATE, limit, names, filter_key=FILTER, life_ms=LIFE)
+    lab.store.invalidate_within(TEMPLATE, limit, names, filter_key=FILTER)
 
 
 def test_what_occurs_goes_and_nothing_else(lab: Lab, *, believed: bool) -> None:
@@ -136,8 +136,8 @@ def test_long_names_take_several_calls_and_lose_nothing_between_them(lab: Lab, l
     inside = {name[first : first + size] for first in range(length) for size in (1, 2, 10) if first + size <= length}
     outside = {name[at] + "?" for at in range(0, length, 10)}
     cache(lab, inside | outside, believed=believed)
-    calls = steps.invalidate_within(TEMPLATE, 10, [name], filter_key=FILTER, life_ms=LIFE)
-    assert sum((len(call.args) - 4) // 2 for call in calls) == -(-length // STARTS_PER_CALL)
+    calls = steps.invalidate_within(TEMPLATE, 10, [name], filter_key=FILTER)
+    assert sum((len(call.args) - 3) // 2 for call in calls) == -(-length // STARTS_PER_CALL)
     assert len(calls) == (2 if length > 2 * STARTS_PER_CALL else 1)
     invalidate(lab, name, limit=10)
     assert left(lab, inside | outside) == outside

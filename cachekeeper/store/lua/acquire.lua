@@ -18,9 +18,9 @@ end
 local ends = now + ARGV[2]
 -- Whoever comes after the deadline must not be told of a load from before it, which he might join.
 if m[4] and tonumber(m[4]) > now then ends = math.min(ends, tonumber(m[4])) end
-redis.call('HSET', KEYS[2], 'l', ARGV[1], 'lx', digits(ends))
-keep(KEYS[2], tonumber(ARGV[2]))
 -- In the same step as the lease, so that no lease is without it. M of a text holds nothing else and so ends with its lease:
 -- a fill that comes later than that, and so perhaps than the memory of F, finds none.
 if KEYS[3] then register(KEYS[3], ARGV[4], tonumber(ARGV[5])) end
+redis.call('HSET', KEYS[2], 'l', ARGV[1], 'lx', digits(ends))
+keep(KEYS[2], tonumber(ARGV[2]))
 return {'granted'}

@@ -1,9 +1,9 @@
 -- Every key whose text occurs in one of the names goes, and the metadata beside it, cached or not, filled or in flight.
 -- Blind to how many are cached. The cost is the number of substrings: of each it asks F, in texts.lua, whether it may be
--- there; where F is not there, or too young, it looks at all. Not for Redis Cluster: the keys are of many slots.
--- KEYS: F.  ARGV: prefix, suffix, most characters of a text, life in ms, how many of the first name's characters begin
---   one, name, … (pairs of the last two). Returns {'invalidated'}
-local prefix, suffix, limit, life = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- there; where F is not there, or not believed, it looks at all. Not for Redis Cluster: the keys are of many slots.
+-- KEYS: F.  ARGV: prefix, suffix, most characters of a text, how many of the first name's characters begin one, name, …
+--   (pairs of the last two). Returns {'invalidated'}
+local prefix, suffix, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local seen, batch = {}, {}
 local escapes = {['{'] = '%7B', ['}'] = '%7D'}
 local byte, floor = string.byte, math.floor
@@ -21,11 +21,16 @@ local function unlink()
   batch = {}
 end
 
--- Whether a bit is set in this slice or the one before, in the block at hand.
+-- Whether a text of that hash is in one half of the block at hand.
 local block, mine, before = '', nil, nil
-local function has(place)
-  local at, mask = floor(place / 8), MASK[place % 8]
-  return mine and byte(block, mine + at) % (2 * mask) >= mask or before and byte(block, before + at) % (2 * mask) >= mask
+local function has(half, hash)
+  if not half then return false end
+  local place = hash % BITS
+  local mask = MASK[place % 8]
+  if byte(block, half + floor(place / 8)) % (2 * mask) < mask then return false end
+  place = floor(hash / BITS) % BITS
+  mask = MASK[place % 8]
+  return byte(block, half + floor(place / 8)) % (2 * mask) >= mask
 end
 
 local function invalidate(text)
@@ -38,11 +43,11 @@ local function invalidate(text)
 end
 
 local now = clock()
-local slice = slice_of(now, life)
-local born, blocks = filter_of(KEYS[1])
-local believed = born and now - born >= life
+local filter = filter_of(KEYS[1])
+local believed = filter and now >= filter.from and not set_back(filter, now)
+local slice = believed and slice_of(now, filter.life)
 
-for argument = 5, #ARGV, 2 do
+for argument = 4, #ARGV, 2 do
   local starts, name = tonumber(ARGV[argument]), ARGV[argument + 1]
   local edges, bytes = edges_of(name), {name:byte(1, -1)}
   local total = #edges - 1
@@ -53,10 +58,10 @@ for argument = 5, #ARGV, 2 do
       if believed then
         hash = hashed(hash, bytes, edges[last], edges[last + 1] - 1)
         if last - first < HEAD then
-          block = block_of(KEYS[1], blocks, hash)
+          block = block_of(KEYS[1], filter.blocks, hash)
           mine, before = halves_of(block, slice)
         end
-        maybe = has(hash % BITS) and has(floor(hash / BITS) % BITS)
+        maybe = has(mine, hash) or has(before, hash)
       end
       if maybe then invalidate(name:sub(edges[first], edges[last + 1] - 1)) end
     end

@@ -3,15 +3,16 @@
 -- costs more the larger the keyspace is. F, its key, says no only to a text that was not registered in the last `life`
 -- milliseconds; and no lease on a text, with what is filled under it, lives longer than `life`. It may say yes to others.
 --
--- F is one string, so it is evicted whole or not at all. Its first 20 bytes say when it was made: nobody knows what an F
--- before it held, so it is believed only once it is older than `life`. The rest are blocks of 128 bytes. Texts that begin
--- with the same 4 characters share a block, so a name asks for 4 blocks a character and not for each substring. Time is
--- cut into slices of `life`. A block holds the slice (modulo 256) of its last write, in one byte; 504 bits for the texts of
--- that slice; an unused byte; and 504 bits for those of the slice before.
+-- F is one string, so it is evicted whole or not at all. It begins with three numbers of 20 digits: from when on it is
+-- believed (nobody knows what an F before it held, so not before all that is over); the longest `life` of those who have
+-- registered; and when the last one did. The rest are blocks of 128 bytes. Texts that begin with the same 4 characters share a block, so a
+-- name asks for 4 blocks a character and not for each substring. Time is cut into slices of `life`. A block holds the slice
+-- (modulo 256) of its last write, in one byte; 504 bits for the texts of that slice; an unused byte; and 504 bits for those
+-- of the slice before.
 
 local BLOCK, BITS, HEAD = 128, 504, 4
--- A new F has a block for every 32 keys of the server, and is made anew when there are more than four times as many: so it
--- says yes to one text in a hundred that is not there, and to fifteen at worst. 8 KB at least, 8 MB at most.
+-- A new F has a block for every 32 keys of the server, and is made anew when there are more than four times as many. Where
+-- texts begin in many different ways, it then says yes to a few in a hundred that are not there. 8 KB at least, 8 MB at most.
 local KEYS_A_BLOCK, FEWEST, MOST = 32, 64, 65536
 local PRIME = 4294967291 -- below 2^32, so that 263 times a hash is exact in a double
 local DAY = 86400000
@@ -35,11 +36,19 @@ local function hashed(hash, bytes, from, to)
   return hash
 end
 
--- When F was made and how many blocks it has; nil where there is none, or something that is none of ours.
+-- F's three numbers and how many blocks it has; nil where there is none, or something that is none of ours.
 local function filter_of(key)
-  local born, size = redis.pcall('GETRANGE', key, 0, 19), redis.pcall('STRLEN', key)
-  if type(born) ~= 'string' or size <= BLOCK or size % BLOCK > 0 then return nil end
-  return tonumber(born), size / BLOCK - 1
+  local head, size = redis.pcall('GETRANGE', key, 0, 59), redis.pcall('STRLEN', key)
+  if type(head) ~= 'string' or size <= BLOCK or size % BLOCK > 0 then return nil end
+  local from, life, newest = tonumber(head:sub(1, 20)), tonumber(head:sub(21, 40)), tonumber(head:sub(41, 60))
+  if not (from and life and newest) then return nil end
+  return {from = from, life = life, newest = newest, blocks = size / BLOCK - 1}
+end
+
+-- Whether the clock was set back so far that slices cannot be told apart any more: what has come since was registered with
+-- times that are long past for those before.
+local function set_back(filter, now)
+  return now < filter.newest - filter.life
 end
 
 -- A block by the hash of a head, and where it stands in F.
@@ -53,7 +62,7 @@ local function slice_of(now, life)
 end
 
 -- Where a block has the bits of this slice and of the one before; nil for those that are over. A block that seems to come
--- from the future was written before the server's clock was set back: what it holds still counts.
+-- from the future was written before the server's clock was set back (not far: see `set_back`): what it holds still counts.
 local function halves_of(block, slice)
   local age = (slice - block:byte(1)) % 256
   if age == 0 or age >= 128 then return 2, 66 end
@@ -61,20 +70,36 @@ local function halves_of(block, slice)
   return nil, nil
 end
 
+-- An F as large as the server needs, in place of one that is too small, of a shorter `life`, or from before a clock was set
+-- back. What that one held is over a life after its last registration, by a clock that was not set back.
+local function new_filter(key, old, now, life, keys)
+  local blocks = FEWEST
+  while keys > KEYS_A_BLOCK * blocks and blocks < MOST do blocks = 2 * blocks end
+  local from = now + life
+  if old then
+    life = math.max(old.life, life)
+    from = math.max(old.from, math.max(old.newest, now) + life)
+  end
+  redis.call('SET', key, '')
+  redis.call('SETRANGE', key, BLOCK * (1 + blocks) - 1, '\0')
+  return {from = from, life = life, newest = now, blocks = blocks}
+end
+
 local function register(key, text, life)
   local now, keys = clock(), redis.call('DBSIZE')
-  local born, blocks = filter_of(key)
-  if not born or (keys > 4 * KEYS_A_BLOCK * blocks and blocks < MOST) then
-    blocks = FEWEST
-    while keys > KEYS_A_BLOCK * blocks and blocks < MOST do blocks = 2 * blocks end
-    redis.call('SET', key, string.format('%020.0f', now))
-    redis.call('SETRANGE', key, BLOCK * (1 + blocks) - 1, '\0')
+  local filter = filter_of(key)
+  local small = filter and keys > 4 * KEYS_A_BLOCK * filter.blocks and filter.blocks < MOST
+  if not filter or small or life > filter.life or set_back(filter, now) then
+    filter = new_filter(key, filter, now, life, keys)
   end
+  life = filter.life
+  local newest = math.max(filter.newest, now)
+  redis.call('SETRANGE', key, 0, string.format('%020.0f%020.0f%020.0f', filter.from, life, newest))
   keep(key, math.max(DAY, 2 * life))
   local bytes, edges = {text:byte(1, -1)}, edges_of(text)
   local split = edges[math.min(HEAD + 1, #edges)]
   local head = hashed(0, bytes, 1, split - 1)
-  local block, at = block_of(key, blocks, head)
+  local block, at = block_of(key, filter.blocks, head)
   local hash = hashed(head, bytes, split, #text)
   local slice = slice_of(now, life)
   local mine, before = halves_of(block, slice)
