@@ -30,17 +30,20 @@ class WorkerApp(Celery):
     delivery: Delivery
 
 
-class ApplyTask(Task[[Job], None]):
-    """`cachekeeper.apply`: the one task. Publishers send `[[event, ...]]` as its arguments."""
+class ApplyTask(Task[..., None]):
+    """`cachekeeper.apply`: the one task. Publishers send `[[event, ...]]` as its arguments.
+
+    What calls it is the consumer, for all messages of one lot.
+    """
 
     name = TASK
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
 
-    def run(self, job: Job) -> None:
-        """Deal with one message, as the consumer read it."""
-        self.delivery.process(job)
+    def run(self, *jobs: Job) -> None:
+        """Deal with messages, as the consumer read them."""
+        self.delivery.process(*jobs)
 
 
 def create_app(settings: Settings, registry: Registry | None = None) -> WorkerApp:

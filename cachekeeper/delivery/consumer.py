@@ -1,10 +1,15 @@
-"""Celery's consumer, with two changes: it takes every message, and it stops fetching while the gate is shut.
+"""Celery's consumer, with three changes.
 
-Both rest on Celery's own hooks: the setting `worker_consumer`, a `Request` of our own, and callbacks on its event loop.
+It takes every message; it stops fetching while the gate is shut; and what waits for a thread is dealt with together.
+All rest on Celery's own hooks: the setting `worker_consumer`, a `Request` of our own, and callbacks on its event loop.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+import traceback
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +26,7 @@ from vine import promise
 
 from cachekeeper.delivery.broker import QUEUE, TASK, dead_queue
 from cachekeeper.delivery.envelopes import guard_channel, guard_process
-from cachekeeper.delivery.messages import read_message
+from cachekeeper.delivery.messages import Parcel, read_message
 from cachekeeper.delivery.work import Job, Verdict
 from cachekeeper.errors import SettingsError
 from cachekeeper.metrics import COUNTERS, logger
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
 
 _LOOK_SECONDS = 0.5
+_EVENTS_A_LOT = 500  # beyond them a round trip is a small part of the work
 
 
 class Steps(bootsteps.Blueprint):
@@ -82,6 +88,7 @@ class Consumer(CeleryConsumer):
         guard_process()
         self.delivery: Delivery = cast("Any", self.app).delivery
         self._held: deque[ApplyRequest] = deque()
+        self._lots = Lots(self.pool)
         self._consuming = False
         self.delivery.gate.on_open = lambda: self.hub.call_soon(self._settle)
         # The event loop looks whether it should stop when something has happened, or the next timer is due: with an
@@ -98,6 +105,10 @@ class Consumer(CeleryConsumer):
         self._held.append(request)
         self.hub.call_soon(self._settle)
 
+    def work_on(self, request: ApplyRequest) -> None:
+        """Have a thread of the pool deal with a message."""
+        self._lots.add(request)
+
     def loop(self, _: object, connection: Any, consumer: Any, *args: Any) -> None:
         """Celery's event loop, run for each connection to the broker."""
         self._consuming = False
@@ -112,7 +123,8 @@ class Consumer(CeleryConsumer):
             # Celery closes it twice, and with Redis as the broker the second time may be too much for kombu: what is in
             # hand is to be put back over a channel that has no connection any more. It comes back by itself.
             COUNTERS.add("broker_connection_torn")
-            logger.warning("the connection to the broker was lost with messages in hand")
+            where = "".join(traceback.format_tb(exc.__traceback__))
+            logger.warning("the connection to the broker was lost with messages in hand\n%s", where)
 
     def on_close(self) -> None:
         """The connection is lost, and with it what was to be put back: the broker delivers it again by itself."""
@@ -205,8 +217,7 @@ class ApplyRequest(Request):
         on_reject: Callable[..., Any],
     ) -> None:
         self._consumer = consumer
-        # Celery makes text of what a task returns, so the verdict comes back in the job.
-        self._job = Job(read_message(message))
+        self.job = Job(read_message(message))
         super().__init__(
             message,
             on_ack=on_ack,
@@ -215,27 +226,98 @@ class ApplyRequest(Request):
             app=consumer.app,
             connection_errors=consumer.connection_errors,
             task=task,
-            body=((self._job,), {}, {}),
+            body=((self.job,), {}, {}),
             headers={
                 "task": TASK,
-                "id": self._job.message.id,
+                "id": self.job.message.id,
                 "argsrepr": "(a message)",
                 "kwargsrepr": "{}",
             },
             decoded=True,
         )
 
+    @property
+    def events(self) -> int:
+        """How many there are in the message."""
+        message = self.job.message
+        return len(message.events) if isinstance(message, Parcel) else 0
+
     def revoked(self) -> bool:
         """Never: Celery acknowledges what was revoked, and the event would be lost."""
         return False
 
+    def execute_using_pool(self, _pool: object, **_options: object) -> None:  # type: ignore[override]  # nobody asks
+        """What Celery calls to have it done. Its own takes a thread for each message, and traces it."""
+        self._consumer.work_on(self)
+
     def on_success(self, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> None:
         """The task has returned, or its thread was torn out of it; in that thread."""
-        if self._job.verdict is Verdict.DONE:
+        if self.job.verdict is Verdict.DONE:
             super().on_success(failed__retval__runtime, **kwargs)
             return
         state.task_ready(self)
         self._consumer.hold(self)
+
+
+class Lots:
+    """Messages that wait for a thread. Safe across threads.
+
+    Whoever is free takes half of what waits: so a message that comes alone is dealt with at once; under load many share
+    one thread's turn and one round trip, which cost more than a small message does; and where the work is waiting for
+    MongoDB, all threads have some.
+
+    Args:
+        pool: Celery's.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._waiting: deque[ApplyRequest] = deque()
+        self._threads = 0
+
+    def add(self, request: ApplyRequest) -> None:
+        """Have it dealt with, by a further thread unless all are at work."""
+        with self._lock:
+            self._waiting.append(request)
+            if self._threads >= self._pool.limit:
+                return
+            self._threads += 1
+        self._pool.apply_async(self._work, callback=lambda _: None)
+
+    def _work(self) -> None:
+        try:
+            while lot := self._take():
+                _deal_with(lot)
+        except BaseException:
+            with self._lock:
+                self._threads -= 1
+            raise
+
+    def _take(self) -> list[ApplyRequest]:
+        """Half of what waits, or one message of many events; nothing where nothing waits: this thread's end."""
+        with self._lock:
+            lot: list[ApplyRequest] = []
+            events, most = 0, (len(self._waiting) + 1) // 2
+            while len(lot) < most and (not lot or events + self._waiting[0].events <= _EVENTS_A_LOT):
+                request = self._waiting.popleft()
+                events += request.events
+                lot.append(request)
+            if not lot:
+                self._threads -= 1
+            return lot
+
+
+def _deal_with(lot: list[ApplyRequest]) -> None:
+    began = time.monotonic()
+    for request in lot:
+        request.on_accepted(os.getpid(), began)  # type: ignore[arg-type]  # what Celery's own pools give it
+    try:
+        lot[0].task.run(*(request.job for request in lot))
+    finally:  # torn out of it, a message is put back
+        for request in lot:
+            request.on_success((False, None, time.monotonic() - began))
+    logger.debug("dealt with %d messages in %.4f s", len(lot), time.monotonic() - began)
 
 
 class DeadQueue(bootsteps.StartStopStep):

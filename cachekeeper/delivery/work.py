@@ -12,7 +12,7 @@ from cachekeeper.commands import Command, Invalidate, Write
 from cachekeeper.database import database_errors
 from cachekeeper.delivery.deadletters import COLLECTION, EXPIRY, Letter, keep
 from cachekeeper.delivery.gate import Gate
-from cachekeeper.delivery.messages import Parcel, Poison
+from cachekeeper.delivery.messages import Failures, Parcel, Poison
 from cachekeeper.delivery.outbox import leave
 from cachekeeper.errors import CachekeeperError, InvalidEvent, Unavailable
 from cachekeeper.indexes import ensure_indexes
@@ -96,54 +96,71 @@ class Delivery:
         for thread in self._threads:
             thread.stop()
 
-    def process(self, job: Job) -> None:
-        """Deal with one message, and never wait longer than the time limits of the servers."""
-        message = job.message
-        if not self.gate.is_open:
-            # In hand when the outage began: it goes back at once, without asking the servers again.
-            return
-        strikes = self.gate.strikes(message.id)
-        try:
-            self._process(message, strikes)
-        except Exception as error:  # noqa: BLE001  # a fault of ours must not lose the message; logged there
-            self._away(message, error)
-            return
-        if strikes:
-            self.gate.forgive(message.id)
-        job.verdict = Verdict.DONE
+    def process(self, *jobs: Job) -> None:
+        """Deal with messages, and never wait longer than the time limits of the servers.
 
-    def _away(self, message: Parcel | Poison, error: Exception) -> None:
-        COUNTERS.add("message_put_back")
+        Together: they then share a round trip. But one that has failed before while the servers were well is dealt with
+        alone, since it may take the others with it.
+        """
+        strikes = {id(job): self.gate.strikes(job.message.id) for job in jobs}
+        if others := [job for job in jobs if not strikes[id(job)]]:
+            self._process(others, 0)
+        for job in jobs:
+            if strikes[id(job)]:
+                self._process([job], strikes[id(job)])
+
+    def _process(self, jobs: Sequence[Job], strikes: int) -> None:
+        if not self.gate.is_open:
+            # In hand when the outage began: they go back at once, without asking the servers again.
+            return
+        try:
+            self._deal_with([job.message for job in jobs], strikes)
+        except Exception as error:  # noqa: BLE001  # a fault of ours must not lose a message; logged there
+            self._away(jobs, error)
+            return
+        for job in jobs:
+            if strikes:
+                self.gate.forgive(job.message.id)
+            job.verdict = Verdict.DONE
+
+    def _away(self, jobs: Sequence[Job], error: Exception) -> None:
+        COUNTERS.add("message_put_back", len(jobs))
         if not isinstance(error, CachekeeperError):
             _log_fault("a message was put back", error)
-        self.gate.shut(message.id, error)
+        for job in jobs:
+            self.gate.shut(job.message.id, error)
 
-    def _process(self, message: Parcel | Poison, strikes: int) -> None:
-        if isinstance(message, Poison):
-            self._keep([Letter(message.body, InvalidEvent("message", message.reason))])
-            return
+    def _deal_with(self, messages: Sequence[Parcel | Poison], strikes: int) -> None:
         letters: list[Letter] = []
-        bodies: list[object] = []
+        bodies: list[tuple[object, Failures | None]] = []
         batch: list[list[Command]] = []
-        for body in message.events:
-            try:
-                commands = self.registry.commands(self.registry.decode(body))
-            # Kept with its traceback: one bad event must not stop the others; nor a `sys.exit`, and come back for ever.
-            except (Exception, SystemExit) as error:  # noqa: BLE001
-                letters.append(Letter(body, error, message.failures))
-            else:
-                bodies.append(body)
-                batch.append(commands)
+        for message in messages:
+            if isinstance(message, Poison):
+                letters.append(Letter(message.body, InvalidEvent("message", message.reason)))
+                continue
+            for body in message.events:
+                try:
+                    commands = self.registry.commands(self.registry.decode(body))
+                # Kept with its traceback: one bad event must not stop the others; nor a `sys.exit`, and come back for
+                # ever.
+                except (Exception, SystemExit) as error:  # noqa: BLE001
+                    letters.append(Letter(body, error, message.failures))
+                else:
+                    bodies.append((body, message.failures))
+                    batch.append(commands)
         results = self._apply(batch, strikes)
         failed = [
-            Letter(body, result.error, message.failures)
-            for body, result in zip(bodies, results, strict=True)
+            Letter(body, result.error, failures)
+            for (body, failures), result in zip(bodies, results, strict=True)
             if result.error
         ]
         self._keep(letters + failed)
-        if message.outbox:
-            # Last: a record that is gone is published no more, so whatever it asks for must be done.
-            leave(self.keeper, message.events)
+        # Last: a record that is gone is published no more, so whatever it asks for must be done.
+        records = [
+            body for message in messages if isinstance(message, Parcel) and message.outbox for body in message.events
+        ]
+        if records:
+            leave(self.keeper, records)
         COUNTERS.add("event_applied", len(results) - len(failed))
         self._warm(batch, results)
 
