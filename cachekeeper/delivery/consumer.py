@@ -119,11 +119,11 @@ class Consumer(CeleryConsumer):
         """Let go of a connection that is lost, with whatever is in hand."""
         try:
             super().on_connection_error_after_connected(exc)
-        except AttributeError:
+        except AttributeError as torn:
             # Celery closes it twice, and with Redis as the broker the second time may be too much for kombu: what is in
             # hand is to be put back over a channel that has no connection any more. It comes back by itself.
             COUNTERS.add("broker_connection_torn")
-            where = "".join(traceback.format_tb(exc.__traceback__))
+            where = "".join(traceback.format_tb(torn.__traceback__))
             logger.warning("the connection to the broker was lost with messages in hand\n%s", where)
 
     def on_close(self) -> None:
