@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from benchmarks.losses.run import Run
+from benchmarks.losses.run import SHORTEST_TTL, Run
 from benchmarks.losses.service import Path
 from benchmarks.report import Figure, at_most, plain, show, store
 from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
@@ -92,11 +92,14 @@ def _figures(path: Path, kind: str, outcome: Outcome) -> list[Figure]:
         found = [at_most(f"{said}: changes lost", lost, 0)]
     return [
         *found,
+        at_most(f"{said}: keys that went without a word", len(outcome.silent), 0),
+        at_most(f"{said}: views dropped meanwhile", outcome.dropped, 0),
         plain(f"{said}: changes committed", outcome.changes),
-        at_most(f"{said}: events left over, in the outbox or as dead letters", outcome.left, 0),
+        at_most(f"{said}: left over, in the outbox, as dead letters or given up by the broker", outcome.left, 0),
         plain(f"{said}: processes ended ({gaps})", outcome.kills.total()),
         plain(f"{said}: the slowest event", outcome.slowest, "seconds"),
-        plain(f"{said}: the whole run", outcome.seconds, "seconds"),
+        # Else a key that is stale might have ended by itself.
+        at_most(f"{said}: the whole run", outcome.seconds, SHORTEST_TTL, "seconds"),
     ]
 
 

@@ -11,12 +11,19 @@ from lookups.users import USER_NAME
 from producers import ProductChanged, UserDeleted, UserUpdated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
     from cachekeeper.events import Event
+
+DONE = "losses:done"
+"""A set in the cache: the numbers of the changes whose event a worker was done with."""
+
+SLOWEST = "losses:slowest"
+"""A sorted set in the cache; its only score is how long the slowest event took, in seconds."""
 
 _EACH = 10  # of so many changes one renames a product, and one deletes a user
 
@@ -47,6 +54,25 @@ def number_of(key: str) -> int:
     """Which change makes this key stale."""
     (digits,) = re.findall(r"[0-9]+", key)
     return int(digits)
+
+
+def number_in(body: object) -> int | None:
+    """Which change an event is of, as it lies in a message; None for any other event."""
+    number = (body.get("user_id") or body.get("product_id")) if isinstance(body, dict) else None
+    return None if number is None else int(number)
+
+
+def silent(values: Mapping[int, object | None], done: AbstractSet[int]) -> set[int]:
+    """Changes whose key is gone without a word: nothing shows any more whether they came through.
+
+    Only the event of a deletion or of a product takes the key away; a user's name is overwritten.
+
+    Args:
+        values: what is at the key of each change in the end; None where it is gone.
+        done: changes whose event a worker was done with.
+    """
+    gone = {number for number, value in values.items() if value is None}
+    return {number for number in gone if number not in done or not (is_product(number) or is_deletion(number))}
 
 
 def stock(database: Database[Any], count: int) -> None:

@@ -1,4 +1,4 @@
-"""The shipped worker with points (`tests.real.faults_worker`), a note of the slowest event, and a known-bad variant.
+"""The shipped worker with points (`tests.real.faults_worker`), notes of what it was done with, and a known-bad variant.
 
 The variant, `early`, acknowledges a message and removes its records before it writes, as Celery does by default.
 """
@@ -6,18 +6,18 @@ The variant, `early`, acknowledges a message and removes its records before it w
 from __future__ import annotations
 
 import os
-import time
-from pathlib import Path
+import threading
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.losses.changes import slowest
-from cachekeeper.delivery import work
+from benchmarks.losses.changes import DONE, SLOWEST, number_in, slowest
+from cachekeeper.delivery import consumer, work
 from cachekeeper.delivery.broker import TASK
 from cachekeeper.delivery.messages import Parcel
 from cachekeeper.delivery.outbox import leave
 from cachekeeper.views import Server
-from tests.real.faults import MUTANT, VARIABLE
+from tests.real.faults import MUTANT
 from tests.real.faults_worker import app
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,35 +25,52 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 _delivery: Any = work.Delivery
-_process = _delivery._process  # noqa: SLF001  # the shipped worker, with a little around it
-_note = Path(os.environ[VARIABLE], f"slowest-{os.getpid()}")
-_worst = 0.0
+_process, _keep = _delivery._process, _delivery._keep  # noqa: SLF001  # the shipped worker, with a little around it
+_hand = threading.local()  # what this thread has in hand
 
 
-def _noted(self: work.Delivery, message: Any, strikes: int) -> None:
-    global _worst  # noqa: PLW0603  # of this process
+def _held(self: work.Delivery, message: Any, strikes: int) -> None:
+    _hand.message = message
     _process(self, message, strikes)
-    if isinstance(message, Parcel) and (seconds := slowest(_new(self, message.events))) > _worst:
-        _worst = seconds
-        _note.write_text(str(seconds))
 
 
-def _new(delivery: work.Delivery, events: Sequence[object]) -> list[object]:
-    """Those that no worker has been done with before: one that is delivered again, later, is not late."""
-    pipe = delivery.keeper.store(Server.CACHE).client.pipeline(transaction=False)
-    for event in events:
-        pipe.set(f"losses:{event['id'] if isinstance(event, dict) else event}", 1, nx=True)
-    return [event for event, first in zip(events, pipe.execute(), strict=True) if first]
+def _noted(self: work.Delivery, letters: Any) -> None:
+    """Note events that are applied or dead letters, before they leave the outbox: so that none lacks its note."""
+    _keep(self, letters)
+    if isinstance(_hand.message, Parcel):
+        _note(self, _hand.message.events)
 
 
-def _early(self: work.Delivery, message: Any, strikes: int) -> None:
-    if message.outbox:
-        leave(self.keeper, message.events)
-    time.sleep(0.1)  # until the acknowledgement is out, which another thread sends
-    _noted(self, message, strikes)
+def _note(delivery: work.Delivery, events: Sequence[object]) -> None:
+    changes = {number: event for event in events if (number := number_in(event)) is not None}
+    client = delivery.keeper.store(Server.CACHE).client
+    pipe = client.pipeline(transaction=False)
+    for number in changes:
+        pipe.sadd(DONE, number)
+    # One that is delivered again, later, is not late.
+    new = [event for event, first in zip(changes.values(), pipe.execute(), strict=True) if first]
+    client.zadd(SLOWEST, {"seconds": slowest(new)}, gt=True)
 
 
-_delivery._process = _noted  # noqa: SLF001  # as above
+_delivery._process = _held  # noqa: SLF001  # as above
+_delivery._keep = _noted  # noqa: SLF001  # as above
+
 if os.environ.get(MUTANT) == "early":
+    _request: Any = consumer.ApplyRequest
+    _init = _request.__init__
+    _messages: dict[str, Any] = {}
+
+    def _received(self: Any, message: Any, *args: Any, **options: Any) -> None:
+        _init(self, message, *args, **options)
+        _messages[self._job.message.id] = message
+
+    def _early(self: work.Delivery, message: Any, strikes: int) -> None:
+        if message.outbox:
+            leave(self.keeper, message.events)
+        # Celery has asked for it before the task; the event loop's thread sends it.
+        wait_until(lambda: _messages[message.id].acknowledged, "an acknowledgement that is out")
+        _held(self, message, strikes)
+
     app.tasks[TASK].acks_late = False
+    _request.__init__ = _received
     _delivery._process = _early  # noqa: SLF001  # as above

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu import Connection
 
-from benchmarks.losses.run import RESTARTED, STOPPED, Run, gaps
+from benchmarks.losses.run import COMMITTED, RESTARTED, SHORTEST_TTL, STOPPED, Run, gaps
 from benchmarks.losses.service import Path
-from cachekeeper.delivery.broker import QUEUE
+from cachekeeper.delivery.broker import DEAD_QUEUE, QUEUE
 from cachekeeper.embedded import RedisServer
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ def test_the_change_stream_loses_nothing_on_redis(
         outcome = run.result(300, 1, SEED)
     assert dict(outcome.kills) == dict.fromkeys((*gaps(path, is_rabbit=False), STOPPED, RESTARTED), 1)
     assert (outcome.lost, outcome.left) == (set(), 0)
+    assert (outcome.silent, outcome.dropped) == (set(), 0)  # else nothing lost would mean nothing
     assert outcome.changes == 301
-    assert 0 < outcome.slowest < outcome.seconds
+    assert 0 < outcome.slowest < outcome.seconds < SHORTEST_TTL
 
 
 def test_the_plain_call_loses_nothing_behind_the_confirmation_of_rabbitmq(
@@ -48,9 +49,12 @@ def test_the_plain_call_loses_nothing_behind_the_confirmation_of_rabbitmq(
     with Connection(rabbit_server.url) as connection:  # what another test has left
         channel: Any = connection.default_channel
         channel.queue_delete(QUEUE)
+        channel.queue_delete(DEAD_QUEUE)
     with Run(guardian, rabbit_server, redis_server, mongo_server, Path.PLAIN) as run:
-        outcome = run.result(100, 1, SEED, restarts=0)
-    assert outcome.kills["service-confirmed"] == 1
+        at = (COMMITTED, "service-confirmed", "worker-received", "worker-applied")
+        outcome = run.result(100, 1, SEED, restarts=0, at=at)
+    assert dict(outcome.kills) == dict.fromkeys(at, 1)
+    assert (outcome.silent, outcome.dropped, outcome.left) == (set(), 0, 0)
     assert outcome.lost - outcome.unsaid == set()
     assert len(outcome.unsaid) == 1  # which is what it does lose: committed, and nobody told
 
@@ -59,6 +63,6 @@ def test_a_worker_that_acknowledges_early_loses_what_the_outbox_keeps(
     guardian: Guardian, broker: RedisServer, redis_server: RedisServer, mongo_server: MongoServer
 ) -> None:
     with Run(guardian, broker, redis_server, mongo_server, Path.OUTBOX, "early") as run:
-        outcome = run.result(100, 1, SEED, restarts=0)
+        outcome = run.result(100, 1, SEED, restarts=0, at=["worker-received"])
     assert outcome.lost
     assert outcome.left == 0  # nobody knows
