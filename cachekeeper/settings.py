@@ -39,6 +39,9 @@ _LONGEST_SECONDS = 366 * 86_400
 _NEARLY = 0.85
 """How much of two names must be alike, by `difflib`, for one to be taken for the other misspelt."""
 
+_OF_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT$|_PORT_\d+_\w+$")
+"""How the variables end that Kubernetes sets in every pod for each service of its namespace."""
+
 
 class _NotTaken(ValueError):
     """Its text quotes nothing of the URL."""
@@ -362,14 +365,14 @@ def load(kind: type[S], **overrides: Any) -> S:
 def _misspelt() -> list[str]:
     """A line for each variable that is nearly one of ours; a word in the log for one that is not even that.
 
-    Those are no error: in a Kubernetes namespace with a service called `cachekeeper-door`, say, every pod is given
-    variables such as `CACHEKEEPER_DOOR_SERVICE_HOST`.
+    Those are no error, and neither is what Kubernetes sets: in a namespace with a service called `cachekeeper-redis`,
+    say, every pod is given `CACHEKEEPER_REDIS_PORT`, which is nearly `CACHEKEEPER_REDIS_URL`.
     """
     ours = [PREFIX + field.upper() for field in {**Settings.model_fields, **DoorSettings.model_fields}]
     lines = []
     for name in sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in ours):
         meant = get_close_matches(name.upper(), ours, n=1, cutoff=_NEARLY)
-        if meant:
+        if meant and not _OF_KUBERNETES.search(name.upper()):
             lines.append(f"  {name}: is no setting; {meant[0]} is")
         else:
             log_once(f"setting:{name}", "%s is no setting, and means nothing here", name)

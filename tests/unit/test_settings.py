@@ -351,7 +351,13 @@ def test_it_is_told_together_with_the_one_that_is_missing_for_it(environment: py
     ]
 
 
-@pytest.mark.parametrize("kind", BaseSettings.__subclasses__())
+def kinds(of: type[BaseSettings] = BaseSettings) -> set[type[BaseSettings]]:
+    """Every kind of settings, those that are made of others too."""
+    direct = of.__subclasses__()
+    return set(direct).union(*map(kinds, direct))
+
+
+@pytest.mark.parametrize("kind", sorted(kinds(), key=lambda kind: kind.__name__))
 def test_what_one_program_needs_another_may_be_told(environment: pytest.MonkeyPatch, kind: type[BaseSettings]) -> None:
     """One environment for all programs: `cachekeeper relay` is not disturbed by the keys of the HTTP door."""
     for name in kind.model_fields:
@@ -370,3 +376,28 @@ def test_what_is_like_no_setting_is_logged_once_and_harms_nobody(
         load_settings()
     said = sorted(record.getMessage() for record in caplog.records)
     assert said == [f"{PREFIX}{name} is no setting, and means nothing here" for name in sorted(names)]
+
+
+@pytest.mark.parametrize("role", ["redis", "security-redis", "mongodb", "broker", "redis-url", "mongodb-url"])
+def test_what_kubernetes_sets_for_a_service_stops_nobody(
+    environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, role: str
+) -> None:
+    """A service `cachekeeper-redis` gives every pod of its namespace variables that are nearly `…_REDIS_URL`."""
+    environment.setattr(metrics, "_said", set())
+    service = role.upper().replace("-", "_")
+    put(
+        environment,
+        **GOOD,
+        **{
+            f"{service}_SERVICE_HOST": "10.0.0.1",
+            f"{service}_SERVICE_PORT": "6379",
+            f"{service}_SERVICE_PORT_MAIN": "6379",
+            f"{service}_PORT": "tcp://10.0.0.1:6379",
+            f"{service}_PORT_6379_TCP": "tcp://10.0.0.1:6379",
+            f"{service}_PORT_6379_TCP_PROTO": "tcp",
+            f"{service}_PORT_6379_TCP_PORT": "6379",
+            f"{service}_PORT_6379_TCP_ADDR": "10.0.0.1",
+        },
+    )
+    load_settings()
+    assert len(caplog.records) == 8
