@@ -22,7 +22,7 @@ class Backoff:
 
     Args:
         stopping: ends a wait at once.
-        waits: what to log before the error when an outage begins, or another server is away as well.
+        waits: what to log before the error when an outage begins, or goes on for a cause that it did not have before.
         goes_on: what to log when it is over.
     """
 
@@ -32,14 +32,16 @@ class Backoff:
         self._goes_on = goes_on
         self._failures = 0
         self._began = 0.0
-        self._said: type[Unavailable] | None = None
+        self._said: set[tuple[type, type]] = set()
 
     def failed(self, error: Unavailable) -> None:
         """It failed with `error`: wait."""
         if not self._failures:
             self._began = time.monotonic()
-        if type(error) is not self._said:
-            self._said = type(error)
+        # By class and cause: what it was doing differs from try to try. 'No primary' may end as 'not authorised'.
+        why = type(error), type(error.__cause__)
+        if why not in self._said:
+            self._said.add(why)
             logger.warning("%s: %s", self._waits, error)
         wait = min(_FIRST_WAIT_SECONDS * (1 << min(self._failures, 10)), _LONGEST_WAIT_SECONDS)
         self._failures += 1
@@ -50,4 +52,5 @@ class Backoff:
         """It works, or works again."""
         if self._failures:
             logger.warning("%s, after %.1f s", self._goes_on, time.monotonic() - self._began)
-            self._failures, self._said = 0, None
+            self._failures = 0
+            self._said.clear()

@@ -23,12 +23,13 @@ _REMEMBERED = 10_000
 class Gate:
     """Open while Redis and MongoDB answer. Safe across threads.
 
-    It begins shut. Once shut, a thread of its own makes attempts, with growing pauses of at most five seconds, until
-    one succeeds; so an outage of any length ends by itself, and no task waits for it.
+    It begins shut. While it is shut, a thread of its own makes attempts, with growing pauses of at most five seconds,
+    until one succeeds; so an outage of any length ends by itself, and no task waits for it. The thread is there from
+    `start` on: an outage may be when no new one can be had.
 
     A message that failed although the first attempt after it succeeded gets a *strike*: perhaps it is the message. Its
-    events are then applied one by one, and after `Gate.STRIKES` the guilty ones are given up; else one event that no
-    server accepts would keep all others waiting for ever.
+    events are then applied one by one, and after `Gate.STRIKES` in one process the guilty ones are given up; else one
+    event that no server accepts would keep all others waiting for ever.
 
     Args:
         attempt: asks the servers, within a time limit; raises where they do not answer.
@@ -45,6 +46,8 @@ class Gate:
         self._lock = threading.Lock()
         self._open = False
         self._stopping = threading.Event()
+        self._shut = threading.Event()
+        self._logged = ""
         self._thread: threading.Thread | None = None
         self._failed: set[str] = set()
         self._strikes: OrderedDict[str, int] = OrderedDict()
@@ -66,11 +69,14 @@ class Gate:
 
     def start(self) -> None:
         """Make a first attempt, and where it fails go on in the background."""
+        self._thread = threading.Thread(target=self._run, name="cachekeeper-gate", daemon=True)
+        self._thread.start()
         try:
             self._attempt()
         except Exception as error:  # noqa: BLE001  # whatever it is, the thread goes on trying, and logs it
             self._log(error)
-            self._begin(_text(error))
+            self._logged = _text(error)
+            self._shut.set()
         else:
             self._unlock()
 
@@ -81,29 +87,34 @@ class Gate:
             if not self._open:
                 return
             self._open = False
+            self._logged = _text(error)
         COUNTERS.add("gate_shut")
         logger.warning("stopped fetching events: %s", _text(error))
-        self._begin(_text(error))
+        self._shut.set()
 
     def stop(self) -> None:
         """Make no more attempts."""
         self._stopping.set()
+        self._shut.set()
         if self._thread is not None:
             self._thread.join()
 
-    def _begin(self, logged: str) -> None:
-        self._thread = threading.Thread(target=self._try, args=(logged,), name="cachekeeper-gate", daemon=True)
-        self._thread.start()
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._shut.wait()
+            # It is set once for each time that the gate is shut, and `_try` opens it.
+            self._shut.clear()
+            self._try()
 
-    def _try(self, logged: str) -> None:
+    def _try(self) -> None:
         began, attempts = time.monotonic(), 0
         while not self._stopping.is_set():
             try:
                 self._attempt()
             except Exception as error:  # noqa: BLE001  # without this thread the gate would stay shut for ever
-                if (text := _text(error)) != logged:
+                if (text := _text(error)) != self._logged:
                     self._log(error)
-                    logged = text
+                    self._logged = text
                 attempts += 1
                 pause = min(_FIRST_PAUSE_SECONDS * (1 << min(attempts, 10)), _LONGEST_PAUSE_SECONDS)
                 # Spread, so that workers that stopped together do not come back together.

@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import pytest
+from pymongo.errors import AutoReconnect, NotPrimaryError, OperationFailure
 
 from cachekeeper.delivery.backoff import Backoff
 from cachekeeper.errors import BrokerUnavailable, DatabaseUnavailable
@@ -45,3 +46,23 @@ def test_an_outage_is_said_once_and_that_of_another_server_too(caplog: pytest.Lo
     backoff.succeeded()
     backoff.failed(DatabaseUnavailable("e"))
     assert said() == ["it waits: a", "it waits: c", "it goes on", "it waits: e"]
+
+
+def test_another_cause_within_an_outage_is_said_and_each_once(caplog: pytest.LogCaptureFixture) -> None:
+    def failure(cause: Exception) -> DatabaseUnavailable:
+        error = DatabaseUnavailable(f"MongoDB failed ({type(cause).__name__})")
+        error.__cause__ = cause
+        return error
+
+    backoff = Backoff(Waits(), waits="it waits", goes_on="it goes on")
+    for cause in (
+        NotPrimaryError("p4ss"),
+        AutoReconnect("p4ss"),
+        NotPrimaryError("p4ss"),
+        OperationFailure("p4ss", 18),
+    ):
+        backoff.failed(failure(cause))
+        backoff.failed(failure(cause))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"it waits: MongoDB failed ({name})" for name in ("NotPrimaryError", "AutoReconnect", "OperationFailure")
+    ]

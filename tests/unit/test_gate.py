@@ -95,15 +95,35 @@ def test_whatever_an_attempt_raises_there_is_a_next(gate: Gate, servers: Servers
 
 
 def test_many_failures_of_one_outage_make_one_thread(gate: Gate, servers: Servers) -> None:
+    before = threading.active_count()
     gate.start()
     servers.away = AWAY
-    before = threading.active_count()
     for number in range(50):
         gate.shut(f"m{number}", AWAY)
     servers.wait_for(5)
     assert threading.active_count() == before + 1
     servers.away = None
     wait_until(open_again(gate), "an open gate")
+
+
+def test_a_gate_opens_again_although_no_thread_can_be_started(
+    gate: Gate, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a container's limit of processes is reached: the thread that opens it again is there before."""
+    gate.start()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    servers.away = AWAY
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for number in range(3):
+            gate.shut(f"m{number}", AWAY)
+        servers.wait_for(5)
+        assert not gate.is_open
+        servers.away = None
+        wait_until(open_again(gate), "an open gate")
 
 
 def test_a_message_that_fails_while_the_servers_are_well_gets_a_strike(gate: Gate) -> None:

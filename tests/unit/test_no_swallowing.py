@@ -142,7 +142,11 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
         ("cachekeeper/delivery/work.py", "letters.append(Letter(body, error, message.failures))", "pass"),
         ("cachekeeper/delivery/work.py", "return Applied(error)", "return Applied()"),
         ("cachekeeper/delivery/work.py", "self._away(jobs, error)\n            return", "return"),
-        ("cachekeeper/delivery/gate.py", "self._log(error)\n            self._begin(_text(error))", "pass"),
+        (
+            "cachekeeper/delivery/gate.py",
+            "self._log(error)\n            self._logged = _text(error)\n            self._shut.set()",
+            "pass",
+        ),
         ("cachekeeper/delivery/buffered.py", "self._failed(error)\n", "pass\n"),
         (
             "cachekeeper/delivery/lane.py",
