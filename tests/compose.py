@@ -148,7 +148,8 @@ def _program(name: str, services: Mapping[str, Any]) -> Iterator[str]:
     """One of ours: of the one image, without privileges, told what it needs and nothing else."""
     service = services[name]
     yield from (f"{key} forbids --scale {name}=N" for key in ("container_name", "hostname") if key in service)
-    if (service.get("build"), service.get("image")) != (".", "cachekeeper-worker"):
+    built = (".", None) if name == "worker" else (None, "never")
+    if (service.get("image"), service.get("build"), service.get("pull_policy")) != ("cachekeeper-worker", *built):
         yield "is not of the image that is built here"
     if service.get("cap_drop") != ["ALL"] or service.get("security_opt") != ["no-new-privileges:true"]:
         yield "may gain privileges"

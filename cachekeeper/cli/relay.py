@@ -1,15 +1,26 @@
 """`cachekeeper relay`: publish what is in the outbox."""
 
+from __future__ import annotations
+
 import logging
 import signal
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from cachekeeper.delivery.outbox import Lag
+    from cachekeeper.settings import OutboxSettings
+
+_LONGEST_WAIT_SECONDS = 60.0
+"""For an event to be published the first time, while a relay runs and the broker answers."""
+
 
 def relay(
-    *, lag: Annotated[bool, typer.Option("--lag", help="Print how much is in the outbox, and exit.")] = False
+    *,
+    lag: Annotated[bool, typer.Option("--lag", help="Print how much is in the outbox, and exit.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 0 if it is published, 1 if not.")] = False,
 ) -> None:
     """Publish what is in the outbox until ctrl-C or SIGTERM.
 
@@ -17,6 +28,9 @@ def relay(
     """
     if lag:
         _print_lag()
+        return
+    if check:
+        _check()
         return
     from cachekeeper.delivery.relay import Relay  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.settings import RelaySettings, load  # noqa: PLC0415
@@ -34,14 +48,33 @@ def relay(
 
 
 def _print_lag() -> None:
+    from cachekeeper.settings import OutboxSettings, load  # noqa: PLC0415  (see cachekeeper.cli.app)
+
+    found = _lag(load(OutboxSettings))
+    for name in ("events", "under_way"):
+        sys.stdout.write(f"{name} {getattr(found, name)}\n")
+    for name in ("oldest_seconds", "unpublished_seconds"):
+        seconds = getattr(found, name)
+        sys.stdout.write(f"{name} {'none' if seconds is None else f'{seconds:.1f}'}\n")
+
+
+def _check() -> None:
+    from cachekeeper.settings import RelaySettings, load  # noqa: PLC0415  (see cachekeeper.cli.app)
+
+    settings = load(RelaySettings)
+    found = _lag(settings)
+    # While no worker runs, the relay publishes no more than the limit. Half of it: once they run it is soon below.
+    if found.unpublished_seconds is None or 2 * found.under_way >= settings.outbox_limit_events:
+        return
+    if found.unpublished_seconds >= _LONGEST_WAIT_SECONDS:
+        sys.exit(f"cachekeeper: an event waits in the outbox since {found.unpublished_seconds:.0f} s, unpublished")
+
+
+def _lag(settings: OutboxSettings) -> Lag:
     from cachekeeper.clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.database import majority  # noqa: PLC0415
     from cachekeeper.delivery.outbox import outbox_lag  # noqa: PLC0415
-    from cachekeeper.settings import OutboxSettings, load  # noqa: PLC0415
 
-    settings = load(OutboxSettings)
     database = majority(connect_mongodb(settings.mongodb_url, settings.load_timeout_seconds))
     with database.client:
-        found = outbox_lag(database)
-    oldest = "none" if found.oldest_seconds is None else f"{found.oldest_seconds:.1f}"
-    sys.stdout.write(f"events {found.events}\nunder_way {found.under_way}\noldest_seconds {oldest}\n")
+        return outbox_lag(database)

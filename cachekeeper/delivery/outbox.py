@@ -54,11 +54,13 @@ class Lag:
         under_way: how many of them have been published, and no worker has dealt with them yet.
         oldest_seconds: how long ago the oldest was stored; None where there is none. The two clocks are those of
             MongoDB and of whoever stored it.
+        unpublished_seconds: the same of the oldest that was never published; None where all have been.
     """
 
     events: int
     under_way: int
     oldest_seconds: float | None
+    unpublished_seconds: float | None
 
 
 def add(database: Database[Any], session: ClientSession | None, *events: Event) -> None:
@@ -122,7 +124,9 @@ def outbox_lag(database: Database[Any]) -> Lag:
     Raises:
         DatabaseUnavailable: MongoDB failed.
     """
-    under_way = {"$sum": {"$cond": [{"$eq": [{"$type": "$due_at"}, "date"]}, 1, 0]}}
+    published = {"$eq": [{"$type": "$due_at"}, "date"]}
+    # A record whose id is no text is never published, by any relay.
+    waits = {"$and": [{"$not": [published]}, {"$eq": [{"$type": "$_id"}, "string"]}]}
     with database_errors("looking into the outbox", _COUNT_SECONDS):
         found: list[dict[str, Any]] = list(
             database[COLLECTION].aggregate(
@@ -131,18 +135,25 @@ def outbox_lag(database: Database[Any]) -> Lag:
                         "$group": {
                             "_id": None,
                             "events": {"$sum": 1},
-                            "under_way": under_way,
+                            "under_way": {"$sum": {"$cond": [published, 1, 0]}},
                             "since": {"$min": "$created_at"},
+                            "waiting_since": {"$min": {"$cond": [waits, "$created_at", None]}},
                         }
                     },
-                    {"$set": {"oldest": {"$divide": [{"$subtract": ["$$NOW", "$since"]}, 1000]}}},
+                    {"$set": {"oldest": _age("$since"), "unpublished": _age("$waiting_since")}},
                 ]
             )
         )
     if not found:
-        return Lag(0, 0, None)
-    oldest = found[0]["oldest"]
-    return Lag(int(found[0]["events"]), int(found[0]["under_way"]), None if oldest is None else max(float(oldest), 0.0))
+        return Lag(0, 0, None, None)
+    oldest, unpublished = (
+        None if found[0][name] is None else max(float(found[0][name]), 0.0) for name in ("oldest", "unpublished")
+    )
+    return Lag(int(found[0]["events"]), int(found[0]["under_way"]), oldest, unpublished)
+
+
+def _age(since: str) -> dict[str, Any]:
+    return {"$divide": [{"$subtract": ["$$NOW", since]}, 1000]}
 
 
 def _record(event: Event) -> dict[str, Any]:

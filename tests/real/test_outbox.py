@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pymongo
@@ -211,7 +212,7 @@ def test_records_of_a_service_that_knows_only_the_format(lab: Lab) -> None:
 
 
 def test_the_lag(lab: Lab) -> None:
-    assert outbox.outbox_lag(lab.shop.db) == Lag(0, 0, None)
+    assert outbox.outbox_lag(lab.shop.db) == Lag(0, 0, None, None)
     lab.store(renamed(1), UserLoggedOut(token_id="t"))
     lab.shop.db["outbox"].update_one(
         {"_id": lab.stored()[0]}, [{"$set": {"created_at": {"$subtract": ["$created_at", 90_000]}}}]
@@ -220,4 +221,12 @@ def test_the_lag(lab: Lab) -> None:
     assert (lag.events, lag.under_way) == (2, 0)
     assert lag.oldest_seconds == pytest.approx(95, abs=5)
     lab.relay().round()
-    assert outbox.outbox_lag(lab.shop.db).under_way == 2
+    lag = outbox.outbox_lag(lab.shop.db)
+    assert (lag.under_way, lag.unpublished_seconds) == (2, None)
+    assert lag.oldest_seconds == pytest.approx(95, abs=5)
+    hour = datetime.now(UTC) - timedelta(hours=1)
+    lab.shop.db["outbox"].insert_many([{"_id": 7, "created_at": hour}, {"_id": "by others", "created_at": hour}])
+    lag = outbox.outbox_lag(lab.shop.db)
+    assert lag.unpublished_seconds == pytest.approx(3605, abs=5)
+    lab.shop.db["outbox"].delete_one({"_id": "by others"})
+    assert outbox.outbox_lag(lab.shop.db).unpublished_seconds is None  # that of id 7 waits for nobody

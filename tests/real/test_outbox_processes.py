@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -253,11 +254,25 @@ def command(stand: Stand, *words: str, **environment: str) -> subprocess.Complet
 
 def test_the_lag_is_printed_without_a_broker(quiet: Stand) -> None:
     quiet.relay.environment.pop("CACHEKEEPER_BROKER_URL")
-    assert command(quiet, "--lag").stdout == "events 0\nunder_way 0\noldest_seconds none\n"
+    assert command(quiet, "--lag").stdout == "events 0\nunder_way 0\noldest_seconds none\nunpublished_seconds none\n"
     quiet.change_all()
     found = dict(line.split() for line in command(quiet, "--lag").stdout.splitlines())
     assert (found["events"], found["under_way"]) == (str(2 * USERS), "0")
     assert 0 < float(found["oldest_seconds"]) < SOON
+    assert found["unpublished_seconds"] == found["oldest_seconds"]
+
+
+def test_the_check_finds_what_was_never_published(quiet: Stand) -> None:
+    records = quiet.site.db["outbox"]
+    hour, now = datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC)
+    records.insert_one({"_id": "published", "body": "{}", "created_at": hour, "due_at": now, "attempts": 1})
+    assert command(quiet, "--check").returncode == 0  # it is the workers that are away
+    records.insert_one({"_id": "waits", "body": "{}", "created_at": hour})
+    ended = command(quiet, "--check")
+    assert (ended.returncode, ended.stderr[:50]) == (1, "cachekeeper: an event waits in the outbox since 36")
+    assert command(quiet, "--check", CACHEKEEPER_OUTBOX_LIMIT_EVENTS="2").returncode == 0  # no room for it
+    records.update_one({"_id": "waits"}, {"$set": {"created_at": now}})
+    assert command(quiet, "--check").returncode == 0  # it has only just come
 
 
 def test_what_it_needs_is_said_by_name(quiet: Stand) -> None:

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,7 +79,10 @@ def test_compose_file_is_as_promised() -> None:
         ("?directConnection=true", "", "host: CACHEKEEPER_MONGODB_URL lacks directConnection"),
         ("export CACHEKEEPER_BROKER_URL", "export CACHEKEEPER_BROKER", "host: CACHEKEEPER_BROKER is no variable"),
         ("  cap_drop: [ALL]\n", "", "relay: may gain privileges"),
-        ("  build: .\n", "", "stream: is not of the image"),
+        ("    build: .\n", "", "worker: is not of the image"),
+        ("    pull_policy: never\n", "", "stream: is not of the image"),
+        ("    pull_policy: never\n", "    build: .\n", "stream: is not of the image"),
+        ('      test: ["CMD", "cachekeeper", "relay", "--check"]\n', "", "relay: no health check"),
         ("[cachekeeper, relay]", "[cachekeeper, relay, --lag]", "relay: its command"),
         ("[cachekeeper, stream]", "[cachekeeper, relay]", "stream: its command"),
         ("--host, 0.0.0.0", "--host, 127.0.0.1", "door: its command"),
@@ -115,31 +117,6 @@ def test_what_each_program_is_told_is_what_it_takes(monkeypatch: pytest.MonkeyPa
     for variable, value in yaml.safe_load(COMPOSE)["services"][name]["environment"].items():
         monkeypatch.setenv(variable, value)
     load(PROGRAMS[name])  # it raises where it does not
-
-
-@pytest.mark.parametrize(
-    ("events", "under_way", "oldest", "healthy"),
-    [("0", "0", "none", True), ("3", "0", "0.4", True), ("9", "0", "61.0", False), ("9", "9", "3600.0", True)],
-)
-def test_the_relay_is_healthy_while_nothing_waits_for_it(
-    tmp_path: Path, events: str, under_way: str, oldest: str, *, healthy: bool
-) -> None:
-    assert relay_is_healthy(tmp_path, f"events {events}\nunder_way {under_way}\noldest_seconds {oldest}\n") is healthy
-
-
-def test_it_is_not_while_nobody_can_tell(tmp_path: Path) -> None:
-    assert not relay_is_healthy(tmp_path, "")
-
-
-def relay_is_healthy(directory: Path, said: str) -> bool:
-    """What the health check says, where `cachekeeper relay --lag` says that."""
-    kind, check = yaml.safe_load(COMPOSE)["services"]["relay"]["healthcheck"]["test"]
-    assert kind == "CMD-SHELL"
-    program = directory / "cachekeeper"
-    program.write_text(f"#!/bin/sh\ntest \"$*\" = 'relay --lag' && printf '{said}'\n")
-    program.chmod(0o700)
-    path = f"{directory}:{os.environ['PATH']}"
-    return subprocess.run(["sh", "-c", check.replace("$$", "$")], env={"PATH": path}, check=False).returncode == 0
 
 
 def test_the_door_is_asked_whether_it_can_publish() -> None:
