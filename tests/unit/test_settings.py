@@ -357,7 +357,7 @@ def kinds(of: type[BaseSettings] = BaseSettings) -> set[type[BaseSettings]]:
     return set(direct).union(*map(kinds, direct))
 
 
-@pytest.mark.parametrize("kind", sorted(kinds(), key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(kinds(), key=str))
 def test_what_one_program_needs_another_may_be_told(environment: pytest.MonkeyPatch, kind: type[BaseSettings]) -> None:
     """One environment for all programs: `cachekeeper relay` is not disturbed by the keys of the HTTP door."""
     for name in kind.model_fields:
