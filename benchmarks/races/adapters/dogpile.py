@@ -60,5 +60,6 @@ DOGPILE = Contender(
     Dogpile,
     "page “API”: `CacheRegion.get_or_create`, and `delete` on a change; the Redis backend with `distributed_lock=True` "
     "and `thread_local_lock=False`, for several processes; all of a kind by `delete_multi`, since "
-    "`CacheRegion.invalidate` is documented as local to its process",
+    "`CacheRegion.invalidate` is documented as local to its process; None and False are cached, as they are by default "
+    "(`should_cache_fn` can forbid it, for a load at each such read)",
 )

@@ -75,5 +75,6 @@ CASHEWS = Contender(
     "cashews",
     Cashews,
     "its README, “Simple cache”, with `lock=True` as “Locked” has it, and `protected=True`, the default; “Cache "
-    "invalidation”: the key is deleted on a change, all of a kind by tag, `delete_tags`",
+    "invalidation”: the key is deleted on a change, all of a kind by tag, `delete_tags`; "
+    "None and False are cached, as they are by default (`condition` can forbid it, for a load at each such read)",
 )
