@@ -12,12 +12,14 @@ from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
 import kombu.compression
+import kombu.transport.redis
 from amqp.serialization import PROPERTY_CLASSES, decode_properties_basic
 from amqp.spec import Basic
 from kombu.utils.json import dumps, loads
 
 from cachekeeper.delivery.broker import QUEUE, UNREADABLE_HEADER
 from cachekeeper.delivery.messages import LONGEST, Unreadable, too_deep
+from cachekeeper.metrics import COUNTERS, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 # As they are; the types that are shipped for them say otherwise.
 _compression: Any = kombu.compression
 _decoders: Any = PROPERTY_CLASSES
+_redis: Any = kombu.transport.redis
 
 # Where a message goes that is put back: on the list that it came from, whatever it says of itself.
 _HOME = {"exchange": "", "routing_key": QUEUE}
@@ -33,12 +36,14 @@ _HOME = {"exchange": "", "routing_key": QUEUE}
 def guard_process() -> None:
     """Let what this process receives from any broker neither unpack to gigabytes nor end it. To be called by a worker.
 
-    What is changed belongs to the process: kombu's list of compressions, and py-amqp's of what it can decode.
+    What is changed belongs to the process: kombu's list of compressions and its way of control messages on Redis, and
+    py-amqp's list of what it can decode.
     """
     for content_type in _compression.encoders():
         encoder, _ = _compression.get_encoder(content_type)
         _compression.register(encoder, _refuse, content_type)
     _decoders[Basic.CLASS_ID] = _properties
+    _redis.Channel._deliver_fanout_message = _deliver_control  # noqa: SLF001  # where kombu takes anything for a message
 
 
 def guard_channel(channel: Any) -> None:
@@ -127,6 +132,26 @@ def _properties(buffer: bytes, offset: int) -> tuple[dict[str, Any], int]:
     except Exception:  # noqa: BLE001  # whatever it is, the message must not end its worker
         return {"application_headers": {UNREADABLE_HEADER: Unreadable.PROPERTIES}}, len(buffer)
     return found
+
+
+_deliver_any = _redis.Channel._deliver_fanout_message  # noqa: SLF001  # as above
+
+
+def _deliver_control(channel: Any, message: object, exchange: str) -> object:
+    """Kombu's way of what was published to all workers (`celery inspect`), unless it could not read it."""
+    properties = message.get("properties") if isinstance(message, dict) else None
+    if (
+        not isinstance(message, dict)
+        or not isinstance(properties, dict)
+        or not isinstance(message.get("headers"), dict)
+        or not isinstance(properties.get("delivery_tag"), str)
+        or not isinstance(properties.get("delivery_info"), dict)
+        or not _has_body(message.get("body"), properties.get("body_encoding"))
+    ):
+        COUNTERS.add("control_message_unreadable")
+        logger.error("a control message is none of kombu's")
+        return True
+    return _deliver_any(channel, message, exchange)
 
 
 def _refuse(_: object) -> bytes:

@@ -392,6 +392,33 @@ def test_an_item_that_can_be_read_is_applied(site: Site, worker: WorkerProcess, 
     assert site.client.delete("blocked:poison") == 1
 
 
+CONTROL: dict[str, bytes] = {
+    "no JSON": b"[[",
+    "a number": b"5",
+    "no properties": b'{"body": "e30=", "headers": {}}',
+    "headers that are none": envelope({**TAG, "delivery_info": {"exchange": "celery.pidbox"}}, headers=5),
+    "no delivery tag": envelope({"delivery_info": HOME}),
+    "no delivery info": envelope(TAG),
+    "a body that is none": envelope({**TAG, "delivery_info": HOME}, body="!"),
+    "a body without a method": envelope({**TAG, "delivery_info": HOME}, body=b64encode(b"[]").decode()),
+}
+
+
+@redis_only
+@pytest.mark.parametrize("item", CONTROL.values(), ids=CONTROL.keys())
+def test_nothing_that_is_published_to_all_workers_ends_one(site: Site, worker: WorkerProcess, item: bytes) -> None:
+    pid = worker.pid
+    with site.broker.client() as client:  # type: ignore[union-attr]  # a Redis
+        database = site.broker.url.rpartition("/")[2]
+        assert client.publish(f"/{database}.celery.pidbox", item) == 1
+    site.send(GOOD, HEADERS)
+    wait_until(lambda: site.client.exists("blocked:poison") or not worker.alive, "the event applied", SOON)
+    site.settle()
+    assert (worker.alive, worker.pid) == (True, pid)
+    assert "Connection to broker lost" not in worker.log_tail(1000)
+    assert site.client.delete("blocked:poison") == 1
+
+
 def test_whatever_is_put_back_comes_again(redis_server: RedisServer) -> None:
     """As the worker does during an outage. kombu drops what it cannot put back, and says so in the log."""
     items = [item for group in ITEMS.values() for item in group.values() if len(item) < LONGEST] + [*ODD_ITEMS.values()]
