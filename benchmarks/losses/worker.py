@@ -25,20 +25,19 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 _delivery: Any = work.Delivery
-_process, _keep = _delivery._process, _delivery._keep  # noqa: SLF001  # the shipped worker, with a little around it
+_deal_with, _keep = _delivery._deal_with, _delivery._keep  # noqa: SLF001  # the shipped worker, with a little around it
 _hand = threading.local()  # what this thread has in hand
 
 
-def _held(self: work.Delivery, message: Any, strikes: int) -> None:
-    _hand.message = message
-    _process(self, message, strikes)
+def _held(self: work.Delivery, messages: Sequence[Any], strikes: int) -> None:
+    _hand.events = [event for message in messages if isinstance(message, Parcel) for event in message.events]
+    _deal_with(self, messages, strikes)
 
 
 def _noted(self: work.Delivery, letters: Any) -> None:
     """Note events that are applied or dead letters, before they leave the outbox: so that none lacks its note."""
     _keep(self, letters)
-    if isinstance(_hand.message, Parcel):
-        _note(self, _hand.message.events)
+    _note(self, _hand.events)
 
 
 def _note(delivery: work.Delivery, events: Sequence[object]) -> None:
@@ -52,25 +51,28 @@ def _note(delivery: work.Delivery, events: Sequence[object]) -> None:
     client.zadd(SLOWEST, {"seconds": slowest(new)}, gt=True)
 
 
-_delivery._process = _held  # noqa: SLF001  # as above
+_delivery._deal_with = _held  # noqa: SLF001  # as above
 _delivery._keep = _noted  # noqa: SLF001  # as above
 
 if os.environ.get(MUTANT) == "early":
     _request: Any = consumer.ApplyRequest
     _init = _request.__init__
-    _messages: dict[str, Any] = {}
+    _requests: dict[str, Any] = {}
 
-    def _received(self: Any, message: Any, *args: Any, **options: Any) -> None:
-        _init(self, message, *args, **options)
-        _messages[self._job.message.id] = message
+    def _received(self: Any, *args: Any, **options: Any) -> None:
+        _init(self, *args, **options)
+        _requests[self._job.message.id] = self
 
-    def _early(self: work.Delivery, message: Any, strikes: int) -> None:
-        if message.outbox:
-            leave(self.keeper, message.events)
-        # Celery has asked for it before the task; the event loop's thread sends it.
-        wait_until(lambda: _messages[message.id].acknowledged, "an acknowledgement that is out")
-        _held(self, message, strikes)
+    def _early(self: work.Delivery, messages: Sequence[Any], strikes: int) -> None:
+        if records := [event for message in messages if message.outbox for event in message.events]:
+            leave(self.keeper, records)
+        requests = [_requests[message.id] for message in messages]
+        for request in requests:
+            request.acknowledge()
+        # The event loop's thread sends them.
+        wait_until(lambda: all(request.message.acknowledged for request in requests), "acknowledgements that are out")
+        _held(self, messages, strikes)
 
     app.tasks[TASK].acks_late = False
     _request.__init__ = _received
-    _delivery._process = _early  # noqa: SLF001  # as above
+    _delivery._deal_with = _early  # noqa: SLF001  # as above
