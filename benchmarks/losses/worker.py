@@ -61,7 +61,7 @@ if os.environ.get(MUTANT) == "early":
 
     def _received(self: Any, *args: Any, **options: Any) -> None:
         _init(self, *args, **options)
-        _requests[self._job.message.id] = self
+        _requests[self.job.message.id] = self
 
     def _early(self: work.Delivery, messages: Sequence[Any], strikes: int) -> None:
         if records := [event for message in messages if message.outbox for event in message.events]:
