@@ -228,7 +228,7 @@ def test_mongodb_refused(shop: Shop) -> None:
     assert read_user(1, keeper=keeper) == "Ann"
     shop.flush()
     fails_in_time(keeper, DatabaseUnavailable)
-    assert shop.redis.keys("*") == []  # leases were given back
+    assert shop.redis.keys("*") == [SEARCH.filter_key.encode()]  # leases were given back
 
 
 def test_mongodb_killed_and_back(shop: Shop, own_mongo: MongoServer) -> None:

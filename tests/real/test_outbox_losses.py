@@ -92,13 +92,14 @@ def test_a_worker_killed_at_any_point_leaves_the_record_or_has_applied_it(
 @pytest.mark.parametrize("gap", GAPS[:2])
 def test_a_worker_that_removes_before_it_applies_loses_it(lab: Lab, monkeypatch: pytest.MonkeyPatch, gap: str) -> None:
     """Known-bad: acknowledged early, as Celery does by default."""
-    process = lab.delivery._process
+    deal_with = lab.delivery._deal_with
 
-    def leaves_first(message: Any, strikes: int) -> None:
-        leave(lab.delivery.keeper, message.events)
-        process(message, strikes)
+    def leaves_first(messages: Any, strikes: int) -> None:
+        for message in messages:
+            leave(lab.delivery.keeper, message.events)
+        deal_with(messages, strikes)
 
-    monkeypatch.setattr(lab.delivery, "_process", leaves_first)
+    monkeypatch.setattr(lab.delivery, "_deal_with", leaves_first)
     assert len(a_worker_is_killed(lab, monkeypatch, gap)) == 5
 
 
