@@ -352,7 +352,7 @@ def test_no_reader_is_told_the_past_and_nothing_old_stays(any_redis: RedisServer
     holds(any_redis, examples=120)
 
 
-# Most variants are found in the first few sequences; the hardest took hundreds, and how many depends on the machine's speed.
+# Most variants are found in the first few sequences; the hardest took hundreds, more where the machine is slow.
 UNTIL_FOUND = 4000
 
 SCRIPTS = {
