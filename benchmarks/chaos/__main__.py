@@ -1,4 +1,4 @@
-"""`python -m benchmarks.chaos`: one fault-injection run or a series. Exit status 0 only if every promise was kept."""
+"""`python -m benchmarks.chaos`: fault-injection runs. Exit status 0 only if every stored figure holds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def main() -> int:
     wanted = parser.parse_args()
     series = wanted.series or ("all" if wanted.mutant is None else MUTANTS[wanted.mutant].series)
     results = Results(kept=wanted.mutant is None and not wanted.dry)
-    clean = True
+    if problem := results.problem:
+        parser.error(problem)
     with Stack(wanted.mutant) as stack:
         for seed in range(wanted.seed, wanted.seed + wanted.runs):
             try:
@@ -41,9 +42,8 @@ def main() -> int:
                 raise
             results.add(outcome.row, stack.found)
             tell(stack, outcome)
-            clean = clean and outcome.row.clean
         results.show(stack.found)
-    return 0 if clean else 1
+    return 0 if results.clean else 1
 
 
 def tell(stack: Stack, outcome: Outcome) -> None:

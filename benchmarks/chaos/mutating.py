@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import report
 from benchmarks.chaos.mutants import MUTANTS
-from benchmarks.chaos.run import Outcome, run
+from benchmarks.chaos.run import Outcome, Row, run
 from benchmarks.chaos.schedule import station_of
 from benchmarks.chaos.stack import Stack
 from benchmarks.report import Figure
@@ -52,10 +52,15 @@ def catch(stack: Stack, name: str, seed: int) -> tuple[float, str]:
     spent = 0.0
     while spent < LIMIT_SECONDS:
         outcome = run(stack, seed, DURATION, station_of(seed, MUTANTS[name].series))
-        if not outcome.row.clean:
+        if is_caught(outcome.row):
             return spent + _first(outcome), _broken(outcome)
         spent, seed = spent + DURATION, seed + 1
     return spent, ""
+
+
+def is_caught(row: Row) -> bool:
+    """Whether a wrong answer was seen: an error of the mutant's own patch, or a late drain, does not count."""
+    return row.stale + row.stuck + row.wrong_key > 0
 
 
 def _first(outcome: Outcome) -> float:

@@ -131,7 +131,7 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
         dead_letters=letters,
         ended=stack.ended[ended:],
         staleness=round(verdict.staleness, 3),
-        recovery=round(recovered - healed, 3),
+        recovery=round(recovered - _last_fault(injector.injected, healed), 3),
         seconds=round(time.monotonic() - entered, 3),
     )
     return Outcome(row, violations, checker, reads, injector.injected, began)
@@ -198,6 +198,11 @@ def _stuck(stack: Stack, tag: str) -> list[str]:
     wrong = [key for each in found for key in (*each.wrong, *each.unsettled)]
     # A copy of an event of the run before may still have been in some worker's hands when its documents were removed.
     return [key for key in wrong if key.startswith(SEARCH.template.prefix) or f":{tag}" in key]
+
+
+def _last_fault(injected: Iterable[Injected], otherwise: float) -> float:
+    """When the last fault ended, by the monotonic clock, in seconds."""
+    return max((each.ended / 1e9 for each in injected), default=otherwise)
 
 
 def _counted(injected: Iterable[Injected]) -> dict[str, int]:

@@ -141,7 +141,7 @@ def schedule(seed: int, duration: float, station: Station) -> tuple[Fault, ...]:
     return tuple(sorted(faults, key=lambda fault: (fault.at, fault.target)))
 
 
-_TURN = 10  # runs that follow one another at one station: moving costs some seconds
+_TURN = 5  # runs that follow one another at one station: moving costs some seconds
 
 
 def station_of(seed: int, series: str) -> Station:

@@ -67,8 +67,9 @@ class Service:
                 with pymongo.timeout(_LIMIT_SECONDS):
                     if self._attempt(change, events) or done():
                         committed = time.monotonic_ns()
-                        self.copies.extend(events)
-                        self._publish_too(events)
+                        if self.series is not Series.STREAM:  # there, nothing else may stand in for the stream
+                            self.copies.extend(events)
+                            self._publish_too(events)
                         return committed
             except PyMongoError:
                 time.sleep(0.02)
@@ -89,7 +90,7 @@ class Service:
             return session.with_transaction(both)
 
     def _publish_too(self, events: tuple[Event, ...]) -> None:
-        """Half of all events do not wait for the relay: they are published as well, as soon as their change is made.
+        """Half of the outbox's events do not wait for the relay: they are published as well, right after their change.
 
         What is acknowledged a few milliseconds after its commit leaves loads little time to be as new as they must be.
         """

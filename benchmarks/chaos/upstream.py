@@ -91,6 +91,6 @@ class Upstream:
         copies = list(self._service.copies)
         random.shuffle(copies)
         batches = [[copy] for copy in copies[:count]] if one_by_one else [copies[:count]]
-        for batch in batches:
+        for batch in filter(None, batches):
             with suppress(Unavailable):  # a broker that is away; nobody was promised these
                 self._service.publisher.publish_many(batch)

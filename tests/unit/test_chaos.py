@@ -10,6 +10,9 @@ import pytest
 
 from benchmarks.chaos.checker import Checker, Verdict
 from benchmarks.chaos.mutants import MUTANTS
+from benchmarks.chaos.mutating import is_caught
+from benchmarks.chaos.results import Results
+from benchmarks.chaos.run import Row
 from benchmarks.chaos.schedule import Fault, Series, Station, schedule, station_of
 from benchmarks.chaos.workload import BLOCKED, ENDED, Ack, Change, Kind, Read
 from cachekeeper.store import steps
@@ -63,6 +66,52 @@ def test_all_series_take_their_turn() -> None:
         Station(Series.REPLICAS),
     }
     assert {station_of(seed, "stream").series for seed in range(200)} == {Series.STREAM}
+
+
+def test_twenty_runs_meet_all_series() -> None:
+    assert len({station_of(seed, "all") for seed in range(1, 21)}) == len(STATIONS)
+
+
+# --- what is stored -------------------------------------------------------------------------------------------------
+
+ROW = Row(
+    seed=1,
+    series="outbox",
+    broker="redis",
+    duration=8,
+    operations=1,
+    changes=1,
+    reads=1,
+    reads_after_ack=1,
+    faults={},
+    errors={},
+    stale=0,
+    wrong_key=0,
+    stuck=0,
+    lost=0,
+    untyped=0,
+    dead_letters=0,
+    ended=[],
+    staleness=0,
+    recovery=0,
+    seconds=8,
+)
+
+
+@pytest.mark.parametrize("stale", [(0, 1), (1, 0)])
+def test_a_clean_run_does_not_erase_a_dirty_one(stale: tuple[int, int]) -> None:
+    results = Results(kept=False)
+    for count in stale:
+        results.add(replace(ROW, stale=count), [])
+    assert [row.stale for row in results.rows] == [1]
+    assert not results.clean
+
+
+def test_a_mutant_is_caught_by_its_answers_alone() -> None:
+    assert not is_caught(replace(ROW, untyped=1, lost=1, dead_letters=1))
+    assert is_caught(replace(ROW, stale=1))
+    assert is_caught(replace(ROW, stuck=1))
+    assert is_caught(replace(ROW, wrong_key=1))
 
 
 def test_the_issue_s_mutants_are_there() -> None:
