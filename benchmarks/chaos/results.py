@@ -71,6 +71,11 @@ class Results:
         broken = {name: sum(getattr(row, name) for row in rows) for name in _ZEROS}
         found = [
             *(at_most(text, broken[name], 0) for name, text in _ZEROS.items()),
+            at_most(
+                "runs with too little going on, or a process that ended by itself",
+                sum(not row.enough for row in rows),
+                0,
+            ),
             plain("runs, each with a seed of its own", len(rows)),
             plain("checked reads", reads),
             plain("checked reads of what had an acknowledged version", acknowledged),
@@ -85,7 +90,7 @@ class Results:
             ),
             plain("longest until all is applied after the last fault", max(row.recovery for row in rows), "s"),
         ]
-        if not any(broken.values()):
+        if self.clean:
             # The rule of three: what n operations without a fault say with 95 % confidence. No more nines than that.
             found += [
                 plain("95 % bound: faulty runs", 300 / len(rows), "per hundred runs"),

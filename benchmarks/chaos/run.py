@@ -68,9 +68,17 @@ class Row:
     seconds: float
 
     @property
+    def enough(self) -> bool:
+        """Whether so much went on that it says something, and no process ended by itself."""
+        least = ((self.reads_after_ack, 60), (self.changes, 5), (sum(self.faults.values()), 1))
+        return not self.ended and all(count >= a_second * self.duration for count, a_second in least)
+
+    @property
     def clean(self) -> bool:
-        """Whether every promise was kept."""
-        return not (self.stale or self.wrong_key or self.stuck or self.lost or self.untyped or self.dead_letters)
+        """Whether every promise was kept, by a run that could have broken one."""
+        return self.enough and not (
+            self.stale or self.wrong_key or self.stuck or self.lost or self.untyped or self.dead_letters
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +114,12 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
     problem = drain(stack)
     recovered = time.monotonic()
     reads = _end_readers(stack)
+    stuck = _stuck(stack, tag)  # before anything is looked up again, which may repair it
     verdict, checker = _judge(stack, changes, reads)
     violations = verdict.violations
     violations += [Violation("lost", ("", ""), None, problem)] if problem else []
     violations += [Violation("error", ("", ""), None, f"a writer failed: {each}") for each in troubles]
-    violations += [Violation("stuck", ("", key), None, "is not what MongoDB has") for key in _stuck(stack, tag)]
+    violations += [Violation("stuck", ("", key), None, "is not what MongoDB has") for key in stuck]
     letters = stack.database["dead_letters"].count_documents({})
     row = Row(
         seed=seed,

@@ -80,10 +80,10 @@ ROW = Row(
     broker="redis",
     duration=8,
     operations=1,
-    changes=1,
+    changes=40,
     reads=1,
-    reads_after_ack=1,
-    faults={},
+    reads_after_ack=480,
+    faults={"cache kill": 8},
     errors={},
     stale=0,
     wrong_key=0,
@@ -105,6 +105,14 @@ def test_a_clean_run_does_not_erase_a_dirty_one(stale: tuple[int, int]) -> None:
         results.add(replace(ROW, stale=count), [])
     assert [row.stale for row in results.rows] == [1]
     assert not results.clean
+
+
+def test_a_run_in_which_too_little_happens_is_not_clean() -> None:
+    assert ROW.clean
+    assert not replace(ROW, reads_after_ack=479).clean
+    assert not replace(ROW, changes=39).clean
+    assert not replace(ROW, faults={"cache kill": 7}).clean
+    assert not replace(ROW, ended=["relay exit status 1"]).clean
 
 
 def test_a_mutant_is_caught_by_its_answers_alone() -> None:
