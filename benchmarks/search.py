@@ -142,7 +142,7 @@ def _invalidate(store: Store, name: str) -> None:
 
 
 def _lengths(server: RedisServer) -> list[Figure]:
-    """The cost of one name by its length, beside the smallest script call there is. Where no filter helps: the worst."""
+    """The cost of one name by its length, beside the smallest script call there is; without the filter, the worst."""
     rng = random.Random(SEED)
     client = server.client(timeout=60)
     client.delete(SEARCH.filter_key)
