@@ -206,7 +206,17 @@ def _stuck(stack: Stack, tag: str) -> list[str]:
         keeper.close()
     wrong = [key for each in found for key in (*each.wrong, *each.unsettled)]
     # A copy of an event of the run before may still have been in some worker's hands when its documents were removed.
-    return [key for key in wrong if key.startswith(SEARCH.template.prefix) or f":{tag}" in key]
+    mine = [key for key in wrong if key.startswith(SEARCH.template.prefix) or f":{tag}" in key]
+    return mine + _raised(stack, tag)
+
+
+def _raised(stack: Stack, tag: str) -> list[str]:
+    """Sessions that have ended, or never were, and have a key. The audit spares what others may have written."""
+    prefix = SESSION.template.prefix
+    with stack.security.client() as client:
+        there = {key.decode().removeprefix(prefix): key.decode() for key in client.scan_iter(match=f"{prefix}{tag}*")}
+    live = stack.database["sessions"].find({"_id": {"$in": list(there)}, "ended_at": None}, {"_id": 1})
+    return sorted(there.keys() - {each["_id"] for each in live})
 
 
 def _last_fault(injected: Iterable[Injected], otherwise: float) -> float:
