@@ -8,8 +8,10 @@ import sys
 from benchmarks.chaos.explain import explain
 from benchmarks.chaos.mutants import MUTANTS
 from benchmarks.chaos.results import Results
+from benchmarks.chaos.row import Row
 from benchmarks.chaos.run import Outcome, run
 from benchmarks.chaos.schedule import Series, station_of
+from benchmarks.chaos.sequence import play
 from benchmarks.chaos.stack import Stack
 
 _EXPLAINED = 3  # violations of a run
@@ -33,27 +35,36 @@ def main() -> int:
     results = Results(kept=wanted.mutant is None and not wanted.dry)
     if problem := results.problem:
         parser.error(problem)
-    with Stack(wanted.mutant) as stack:
-        for seed in range(wanted.seed, wanted.seed + wanted.runs):
-            try:
-                outcome = run(stack, seed, wanted.duration, station_of(seed, series))
-            except BaseException:
-                print(f"seed {seed}: what was up to then: {stack.keep_logs()}", flush=True)
-                raise
-            results.add(outcome.row, stack.found)
-            tell(stack, outcome)
-        results.show(stack.found)
+
+    def one(stack: Stack, seed: int) -> None:
+        outcome = run(stack, seed, wanted.duration, station_of(seed, series))
+        results.add(outcome.row, stack.found)
+        tell(stack, outcome)
+
+    def abort(stack: Stack | None, seed: int, reason: str) -> None:
+        station = station_of(seed, series)
+        results.add(
+            Row(seed, station.series.value, station.broker, wanted.duration, aborted=reason),
+            [] if stack is None else stack.found,
+        )
+        kept = "no logs" if stack is None else stack.keep_logs()
+        print(f"seed {seed} aborted: {reason}; what was up to then: {kept}", flush=True)
+
+    seeds = range(wanted.seed, wanted.seed + wanted.runs)
+    play(seeds, start=lambda: Stack(wanted.mutant), run=one, abort=abort)
+    results.show()
     return 0 if results.clean else 1
 
 
 def tell(stack: Stack, outcome: Outcome) -> None:
     """A line for a run; for one that broke a promise, all that explains it."""
     row = outcome.row
+    broken = ", ".join(f"{count} {kind}" for kind, count in row.kinds.items()) or "nothing broken"
+    few = "" if row.enough else f"; too little went on, or a process ended: {row.ended}"
     print(
         f"seed {row.seed}, {row.series}, {row.broker}: {row.reads} reads, {row.changes} changes, "
-        f"{sum(row.faults.values())} faults; stale {row.stale}, stuck {row.stuck}, lost {row.lost}, "
-        f"wrong {row.wrong_key + row.untyped}, dead letters {row.dead_letters}; "
-        f"staleness {row.staleness:.1f} s, recovery {row.recovery:.1f} s, all told {row.seconds:.1f} s",
+        f"{sum(row.faults.values())} faults; {broken}{few}; "
+        f"staleness at least {row.staleness:.1f} s, recovery {row.recovery:.1f} s, all told {row.seconds:.1f} s",
         flush=True,
     )
     if row.clean:

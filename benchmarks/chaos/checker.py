@@ -76,7 +76,7 @@ class Violation:
     """One promise that was not kept.
 
     Attributes:
-        kind: `stale`, `wrong`, `error`, `lost` or `stuck`.
+        kind: of `row.KINDS`.
         key: whose.
         read: by which read it was seen; None for none.
         text: what is wrong with it.
@@ -151,7 +151,7 @@ class Checker:
             if read.error is not None:
                 self.verdict.errors[read.error.split("(")[0]] += 1
                 if read.error.startswith("!"):
-                    self._violated("error", (read.kind, read.key), read, read.error)
+                    self._violated("untyped", (read.kind, read.key), read, read.error)
             else:
                 self.verdict.checked += 1
                 if read.kind == Kind.SEARCH:
@@ -176,7 +176,7 @@ class Checker:
         self.verdict.checked_after += bool(floor)
         number = self._seen(read)
         if number is None:
-            self._violated("wrong", key, read, f"{read.found!r} is nothing that this key ever was")
+            self._violated("wrong_key", key, read, f"{read.found!r} is nothing that this key ever was")
         elif number == 0:
             allowed = [seen for seen, state in history.states(floor, read.ended) if state is None]
             if not allowed:
@@ -184,7 +184,7 @@ class Checker:
             else:
                 self._note_staleness(history, max(allowed), read)
         elif not history.started_by(number, read.ended):
-            self._violated("wrong", key, read, f"{number} had not begun when this read ended")
+            self._violated("wrong_key", key, read, f"{number} had not begun when this read ended")
         elif number < floor:
             self._violated("stale", key, read, f"{number} was read, but {floor} was acknowledged before")
         else:
@@ -218,18 +218,18 @@ class Checker:
                 continue
             name, number = found.pop(product)
             if not finds(read.key, name):
-                self._violated("wrong", key, read, f"{name!r} is found by {read.key!r}")
+                self._violated("wrong_key", key, read, f"{name!r} is found by {read.key!r}")
             elif not history.started_by(number, read.ended):
-                self._violated("wrong", key, read, f"{number} had not begun when this read ended")
+                self._violated("wrong_key", key, read, f"{number} had not begun when this read ended")
             elif number < floor:
                 self._violated("stale", key, read, f"{number} was found, but {floor} was acknowledged before")
             elif states.get(number) != name:
-                self._violated("wrong", key, read, f"{number} was never called {name!r}")
+                self._violated("wrong_key", key, read, f"{number} was never called {name!r}")
             else:
                 self._note_staleness(history, number, read)
         self.verdict.checked_after += judged
         for product in found:
-            self._violated("wrong", (Kind.PRODUCT, product), read, "a product of another run, or of none")
+            self._violated("wrong_key", (Kind.PRODUCT, product), read, "a product of another run, or of none")
 
     def _products_of(self, text: str) -> list[tuple[str, History]]:
         """The products, with those acknowledgements that concern this search.

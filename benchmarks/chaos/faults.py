@@ -69,6 +69,7 @@ class Injector:
         for fault in faults:
             by_target.setdefault(fault.target, []).append(fault)
         self._threads = [threading.Thread(target=self._run, args=(each,)) for each in by_target.values()]
+        self._abandoned = threading.Event()
         self._began = 0.0
 
     def start(self) -> None:
@@ -89,9 +90,16 @@ class Injector:
             raise error
         self._tell_mongo({"mode": "off"})
 
+    def abandon(self) -> None:
+        """Bring about no more of them; wait until those under way have ended. The run has failed already."""
+        self._abandoned.set()
+        for thread in self._threads:
+            thread.join()
+
     def _run(self, faults: Sequence[Fault]) -> None:
         for fault in faults:
-            time.sleep(max(self._began + fault.at - time.monotonic(), 0))
+            if self._abandoned.wait(max(self._began + fault.at - time.monotonic(), 0)):
+                return
             began, problem = time.monotonic_ns(), None
             try:
                 self._inject(fault)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks import report
 from benchmarks.chaos.mutants import MUTANTS
-from benchmarks.chaos.run import Outcome, Row, run
+from benchmarks.chaos.row import Row
+from benchmarks.chaos.run import Outcome, run
 from benchmarks.chaos.schedule import station_of
 from benchmarks.chaos.stack import Stack
 from benchmarks.report import Figure

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
+_ANSWER_SECONDS = 180.0
+"""Longer than a writer tries to make its last change, and a reader to look everything up."""
+
 
 class Worker(WorkerProcess):
     """Started, and not waited for: whatever it is to talk to may be away at that moment."""
@@ -68,8 +71,15 @@ class Remote:
         self._pipe.send((verb, argument))
 
     def answer(self) -> Any:
-        """What it answered."""
+        """What it answered.
+
+        Raises:
+            TimeoutError: it did not.
+            EOFError: it has ended.
+        """
         try:
+            if not self._pipe.poll(_ANSWER_SECONDS):
+                raise TimeoutError(f"{self._process.name} did not answer within {_ANSWER_SECONDS:g} s")
             return self._pipe.recv()
         finally:
             self._lock.release()

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import report
-from benchmarks.chaos.run import Row
+from benchmarks.chaos.row import KINDS, Row
 from benchmarks.report import Figure, at_most, plain
 
 if TYPE_CHECKING:
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 
 NAME = "chaos"
 _RUNS = report.RESULTS / "chaos_runs.jsonl"
-_ZEROS = {
-    "stale": "reads older than an acknowledged version",
-    "stuck": "keys that stay old after the drain",
-    "lost": "events that were committed and never applied",
-    "wrong_key": "answers of another key, or never written",
-    "untyped": "errors that are no typed outage",
-    "dead_letters": "events given up as dead letters",
-}
 
 
 class Results:
@@ -39,17 +31,19 @@ class Results:
         self._kept = kept
         self._commit = report.commit()
         self.rows: list[Row] = _stored(self._commit) if kept else []
+        self._servers: list[FoundServer] = []
 
     def add(self, row: Row, servers: Sequence[FoundServer]) -> None:
         """Add a run, and store it. Of several of the same seed at one station, the dirtiest stands."""
+        self._servers += [server for server in servers if server not in self._servers]
         same = [each for each in self.rows if _which(each) == _which(row)]
-        self.rows = [each for each in self.rows if _which(each) != _which(row)] + [max([row, *same], key=_broken)]
+        self.rows = [each for each in self.rows if _which(each) != _which(row)] + [max([row, *same], key=_dirt)]
         if not self._kept:
             return
         lines = [json.dumps({"commit": self._commit, **asdict(each)}) for each in self.rows]
         report.RESULTS.mkdir(exist_ok=True)
         _RUNS.write_text("\n".join(lines) + "\n", "utf-8")
-        report.write(NAME, self.figures(), servers, self.rows[0].seed, more=self._more())
+        report.write(NAME, self.figures(), self._servers, self.rows[0].seed, more=self._more())
 
     @property
     def problem(self) -> str | None:
@@ -68,12 +62,13 @@ class Results:
         rows = self.rows
         reads = sum(row.reads for row in rows)
         acknowledged = sum(row.reads_after_ack for row in rows)
-        broken = {name: sum(getattr(row, name) for row in rows) for name in _ZEROS}
+        broken = {name: sum(getattr(row, name) for row in rows) for name in KINDS}
         found = [
-            *(at_most(text, broken[name], 0) for name, text in _ZEROS.items()),
+            *(at_most(text, broken[name], 0) for name, text in KINDS.items()),
+            at_most("runs that aborted, and so say nothing", sum(row.aborted is not None for row in rows), 0),
             at_most(
                 "runs with too little going on, or a process that ended by itself",
-                sum(not row.enough for row in rows),
+                sum(not row.enough and row.aborted is None for row in rows),
                 0,
             ),
             plain("runs, each with a seed of its own", len(rows)),
@@ -98,12 +93,15 @@ class Results:
             ]
         return found
 
-    def show(self, servers: Sequence[FoundServer]) -> None:
+    def show(self) -> None:
         """Print the figures."""
         report.show(NAME, self.figures())
         print(f"faults: {_joined(self._faults())}")
         print(f"errors: {_joined(self._errors())}")
-        print(f"on: {', '.join(str(server) for server in servers)}")
+        for row in self.rows:
+            if row.aborted is not None:
+                print(f"aborted: seed {row.seed}, {row.series}, {row.broker}: {row.aborted}")
+        print(f"on: {', '.join(str(server) for server in self._servers)}")
 
     def _faults(self) -> Counter[str]:
         return sum((Counter(row.faults) for row in self.rows), Counter())
@@ -119,11 +117,12 @@ class Results:
             "runs": dict(sorted(stations.items())),
             "faults": dict(sorted(self._faults().items())),
             "errors": dict(sorted(self._errors().items())),
+            "aborted": {str(row.seed): row.aborted for row in self.rows if row.aborted is not None},
         }
 
 
-def _broken(row: Row) -> int:
-    return sum(getattr(row, name) for name in _ZEROS)
+def _dirt(row: Row) -> tuple[bool, int]:
+    return not row.clean, sum(row.kinds.values())
 
 
 def _which(row: Row) -> tuple[int, str, str, float]:

@@ -11,6 +11,7 @@ from benchmarks.chaos import workload as load
 from benchmarks.chaos.checker import Checker, Verdict, Violation
 from benchmarks.chaos.faults import Injected, Injector
 from benchmarks.chaos.marks import drain
+from benchmarks.chaos.row import Row
 from benchmarks.chaos.schedule import Station, schedule
 from benchmarks.chaos.spy import read_acks
 from benchmarks.chaos.workload import Change, Kind, Read
@@ -27,58 +28,6 @@ if TYPE_CHECKING:
 
 _RATE_OF_READS = 1300.0  # a second and reader
 _RATE_OF_CHANGES = 40.0  # a second and writer
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The figures of one run, as they are stored.
-
-    Attributes:
-        seed, series, broker, duration: of the run.
-        operations: changes that were committed, and reads that had an answer.
-        reads, reads_after_ack: those that were checked, and those of keys with an acknowledged version among them.
-        faults: how many of each kind came about.
-        errors: reads without an answer, by the type of the error.
-        stale, wrong_key, stuck, lost, untyped, dead_letters: how often a promise was broken.
-        ended: processes that ended by themselves, and were started again.
-        staleness: the longest from a commit to the last read of an older version, seconds.
-        recovery: from the end of the last fault until everything was applied, seconds.
-        seconds: that the run took, all told.
-    """
-
-    seed: int
-    series: str
-    broker: str
-    duration: float
-    operations: int
-    changes: int
-    reads: int
-    reads_after_ack: int
-    faults: dict[str, int]
-    errors: dict[str, int]
-    stale: int
-    wrong_key: int
-    stuck: int
-    lost: int
-    untyped: int
-    dead_letters: int
-    ended: list[str]
-    staleness: float
-    recovery: float
-    seconds: float
-
-    @property
-    def enough(self) -> bool:
-        """Whether so much went on that it says something, and no process ended by itself."""
-        least = ((self.reads_after_ack, 60), (self.changes, 5), (sum(self.faults.values()), 1))
-        return not self.ended and all(count >= a_second * self.duration for count, a_second in least)
-
-    @property
-    def clean(self) -> bool:
-        """Whether every promise was kept, by a run that could have broken one."""
-        return self.enough and not (
-            self.stale or self.wrong_key or self.stuck or self.lost or self.untyped or self.dead_letters
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +56,28 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
     for reader in stack.readers:
         reader.ask("begin", (tag, seed, _RATE_OF_READS))
     injector.start()
-    time.sleep(duration)
-    injector.join()
-    healed = time.monotonic()
-    changes, troubles = _end_writers(stack)
-    problem = drain(stack)
-    recovered = time.monotonic()
-    reads = _end_readers(stack)
+    try:
+        time.sleep(duration)
+        injector.join()
+        healed = time.monotonic()
+        changes, troubles = _end_writers(stack)
+        problem = drain(stack)
+        recovered = time.monotonic()
+        reads = _end_readers(stack)
+    except Exception:
+        injector.abandon()  # or it would start again what the stack ends
+        raise
     stuck = _stuck(stack, tag)  # before anything is looked up again, which may repair it
     verdict, checker = _judge(stack, changes, reads)
     violations = verdict.violations
     violations += [Violation("lost", ("", ""), None, problem)] if problem else []
-    violations += [Violation("error", ("", ""), None, f"a writer failed: {each}") for each in troubles]
+    violations += [Violation("untyped", ("", ""), None, f"a writer failed: {each}") for each in troubles]
     violations += [Violation("stuck", ("", key), None, "is not what MongoDB has") for key in stuck]
     letters = stack.database["dead_letters"].count_documents({})
     row = Row(
         seed=seed,
         series=station.series.value,
-        broker="rabbitmq" if station.rabbit else "redis",
+        broker=station.broker,
         duration=duration,
         operations=verdict.checked + sum(change.committed is not None for change in changes),
         changes=sum(change.committed is not None for change in changes),
@@ -133,10 +86,10 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
         faults=_counted(injector.injected),
         errors=dict(sorted(verdict.errors.items())),
         stale=verdict.count("stale"),
-        wrong_key=verdict.count("wrong"),
+        wrong_key=verdict.count("wrong_key"),
         stuck=verdict.count("stuck"),
         lost=verdict.count("lost"),
-        untyped=verdict.count("error"),
+        untyped=verdict.count("untyped"),
         dead_letters=letters,
         ended=stack.ended[ended:],
         staleness=round(verdict.staleness, 3),

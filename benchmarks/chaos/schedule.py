@@ -27,6 +27,11 @@ class Station:
     series: Series
     rabbit: bool = False
 
+    @property
+    def broker(self) -> str:
+        """Its name, as rows have it."""
+        return "rabbitmq" if self.rabbit else "redis"
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:

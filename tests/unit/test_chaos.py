@@ -12,7 +12,7 @@ from benchmarks.chaos.checker import Checker, Verdict
 from benchmarks.chaos.mutants import MUTANTS
 from benchmarks.chaos.mutating import is_caught
 from benchmarks.chaos.results import Results
-from benchmarks.chaos.run import Row
+from benchmarks.chaos.row import Row
 from benchmarks.chaos.schedule import Fault, Series, Station, schedule, station_of
 from benchmarks.chaos.workload import BLOCKED, ENDED, Ack, Change, Kind, Read
 from cachekeeper.store import steps
@@ -183,7 +183,7 @@ def judged(changes: tuple[Change, ...], acks: tuple[Ack, ...], *reads: Read) -> 
         (None, 5, []),
         ("u #1", 10, []),
         ("u #1", 9.5, []),  # it began while the read went on
-        ("u #1", 5, ["wrong"]),  # nobody had begun to write it
+        ("u #1", 5, ["wrong_key"]),  # nobody had begun to write it
         (None, 16, ["stale"]),
         ("u #1", 16, []),
         ("u #1", 24, []),  # the second is committed, and not acknowledged
@@ -192,8 +192,8 @@ def judged(changes: tuple[Change, ...], acks: tuple[Ack, ...], *reads: Read) -> 
         ("u #2", 36, ["stale"]),
         (None, 36, []),
         (None, 30.5, []),  # the deletion has begun
-        ("v #2", 26, ["wrong"]),
-        ("u #7", 26, ["wrong"]),
+        ("v #2", 26, ["wrong_key"]),
+        ("u #7", 26, ["wrong_key"]),
     ],
 )
 def test_a_read_of_a_user(found: str | None, at: float, kinds: list[str]) -> None:
@@ -218,7 +218,7 @@ def test_an_older_event_that_is_acknowledged_later_takes_nothing_back() -> None:
         (("s", 2), 31, []),
         (("s", 2), 36, ["stale"]),
         (("s", 3), 38, ["stale"]),  # saved in vain
-        (("other", 2), 26, ["wrong"]),
+        (("other", 2), 26, ["wrong_key"]),
     ],
 )
 def test_a_read_of_a_session(found: object, at: float, kinds: list[str]) -> None:
@@ -231,7 +231,7 @@ def test_a_read_of_a_session(found: object, at: float, kinds: list[str]) -> None
 
 @pytest.mark.parametrize(
     ("found", "at", "kinds"),
-    [(False, 5, []), (True, 5, ["wrong"]), (True, 11, []), (False, 12, []), (False, 16, ["stale"]), (True, 16, [])],
+    [(False, 5, []), (True, 5, ["wrong_key"]), (True, 11, []), (False, 12, []), (False, 16, ["stale"]), (True, 16, [])],
 )
 def test_a_read_of_a_token(found: object, at: float, kinds: list[str]) -> None:
     void = change(Kind.TOKEN, "t", 1, BLOCKED, 10)
@@ -255,9 +255,9 @@ VASE = change(Kind.PRODUCT, "p", 3, "Vase p0", 30)
         ("p0", (("p", "Sofa p0", 2),), 36, ["stale"]),
         ("p0", (("p", "Vase p0", 2),), 36, ["stale"]),
         ("p0", (("p", "Vase p0", 3),), 36, []),
-        ("p0", (("p", "Vase p0", 2),), 26, ["wrong"]),  # never called so
-        ("sofa", (("p", "Lamp p0", 1),), 12, ["wrong"]),  # not found by that
-        ("p0", (("p", "Lamp p0", 1), ("q", "Lamp p1", 1)), 16, ["wrong"]),
+        ("p0", (("p", "Vase p0", 2),), 26, ["wrong_key"]),  # never called so
+        ("sofa", (("p", "Lamp p0", 1),), 12, ["wrong_key"]),  # not found by that
+        ("p0", (("p", "Lamp p0", 1), ("q", "Lamp p1", 1)), 16, ["wrong_key"]),
     ],
 )
 def test_a_search(text: str, found: object, at: float, kinds: list[str]) -> None:
@@ -283,7 +283,7 @@ def test_outages_are_allowed_and_other_errors_are_not() -> None:
     )
     assert verdict.checked == 0
     assert verdict.errors == {"DatabaseUnavailable": 1, "!KeyError": 1}
-    assert [violation.kind for violation in verdict.violations] == ["error"]
+    assert [violation.kind for violation in verdict.violations] == ["untyped"]
 
 
 def test_what_was_committed_and_never_applied_is_lost() -> None:

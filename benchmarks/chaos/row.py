@@ -1,0 +1,77 @@
+"""The figures of one run, and when they make it clean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+KINDS: Mapping[str, str] = {
+    "stale": "reads older than an acknowledged version",
+    "stuck": "keys that stay old after the drain",
+    "lost": "events that were committed and never applied",
+    "wrong_key": "answers of another key, or never written",
+    "untyped": "errors that are no typed outage",
+    "block_ttls": "blocks that end at another time than their document says",
+    "markers_ahead": "keys with a version above the document's, which would refuse every fill",
+    "dead_letters": "events given up as dead letters",
+}
+"""The ways to break a promise: each is a count in the row of its run, of the violations of that name. None may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The figures of one run, as they are stored.
+
+    Attributes:
+        seed, series, broker, duration: of the run.
+        operations: changes that were committed, and reads that had an answer.
+        reads, reads_after_ack: those that were checked, and those of keys with an acknowledged version among them.
+        faults: how many of each kind came about.
+        errors: reads without an answer, by the type of the error.
+        stale, stuck, lost, wrong_key, untyped, block_ttls, markers_ahead, dead_letters: see `KINDS`.
+        ended: processes that ended by themselves, and were started again.
+        staleness: the longest from a commit to the last read of an older version, seconds; it was at least that.
+        recovery: from the end of the last fault until everything was applied, seconds.
+        seconds: that the run took, all told.
+        aborted: why it came to no verdict; None where it did. Then all counts are 0 and say nothing.
+    """
+
+    seed: int
+    series: str
+    broker: str
+    duration: float
+    operations: int = 0
+    changes: int = 0
+    reads: int = 0
+    reads_after_ack: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
+    stale: int = 0
+    stuck: int = 0
+    lost: int = 0
+    wrong_key: int = 0
+    untyped: int = 0
+    block_ttls: int = 0
+    markers_ahead: int = 0
+    dead_letters: int = 0
+    ended: list[str] = field(default_factory=list)
+    staleness: float = 0.0
+    recovery: float = 0.0
+    seconds: float = 0.0
+    aborted: str | None = None
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """How often each kind of promise was broken, of those that were."""
+        return {kind: count for kind in KINDS if (count := getattr(self, kind))}
+
+    @property
+    def enough(self) -> bool:
+        """Whether so much went on that it says something, and no process ended by itself."""
+        least = ((self.reads_after_ack, 60), (self.changes, 5), (sum(self.faults.values()), 1))
+        return not self.ended and all(count >= a_second * self.duration for count, a_second in least)
+
+    @property
+    def clean(self) -> bool:
+        """Whether every promise was kept, by a run that could have broken one."""
+        return self.aborted is None and self.enough and not self.kinds
