@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import redis
+from amqp import AMQPError
 from pymongo.errors import PyMongoError
 
 from benchmarks.chaos.schedule import LINES
@@ -125,6 +126,8 @@ class Injector:
         elif target == "set":
             assert self._stack.members is not None
             self._shake(fault, self._stack.members)
+        elif kind == "purge":
+            self._purge()
         elif kind == "flush":
             with self._stack.security.client(timeout=1) as client:
                 client.flushall()
@@ -147,6 +150,12 @@ class Injector:
         else:
             process.start()
 
+    def _purge(self) -> None:
+        try:
+            self._stack.forget_messages()
+        except (OSError, AMQPError) as error:  # it has just started, and its queues have no leader yet
+            raise _NotThereError from error
+
     def _disturb(self, fault: Fault) -> None:
         proxy, line = self._stack.proxy, fault.target
         match fault.kind:
@@ -158,6 +167,10 @@ class Injector:
                 proxy.stall(line, stalled=True)
                 time.sleep(fault.seconds)
                 proxy.stall(line, stalled=False)
+            case "half-open":
+                proxy.half_open(line, opened=True)
+                time.sleep(fault.seconds)
+                proxy.half_open(line, opened=False)
             case "cut":
                 proxy.cut(line)
 

@@ -15,6 +15,7 @@ from pymongo import ReadPreference
 from pymongo.read_concern import ReadConcern
 
 from benchmarks.chaos.schedule import Series
+from benchmarks.chaos.workload import Kind
 from cachekeeper import applying
 from cachekeeper.applying import Applied
 from cachekeeper.blocklist import BlocklistReader
@@ -37,12 +38,18 @@ class Mutant:
     Attributes:
         text: what is wrong with it.
         swap: swaps it into this process.
+        kinds: of `row.KINDS`: what it must be caught by. Anything else, a crash or a late drain, says nothing of it.
+        runs: of `mutating.DURATION` seconds, within which it must be.
         series: where it can be caught.
+        keys: of `Kind`: whose violation it must be; empty for any key's.
     """
 
     text: str
     swap: Callable[[], None]
+    kinds: tuple[str, ...]
+    runs: int
     series: Series = Series.OUTBOX
+    keys: str = ""
 
 
 def _script(name: str, *swaps: tuple[str, str]) -> None:
@@ -148,7 +155,10 @@ def _reads(**options: Any) -> Callable[[], None]:
 
 
 def _cache_aside() -> None:
-    """What most services do: GET, load, SETEX; on a change, DEL. No lease, no version."""
+    """What most services do: GET, load, SETEX; on a change, DEL. No lease, no version.
+
+    It is better than these: a deadline and *ready* are minded, and a product change finds the searches it concerns.
+    """
     granted = "local m = {false, false, false, false}"
     _script("_ACQUIRE", ("local m = redis.call('HMGET', KEYS[2], 'l', 'lx', 'ax', 'd')", granted))
     _script("_FILL", (_LEASE, ""), (_OLDER, ""))
@@ -159,21 +169,41 @@ def _cache_aside() -> None:
     )
 
 
+_OLD = ("stale", "stuck")
+
 MUTANTS = {
-    "blind-fill": Mutant("a fill asks for no lease and for no version", _blind_fill),
-    "no-lease": Mutant("a fill asks for a version, and for no lease", _no_lease),
-    "counter-nonce": Mutant("leases are numbered by a counter, which begins again", _counter_nonce),
-    "no-marker": Mutant("a change that overwrites nothing leaves no word of it", _no_marker),
-    "payload-over-anything": Mutant("an event's value is written whatever is known", _payload_over_anything),
-    "early-acknowledgement": Mutant("an event is acknowledged before it is applied", _early_acknowledgement),
-    "fail-open": Mutant("a token of which Redis knows nothing is not blocked", _fail_open),
+    "blind-fill": Mutant("a fill asks for no lease and for no version", _blind_fill, _OLD, 2),
+    "no-lease": Mutant("a fill asks for a version, and for no lease", _no_lease, _OLD, 2),
+    "counter-nonce": Mutant("leases are numbered by a counter, which begins again", _counter_nonce, _OLD, 2),
+    "no-marker": Mutant("a change that overwrites nothing leaves no word of it", _no_marker, _OLD, 2),
+    "payload-over-anything": Mutant("an event's value is written whatever is known", _payload_over_anything, _OLD, 3),
+    "early-acknowledgement": Mutant(
+        "an event is acknowledged before it is applied", _early_acknowledgement, ("stale", "lost"), 2
+    ),
+    "fail-open": Mutant(
+        "a token of which Redis knows nothing is not blocked", _fail_open, ("stale",), 6, keys=Kind.TOKEN
+    ),
     "lagging-secondary": Mutant(
-        "loads ask a secondary, which may lag", _reads(read_preference=ReadPreference.SECONDARY), Series.REPLICAS
+        "loads ask a secondary, which may lag",
+        _reads(read_preference=ReadPreference.SECONDARY),
+        _OLD,
+        4,
+        Series.REPLICAS,
     ),
     "local-reads": Mutant(
-        "loads see what no majority holds", _reads(read_concern=ReadConcern("local")), Series.REPLICAS
+        "loads see what no majority holds, and a failover rolls back",
+        _reads(read_concern=ReadConcern("local")),
+        ("wrong_key", *_OLD),
+        8,
+        Series.REPLICAS,
     ),
-    "cache-aside": Mutant("GET, load, SETEX; DEL on a change: no mutant, but what most services do", _cache_aside),
+    "cache-aside": Mutant(
+        "no mutant, but what most services do: GET, load, SETEX; DEL on a change. It is flattered: deadlines, *ready* "
+        "and what a product change removes stay ours",
+        _cache_aside,
+        ("stale",),
+        2,
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.chaos import led
 from cachekeeper.embedded import Guardian, ServerProcess
 from cachekeeper.embedded.worker_process import WorkerProcess
 
@@ -29,7 +30,7 @@ class Worker(WorkerProcess):
 
 
 class Command(ServerProcess):
-    """`cachekeeper relay` or `cachekeeper stream`."""
+    """`cachekeeper relay` or `cachekeeper stream`, led through the proxy."""
 
     listens = False
 
@@ -39,7 +40,7 @@ class Command(ServerProcess):
         self._variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
 
     def _command(self) -> Sequence[str]:
-        return [str(Path(sys.executable).with_name("cachekeeper")), self._verb]
+        return [sys.executable, "-m", led.__name__, self._verb]
 
     def _environment(self) -> Mapping[str, str]:
         return self._variables

@@ -62,6 +62,14 @@ class Proxy:
         """Let nothing through, and lose nothing, until told otherwise."""
         self._ask("stall", line, stalled)
 
+    def half_open(self, line: str, *, opened: bool) -> None:
+        """Let requests through, and no answers, until told otherwise: then every connection is reset, with these."""
+        self._ask("half-open", line, opened)
+
+    def count(self, line: str) -> int:
+        """How many connections have been made by it."""
+        return self._ask("count", line, None)
+
     def cut(self, line: str) -> None:
         """Reset every connection, with what is under way."""
         self._ask("cut", line, None)
@@ -86,6 +94,8 @@ class _Line:
         self.doors: dict[int, _Door] = {}
         self.delay = 0.0
         self.stalled = False
+        self.accepted = 0
+        self.half_open = False
         self.ends: set[_End] = set()
 
 
@@ -103,9 +113,10 @@ class _Door:
 class _End:
     """One of the two ends of a connection, with what is on its way to it."""
 
-    def __init__(self, line: _Line, sock: socket.socket) -> None:
+    def __init__(self, line: _Line, sock: socket.socket, *, client: bool) -> None:
         self.line = line
         self.sock = sock
+        self.client = client  # at the other end of it; else it is the server
         self.waiting: deque[tuple[float, bytes]] = deque()
         self.other: _End = self
 
@@ -136,21 +147,26 @@ class _Server:
             verb, name, value = self._pipe.recv()
         except (EOFError, OSError):
             return False
-        line, port = self._lines.setdefault(name, _Line()), 0
+        line, answer = self._lines.setdefault(name, _Line()), 0
         match verb:
             case "lead":
                 if value not in line.doors:
                     line.doors[value] = _Door(line, value)
                     self._selector.register(line.doors[value].listener, selectors.EVENT_READ, line.doors[value])
-                port = line.doors[value].port
+                answer = line.doors[value].port
+            case "count":
+                answer = line.accepted
             case "slow":
                 line.delay = value / 1000
             case "stall":
                 line.stalled = value
+            case "half-open":
+                line.half_open = value
+                if not value:
+                    self._cut(line)
             case "cut":
-                for end in list(line.ends):
-                    self._close(end)
-        self._pipe.send(port)
+                self._cut(line)
+        self._pipe.send(answer)
         return True
 
     def _accept(self, door: _Door) -> None:
@@ -164,7 +180,8 @@ class _Server:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
             near.close()
             return
-        one, two = _End(door.line, near), _End(door.line, far)
+        door.line.accepted += 1
+        one, two = _End(door.line, near, client=True), _End(door.line, far, client=False)
         one.other, two.other = two, one
         for end in (one, two):
             end.sock.settimeout(0)
@@ -191,7 +208,8 @@ class _Server:
 
     def _write(self, end: _End) -> None:
         now = time.monotonic()
-        while end.waiting and not end.line.stalled and end.waiting[0][0] <= now:
+        held = end.line.stalled or (end.line.half_open and end.client)
+        while end.waiting and not held and end.waiting[0][0] <= now:
             due, data = end.waiting.popleft()
             try:
                 sent = end.sock.send(data)
@@ -205,6 +223,10 @@ class _Server:
                 return
         if not end.waiting:
             self._late.discard(end)
+
+    def _cut(self, line: _Line) -> None:
+        for end in list(line.ends):
+            self._close(end)
 
     def _close(self, end: _End) -> None:
         for each in (end, end.other):

@@ -66,22 +66,34 @@ _PROCESS = (_Kind("kill", 1, (0.05, 0.6)), _Kind("stop", 2, (0.2, 1.5)))
 _LINES = (
     _Kind("slow", 4, (0.4, 1.5), (2, 60)),
     _Kind("stall", 1, (0.1, 0.9)),
+    _Kind("half-open", 1, (0.1, 0.9)),
     _Kind("cut", 2),
 )
 # Slow loads are what most races need.
 _LOADS = (_Kind("slow", 10, (0.8, 2.5), (40, 400)), *_LINES[1:])
+_LOADING = ("readers-mongo", "workers-mongo")
 _CLEAR = 0.1  # seconds between two faults of one target
 _FIRST = 0.4  # seconds before the first
 _QUIET = 0.5  # seconds without a new one at the end
 
-LINES = tuple(f"{who}-{server}" for who in ("readers", "workers") for server in ("cache", "security", "mongo"))
-"""The connections that go through the proxy."""
+LINES = (
+    *("readers-cache", "readers-security", "readers-mongo"),
+    *("workers-cache", "workers-security", "workers-mongo", "workers-broker"),
+    *(
+        "writers-security",
+        "writers-mongo",
+        "writers-broker",
+    ),  # they look up no name, so that no line leads to the cache
+    *("relay-mongo", "relay-broker", "stream-mongo"),
+)
+"""The connections that go through the proxy: all that processes of the product and of its users have to servers."""
 
 
 def _targets(station: Station) -> dict[str, tuple[float, tuple[_Kind, ...]]]:
     """By target: mean seconds between two faults, and the kinds."""
     broker = (
-        (_Kind("kill", 1, (0.1, 0.4)), _Kind("stop", 5, (0.2, 1.5)))
+        # It takes seconds to start empty: a purge loses what waits.
+        (_Kind("kill", 1, (0.1, 0.4)), _Kind("stop", 5, (0.2, 1.5)), _Kind("purge", 4))
         if station.rabbit
         else (_Kind("kill", 3, (0.1, 0.6)), _Kind("stop", 4, (0.2, 1.5)), _Kind("lose", 2, (0.1, 0.4)))
     )
@@ -91,7 +103,7 @@ def _targets(station: Station) -> dict[str, tuple[float, tuple[_Kind, ...]]]:
         "relay": (15, _PROCESS),
         "broker": (14, broker),
         "cache": (8, (_Kind("kill", 3, (0.05, 0.6)), _Kind("stop", 2, (0.1, 0.8)))),
-        "security": (12, (_Kind("kill", 3, (0.05, 0.6)), _Kind("stop", 2, (0.1, 0.8)), _Kind("flush", 3))),
+        "security": (5, (_Kind("kill", 3, (0.05, 0.6)), _Kind("stop", 2, (0.1, 0.8)), _Kind("flush", 3))),
         # What the cache forgets: everything, what a small maxmemory drives out, or values and metadata one by one.
         "keys": (
             0.1,
@@ -121,7 +133,8 @@ def _targets(station: Station) -> dict[str, tuple[float, tuple[_Kind, ...]]]:
     else:
         targets["mongo"] = (12, (_Kind("kill", 1, (0.05, 0.5)), _Kind("stop", 2, (0.2, 1.2))))
     for line in LINES:
-        targets[line] = (0.4, _LOADS) if line.endswith("mongo") else (5, _LINES)
+        if line != "stream-mongo" or station.series is Series.STREAM:
+            targets[line] = (0.4, _LOADS) if line in _LOADING else (5, _LINES)
     return targets
 
 

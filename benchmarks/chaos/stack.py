@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pymongo
 
-from benchmarks.chaos import readers, spy, upstream, workload
+from benchmarks.chaos import led, readers, spy, upstream, workload
 from benchmarks.chaos.marks import await_start
 from benchmarks.chaos.processes import Command, Remote, Worker
 from benchmarks.chaos.proxy import Proxy
-from benchmarks.chaos.schedule import Series, Station
+from benchmarks.chaos.schedule import LINES, Series, Station
 from benchmarks.replica_set import ReplicaSet
 from cachekeeper.delivery.broker import QUEUE
 from cachekeeper.embedded import Guardian, MongoServer, RedisServer, ServerProcess, find_mongod, find_redis
@@ -37,6 +37,16 @@ TIMES: Mapping[str, float] = {
     "outbox_retry_seconds": 0.5,
 }
 """Settings of all processes: short, so that a run meets many of these limits."""
+
+_APP = "benchmarks.chaos.impatient"  # named, not imported: it asks for the settings of a worker
+
+
+@contextmanager
+def _channel(broker: RabbitServer) -> Iterator[Any]:
+    from kombu import Connection as Broker  # noqa: PLC0415  (takes long to import)
+
+    with Broker(broker.url, connect_timeout=2) as connection:
+        yield connection.default_channel
 
 
 class Stack:
@@ -170,15 +180,25 @@ class Stack:
         for reader in self.readers:
             reader.ask("move", (settings, self._lines("readers")))
         for writer in self.writers:
-            writer.ask("move", (station.series, settings))
+            writer.ask("move", (station.series, settings, self._lines("writers")))
         self._start_processes({f"CACHEKEEPER_{name}".upper(): str(value) for name, value in settings.items()})
         await_start(self)
 
     def _lines(self, who: str) -> dict[int, int]:
-        servers = {"cache": [self.cache], "security": [self.security], "mongo": self.mongods}
+        """The ports of the servers whose lines go through the proxy, and where each line begins.
+
+        Those of a replica set too: a driver goes by the names that the members have told it, and below it are these.
+        """
+        servers: dict[str, Sequence[ServerProcess]] = {
+            "cache": [self.cache],
+            "security": [self.security],
+            "mongo": self.mongods,
+            "broker": [self.broker],
+        }
         return {
             server.port: self.proxy.lead(f"{who}-{name}", server.port)
             for name, several in servers.items()
+            if f"{who}-{name}" in LINES
             for server in several
         }
 
@@ -193,10 +213,12 @@ class Stack:
         for index in range(2):
             name = f"worker{index}"
             alone = ("-n", f"{name}@chaos", "--without-mingle", "--without-gossip")
-            self._begin(name, Worker(self.guardian, spied, arguments=alone, name=name, directory=self.directory))
+            worker = Worker(self.guardian, spied, app=_APP, arguments=alone, name=name, directory=self.directory)
+            self._begin(name, worker)
         verbs = ["relay", *(["stream"] if self._station and self._station.series is Series.STREAM else [])]
         for verb in verbs:
-            self._begin(verb, Command(self.guardian, verb, environment, self.directory))
+            led_there = {**environment, led.PORTS: json.dumps(self._lines(verb))}
+            self._begin(verb, Command(self.guardian, verb, led_there, self.directory))
 
     def _begin(self, name: str, process: ServerProcess) -> None:
         with self.tending(name):
@@ -240,15 +262,12 @@ class Stack:
                         lock.release()
 
     def waiting(self) -> int:
-        """Messages that wait in the broker's queue."""
+        """Messages that wait in the broker's queue, or, in a Redis, are in a worker's hands or were when it died."""
         if isinstance(self.broker, RabbitServer):
-            from kombu import Connection as Broker  # noqa: PLC0415  (takes long to import)
-
-            with Broker(self.broker.url) as connection:
-                channel: Any = connection.default_channel
+            with _channel(self.broker) as channel:
                 return int(channel.queue_declare(QUEUE, passive=True).message_count)
         with self.broker.client() as client:
-            return int(client.llen(QUEUE))
+            return int(client.llen(QUEUE)) + int(client.hlen("unacked"))
 
     def new_acks(self) -> str:
         """What workers have noted since the last call."""
@@ -261,8 +280,11 @@ class Stack:
         return "".join(texts)
 
     def forget_messages(self) -> None:
-        """Empty the broker, unacknowledged messages included: those of one run are no concern of the next."""
-        if isinstance(self.broker, RedisServer):
+        """Empty the broker; a Redis of unacknowledged messages, too, which RabbitMQ leaves to their workers."""
+        if isinstance(self.broker, RabbitServer):
+            with _channel(self.broker) as channel:
+                channel.queue_purge(QUEUE)
+        else:
             with self.broker.client() as client:
                 client.delete(QUEUE, "unacked", "unacked_index")
 

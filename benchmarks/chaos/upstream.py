@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos.changes import Documents, People
+from benchmarks.chaos.proxy import detour
 from benchmarks.chaos.schedule import Series
 from benchmarks.chaos.service import Service
 from benchmarks.chaos.workload import Change
@@ -42,11 +43,13 @@ class Upstream:
         self._changes: list[Change] = []
         self._errors: list[str] = []
 
-    def move(self, where: tuple[Series, Mapping[str, Any]]) -> None:
-        """Use these servers from now on."""
+    def move(self, where: tuple[Series, Mapping[str, Any], Mapping[int, int]]) -> None:
+        """Use these servers from now on, through these lines."""
+        series, settings, ports = where
         if self._service is not None:
             self._service.close()
-        self._service = Service(*where)
+        detour(ports)
+        self._service = Service(series, settings)
 
     def begin(self, run: tuple[str, int, float]) -> None:
         """Change the keys of a run: its tag, its seed, and changes a second."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
+import os
+import subprocess
+import sys
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from benchmarks.chaos.checker import Checker, Verdict
+from benchmarks.chaos.checker import Checker, Verdict, Violation
 from benchmarks.chaos.mutants import MUTANTS
-from benchmarks.chaos.mutating import is_caught
+from benchmarks.chaos.mutating import Try, evidence, figure
 from benchmarks.chaos.results import Results
-from benchmarks.chaos.row import Row
-from benchmarks.chaos.schedule import Fault, Series, Station, schedule, station_of
+from benchmarks.chaos.row import KINDS, Row
+from benchmarks.chaos.schedule import LINES, Fault, Series, Station, schedule, station_of
 from benchmarks.chaos.workload import BLOCKED, ENDED, Ack, Change, Kind, Read
 from cachekeeper.store import steps
 
@@ -32,6 +37,31 @@ MS = 1_000_000
 def test_a_seed_replays_its_faults(station: Station) -> None:
     assert schedule(7, 60, station) == schedule(7, 60, station)
     assert schedule(7, 60, station) != schedule(8, 60, station)
+
+
+def test_a_seed_replays_its_faults_in_another_process() -> None:
+    """Nothing of it hangs on the hashes of this process, and a change of the schedule is seen here.
+
+    One that is meant changes the golden figure: then no older run can be replayed by its seed any more.
+    """
+    code = "from tests.unit.test_chaos import fingerprint; print(fingerprint(7))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for hash_seed in ("1", "2")
+    }
+    assert found == {fingerprint(7)} == {"1ed1d51692d9f576"}
+
+
+def fingerprint(seed: int) -> str:
+    """Of the schedules of a seed at all stations."""
+    schedules = [[asdict(fault) for fault in schedule(seed, 8, station)] for station in STATIONS]
+    return hashlib.sha256(json.dumps(schedules).encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("station", STATIONS, ids=str)
@@ -54,7 +84,10 @@ def test_every_fault_that_was_asked_for_comes() -> None:
     assert {kind for target, kind in seen if target == "keys"} == {"flush", "squeeze", "drop-values", "drop-metadata"}
     assert {kind for target, kind in seen if target == "set"} == {"step-down", "stop-primary", "lag", "roll-back"}
     assert {kind for target, kind in seen if target == "reads"} == {"slow", "fail"}
-    assert {kind for target, kind in seen if target == "readers-mongo"} == {"slow", "stall", "cut"}
+    for line in LINES:
+        assert {kind for target, kind in seen if target == line} == {"slow", "stall", "half-open", "cut"}
+    assert ("broker", "lose") in seen
+    assert ("broker", "purge") in seen
     assert {kind for target, kind in seen if target == "events"} == {"again", "again-one-by-one"}
 
 
@@ -70,6 +103,25 @@ def test_all_series_take_their_turn() -> None:
 
 def test_twenty_runs_meet_all_series() -> None:
     assert len({station_of(seed, "all") for seed in range(1, 21)}) == len(STATIONS)
+
+
+def test_a_redis_broker_redelivers_within_a_run() -> None:
+    """To the workers of these runs, that is; the product's own wait for a minute. RabbitMQ redelivers at once."""
+    code = "from {} import app; print((app.conf.broker_transport_options or {{}}).get('visibility_timeout'))"
+
+    def seconds(module: str, broker: str) -> str:
+        servers = {"BROKER": broker, "REDIS": "redis://127.0.0.1:1", "MONGODB": "mongodb://127.0.0.1:1/shop"}
+        return subprocess.run(
+            [sys.executable, "-c", code.format(module)],
+            env={**os.environ, **{f"CACHEKEEPER_{name}_URL": url for name, url in servers.items()}},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    assert seconds("worker.celery", "redis://127.0.0.1:1") == "60"
+    assert seconds("benchmarks.chaos.impatient", "redis://127.0.0.1:1") == "2"
+    assert seconds("benchmarks.chaos.impatient", "amqp://127.0.0.1:1") == "None"
 
 
 # --- what is stored -------------------------------------------------------------------------------------------------
@@ -115,11 +167,22 @@ def test_a_run_in_which_too_little_happens_is_not_clean() -> None:
     assert not replace(ROW, ended=["relay exit status 1"]).clean
 
 
-def test_a_mutant_is_caught_by_its_answers_alone() -> None:
-    assert not is_caught(replace(ROW, untyped=1, lost=1, dead_letters=1))
-    assert is_caught(replace(ROW, stale=1))
-    assert is_caught(replace(ROW, stuck=1))
-    assert is_caught(replace(ROW, wrong_key=1))
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_caught_by_what_it_must_be_caught_by_alone(name: str) -> None:
+    mutant = MUTANTS[name]
+    assert set(mutant.kinds) <= {"stale", "stuck", "lost", "wrong_key"}
+    for kind in KINDS:
+        for key in (mutant.keys or Kind.USER, Kind.PRODUCT):
+            violation = Violation(kind, (key, "k"), None, "")
+            wanted = kind in mutant.kinds and (not mutant.keys or key in mutant.keys)
+            assert evidence(mutant, [violation]) == ([violation] if wanted else [])
+
+
+def test_a_mutant_that_survives_or_takes_too_long_does_not_hold() -> None:
+    caught = Try("fail-open", 1, 2, 9.5, {"stale": 3})
+    assert figure("fail-open", [caught]).held
+    assert not figure("fail-open", [caught, replace(caught, caught={})]).held
+    assert not figure("fail-open", [caught, replace(caught, seconds=MUTANTS["fail-open"].runs * 8 + 0.1)]).held
 
 
 def test_the_issue_s_mutants_are_there() -> None:

@@ -1,0 +1,15 @@
+"""`python -m benchmarks.chaos.led VERB`: the command `cachekeeper`, with its connections led through the proxy."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from benchmarks.chaos.proxy import detour
+from cachekeeper.cli import main
+
+PORTS = "CHAOS_PORTS"
+
+if __name__ == "__main__":
+    detour({int(port): to for port, to in json.loads(os.environ[PORTS]).items()})
+    main()
