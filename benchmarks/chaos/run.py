@@ -134,7 +134,7 @@ def _judge(stack: Stack, changes: list[Change], reads: list[Read]) -> tuple[Verd
     """First the reads of the run, then one more of everything, which must show the last of all changes."""
     acks: Iterable[Ack] = read_acks(stack.new_acks())
     checker = Checker(changes, acks)
-    checker.check_lost()
+    checker.check_lost({str(record["_id"]) for record in stack.database["outbox"].find({}, {"_id": 1})})
     keys = dict.fromkeys((change.kind, change.key) for change in changes if change.kind != Kind.PRODUCT)
     wanted = [*keys, *((Kind.SEARCH, text) for text in load.TEXTS)]
     last = [Read(*read) for read in stack.readers[0].ask("sweep", wanted)]

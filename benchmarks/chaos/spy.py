@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos.mutants import mutate
 from benchmarks.chaos.proxy import detour
 from benchmarks.chaos.workload import Ack, Kind
 from cachekeeper import applying
 from cachekeeper.delivery import work
+from cachekeeper.delivery.messages import Parcel
 from cachekeeper.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cachekeeper.applying import Applied
     from cachekeeper.commands import Command
+    from cachekeeper.delivery.messages import Failures
     from cachekeeper.events import Event
     from cachekeeper.keeper import Keeper
 
@@ -31,12 +34,92 @@ PORTS = "CHAOS_PORTS"
 MUTANT = "CHAOS_MUTANT"
 
 
-class _Told(list["Command"]):
-    """An event's commands, which know the event."""
+class _Record(dict[str, Any]):
+    """An event's body, which came as a record of the outbox."""
 
-    def __init__(self, commands: Sequence[Command], event: Event) -> None:
+
+class _Told(list["Command"]):
+    """An event's commands, which know the event, and whether it came as a record of the outbox."""
+
+    def __init__(self, commands: Sequence[Command], event: Event, *, outbox: bool) -> None:
         super().__init__(commands)
         self.event = event
+        self.outbox = outbox
+
+
+class Spy:
+    """Looks on where messages are read, decoded and applied.
+
+    Args:
+        write: takes lines of the journal.
+        clock: monotonic nanoseconds.
+    """
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._write = write
+        self._clock = clock
+        self._local = threading.local()
+
+    def watch(self) -> None:
+        """Get in where the worker finds these."""
+        self._watch_messages()
+        self._watch_writes()
+
+    def _watch_messages(self) -> None:
+        """By which way an event came, its message says: a plain copy leaves its record of the outbox where it is."""
+        make, decode, commands_of, local = Parcel.__init__, Registry.decode, Registry.commands, self._local
+
+        def made(
+            self: Parcel,
+            id: str,  # noqa: A002  # the field's name
+            events: Sequence[object],
+            outbox: bool = False,  # noqa: FBT001, FBT002  # as the dataclass has it
+            failures: Failures | None = None,
+        ) -> None:
+            marked = [_Record(body) if outbox and isinstance(body, dict) else body for body in events]
+            make(self, id, marked, outbox, failures)
+
+        def decoded(self: Registry, body: object) -> Event:
+            event = decode(self, body)
+            local.record = event if isinstance(body, _Record) else None
+            return event
+
+        def commands(self: Registry, event: Event) -> list[Command]:
+            return _Told(commands_of(self, event), event, outbox=getattr(local, "record", None) is event)
+
+        Parcel.__init__ = made  # type: ignore[method-assign]
+        Registry.decode = decoded  # type: ignore[method-assign]
+        Registry.commands = commands  # type: ignore[method-assign]
+
+    def _watch_writes(self) -> None:
+        """An event is acknowledged when the last of its own writes has returned, whatever else its batch has to do.
+
+        A later time would excuse a stale read that falls between. Writes of one pipeline return together.
+        """
+        apply, guard, local, clock = applying.apply, applying._Plan._guard, self._local, self._clock  # noqa: SLF001
+
+        def guarded(results: Sequence[Applied], action: Callable[[], object]) -> None:
+            guard(results, action)
+            at = clock()
+            returned = vars(local).setdefault("returned", {})
+            returned.update((id(result), at) for result in results)
+
+        def applied(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
+            local.returned = {}
+            results = apply(keeper, batch)
+            at = clock()  # of what had nothing to write to Redis
+            told = [
+                ack
+                for commands, result in zip(batch, results, strict=True)
+                if result.error is None and isinstance(commands, _Told)
+                for ack in _acks(commands, local.returned.get(id(result), at))
+            ]
+            # One write to the file for a batch: a process that is killed leaves whole lines.
+            self._write("".join(f"{json.dumps(ack)}\n" for ack in told))
+            return results
+
+        applying._Plan._guard = staticmethod(guarded)  # type: ignore[method-assign]  # noqa: SLF001
+        work.apply = applied  # type: ignore[attr-defined]
 
 
 def register(_: Registry) -> None:
@@ -49,30 +132,11 @@ def register(_: Registry) -> None:
         os.O_WRONLY | os.O_CREAT | os.O_APPEND,
         0o600,
     )
-    commands_of, apply = Registry.commands, applying.apply
-
-    def commands(self: Registry, event: Event) -> list[Command]:
-        return _Told(commands_of(self, event), event)
-
-    def applied(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
-        results = apply(keeper, batch)
-        at = time.monotonic_ns()
-        told = [
-            ack
-            for commands, result in zip(batch, results, strict=True)
-            if result.error is None and isinstance(commands, _Told)
-            for ack in _acks(commands.event, at)
-        ]
-        # One write to the file for a batch: a process that is killed leaves whole lines.
-        os.write(journal, "".join(f"{json.dumps(ack)}\n" for ack in told).encode())
-        return results
-
-    # Where the worker finds them: which is how a spy gets in.
-    Registry.commands = commands  # type: ignore[method-assign]
-    work.apply = applied  # type: ignore[attr-defined]
+    Spy(lambda lines: os.write(journal, lines.encode())).watch()
 
 
-def _acks(event: Event, at: int) -> Iterator[tuple[int, str, str, str, str | None, int]]:
+def _acks(told: _Told, at: int) -> Iterator[Ack]:
+    event = told.event
     wall = round(event.time.timestamp() * 1000)
     said = event.model_dump(include={"user_id", "product_id", "session_id", "token_id", "name"})
     kinds = (
@@ -81,9 +145,9 @@ def _acks(event: Event, at: int) -> Iterator[tuple[int, str, str, str, str | Non
         (Kind.TOKEN, "token_id"),
         (Kind.USER, "user_id"),
     )
-    for kind, field in kinds:
-        if said.get(field) is not None:
-            yield at, event.id, kind, said[field], said.get("name"), wall
+    for kind, name in kinds:
+        if said.get(name) is not None:
+            yield Ack(at, event.id, kind, said[name], said.get("name"), wall, told.outbox)
 
 
 def read_acks(text: str) -> list[Ack]:

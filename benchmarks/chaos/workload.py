@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 USERS = 4
@@ -114,8 +113,7 @@ class Change(NamedTuple):
     acknowledged: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(NamedTuple):
     """A worker's writes for an event have returned.
 
     Attributes:
@@ -125,6 +123,7 @@ class Ack:
         key: the id that it is about.
         name: the name that it carries.
         wall: when it happened, milliseconds since 1970.
+        outbox: whether it came as a record of the outbox; else it is a plain copy, which nobody is promised.
     """
 
     at: int
@@ -133,3 +132,4 @@ class Ack:
     key: str
     name: str | None
     wall: int
+    outbox: bool = False

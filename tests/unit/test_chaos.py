@@ -220,7 +220,7 @@ def change(kind: str, key: str, number: int, state: str | int | None, at: float,
 
 def ack(of: Change, at: float) -> Ack:
     name = of.state if isinstance(of.state, str) else None
-    return Ack(int(at * MS), str(of.event), of.kind, of.key, name, of.wall[0])
+    return Ack(int(at * MS), str(of.event), of.kind, of.key, name, of.wall[0], outbox=True)
 
 
 def read(kind: str, key: str, found: object, at: float, *, lasts: float = 1, error: str | None = None) -> Read:
@@ -349,18 +349,41 @@ def test_outages_are_allowed_and_other_errors_are_not() -> None:
     assert [violation.kind for violation in verdict.violations] == ["untyped"]
 
 
+def lost(changes: tuple[Change, ...], acks: tuple[Ack, ...], left: tuple[str, ...] = ()) -> list[str]:
+    checker = Checker(changes, acks)
+    checker.check_lost(left)
+    assert {violation.kind for violation in checker.verdict.violations} <= {"lost"}
+    return [violation.text for violation in checker.verdict.violations]
+
+
 def test_what_was_committed_and_never_applied_is_lost() -> None:
-    checker = Checker(NAMES, (ack(FIRST, 15), ack(SECOND, 25)))
-    checker.check_lost()
-    assert {violation.kind for violation in checker.verdict.violations} == {"lost"}
-    checker = Checker(NAMES, ACKS)
-    checker.check_lost()
-    assert checker.verdict.violations == []
+    assert lost(NAMES, ACKS) == []
+    assert lost(NAMES, ACKS[:2]) == ["the outbox's event of 3 was never applied"]
+    assert lost(NAMES, (ACKS[0], ACKS[2])) == ["the outbox's event of 2 was never applied"]
+    assert lost((FIRST, SECOND, GONE._replace(committed=None)), ACKS[:2]) == []
+
+
+def test_a_plain_copy_is_no_proof_that_the_outbox_delivered() -> None:
+    copies = tuple(each._replace(outbox=False) for each in ACKS)
+    assert len(lost(NAMES, copies)) == 3
+    assert lost(NAMES, (*copies, *ACKS)) == []
+
+
+def test_an_event_that_stays_in_the_outbox_has_not_arrived() -> None:
+    assert lost(NAMES, ACKS, ("u 2",)) == ["the event of 2 is still in the outbox"]
+
+
+def test_the_change_stream_must_tell_of_every_change() -> None:
+    told = tuple(each._replace(event=None) for each in NAMES)
+    acks = tuple(replaced._replace(event=f"stream {place}") for place, replaced in enumerate(ACKS))
+    assert lost(told, acks) == []
+    assert lost(told, acks[1:]) == ["the change stream told nobody of 1"], "although later ones arrived"
+    assert len(lost(told, tuple(each._replace(outbox=False) for each in acks))) == 3
 
 
 def test_an_event_of_the_change_stream_is_known_by_what_it_tells() -> None:
     told = [each._replace(event=None) for each in NAMES]
-    acks = tuple(replace(each, event=f"stream {place}") for place, each in enumerate(ACKS))
+    acks = tuple(each._replace(event=f"stream {place}") for place, each in enumerate(ACKS))
     verdict = judged(tuple(told), acks, read(Kind.USER, "u", "u #1", 26), read(Kind.USER, "u", "u #2", 36))
     assert verdict.count("stale") == 2
 
