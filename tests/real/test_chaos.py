@@ -41,6 +41,10 @@ def test_no_promise_is_broken(stack: Stack, series: Series) -> None:
 
 @pytest.mark.parametrize("name", ["payload-over-anything", "early-acknowledgement"])
 def test_a_known_bad_variant_is_caught(redis_found: FoundServer, mongo_found: FoundServer, name: str) -> None:  # noqa: ARG001
+    """Within three runs. One run of this length caught the first in 15 of 16 tries, the second in 16 of 16.
+
+    That was on two cores with other work on them: three in a row miss the first once in some four thousand times.
+    """
     with Stack(name) as stack:
         for seed in range(1, 4):
             outcome = run(stack, seed, SECONDS, Station(Series.OUTBOX))
