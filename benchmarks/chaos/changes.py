@@ -228,7 +228,7 @@ class People(_Changer):
     def _void_token(self) -> None:
         place = load.SESSIONS + self.index
         key = load.token_id(self.tag, self.index, self._board[place])
-        expires = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=2)
+        expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=load.BLOCK_SECONDS)
         blocks = self.service.database["blocked_tokens"]
         event = UserLoggedOut(token_id=key, token_expires_at=expires)
 

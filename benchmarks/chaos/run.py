@@ -14,6 +14,7 @@ from benchmarks.chaos.marks import drain
 from benchmarks.chaos.row import Row
 from benchmarks.chaos.schedule import Station, schedule
 from benchmarks.chaos.spy import read_acks
+from benchmarks.chaos.sweep import await_ready, sweep
 from benchmarks.chaos.workload import Change, Kind, Read
 from cachekeeper.auditing import audit
 from cachekeeper.keeper import Keeper
@@ -62,15 +63,20 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
         healed = time.monotonic()
         changes, troubles = _end_writers(stack)
         problem = drain(stack)
+        unready = await_ready(stack)
         recovered = time.monotonic()
         reads = _end_readers(stack)
     except Exception:
         injector.abandon()  # or it would start again what the stack ends
         raise
-    stuck = _stuck(stack, tag)  # before anything is looked up again, which may repair it
+    # Before anything is looked up again, which may repair it.
+    raw = sweep(stack, tag, changes, Settings.model_fields["block_leeway_seconds"].default)
+    stuck = _stuck(stack, tag)
     verdict, checker = _judge(stack, changes, reads)
     violations = verdict.violations
+    violations += raw
     violations += [Violation("lost", ("", ""), None, problem)] if problem else []
+    violations += [Violation("stuck", ("", BLOCKED.ready_key), None, unready)] if unready else []
     violations += [Violation("untyped", ("", ""), None, f"a writer failed: {each}") for each in troubles]
     violations += [Violation("stuck", ("", key), None, "is not what MongoDB has") for key in stuck]
     letters = stack.database["dead_letters"].count_documents({})
@@ -90,6 +96,8 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
         stuck=verdict.count("stuck"),
         lost=verdict.count("lost"),
         untyped=verdict.count("untyped"),
+        block_ttls=verdict.count("block_ttls"),
+        markers_ahead=verdict.count("markers_ahead"),
         dead_letters=letters,
         ended=stack.ended[ended:],
         staleness=round(verdict.staleness, 3),
@@ -159,17 +167,7 @@ def _stuck(stack: Stack, tag: str) -> list[str]:
         keeper.close()
     wrong = [key for each in found for key in (*each.wrong, *each.unsettled)]
     # A copy of an event of the run before may still have been in some worker's hands when its documents were removed.
-    mine = [key for key in wrong if key.startswith(SEARCH.template.prefix) or f":{tag}" in key]
-    return mine + _raised(stack, tag)
-
-
-def _raised(stack: Stack, tag: str) -> list[str]:
-    """Sessions that have ended, or never were, and have a key. The audit spares what others may have written."""
-    prefix = SESSION.template.prefix
-    with stack.security.client() as client:
-        there = {key.decode().removeprefix(prefix): key.decode() for key in client.scan_iter(match=f"{prefix}{tag}*")}
-    live = stack.database["sessions"].find({"_id": {"$in": list(there)}, "ended_at": None}, {"_id": 1})
-    return sorted(there.keys() - {each["_id"] for each in live})
+    return [key for key in wrong if key.startswith(SEARCH.template.prefix) or f":{tag}" in key]
 
 
 def _last_fault(injected: Iterable[Injected], otherwise: float) -> float:

@@ -20,6 +20,9 @@ ENDED = 1_000_000
 BLOCKED = "blocked"
 """The state of a token that is void."""
 
+BLOCK_SECONDS = 2 * 3600
+"""From the change that voids a token until it expires by itself. (A copy that is published later says an hour less.)"""
+
 BOARD = SESSIONS + WRITERS
 """Numbers that writers share with readers: the generation of each session, how many tokens each writer has voided."""
 
