@@ -61,9 +61,11 @@ def tell(stack: Stack, outcome: Outcome) -> None:
     row = outcome.row
     broken = ", ".join(f"{count} {kind}" for kind, count in row.kinds.items()) or "nothing broken"
     few = "" if row.enough else f"; too little went on, or a process ended: {row.ended}"
+    unavailable = "" if row.available else "; too many outages, or a change was given up"
     print(
         f"seed {row.seed}, {row.series}, {row.broker}: {row.reads} reads, {row.changes} changes, "
-        f"{sum(row.faults.values())} faults; {broken}{few}; "
+        f"{sum(row.faults.values())} faults; {broken}{few}{unavailable}; "
+        f"{sum(row.errors.values())} outages, {row.calm_outages} of {row.calm_reads} in calm, {row.given_up} given up; "
         f"staleness at least {row.staleness:.1f} s, recovery {row.recovery:.1f} s, all told {row.seconds:.1f} s",
         flush=True,
     )

@@ -56,10 +56,14 @@ class _Changer:
     ) -> None:
         """Make a change, and note it."""
         started, before = time.monotonic_ns(), _now_ms()
-        committed = make()
+        refused = False
+        try:
+            committed = make()
+        except SessionEnded:
+            committed, refused = None, True
         told = None if self.service.series is Series.STREAM else event
         self._changes.append(
-            Change(*key, number, state, started, committed, (before, _now_ms()), told, acknowledged=acknowledged)
+            Change(*key, number, state, started, committed, (before, _now_ms()), told, acknowledged, refused)
         )
 
 
@@ -198,8 +202,6 @@ class People(_Changer):
             while time.monotonic() < give_up:
                 try:
                     save_session(key, {"id": key, "number": number}, keeper=self.service.keeper)
-                except SessionEnded:
-                    return None
                 except Unavailable:
                     time.sleep(0.02)  # try again; it is safe
                 else:

@@ -204,6 +204,7 @@ class Checker:
             self._violated("wrong_key", key, read, f"{number} had not begun when this read ended")
         elif number < floor:
             self._violated("stale", key, read, f"{number} was read, but {floor} was acknowledged before")
+            self._note_staleness(history, number, read)
         else:
             self._note_staleness(history, number, read)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,14 @@ class Results:
                 sum(not row.enough and row.aborted is None for row in rows),
                 0,
             ),
+            at_most(
+                "runs with more outages than their faults account for, or with a change given up",
+                sum(not row.available for row in rows),
+                0,
+            ),
+            plain("changes that a writer gave up after a minute", sum(row.given_up for row in rows)),
+            plain("reads while no fault could touch them", sum(row.calm_reads for row in rows)),
+            plain("of these, in a typed outage", sum(row.calm_outages for row in rows)),
             plain("runs, each with a seed of its own", len(rows)),
             plain("checked reads", reads),
             plain("checked reads of what had an acknowledged version", acknowledged),
@@ -79,17 +88,23 @@ class Results:
             plain("reads that ended in a typed outage", sum(sum(row.errors.values()) for row in rows)),
             plain("processes that ended by themselves", sum(len(row.ended) for row in rows)),
             plain(
-                "longest from a commit to a read of what was before it, at least",
+                "largest staleness seen, a lower bound: from a commit to the begin of a read of what was before it",
                 max(row.staleness for row in rows),
                 "s",
             ),
-            plain("longest until all is applied after the last fault", max(row.recovery for row in rows), "s"),
+            plain(
+                "longest until all is applied and *ready* after the last fault", max(row.recovery for row in rows), "s"
+            ),
         ]
         if self.clean:
             # The rule of three: what n operations without a fault say with 95 % confidence. No more nines than that.
             found += [
                 plain("95 % bound: faulty runs", 300 / len(rows), "per hundred runs"),
-                plain("95 % bound: faulty reads", 3e6 / max(acknowledged, 1), "per million reads that could be stale"),
+                plain(
+                    "95 % bound: faulty reads",
+                    math.ceil(3e9 / max(acknowledged, 1)) / 1000,
+                    "per million reads that could be stale",
+                ),
             ]
         return found
 

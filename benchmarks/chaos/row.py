@@ -17,6 +17,17 @@ KINDS: Mapping[str, str] = {
 }
 """The ways to break a promise: each is a count in the row of its run, of the violations of that name. None may be."""
 
+OUTAGES = 0.05
+"""Of all reads, at most. What is cached is read on while MongoDB is away, and MongoDB is asked while Redis is: a read
+has no answer only where both fail it. A run whose reads mostly fail would say nothing of staleness."""
+
+CALM_OUTAGES = 0.01
+"""Of the reads while no fault could have touched them; of few of these, one. Not none: two shared cores may keep a
+server from answering within a time limit of 0.3 seconds without any fault. After the drain it is none: such a read
+counts as stuck.
+
+Of changes given up, none: a fault lasts 2.5 seconds at most, and a writer tries for a minute."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -29,6 +40,8 @@ class Row:
         faults: how many of each kind came about.
         errors: reads without an answer, by the type of the error.
         stale, stuck, lost, wrong_key, untyped, block_ttls, markers_ahead, dead_letters: see `KINDS`.
+        given_up: changes that a writer tried to make for a minute, in vain.
+        calm_reads, calm_outages: reads while no fault could have touched them, and those that ended in a typed outage.
         ended: processes that ended by themselves, and were started again.
         staleness: the longest from a commit to the last read of an older version, seconds; it was at least that.
         recovery: from the end of the last fault until everything was applied, seconds.
@@ -54,6 +67,9 @@ class Row:
     block_ttls: int = 0
     markers_ahead: int = 0
     dead_letters: int = 0
+    given_up: int = 0
+    calm_reads: int = 0
+    calm_outages: int = 0
     ended: list[str] = field(default_factory=list)
     staleness: float = 0.0
     recovery: float = 0.0
@@ -66,6 +82,16 @@ class Row:
         return {kind: count for kind in KINDS if (count := getattr(self, kind))}
 
     @property
+    def available(self) -> bool:
+        """Whether outages were no more than the faults can account for, and no change was given up."""
+        outages = sum(self.errors.values())
+        return (
+            not self.given_up
+            and outages <= OUTAGES * (self.reads + outages)
+            and self.calm_outages <= max(CALM_OUTAGES * self.calm_reads, 1)
+        )
+
+    @property
     def enough(self) -> bool:
         """Whether so much went on that it says something, and no process ended by itself."""
         least = ((self.reads_after_ack, 60), (self.changes, 5), (sum(self.faults.values()), 1))
@@ -74,4 +100,4 @@ class Row:
     @property
     def clean(self) -> bool:
         """Whether every promise was kept, by a run that could have broken one."""
-        return self.aborted is None and self.enough and not self.kinds
+        return self.aborted is None and self.enough and self.available and not self.kinds

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.chaos import workload as load
+from benchmarks.chaos.calm import calm
 from benchmarks.chaos.checker import Checker, Verdict, Violation
 from benchmarks.chaos.faults import Injected, Injector
 from benchmarks.chaos.marks import drain
@@ -79,6 +80,7 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
     violations += [Violation("stuck", ("", BLOCKED.ready_key), None, unready)] if unready else []
     violations += [Violation("untyped", ("", ""), None, f"a writer failed: {each}") for each in troubles]
     violations += [Violation("stuck", ("", key), None, "is not what MongoDB has") for key in stuck]
+    calm_reads, calm_outages = calm(reads, injector.injected)
     letters = stack.database["dead_letters"].count_documents({})
     row = Row(
         seed=seed,
@@ -99,6 +101,9 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
         block_ttls=verdict.count("block_ttls"),
         markers_ahead=verdict.count("markers_ahead"),
         dead_letters=letters,
+        given_up=sum(change.given_up for change in changes),
+        calm_reads=calm_reads,
+        calm_outages=calm_outages,
         ended=stack.ended[ended:],
         staleness=round(verdict.staleness, 3),
         recovery=round(recovered - _last_fault(injector.injected, healed), 3),

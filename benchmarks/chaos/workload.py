@@ -103,6 +103,7 @@ class Change(NamedTuple):
         wall: milliseconds since 1970 before and after it.
         event: the id of its event; None: another one makes it (the change stream), or none is needed.
         acknowledged: whether `committed` is the acknowledgement, too (`save_session`, `block_token`).
+        refused: whether it was not made because the session has ended, as it should be.
     """
 
     kind: str
@@ -114,6 +115,12 @@ class Change(NamedTuple):
     wall: tuple[int, int]
     event: str | None = None
     acknowledged: bool = False
+    refused: bool = False
+
+    @property
+    def given_up(self) -> bool:
+        """Whether its writer tried until its time was up: nobody knows whether it was made."""
+        return self.committed is None and not self.refused
 
 
 class Ack(NamedTuple):

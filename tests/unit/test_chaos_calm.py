@@ -1,0 +1,48 @@
+"""Outages that no fault accounts for, and changes that were given up, spoil a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.chaos.calm import calm
+from benchmarks.chaos.faults import Injected
+from benchmarks.chaos.row import Row
+from benchmarks.chaos.schedule import Fault
+from benchmarks.chaos.workload import Change, Kind, Read
+
+S = 1_000_000_000
+DONE = Row(1, "outbox", "redis", 8, changes=40, reads=950, reads_after_ack=480, faults={"cache kill": 8})
+
+
+def injected(target: str, began: float, ended: float) -> Injected:
+    return Injected(Fault(0, target, "stop", 0), int(began * S), int(ended * S), None)
+
+
+def read(at: float, error: str | None = None) -> Read:
+    return Read(Kind.USER, "u", int(at * S), int((at + 0.1) * S), None, error)
+
+
+def test_only_what_no_fault_can_have_touched_is_calm() -> None:
+    faults = [injected("mongo", 2, 3), injected("readers-cache", 2.5, 2.6), injected("worker0", 0, 20)]
+    reads = [read(1), read(1.95), read(2.5), read(5.9), read(6.1), read(7, "DatabaseUnavailable")]
+    assert calm(reads, faults) == (3, 1)
+    assert calm(reads, []) == (6, 1)
+
+
+def test_outages_in_calm_spoil_a_run() -> None:
+    assert replace(DONE, calm_reads=1000, calm_outages=10).clean
+    assert not replace(DONE, calm_reads=1000, calm_outages=11).clean
+    assert not replace(DONE, calm_reads=10, calm_outages=2).clean
+
+
+def test_a_run_whose_reads_mostly_fail_is_not_clean() -> None:
+    assert replace(DONE, errors={"Overloaded": 50}).clean
+    assert not replace(DONE, errors={"Overloaded": 30, "DatabaseUnavailable": 21}).clean
+
+
+def test_a_change_that_was_given_up_spoils_a_run_and_one_that_was_refused_does_not() -> None:
+    change = Change(Kind.SESSION, "s", 1, 1, 0, None, (0, 1))
+    assert change.given_up
+    assert not change._replace(refused=True).given_up
+    assert not change._replace(committed=1).given_up
+    assert not replace(DONE, given_up=1).clean
