@@ -28,6 +28,8 @@ pytestmark = pytest.mark.usefixtures("redis_found", "mongo_found")
 DEV = [*CACHEKEEPER, "dev", "--no-worker", "--no-relay"]
 READY = "ctrl-C ends it all"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+# Under `nohup` the tests have SIGHUP ignored, and so would what they start.
+HEARING = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 def variables(text: str) -> dict[str, str]:
@@ -163,7 +165,7 @@ def test_with_everything_a_change_is_cached_whoever_makes_it(place: Place) -> No
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_it_ends_well_on_a_signal(place: Place, number: signal.Signals) -> None:
-    with running(place, DEV) as dev:
+    with running(place, [*script(HEARING), *DEV]) as dev:
         dev.wait_for(READY).send(number)
         assert dev.end() == 0
         assert place.left() == [], "it has waited for its own end"
