@@ -1,4 +1,4 @@
-"""No cached search whose text matches survives a change: what F forgets is over, in every state that the model reaches."""
+"""No cached search whose text matches survives a change: what F forgets is over, in every state that is reached."""
 
 import pytest
 

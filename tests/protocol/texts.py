@@ -2,8 +2,8 @@
 
 One text, X, occurs in the name of the product that changes; one other, Y, is only there to make F anew, or to turn the
 slices of a block that they share. Times are in ticks: a lease lives for one, a value for one or two, by the settings of
-the process that asks; so what is registered lives for two or three, and a tick more that the product adds: its `life`. The
-change comes once, at any time, and its invalidation follows. F is evicted, found too small, made for a longer life.
+the process that asks; so what is registered lives for two or three, and a tick more that the product adds: its `life`.
+The change comes once, at any time, and its invalidation follows. F is evicted, found too small, made for a longer life.
 
 An F that is made after an eviction knows no life but that of its maker. So with processes of different lives *and* an
 eviction the promise does not hold, which `docs/protocol.md` says; the search shows that, too.
@@ -152,8 +152,9 @@ class Texts:
         elif when == "after":
             yield f"X leased, for {value}", state._replace(lease=lease._replace(registered=False))
         elif state.early is None:
-            yield f"{made}X registered, for {value}", self._register(state, value, small=small, text="X")._replace(
-                early=value
+            yield (
+                f"{made}X registered, for {value}",
+                self._register(state, value, small=small, text="X")._replace(early=value),
             )
         elif state.early == value:
             yield f"X leased, for {value}", state._replace(lease=lease, early=None)
