@@ -17,14 +17,17 @@ KINDS: Mapping[str, str] = {
 }
 """The ways to break a promise: each is a count in the row of its run, of the violations of that name. None may be."""
 
+READER_THREADS = 12
+"""Of all readers: one moment without an answer is met by each of them, once."""
+
 OUTAGES = 0.05
 """Of all reads, at most. What is cached is read on while MongoDB is away, and MongoDB is asked while Redis is: a read
 has no answer only where both fail it. A run whose reads mostly fail would say nothing of staleness."""
 
 CALM_OUTAGES = 0.01
-"""Of the reads while no fault could have touched them; of few of these, one. Not none: two shared cores may keep a
-server from answering within a time limit of 0.3 seconds without any fault. After the drain it is none: such a read
-counts as stuck.
+"""Of the reads while no fault could have touched them; of few of these, one for each reader's thread. Not none: two
+shared cores may keep a server from answering within a time limit of 0.3 seconds without any fault. After the drain it
+is none: such a read counts as stuck.
 
 Of changes given up, none: a fault lasts 2.5 seconds at most, and a writer tries for a minute."""
 
@@ -88,7 +91,7 @@ class Row:
         return (
             not self.given_up
             and outages <= OUTAGES * (self.reads + outages)
-            and self.calm_outages <= max(CALM_OUTAGES * self.calm_reads, 1)
+            and self.calm_outages <= max(CALM_OUTAGES * self.calm_reads, READER_THREADS)
         )
 
     @property

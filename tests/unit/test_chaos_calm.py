@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from benchmarks.chaos import workload as load
 from benchmarks.chaos.calm import calm
 from benchmarks.chaos.faults import Injected
-from benchmarks.chaos.row import Row
+from benchmarks.chaos.readers import THREADS
+from benchmarks.chaos.row import READER_THREADS, Row
 from benchmarks.chaos.schedule import Fault
 from benchmarks.chaos.workload import Change, Kind, Read
 
@@ -30,9 +32,11 @@ def test_only_what_no_fault_can_have_touched_is_calm() -> None:
 
 
 def test_outages_in_calm_spoil_a_run() -> None:
-    assert replace(DONE, calm_reads=1000, calm_outages=10).clean
-    assert not replace(DONE, calm_reads=1000, calm_outages=11).clean
-    assert not replace(DONE, calm_reads=10, calm_outages=2).clean
+    assert load.READERS * THREADS == READER_THREADS
+    assert replace(DONE, calm_reads=2000, calm_outages=20).clean
+    assert not replace(DONE, calm_reads=2000, calm_outages=21).clean
+    assert replace(DONE, calm_reads=20, calm_outages=12).clean
+    assert not replace(DONE, calm_reads=20, calm_outages=13).clean
 
 
 def test_a_run_whose_reads_mostly_fail_is_not_clean() -> None:
