@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from cachekeeper.keeper import Keeper
     from cachekeeper.views import BlocklistView
 
+_OF_ONE_ID = (Persist, Write, Expire, Invalidate)  # `|` would make the union anew for each command
+
 # Beyond it the substrings of a name are so many that dropping the whole view costs less.
 LONGEST_NAME = 4096
 
@@ -87,7 +89,7 @@ def check(keeper: Keeper, commands: Sequence[Command]) -> None:
         DamagedDocument: a value that the view cannot hold.
     """
     for command in commands:
-        if isinstance(command, Persist | Write | Expire | Invalidate):
+        if isinstance(command, _OF_ONE_ID):
             keeper.binding(command.view).ids.parse(command.id)
         if isinstance(command, Write):
             command.view.codec.encode(command.value)

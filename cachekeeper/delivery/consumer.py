@@ -22,8 +22,10 @@ from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.loops import asynloop
 from celery.worker.request import Request
+from kombu.common import ignore_errors
 from vine import promise
 
+from cachekeeper.delivery.answers import Acknowledgements, heard
 from cachekeeper.delivery.broker import QUEUE, TASK, dead_queue
 from cachekeeper.delivery.envelopes import guard_channel, guard_process
 from cachekeeper.delivery.messages import Parcel, read_message
@@ -89,6 +91,7 @@ class Consumer(CeleryConsumer):
         self.delivery: Delivery = cast("Any", self.app).delivery
         self._held: deque[ApplyRequest] = deque()
         self._lots = Lots(self.pool)
+        self._acknowledgements = Acknowledgements(self.hub.call_later)
         self._consuming = False
         self.delivery.gate.on_open = lambda: self.hub.call_soon(self._settle)
         # The event loop looks whether it should stop when something has happened, or the next timer is due: with an
@@ -131,6 +134,11 @@ class Consumer(CeleryConsumer):
         self._held.clear()
         super().on_close()
 
+    def shutdown(self) -> None:
+        """The pool's threads have ended: answer for the last of their messages, and close the connection."""
+        ignore_errors(cast("Any", self), self._acknowledgements.send)
+        super().shutdown()
+
     def create_task_handler(self, promise: Callable[..., Any] = promise) -> Callable[[Message], None]:
         """What is called with every message. Celery's own looks for tasks, and dies of what is none."""
         task = self.app.tasks[TASK]
@@ -142,8 +150,8 @@ class Consumer(CeleryConsumer):
                     message,
                     self,
                     task,
-                    on_ack=promise(self.call_soon_ack, (_heard(message, message.ack_log_error),)),
-                    on_reject=promise(self.call_soon_ack, (_heard(message, message.reject_log_error),)),
+                    on_ack=promise(self.call_soon_ack, (self._acknowledgements.answer(message),)),
+                    on_reject=promise(self.call_soon_ack, (heard(message, message.reject_log_error),)),
                 )
             except Exception as error:  # noqa: BLE001  # whatever it holds, it must not end the worker
                 COUNTERS.add("message_refused")
@@ -180,24 +188,6 @@ class Consumer(CeleryConsumer):
         if is_open and not self._consuming and self.task_consumer is not None:
             self._consuming = True
             self.task_consumer.consume()
-
-
-def _heard(message: Message, answer: Callable[..., object]) -> Callable[..., object]:
-    """Give a message's answer, if its connection is still there.
-
-    kombu's channel of a Redis that has lost its connection raises what nobody expects, and that would end the worker.
-    The message comes again; it is applied twice, which changes nothing.
-    """
-
-    def give(*arguments: Any, **options: Any) -> object:
-        channel: Any = message.channel
-        transport = channel.connection
-        if getattr(transport, "client", transport) is None:
-            COUNTERS.add("answer_unheard")
-            return None
-        return answer(*arguments, **options)
-
-    return give
 
 
 class ApplyRequest(Request):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _PROBE_KEY = "cachekeeper:probe"
 _PROBE_SECONDS = 60
+_WARMED = (Write, Invalidate)  # `|` would make the union anew for each command
 
 
 class Verdict(Enum):
@@ -209,7 +210,7 @@ class Delivery:
         wanted: dict[View[Any], dict[str, None]] = {}
         for commands, result in zip(batch, results, strict=True):
             for command in commands:
-                if isinstance(command, Write | Invalidate) and command.view.warm and result.error is None:
+                if isinstance(command, _WARMED) and command.view.warm and result.error is None:
                     key = command.view.template.key(command.id)
                     if result.outcomes.get(key) in (Changed.MARKED, Invalidated.INVALIDATED):
                         wanted.setdefault(command.view, {})[command.id] = None
