@@ -65,6 +65,7 @@ class Seen:
     tokens: float
     values: float
     recovered: float
+    saw_token: bool
 
 
 class Readers:
@@ -132,6 +133,7 @@ def _figures(said: str, seen: Sequence[Seen], targets: tuple[float, float | None
     said_values = f"{said}: older values are read for, {of}"
     return [
         at_most(f"{said}: a blocked token is taken for free for, {of}", tokens, targets[0], "seconds"),
+        plain(f"{said}: a reader found one free in, of {len(seen)}", sum(one.saw_token for one in seen), "times"),
         plain(said_values, values, "seconds")
         if targets[1] is None
         else at_most(said_values, values, targets[1], "seconds"),
@@ -204,10 +206,11 @@ def _once(older: OlderRedis, keeper: Keeper, names: int, number: int) -> Seen:
         back = time.monotonic()
         _await(lambda: _is_ready(keeper) and _now(keeper, changed, session, tokens) == ALL_NEW, "fresh data")
         recovered = time.monotonic()
-    assert readers.first, "the older data was there"
+    # *Ready* may be gone before a reader looks, so that no token is seen; but that values were older must be.
+    assert "values" in readers.first, "the older data was there"
     back = min(back, *readers.first.values())
     spans = {kind: readers.last.get(kind, back) - back for kind in ("tokens", "values")}
-    return Seen(**spans, recovered=recovered - back)
+    return Seen(**spans, recovered=recovered - back, saw_token="tokens" in readers.first)
 
 
 def _now(keeper: Keeper, users: Sequence[int], session: str, tokens: Sequence[str]) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections import deque
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from celery import bootsteps
@@ -26,7 +27,7 @@ from kombu.common import ignore_errors
 from vine import promise
 
 from cachekeeper.delivery.answers import Acknowledgements, heard
-from cachekeeper.delivery.broker import QUEUE, TASK, dead_queue
+from cachekeeper.delivery.broker import TASK, dead_queue
 from cachekeeper.delivery.envelopes import guard_channel, guard_process
 from cachekeeper.delivery.messages import Parcel, read_message
 from cachekeeper.delivery.work import Job, Verdict
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 
 _LOOK_SECONDS = 0.5
+# What Celery is shown of a message: whatever is in it cannot make the request fail.
+_NOTHING = SimpleNamespace(delivery_info={}, properties={})
 _EVENTS_A_LOT = 500  # beyond them a round trip is a small part of the work
 
 
@@ -145,19 +148,13 @@ class Consumer(CeleryConsumer):
         wants_message = self.on_task_request
 
         def on_message(message: Message) -> None:
-            try:
-                request = ApplyRequest(
-                    message,
-                    self,
-                    task,
-                    on_ack=promise(self.call_soon_ack, (self._acknowledgements.answer(message),)),
-                    on_reject=promise(self.call_soon_ack, (heard(message, message.reject_log_error),)),
-                )
-            except Exception as error:  # noqa: BLE001  # whatever it holds, it must not end the worker
-                COUNTERS.add("message_refused")
-                logger.error("a message was refused (%s)", type(error).__name__)
-                message.reject_log_error(logger, self.connection_errors)
-                return
+            request = ApplyRequest(
+                message,
+                self,
+                task,
+                on_ack=promise(self.call_soon_ack, (self._acknowledgements.answer(message),)),
+                on_reject=promise(self.call_soon_ack, (heard(message, message.reject_log_error),)),
+            )
             state.task_reserved(request)
             wants_message(request)
 
@@ -165,7 +162,8 @@ class Consumer(CeleryConsumer):
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Called for a message that kombu cannot unpack. Celery's own would write it into the log."""
-        if (message.delivery_info or {}).get("routing_key") == QUEUE:
+        # By whatever exchange and key somebody brought it into the queue of events.
+        if (message.delivery_info or {}).get("exchange") != f"{self.app.conf.control_exchange}.pidbox":
             self.create_task_handler()(message)
             return
         COUNTERS.add("control_message_unreadable")
@@ -209,7 +207,7 @@ class ApplyRequest(Request):
         self._consumer = consumer
         self.job = Job(read_message(message))
         super().__init__(
-            message,
+            _NOTHING,
             on_ack=on_ack,
             on_reject=on_reject,
             hostname=consumer.hostname,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, cast
 
 from cachekeeper.delivery.broker import LETTER_HEADER, OUTBOX_HEADER, TASK, UNREADABLE_HEADER
+from cachekeeper.metrics import COUNTERS, logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +95,13 @@ def read_message(message: Message) -> Parcel | Poison:
     try:
         return _read(message)
     except _Unreadable as error:
-        return Poison(str(uuid.uuid4()), _text(message.body), str(error))
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the worker, and what it holds is kept
+        COUNTERS.add("message_not_foreseen")
+        where = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("a message failed to be read: %s\n%s", type(error).__name__, where)
+        reason = f"reading it failed ({type(error).__name__})"
+    return Poison(str(uuid.uuid4()), _text(message.body), reason)
 
 
 def _read(message: Message) -> Parcel:

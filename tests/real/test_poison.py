@@ -271,6 +271,28 @@ def test_no_properties_end_a_worker(site: Site, worker: WorkerProcess, propertie
     assert json.loads(letter["body"]) == EVENT
 
 
+@rabbit_only
+def test_what_came_by_another_way_is_no_control_message(site: Site, worker: WorkerProcess) -> None:
+    """kombu cannot unpack it; by its key alone it would be taken for one, and acknowledged."""
+    pid = worker.pid
+    with Connection(site.broker.url) as connection:
+        channel: Any = connection.default_channel
+        channel.exchange_declare("theirs", "topic", auto_delete=True)
+        channel.queue_bind(QUEUE, "theirs", "user.#")
+        with connection.Producer(channel) as producer:
+            producer.publish(
+                GOOD,
+                exchange="theirs",
+                routing_key="user.updated",
+                headers=HEADERS,
+                content_type="application/json",
+                content_encoding="utf-8",
+                compression="zlib",
+            )
+        becomes_a_letter(site, worker, pid, "it is compressed")
+        channel.queue_unbind(QUEUE, "theirs", "user.#")
+
+
 # --- Redis: what somebody has pushed onto the list
 
 TAG = {"delivery_tag": "t1", "body_encoding": "base64"}

@@ -8,6 +8,7 @@ from kombu import Message
 
 from cachekeeper.delivery.broker import task_body, task_headers
 from cachekeeper.delivery.messages import Parcel, Poison, read_message
+from tests.shop import counted
 
 GOOD_HEADERS = task_headers("m1", 1)
 EVENT = {"type": "user.deleted", "user_id": "42"}
@@ -103,3 +104,24 @@ def test_a_reason_quotes_nothing_of_the_message() -> None:
     found = read_message(message(GOOD_BODY, {**GOOD_HEADERS, "task": "token-4711"}))
     assert isinstance(found, Poison)
     assert "4711" not in found.reason
+
+
+class Faulty:
+    """A message that fails to be read in a way that nobody foresaw."""
+
+    headers = None
+    body = b"[what it holds]"
+    errors = None
+
+    @property
+    def content_type(self) -> str:
+        raise ZeroDivisionError
+
+
+def test_what_nobody_foresaw_becomes_a_dead_letter() -> None:
+    message: Any = Faulty()
+    with counted() as counts:
+        poison = read_message(message)
+    assert isinstance(poison, Poison)
+    assert (poison.body, poison.reason) == ("[what it holds]", "reading it failed (ZeroDivisionError)")
+    assert counts["message_not_foreseen"] == 1
