@@ -95,12 +95,15 @@ def read_message(message: Message) -> Parcel | Poison:
     try:
         return _read(message)
     except _Unreadable as error:
-        reason = str(error)
+        return _poison(message, str(error))
     except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the worker, and what it holds is kept
         COUNTERS.add("message_not_foreseen")
         where = "".join(traceback.format_tb(error.__traceback__))
         logger.error("a message failed to be read: %s\n%s", type(error).__name__, where)
-        reason = f"reading it failed ({type(error).__name__})"
+        return _poison(message, f"reading it failed ({type(error).__name__})")
+
+
+def _poison(message: Message, reason: str) -> Poison:
     return Poison(str(uuid.uuid4()), _text(message.body), reason)
 
 
