@@ -53,6 +53,7 @@ class _Changer:
         event: str | None = None,
         *,
         acknowledged: bool = False,
+        may_be_refused: bool = False,
     ) -> None:
         """Make a change, and note it."""
         started, before = time.monotonic_ns(), _now_ms()
@@ -60,6 +61,8 @@ class _Changer:
         try:
             committed = make()
         except SessionEnded:
+            if not may_be_refused:
+                raise  # it had not ended: the run fails of it
             committed, refused = None, True
         told = None if self.service.series is Series.STREAM else event
         self._changes.append(
@@ -189,12 +192,12 @@ class People(_Changer):
         if self._saves.get(key, 0) > 1 and self.dice.random() < 0.35:
             self._log_out(key)
             if self.dice.random() < 0.5:
-                self._save(key)  # by a request that knows nothing of the logout
+                self._save(key, may_be_refused=True)  # by a request that knows nothing of the logout
             self._board[place] += 1
         else:
             self._save(key)
 
-    def _save(self, key: str) -> None:
+    def _save(self, key: str, *, may_be_refused: bool = False) -> None:
         number = self._saves[key] = self._saves.get(key, 0) + 1
 
         def save() -> int | None:
@@ -208,7 +211,8 @@ class People(_Changer):
                     return time.monotonic_ns()
             return None
 
-        self.note((Kind.SESSION, key), number, number, save, acknowledged=True)
+        which = (Kind.SESSION, key)
+        self.note(which, number, number, save, acknowledged=True, may_be_refused=may_be_refused)
 
     def _log_out(self, key: str) -> None:
         sessions = self.service.database["sessions"]

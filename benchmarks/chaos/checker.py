@@ -47,11 +47,6 @@ class History:
         place = bisect_left(self._ack_times, at)
         return self._acked[place - 1] if place else 0
 
-    @property
-    def last(self) -> int:
-        """The newest change that was committed, and stands whether or not a later one was given up."""
-        return max((change.number for change in self.changes if change.committed is not None), default=0)
-
     def started_by(self, number: int, at: int) -> bool:
         """Whether that change had begun by `at`."""
         return number in self._started and self._started[number] <= at
@@ -93,7 +88,7 @@ class Verdict:
     """What a run comes to.
 
     Attributes:
-        checked: reads that had an answer.
+        checked: reads that had an answer, of those that count.
         errors: those that had none, by the type of the error.
         violations: what was not right.
         staleness: seconds from a commit to the last read of an older version that began after it, at most.
@@ -147,17 +142,19 @@ class Checker:
         self.histories: Mapping[Key, History] = {key: History(each, told[key]) for key, each in by_key.items()}
         self._products: dict[str, list[tuple[str, History]]] = {}
         self._none = History((), ())
+        self._counts = True
         self.verdict = Verdict()
 
-    def check(self, reads: Iterable[Read]) -> None:
-        """Judge these reads."""
+    def check(self, reads: Iterable[Read], until: int | None = None) -> None:
+        """Judge these reads, and count those that began before `until`; None: all."""
         for read in reads:
+            self._counts = until is None or read.started < until
             if read.error is not None:
-                self.verdict.errors[read.error.split("(")[0]] += 1
+                self.verdict.errors[read.error.split("(")[0]] += self._counts
                 if read.error.startswith("!"):
                     self._violated("untyped", (read.kind, read.key), read, read.error)
             else:
-                self.verdict.checked += 1
+                self.verdict.checked += self._counts
                 if read.kind == Kind.SEARCH:
                     self._check_search(read)
                 else:
@@ -190,7 +187,7 @@ class Checker:
         key = (read.kind, read.key)
         history = self.histories.get(key, self._none)
         floor = history.floor(read.started)
-        self.verdict.checked_after += bool(floor)
+        self.verdict.checked_after += bool(floor) and self._counts
         number = self._seen(read)
         if number is None:
             self._violated("wrong_key", key, read, f"{read.found!r} is nothing that this key ever was")
@@ -245,7 +242,7 @@ class Checker:
                 self._violated("wrong_key", key, read, f"{number} was never called {name!r}")
             else:
                 self._note_staleness(history, number, read)
-        self.verdict.checked_after += judged
+        self.verdict.checked_after += judged and self._counts
         for product in found:
             self._violated("wrong_key", (Kind.PRODUCT, product), read, "a product of another run, or of none")
 

@@ -15,6 +15,7 @@ from benchmarks.chaos.proxy import detour
 from benchmarks.chaos.workload import Kind, Read
 from cachekeeper.errors import Unavailable
 from cachekeeper.keeper import Keeper
+from cachekeeper.metrics import COUNTERS
 from cachekeeper.settings import Settings
 from lookups import is_blocked, read_session, read_user, search_products
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 THREADS = 6
 _BURST = 8  # lookups between two looks at the clock
+_UNCACHED = "uncached_load"
 _PATIENCE = 0.1  # seconds that a thread may be late, and catch up
 
 
@@ -55,6 +57,7 @@ class Reader:
         self._threads: list[threading.Thread] = []
         self._reads: list[list[Read]] = []
         self._stop = threading.Event()
+        self._uncached = 0
 
     def move(self, where: tuple[Mapping[str, Any], Mapping[int, int]]) -> None:
         """Use these servers from now on, through these lines."""
@@ -68,6 +71,7 @@ class Reader:
         """Look up the keys of a run: its tag, its seed, and lookups a second."""
         tag, seed, rate = run
         self._stop.clear()
+        self._uncached = COUNTERS.snapshot().get(_UNCACHED, 0)
         self._reads = [[] for _ in range(THREADS)]
         self._threads = [
             threading.Thread(target=self._look_up, args=(tag, f"{seed} {self._index} {each}", rate / THREADS, reads))
@@ -76,12 +80,13 @@ class Reader:
         for thread in self._threads:
             thread.start()
 
-    def end(self, _: None) -> list[tuple[Any, ...]]:
-        """Stop, and tell what was found."""
+    def end(self, _: None) -> tuple[list[tuple[Any, ...]], int]:
+        """Stop, and tell what was found, and how often MongoDB was asked past the cache."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        return [tuple(read) for read in itertools.chain.from_iterable(self._reads)]
+        uncached = COUNTERS.snapshot().get(_UNCACHED, 0) - self._uncached
+        return [tuple(read) for read in itertools.chain.from_iterable(self._reads)], uncached
 
     def sweep(self, keys: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
         """Look each of these up, twice: the second time it is a hit."""

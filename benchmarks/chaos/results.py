@@ -41,6 +41,8 @@ class Results:
         self.rows = [each for each in self.rows if _which(each) != _which(row)] + [max([row, *same], key=_dirt)]
         if not self._kept:
             return
+        if (now := report.commit()) != self._commit:
+            raise RuntimeError(f"the tree is {now} now, and the series began at {self._commit}: begin anew")
         lines = [json.dumps({"commit": self._commit, **asdict(each)}) for each in self.rows]
         report.RESULTS.mkdir(exist_ok=True)
         _RUNS.write_text("\n".join(lines) + "\n", "utf-8")
@@ -76,6 +78,10 @@ class Results:
                 "runs with more outages than their faults account for, or with a change given up",
                 sum(not row.available for row in rows),
                 0,
+            ),
+            plain(
+                "questions to MongoDB past the cache, for each hundred reads",
+                round(100 * sum(row.uncached for row in rows) / max(reads, 1), 1),
             ),
             plain("changes that a writer gave up after a minute", sum(row.given_up for row in rows)),
             plain("reads while no fault could touch them", sum(row.calm_reads for row in rows)),

@@ -12,8 +12,12 @@ KINDS: Mapping[str, str] = {
     "wrong_key": "answers of another key, or never written",
     "untyped": "errors that are no typed outage",
     "block_ttls": "blocks that end at another time than their document says",
+    "ttls": "keys that live longer than they may",
     "markers_ahead": "keys with a version above the document's, which would refuse every fill",
     "dead_letters": "events given up as dead letters",
+    "undrained": "runs in which not everything was applied in time after the last fault",
+    "unready": "runs in which Redis did not become *ready* in time after that",
+    "unanswered": "lookups without an answer when nothing was going on any more",
 }
 """The ways to break a promise: each is a count in the row of its run, of the violations of that name. None may be."""
 
@@ -24,10 +28,14 @@ OUTAGES = 0.05
 """Of all reads, at most. What is cached is read on while MongoDB is away, and MongoDB is asked while Redis is: a read
 has no answer only where both fail it. A run whose reads mostly fail would say nothing of staleness."""
 
+UNCACHED = 0.5
+"""Of all reads, at most. What MongoDB answers past the cache is never stale: a run in which Redis is left alone most
+of the time would say nothing."""
+
 CALM_OUTAGES = 0.01
 """Of the reads while no fault could have touched them; of few of these, one for each reader's thread. Not none: two
 shared cores may keep a server from answering within a time limit of 0.3 seconds without any fault. After the drain it
-is none: such a read counts as stuck.
+is none: such a read is a broken promise.
 
 Of changes given up, none: a fault lasts 2.5 seconds at most, and a writer tries for a minute."""
 
@@ -42,7 +50,9 @@ class Row:
         reads, reads_after_ack: those that were checked, and those of keys with an acknowledged version among them.
         faults: how many of each kind came about.
         errors: reads without an answer, by the type of the error.
-        stale, stuck, lost, wrong_key, untyped, block_ttls, markers_ahead, dead_letters: see `KINDS`.
+        stale, stuck, lost, wrong_key, untyped, block_ttls, ttls, markers_ahead, dead_letters, undrained, unready,
+            unanswered: see `KINDS`.
+        uncached: questions to MongoDB past the cache, since Redis did not answer or was not *ready*.
         given_up: changes that a writer tried to make for a minute, in vain.
         calm_reads, calm_outages: reads while no fault could have touched them, and those that ended in a typed outage.
         ended: processes that ended by themselves, and were started again.
@@ -68,8 +78,13 @@ class Row:
     wrong_key: int = 0
     untyped: int = 0
     block_ttls: int = 0
+    ttls: int = 0
     markers_ahead: int = 0
     dead_letters: int = 0
+    undrained: int = 0
+    unready: int = 0
+    unanswered: int = 0
+    uncached: int = 0
     given_up: int = 0
     calm_reads: int = 0
     calm_outages: int = 0
@@ -96,9 +111,10 @@ class Row:
 
     @property
     def enough(self) -> bool:
-        """Whether so much went on that it says something, and no process ended by itself."""
-        least = ((self.reads_after_ack, 60), (self.changes, 5), (sum(self.faults.values()), 1))
-        return not self.ended and all(count >= a_second * self.duration for count, a_second in least)
+        """Whether so much went on, and by way of Redis, that it says something, and no process ended by itself."""
+        least = ((self.reads_after_ack, 100), (self.changes, 5), (sum(self.faults.values()), 1))
+        asked = self.uncached <= UNCACHED * self.reads
+        return not self.ended and asked and all(count >= a_second * self.duration for count, a_second in least)
 
     @property
     def clean(self) -> bool:

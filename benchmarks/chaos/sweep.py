@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos.checker import Violation
-from benchmarks.chaos.workload import BLOCK_SECONDS, Kind, finds
+from benchmarks.chaos.workload import BLOCK_SECONDS, ENDED, Kind, finds
 from cachekeeper.keys import Template, key_of_meta, meta_key
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME
 
@@ -34,6 +34,12 @@ _VIEWS: Mapping[str, Template] = {
     Kind.SEARCH: SEARCH.template,
 }
 
+_LIVES: Mapping[str, float] = {
+    Kind.USER: USER_NAME.ttl_seconds,
+    Kind.SESSION: SESSION.ttl_seconds,
+    Kind.SEARCH: SEARCH.ttl_seconds,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -44,6 +50,7 @@ class Held:
         raw: what a plain GET answers; None for nothing, an error for a key of another type.
         version: in the metadata; None for none.
         ends: when the key ends, milliseconds since 1970; None: never, or it is not there.
+        now: by Redis's clock, the same.
     """
 
     kind: str
@@ -51,6 +58,7 @@ class Held:
     raw: bytes | Exception | None
     version: int | None = None
     ends: int | None = None
+    now: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,7 @@ def sweep(stack: Stack, tag: str, changes: Sequence[Change], leeway: float) -> l
         if look:
             time.sleep(_GRACE_SECONDS)
         stored = _stored(stack)
-        wrong = judge(_held(stack, tag, stored), stored, round(leeway * 1000)) + judge_blocks(changes, stored)
+        wrong = judge(_held(stack, tag, stored), stored, round(leeway * 1000)) + judge_committed(changes, stored)
         now = {(each.kind, each.key): each for each in wrong}
         found = now if not look else {each: now[each] for each in found if each in now}
         if not found:
@@ -103,6 +111,8 @@ def judge(held: Iterable[Held], stored: Stored, leeway_ms: int) -> list[Violatio
         key = (each.kind, each.key)
         if (text := _wrong_value(each, stored)) is not None:
             found.append(Violation("stuck", key, None, text))
+        if each.raw is not None and (text := _outlives(each, stored)) is not None:
+            found.append(Violation("ttls", key, None, text))
         if each.kind == Kind.TOKEN and each.raw is not None and (text := _wrong_end(each, stored, leeway_ms)):
             found.append(Violation("block_ttls", key, None, text))
         documents = {Kind.USER: stored.users, Kind.SESSION: stored.sessions}.get(each.kind, {})
@@ -113,10 +123,18 @@ def judge(held: Iterable[Held], stored: Stored, leeway_ms: int) -> list[Violatio
     return found
 
 
-def judge_blocks(changes: Iterable[Change], stored: Stored) -> list[Violation]:
-    """Whether MongoDB has each block that was committed, for as long as it was asked for."""
+def judge_committed(changes: Iterable[Change], stored: Stored) -> list[Violation]:
+    """Whether MongoDB has each block that was committed, for as long as it was asked for, and the end of each session.
+
+    A session that has ended in Redis alone looks right, until that Redis is flushed.
+    """
     found: list[Violation] = []
     for change in changes:
+        if change.kind == Kind.SESSION and change.number == ENDED and change.committed is not None:
+            document = stored.sessions.get(change.key)
+            if document is None or document.get("ended_at") is None or document.get("data") is not None:
+                text = "has ended, and its document says nothing of that"
+                found.append(Violation("lost", (Kind.SESSION, change.key), None, text))
         if change.kind == Kind.TOKEN and change.committed is not None:
             # Whole seconds, taken before the change began by less than one.
             least = (change.wall[0] // 1000 - 1 + BLOCK_SECONDS) * 1000
@@ -174,6 +192,20 @@ def _wrong_end(held: Held, stored: Stored, leeway_ms: int) -> str | None:
     return None if abs(late) <= TOLERANCE_MS else f"ends {abs(late)} ms too {'late' if late > 0 else 'soon'}"
 
 
+def _outlives(held: Held, stored: Stored) -> str | None:
+    """Whether a value lives longer than its view's values, or a session longer than its document."""
+    seconds = _LIVES.get(held.kind)
+    if seconds is None:
+        return None
+    if held.ends is None:
+        return "never ends"
+    latest = held.now + round(seconds * 1000)
+    if held.kind == Kind.SESSION and (ends := _ms(stored.sessions.get(held.key, {}).get("expires_at"))) is not None:
+        latest = min(latest, ends)
+    late = held.ends - latest
+    return None if late <= TOLERANCE_MS else f"ends {late} ms too late"
+
+
 def _ms(moment: object) -> int | None:
     return round(moment.timestamp() * 1000) if isinstance(moment, datetime) else None
 
@@ -205,7 +237,7 @@ def _held(stack: Stack, tag: str, stored: Stored) -> list[Held]:
                 wanted, answers[::3], answers[1::3], answers[2::3], strict=True
             ):
                 known = int(version) if isinstance(version, bytes) else None
-                found.append(Held(kind, part, raw, known, now + left if left >= 0 else None))
+                found.append(Held(kind, part, raw, known, now + left if left >= 0 else None, now))
     return found
 
 

@@ -133,8 +133,8 @@ ROW = Row(
     duration=8,
     operations=1,
     changes=40,
-    reads=1,
-    reads_after_ack=480,
+    reads=1000,
+    reads_after_ack=800,
     faults={"cache kill": 8},
     errors={},
     stale=0,
@@ -161,8 +161,10 @@ def test_a_clean_run_does_not_erase_a_dirty_one(stale: tuple[int, int]) -> None:
 
 def test_a_run_in_which_too_little_happens_is_not_clean() -> None:
     assert ROW.clean
-    assert not replace(ROW, reads_after_ack=479).clean
+    assert not replace(ROW, reads_after_ack=799).clean
     assert not replace(ROW, changes=39).clean
+    assert replace(ROW, uncached=500).clean
+    assert not replace(ROW, uncached=501).clean
     assert not replace(ROW, faults={"cache kill": 7}).clean
     assert not replace(ROW, ended=["relay exit status 1"]).clean
 
@@ -238,6 +240,15 @@ def judged(changes: tuple[Change, ...], acks: tuple[Ack, ...], *reads: Read) -> 
     checker = Checker(changes, acks)
     checker.check(reads)
     return checker.verdict
+
+
+def test_reads_after_the_end_of_the_writers_are_judged_and_not_counted() -> None:
+    checker = Checker(NAMES, ACKS)
+    stale, late = read(Kind.USER, "u", "u #1", 40), read(Kind.USER, "u", None, 50, error="DatabaseUnavailable")
+    checker.check([read(Kind.USER, "u", None, 36), stale, late], 40 * MS)
+    verdict = checker.verdict
+    assert (verdict.checked, verdict.checked_after, verdict.errors.total()) == (1, 1, 0)
+    assert [violation.kind for violation in verdict.violations] == ["stale"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from benchmarks.chaos.schedule import Fault
 from benchmarks.chaos.workload import Change, Kind, Read
 
 S = 1_000_000_000
-DONE = Row(1, "outbox", "redis", 8, changes=40, reads=950, reads_after_ack=480, faults={"cache kill": 8})
+DONE = Row(1, "outbox", "redis", 8, changes=40, reads=950, reads_after_ack=800, faults={"cache kill": 8})
 
 
 def injected(target: str, began: float, ended: float) -> Injected:

@@ -10,7 +10,7 @@ from benchmarks.chaos.results import Results
 from benchmarks.chaos.row import KINDS, Row
 from benchmarks.chaos.sequence import play
 
-DONE = Row(1, "outbox", "redis", 8, changes=40, reads=500, reads_after_ack=480, faults={"cache kill": 8})
+DONE = Row(1, "outbox", "redis", 8, changes=40, reads=900, reads_after_ack=800, faults={"cache kill": 8})
 
 
 @dataclass

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from benchmarks.chaos.sweep import TOLERANCE_MS, Held, Stored, judge, judge_blocks
-from benchmarks.chaos.workload import BLOCK_SECONDS, BLOCKED, Change, Kind
+from benchmarks.chaos.sweep import TOLERANCE_MS, Held, Stored, judge, judge_committed
+from benchmarks.chaos.workload import BLOCK_SECONDS, BLOCKED, ENDED, Change, Kind
 
 ENDS = datetime(2026, 11, 25, 12, tzinfo=UTC)
 ENDS_MS = round(ENDS.timestamp() * 1000)
@@ -34,7 +34,9 @@ BLOCK = RIGHT[-1]
 
 
 def kinds(*held: Held, stored: Stored = STORED) -> list[str]:
-    return [violation.kind for violation in judge(held, stored, LEEWAY_MS)]
+    """What is said of these, of which all but blocks end soon."""
+    ending = [each if each.kind == Kind.TOKEN else replace(each, ends=1) for each in held]
+    return [violation.kind for violation in judge(ending, stored, LEEWAY_MS)]
 
 
 def test_what_is_right_is_right() -> None:
@@ -77,12 +79,37 @@ def test_a_block_without_an_end_is_one_whose_document_has_none() -> None:
 def test_a_document_must_block_for_as_long_as_was_asked() -> None:
     wall = ENDS_MS - BLOCK_SECONDS * 1000 + 999
     change = Change(Kind.TOKEN, "t", 1, BLOCKED, 0, 1, (wall, wall + 1))
-    found = [violation.kind for violation in judge_blocks([change], STORED)]
+    found = [violation.kind for violation in judge_committed([change], STORED)]
     assert found == []
     earlier = replace(STORED, blocks={"t": {"_id": "t", "expires_at": ENDS - timedelta(hours=1)}})
-    assert [violation.kind for violation in judge_blocks([change], earlier)] == ["block_ttls"]
-    assert [violation.kind for violation in judge_blocks([change], replace(STORED, blocks={}))] == ["block_ttls"]
-    assert judge_blocks([change._replace(committed=None)], Stored()) == []
+    assert [violation.kind for violation in judge_committed([change], earlier)] == ["block_ttls"]
+    assert [violation.kind for violation in judge_committed([change], replace(STORED, blocks={}))] == ["block_ttls"]
+    assert judge_committed([change._replace(committed=None)], Stored()) == []
+
+
+@pytest.mark.parametrize(("held", "seconds"), [(RIGHT[0], 3600), (RIGHT[2], 1800), (RIGHT[5], 600)], ids=str)
+def test_no_value_outlives_its_views_values(held: Held, seconds: int) -> None:
+    def said(ends: int | None, stored: Stored = STORED) -> list[str]:
+        return [violation.kind for violation in judge([replace(held, ends=ends, now=ENDS_MS)], stored, LEEWAY_MS)]
+
+    latest = ENDS_MS + seconds * 1000 + TOLERANCE_MS
+    assert said(latest) == []
+    assert said(latest + 1) == said(None) == ["ttls"]
+    if held.kind == Kind.SESSION:
+        stored = replace(STORED, sessions={"s": {**STORED.sessions["s"], "expires_at": ENDS}})
+        assert said(ENDS_MS, stored) == []
+        assert said(ENDS_MS + TOLERANCE_MS + 1, stored) == ["ttls"]
+
+
+def test_a_session_that_was_ended_has_ended_in_mongodb() -> None:
+    change = Change(Kind.SESSION, "e", ENDED, None, 0, 1, (0, 1))
+    alive: dict[str, object] = {"_id": "e", "data": {}, "ended_at": None}
+    assert judge_committed([change], STORED) == []
+    wrong: tuple[dict[str, dict[str, object]], ...] = ({"e": alive}, {"e": {**alive, "ended_at": ENDS}}, {})
+    for sessions in wrong:
+        found = judge_committed([change], replace(STORED, sessions=sessions))
+        assert [violation.kind for violation in found] == ["lost"]
+    assert judge_committed([change._replace(committed=None)], Stored()) == []
 
 
 @pytest.mark.parametrize("held", [RIGHT[0], RIGHT[1], RIGHT[2]], ids=str)
