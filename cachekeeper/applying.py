@@ -24,7 +24,7 @@ from cachekeeper.views import Server, TextView, View
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.keeper import Binding, Keeper
     from cachekeeper.views import BlocklistView
 
 _OF_ONE_ID = (Persist, Write, Expire, Invalidate)  # `|` would make the union anew for each command
@@ -272,25 +272,24 @@ class _Change:
                     self._until = at
                 self._expires = True
 
-    def _written(self, keeper: Keeper, write: Write, ttl_ms: int) -> steps.Step[Any]:
+    def _written(self, keeper: Keeper, write: Write, binding: Binding) -> steps.Step[Any]:
         value = Value(self.view.codec.encode(write.value), write.version)
         if len(value.raw) > keeper.settings.value_limit_bytes:
             return steps.invalidate(self._key)  # no reader would cache it either
-        marker_ms = keeper.settings.marker_ms
-        return steps.change(self._key, value, ttl_ms=ttl_ms, marker_ms=marker_ms)
+        return steps.change(self._key, value, ttl_ms=binding.ttl_ms, marker_ms=binding.marker_ms)
 
     def steps(self, keeper: Keeper) -> list[steps.Step[Any]]:
         """The deadline first, so that the write respects it."""
-        ttl_ms = keeper.binding(self.view).ttl_ms
+        binding = keeper.binding(self.view)
         found: list[steps.Step[Any]] = []
         if self._expires:
             # Remembered for twice the key's life and the latest redelivery: no write that was under way outlives that.
-            keep_ms = 2 * ttl_ms + round(keeper.settings.redelivery_seconds * 1000)
+            keep_ms = 2 * binding.ttl_ms + round(keeper.settings.redelivery_seconds * 1000)
             found.append(
                 steps.expire(self._key, at_ms=0 if self._until is None else to_ms(self._until), keep_ms=keep_ms)
             )
         if self._invalidate:
             found.append(steps.invalidate(self._key))
         elif self._write is not None:
-            found.append(self._written(keeper, self._write, ttl_ms))
+            found.append(self._written(keeper, self._write, binding))
         return found

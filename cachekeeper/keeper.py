@@ -52,6 +52,7 @@ class Binding:
         "decode",
         "ids",
         "life_ms",
+        "marker_ms",
         "prefix",
         "reader",
         "shared",
@@ -67,6 +68,7 @@ class Binding:
         self.ids = IdType.STR
         self.shared = False
         self.text_limit = settings.text_limit_chars
+        self.marker_ms = settings.marker_ms
         self.blocklist: BlocklistReader | None = None
         if isinstance(view, BlocklistView):
             self.ttl_ms = 0

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -240,7 +239,7 @@ class Settings(BaseSettings):
         """`negative_ttl_seconds`, as the protocol takes it."""
         return round(self.negative_ttl_seconds * 1000)
 
-    @cached_property
+    @property
     def marker_ms(self) -> int:
         """How many milliseconds a marker lives: longer than the longest load and the latest redelivery."""
         return round((self.redelivery_seconds + self.lease_seconds + self.lookup_timeout_seconds) * 1000)
