@@ -135,6 +135,10 @@ class ReplicaSet:
         """The members that call themselves secondaries."""
         return tuple(member for member in self.members if member.alive and (member.hello() or {}).get("secondary"))
 
+    def others(self, primary: Member) -> tuple[Member, ...]:
+        """The members but the primary, whether or not they answer just now: one that is slow has a vote and a copy."""
+        return tuple(member for member in self.members if member is not primary)
+
     def await_primary(self, *, other_than: Member | None = None, seconds: float = PATIENCE_SECONDS) -> Member:
         """Wait for a primary.
 
@@ -204,7 +208,7 @@ class ReplicaSet:
             TimeoutError: the set did not come back in time.
         """
         doomed = self.await_in_step()
-        others = self.secondaries()
+        others = self.others(doomed)
         try:
             for other in others:
                 self.lag(other)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from benchmarks.chaos.faults import Injected
+    from benchmarks.chaos.schedule import Fault
     from benchmarks.chaos.workload import Read
 
 _GRACE = 3_000_000_000
@@ -21,11 +22,16 @@ _FELT = ("cache", "security", "mongo", "set", "reads", "readers-")
 
 def calm(reads: Iterable[Read], injected: Sequence[Injected]) -> tuple[int, int]:
     """How many reads there were outside of all faults that readers feel, and how many of them had no answer."""
-    felt = sorted((each.began, each.ended + _GRACE) for each in injected if each.fault.target.startswith(_FELT))
+    felt = sorted((each.began, each.ended + _GRACE) for each in injected if _felt(each.fault))
     begins = [began for began, _ in felt]
     ends = list(accumulate((ended for _, ended in felt), max))
     quiet = [read for read in reads if not _touched(read, begins, ends)]
     return len(quiet), sum(read.error is not None for read in quiet)
+
+
+def _felt(fault: Fault) -> bool:
+    """Whether readers feel it. A server that was emptied answers: what it does not know, MongoDB is asked for."""
+    return fault.target.startswith(_FELT) and fault.kind != "flush"
 
 
 def _touched(read: Read, begins: Sequence[int], ends: Sequence[int]) -> bool:

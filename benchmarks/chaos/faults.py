@@ -35,6 +35,10 @@ class _NotThereError(Exception):
     """The process has ended by itself, and its supervisor has not started it again yet."""
 
 
+class _NoEffectError(Exception):
+    """There was nothing that it could befall: no such key, no server that took it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Injected:
     """A fault that came about.
@@ -104,7 +108,7 @@ class Injector:
             began, problem = time.monotonic_ns(), None
             try:
                 self._inject(fault)
-            except (redis.RedisError, PyMongoError, _NotThereError) as error:
+            except (redis.RedisError, PyMongoError, _NotThereError, _NoEffectError) as error:
                 problem = type(error).__name__
             except Exception as error:  # noqa: BLE001  # raised by `join`
                 self.failed.append(error)
@@ -193,26 +197,32 @@ class Injector:
                     for key in client.scan_iter(count=1000)
                     if (key_of_meta(key.decode()) != key.decode()) is metadata
                 ]
-                if gone := [key for key in keys if self._dice.random() < fault.amount]:
-                    client.unlink(*gone)
+                gone = [key for key in keys if self._dice.random() < fault.amount]
+                if not gone or not client.unlink(*gone):
+                    raise _NoEffectError
 
     def _spoil_reads(self, fault: Fault) -> None:
         """Let finds of the product's clients take long, or fail."""
         which: dict[str, Any] = {"failCommands": ["find"], "appName": "cachekeeper"}
-        if fault.kind == "fail":
-            mode, more = {"times": int(fault.amount)}, {"errorCode": _SHUTDOWN_IN_PROGRESS}
-            self._tell_mongo({"mode": mode, "data": {**which, **more}})
-            return
-        slow = {"blockConnection": True, "blockTimeMS": int(fault.amount)}
-        self._tell_mongo({"mode": "alwaysOn", "data": {**which, **slow}})
-        time.sleep(fault.seconds)
-        self._tell_mongo({"mode": "off"})
+        fails = fault.kind == "fail"
+        fail = {"mode": {"times": int(fault.amount)}, "data": {**which, "errorCode": _SHUTDOWN_IN_PROGRESS}}
+        slow = {"mode": "alwaysOn", "data": {**which, "blockConnection": True, "blockTimeMS": int(fault.amount)}}
+        taken = self._tell_mongo(fail if fails else slow)
+        if taken:
+            time.sleep(fault.seconds)
+        if not (taken and fails):  # what nobody took, a server that is frozen reads when it is thawed
+            self._tell_mongo({"mode": "off"})
+        if not taken:
+            raise _NoEffectError
 
-    def _tell_mongo(self, how: Mapping[str, Any]) -> None:
-        """Set or end the failing of commands, on every server that is up."""
+    def _tell_mongo(self, how: Mapping[str, Any]) -> int:
+        """Set or end the failing of commands, on every server that is up; how many took it."""
+        taken = 0
         for server in self._stack.mongods:
             with suppress(PyMongoError), server.direct_client(serverSelectionTimeoutMS=500, timeoutMS=1000) as client:
                 client.admin.command({"configureFailPoint": "failCommand", **how})
+                taken += 1
+        return taken
 
     def _shake(self, fault: Fault, members: ReplicaSet) -> None:
         """What befalls a replica set."""
@@ -225,10 +235,12 @@ class Injector:
                 time.sleep(fault.seconds)
                 primary.resume()
             case "lag":
-                (lagging, *_) = members.secondaries()
-                members.lag(lagging)
-                time.sleep(fault.seconds)
-                members.catch_up(lagging)
+                lagging, *_ = members.others(members.await_primary())
+                try:
+                    members.lag(lagging)
+                    time.sleep(fault.seconds)
+                finally:  # it may have been elected meanwhile, and fetch from nobody
+                    members.catch_up(lagging)
             case "roll-back":
                 members.roll_back(_doomed)
         members.await_in_step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import json
 import os
@@ -18,8 +19,18 @@ from benchmarks.chaos.mutants import MUTANTS
 from benchmarks.chaos.mutating import Try, evidence, figure
 from benchmarks.chaos.results import Results
 from benchmarks.chaos.row import KINDS, Row
-from benchmarks.chaos.schedule import LINES, Fault, Series, Station, schedule, station_of
+from benchmarks.chaos.schedule import (
+    LINES,
+    Fault,
+    Series,
+    Station,
+    remembers,
+    schedule,
+    spares_readers,
+    station_of,
+)
 from benchmarks.chaos.workload import BLOCKED, ENDED, Ack, Change, Kind, Read
+from benchmarks.replica_set import HEARTBEAT_SECONDS, ReplicaSet
 from cachekeeper.store import steps
 
 STATIONS = (
@@ -55,12 +66,16 @@ def test_a_seed_replays_its_faults_in_another_process() -> None:
         ).stdout.strip()
         for hash_seed in ("1", "2")
     }
-    assert found == {fingerprint(7)} == {"70ac017675515bf9"}
+    assert found == {fingerprint(7)} == {"9015b2456386f57d"}
 
 
 def fingerprint(seed: int) -> str:
-    """Of the schedules of a seed at all stations."""
-    schedules = [[asdict(fault) for fault in schedule(seed, 8, station)] for station in STATIONS]
+    """Of the schedules of a seed and of the three after it, at all stations: of each kind of run."""
+    schedules = [
+        [asdict(fault) for fault in schedule(each, 8, station)]
+        for each in range(seed, seed + 4)
+        for station in STATIONS
+    ]
     return hashlib.sha256(json.dumps(schedules).encode()).hexdigest()[:16]
 
 
@@ -74,6 +89,55 @@ def test_faults_of_one_target_come_one_after_the_other_and_end_with_the_run(stat
             for one, next_one in itertools.pairwise(faults):
                 assert one.at + one.seconds < next_one.at
             assert all(0 < fault.at < 20 for fault in faults)
+
+
+@pytest.mark.parametrize("station", STATIONS, ids=str)
+def test_wrong_values_are_left_in_peace_in_half_of_the_runs(station: Station) -> None:
+    def late(seed: int, target: str, *kinds: str) -> list[Fault]:
+        faults = schedule(seed, 8, station)
+        return [each for each in faults if each.at >= 4 and each.target == target and (not kinds or each.kind in kinds)]
+
+    def forgets(seed: int) -> list[Fault]:
+        return [*late(seed, "keys"), *late(seed, "cache", "kill"), *late(seed, "security", "kill", "flush")]
+
+    quiet = [seed for seed in range(60) if not forgets(seed)]
+    assert {seed for seed in range(60) if remembers(seed)} <= set(quiet)
+    assert len([seed for seed in range(60) if remembers(seed)]) == 30
+    assert all(schedule(seed, 8, station)[-1].at >= 4 for seed in quiet), "other faults go on"
+
+
+def test_keys_are_dropped_often_in_some_runs_and_seldom_in_others() -> None:
+    counts = [
+        sum(each.target == "keys" for each in schedule(seed, 60, Station(Series.OUTBOX))) for seed in (60, 61, 62)
+    ]
+    assert counts[0] < 15 < counts[2] < 100 < counts[1]
+    for turn in range(0, 60, 5):  # whoever stays at one station for five runs meets both
+        assert {remembers(seed) for seed in range(turn, turn + 5)} == {True, False}
+        assert any(spares_readers(seed) for seed in range(turn, turn + 5))
+
+
+@pytest.mark.parametrize("station", STATIONS, ids=str)
+def test_readers_are_spared_in_every_fourth_run(station: Station) -> None:
+    for seed in range(24):
+        targets = {each.target for each in schedule(seed, 20, station)}
+        assert any(each.startswith(("reads", "readers-")) for each in targets) is (seed % 4 != 3)
+        assert any(each.startswith("workers-") for each in targets)
+
+
+def test_enough_is_scheduled_in_the_mildest_run() -> None:
+    """More than `Row.enough` asks for: some will find nothing that they could befall."""
+    assert min(len(schedule(seed, 8, station)) for seed in range(200) for station in STATIONS) >= 12
+
+
+def test_a_primary_is_not_frozen_for_so_long_that_it_is_replaced() -> None:
+    election = inspect.signature(ReplicaSet).parameters["election_seconds"].default
+    stops = [
+        fault.seconds
+        for seed in range(60)
+        for fault in schedule(seed, 20, Station(Series.REPLICAS))
+        if fault.kind == "stop-primary"
+    ]
+    assert 0.2 <= min(stops) <= max(stops) <= election - 2 * HEARTBEAT_SECONDS
 
 
 def test_every_fault_that_was_asked_for_comes() -> None:

@@ -16,8 +16,8 @@ S = 1_000_000_000
 DONE = Row(1, "outbox", "redis", 8, changes=40, reads=950, reads_after_ack=800, faults={"cache kill": 8})
 
 
-def injected(target: str, began: float, ended: float) -> Injected:
-    return Injected(Fault(0, target, "stop", 0), int(began * S), int(ended * S), None)
+def injected(target: str, began: float, ended: float, kind: str = "stop") -> Injected:
+    return Injected(Fault(0, target, kind, 0), int(began * S), int(ended * S), None)
 
 
 def read(at: float, error: str | None = None) -> Read:
@@ -29,6 +29,11 @@ def test_only_what_no_fault_can_have_touched_is_calm() -> None:
     reads = [read(1), read(1.95), read(2.5), read(5.9), read(6.1), read(7, "DatabaseUnavailable")]
     assert calm(reads, faults) == (3, 1)
     assert calm(reads, []) == (6, 1)
+
+
+def test_a_redis_that_was_emptied_answers() -> None:
+    assert calm([read(2)], [injected("security", 1, 1, "flush")]) == (1, 0)
+    assert calm([read(2)], [injected("security", 1, 1, "kill")]) == (0, 0)
 
 
 def test_outages_in_calm_spoil_a_run() -> None:
