@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 import pymongo
@@ -220,15 +221,15 @@ class ReplicaSet:
             for other in others:
                 self.catch_up(other)
         self.await_primary(other_than=doomed)
-        doomed.restart()
-        try:
-            self.await_in_step(seconds=_UNDOING_SECONDS)
-        except TimeoutError:
-            # mongod 6.0.5 stopped for good once, its last word being "Rolling back to the stable timestamp". Started
-            # anew, it goes back to what it has on disk, and takes the rest from the primary.
-            doomed.kill()
-            doomed.restart()
-            self.await_in_step()
+        # mongod 6.0.5 sometimes stops for good, after the words "Rolling back to the stable timestamp". Started anew,
+        # it tries again from what it has on disk. Where that fails, too, it gets everything from the primary, as an
+        # operator would have it do; what is to be undone is gone either way.
+        for keep_data in (True, True, False):
+            doomed.restart(keep_data=keep_data)
+            with suppress(TimeoutError):
+                self.await_in_step(seconds=_UNDOING_SECONDS)
+                return doomed
+        self.await_in_step()
         return doomed
 
     def __enter__(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -95,18 +96,8 @@ class Event(BaseModel):
     secret_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields whose values are masked wherever an event is shown: in its repr, and as a dead letter."""
 
-    # Of each class, once: pydantic makes `model_fields` anew whenever it is asked, and that costs half of an event.
-    _known: ClassVar[frozenset[str]] = frozenset()
-    _has_type: ClassVar[bool] = False
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **options: Any) -> None:
-        super().__pydantic_init_subclass__(**options)
-        cls._known = frozenset(cls.model_fields)
-        cls._has_type = isinstance(cls.model_fields["type"].default, str)
-
     def __init__(self, /, **fields: Any) -> None:
-        if not self._has_type:
+        if not _names(type(self))[0]:
             raise InvalidEvent("type", "an event needs a class of its own, whose field 'type' has a default")
         try:
             super().__init__(**fields)
@@ -137,13 +128,20 @@ class Event(BaseModel):
         Raises:
             InvalidEvent: a field is missing or wrong.
         """
-        known = cls._known
+        _, known = _names(cls)
         return cls(**(body if body.keys() <= known else {name: body[name] for name in body.keys() & known}))
 
     def to_wire(self) -> dict[str, Any]:
         """The event as JSON-ready values. A null stands only where it was given: that may differ from nothing."""
         body = self.model_dump(mode="json")
         return {name: value for name, value in body.items() if value is not None or name in self.model_fields_set}
+
+
+@cache
+def _names(kind: type[Event]) -> tuple[bool, frozenset[str]]:
+    """Whether a class has a type of its own, and its fields; pydantic would make the list anew for each event."""
+    fields = kind.model_fields
+    return isinstance(fields["type"].default, str), frozenset(fields)
 
 
 class CollectionChanged(Event):

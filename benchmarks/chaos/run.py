@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from benchmarks.chaos.stack import Stack
     from benchmarks.chaos.workload import Ack
 
+_TAGS = itertools.count(1)
 _RATE_OF_READS = 1300.0  # a second and reader
 _RATE_OF_CHANGES = 40.0  # a second and writer
 
@@ -47,7 +49,7 @@ class Outcome:
 def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
     """Let a run take place, and judge it."""
     entered, ended = time.monotonic(), len(stack.ended)
-    tag = f"{seed}x"
+    tag = f"{seed}x{next(_TAGS)}x"  # of its own: acknowledgements and late copies of a run before may still come
     stack.move(station)
     _clean(stack)
     stack.new_acks()

@@ -1,4 +1,10 @@
-"""What a worker answers the broker: each message is acknowledged or put back. All in the event loop's thread."""
+"""What a worker answers the broker: each message is acknowledged or put back. All in the event loop's thread.
+
+kombu's channel of a Redis that has lost its connection raises what nobody expects, and that would end the worker. So
+nothing is answered over such a channel: the message comes again, and is applied twice, which changes nothing. Where
+Redis is there and refuses, that is raised as a lost connection: a new one takes everything in hand anew. A refusal that
+went unnoticed would leave the message counted as in hand, for ever, and a worker with its hands full fetches nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +19,12 @@ if TYPE_CHECKING:
 
     from kombu import Message
 
-# So many acknowledgements share a round trip to Redis: half of the messages that a worker has in hand.
-_TOGETHER = 8
+_MOST_TOGETHER = 8
 _LATEST_SECONDS = 0.01
 
 
 def heard(message: Message, answer: Callable[..., object]) -> Callable[..., object]:
-    """Give a message's answer, if its connection is still there.
-
-    kombu's channel of a Redis that has lost its connection raises what nobody expects, and that would end the worker.
-    The message comes again; it is applied twice, which changes nothing.
-    """
+    """Give a message's answer, if its connection is still there."""
 
     def give(*arguments: Any, **options: Any) -> object:
         if not _is_connected(message.channel):
@@ -32,6 +33,17 @@ def heard(message: Message, answer: Callable[..., object]) -> Callable[..., obje
         return answer(*arguments, **options)
 
     return give
+
+
+def rejection(message: Message) -> Callable[..., object]:
+    """What puts `message` back, or away; to be called with a logger, the broker's errors, and whether to requeue it."""
+    if not _is_emulated(message.channel):
+        return heard(message, message.reject_log_error)
+
+    def reject(_logger: object, _errors: object, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # as kombu's
+        _answer(message.channel, lambda: message.reject(requeue))
+
+    return heard(message, reject)
 
 
 class Acknowledgements:
@@ -49,13 +61,13 @@ class Acknowledgements:
         self._done: list[Message] = []
 
     def answer(self, message: Message) -> Callable[..., object]:
-        """What acknowledges `message`, to be called with a logger and the broker's errors, as kombu's own."""
-        if not isinstance(getattr(message.channel, "qos", None), virtual.QoS):
+        """What acknowledges `message`, to be called with a logger and the broker's errors."""
+        if not _is_emulated(message.channel):
             return heard(message, message.ack_log_error)
 
         def acknowledge(*_: object) -> None:
             self._done.append(message)
-            if len(self._done) >= _TOGETHER:
+            if len(self._done) >= _together(message.channel):
                 self.send()
             elif len(self._done) == 1:
                 self._call_later(_LATEST_SECONDS, self.send)
@@ -63,7 +75,11 @@ class Acknowledgements:
         return acknowledge
 
     def send(self) -> None:
-        """Send what has gathered. Raises what kombu raises: an error of the connection, which is then made anew."""
+        """Send what has gathered.
+
+        Raises:
+            ConnectionError: the broker refused it. What else kombu raises is its connection errors.
+        """
         done, self._done = self._done, []
         channels = {id(message.channel): message.channel for message in done}
         for name, channel in channels.items():
@@ -74,17 +90,41 @@ class Acknowledgements:
                 COUNTERS.add("answer_unheard", len(tags))
 
 
+def _is_emulated(channel: Any) -> bool:
+    """Whether it is kombu that keeps account of what is in hand, since the broker does not: Redis."""
+    return isinstance(getattr(channel, "qos", None), virtual.QoS)
+
+
 def _is_connected(channel: Any) -> bool:
     transport = channel.connection
     return getattr(transport, "client", transport) is not None
 
 
+def _together(channel: Any) -> int:
+    """Half of what the worker may have in hand: while these wait, it can fetch the other half."""
+    in_hand = channel.qos.prefetch_count
+    return max(1, min(_MOST_TOGETHER, in_hand // 2)) if in_hand else _MOST_TOGETHER
+
+
+def _answer(channel: Any, give: Callable[[], object]) -> None:
+    refusals: tuple[type[Exception], ...] = channel.connection.channel_errors
+    try:
+        give()
+    except refusals as error:
+        # Celery's timer raises lost connections on, and would only log this.
+        raise ConnectionError(f"the broker refused an answer ({type(error).__name__})") from error
+
+
 def _acknowledge(channel: Any, tags: list[Any]) -> None:
     """As kombu's `QoS.ack`, for several."""
-    with channel.conn_or_acquire() as client:
-        pipe = client.pipeline()
-        for tag in tags:
-            channel.qos._remove_from_indices(tag, pipe)  # noqa: SLF001  # its keys are known there alone
-        pipe.execute()
+
+    def give() -> None:
+        with channel.conn_or_acquire() as client:
+            pipe = client.pipeline()
+            for tag in tags:
+                channel.qos._remove_from_indices(tag, pipe)  # noqa: SLF001  # its keys are known there alone
+            pipe.execute()
+
+    _answer(channel, give)
     for tag in tags:
         virtual.QoS.ack(channel.qos, tag)

@@ -26,7 +26,7 @@ from celery.worker.request import Request
 from kombu.common import ignore_errors
 from vine import promise
 
-from cachekeeper.delivery.answers import Acknowledgements, heard
+from cachekeeper.delivery.answers import Acknowledgements, rejection
 from cachekeeper.delivery.broker import TASK, dead_queue
 from cachekeeper.delivery.envelopes import guard_channel, guard_process
 from cachekeeper.delivery.messages import Parcel, read_message
@@ -153,7 +153,7 @@ class Consumer(CeleryConsumer):
                 self,
                 task,
                 on_ack=promise(self.call_soon_ack, (self._acknowledgements.answer(message),)),
-                on_reject=promise(self.call_soon_ack, (heard(message, message.reject_log_error),)),
+                on_reject=promise(self.call_soon_ack, (rejection(message),)),
             )
             state.task_reserved(request)
             wants_message(request)

@@ -145,7 +145,8 @@ def _deliver_control(channel: Any, message: object, exchange: str) -> object:
         or not isinstance(properties, dict)
         or not isinstance(message.get("headers"), dict)
         or not isinstance(properties.get("delivery_tag"), str)
-        or not isinstance(properties.get("delivery_info"), dict)
+        or not isinstance(info := properties.get("delivery_info"), dict)
+        or info.get("exchange") != exchange
         or not _has_body(message.get("body"), properties.get("body_encoding"))
     ):
         COUNTERS.add("control_message_unreadable")

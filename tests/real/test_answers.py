@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from kombu import Connection
+from kombu.asynchronous import Hub
 
-from cachekeeper.delivery.answers import Acknowledgements
+from cachekeeper.delivery.answers import Acknowledgements, rejection
 from cachekeeper.delivery.broker import QUEUE, work_queue
 from producers import UserLoggedOut
 from tests.shop import counted
@@ -95,6 +97,57 @@ def test_an_answer_whose_connection_is_lost_is_counted(
         acknowledgements.send()
     assert counts["answer_unheard"] == 3
     assert held(redis_server) == 2 * 3
+
+
+@pytest.mark.parametrize(("in_hand_at_most", "together"), [(1, 1), (4, 2), (16, 8), (100, 8)])
+def test_they_never_take_more_than_half_of_what_may_be_in_hand(
+    redis_server: RedisServer, connection: Connection, in_hand_at_most: int, together: int
+) -> None:
+    channel: Any = connection.default_channel
+    channel.basic_qos(prefetch_count=in_hand_at_most)
+    acknowledgements = Acknowledgements(Loop().call_later)
+    messages = in_hand(connection, together)
+    for message in messages:
+        assert held(redis_server) == 2 * together
+        acknowledgements.answer(message)()
+    assert held(redis_server) == 0
+
+
+@contextmanager
+def refusing(server: RedisServer) -> Iterator[None]:
+    """It answers, and takes no writes: as one does that has lost its replicas, or cannot save."""
+    with server.client() as client:
+        client.config_set("min-replicas-to-write", 1)
+        try:
+            yield
+        finally:
+            client.config_set("min-replicas-to-write", 0)
+
+
+def test_a_refused_acknowledgement_ends_the_connection_from_a_timer_too(
+    redis_server: RedisServer, connection: Connection
+) -> None:
+    """Logged by the timer and no more, it would count as in hand for ever: with its hands full, a worker is stuck."""
+    hub: Any = Hub()
+    try:
+        acknowledgements = Acknowledgements(hub.call_later)
+        (message,) = in_hand(connection, 1)
+        acknowledgements.answer(message)()
+        with refusing(redis_server), pytest.raises(ConnectionError, match="refused an answer"):
+            wait_until(lambda: hub.fire_timers(propagate=connection.connection_errors) is None, "the timer", SOON)
+    finally:
+        hub.close()
+
+
+def test_what_is_put_back_is_there_again_or_the_connection_ends(
+    redis_server: RedisServer, connection: Connection
+) -> None:
+    first, second = in_hand(connection, 2)
+    with refusing(redis_server), pytest.raises(ConnectionError, match="refused an answer"):
+        rejection(first)(None, (), requeue=True)
+    rejection(second)(None, (), requeue=True)
+    with redis_server.client() as client:
+        assert client.llen(QUEUE) == 1
 
 
 @pytest.mark.parametrize("site", ["redis"], indirect=True)
