@@ -39,7 +39,7 @@ def main() -> int:
     def one(stack: Stack, seed: int) -> None:
         outcome = run(stack, seed, wanted.duration, station_of(seed, series))
         results.add(outcome.row, stack.found)
-        tell(stack, outcome)
+        tell(stack, outcome, results.commit)
 
     def abort(stack: Stack | None, seed: int, reason: str) -> None:
         station = station_of(seed, series)
@@ -56,17 +56,19 @@ def main() -> int:
     return 0 if results.clean else 1
 
 
-def tell(stack: Stack, outcome: Outcome) -> None:
+def tell(stack: Stack, outcome: Outcome, commit: str) -> None:
     """A line for a run; for one that broke a promise, all that explains it."""
     row = outcome.row
     broken = ", ".join(f"{count} {kind}" for kind, count in row.kinds.items()) or "nothing broken"
     few = "" if row.enough else f"; too little went on, or a process ended: {row.ended}"
     unavailable = "" if row.available else "; too many outages, or a change was given up"
+    bound = "no bound" if row.bound is None else f"95 % bound {row.bound} faulty in a million reads"
     print(
         f"seed {row.seed}, {row.series}, {row.broker}: {row.reads} reads, {row.changes} changes, "
         f"{sum(row.faults.values())} faults; {broken}{few}{unavailable}; "
         f"{sum(row.errors.values())} outages, {row.calm_outages} of {row.calm_reads} in calm, {row.given_up} given up; "
-        f"staleness at least {row.staleness:.1f} s, recovery {row.recovery:.1f} s, all told {row.seconds:.1f} s",
+        f"staleness at least {row.staleness:.1f} s, recovery {row.recovery:.1f} s, all told {row.seconds:.1f} s; "
+        f"{row.operations} operations, {bound}; commit {commit[:12]}",
         flush=True,
     )
     if row.clean:

@@ -26,12 +26,16 @@ class Results:
 
     Args:
         kept: whether they are stored; else they are only added up.
+
+    Attributes:
+        commit: of the tree when the series began.
+        rows: of all runs.
     """
 
     def __init__(self, *, kept: bool) -> None:
         self._kept = kept
-        self._commit = report.commit()
-        self.rows: list[Row] = _stored(self._commit) if kept else []
+        self.commit = report.commit()
+        self.rows: list[Row] = _stored(self.commit) if kept else []
         self._servers: list[FoundServer] = []
 
     def add(self, row: Row, servers: Sequence[FoundServer]) -> None:
@@ -41,9 +45,11 @@ class Results:
         self.rows = [each for each in self.rows if _which(each) != _which(row)] + [max([row, *same], key=_dirt)]
         if not self._kept:
             return
-        if (now := report.commit()) != self._commit:
-            raise RuntimeError(f"the tree is {now} now, and the series began at {self._commit}: begin anew")
-        lines = [json.dumps({"commit": self._commit, **asdict(each)}) for each in self.rows]
+        if (now := report.commit()) != self.commit:
+            raise RuntimeError(f"the tree is {now} now, and the series began at {self.commit}: begin anew")
+        lines = [
+            json.dumps({"commit": self.commit, **asdict(each), "bound_per_million": each.bound}) for each in self.rows
+        ]
         report.RESULTS.mkdir(exist_ok=True)
         _RUNS.write_text("\n".join(lines) + "\n", "utf-8")
         report.write(NAME, self.figures(), self._servers, self.rows[0].seed, more=self._more())
@@ -51,7 +57,7 @@ class Results:
     @property
     def problem(self) -> str | None:
         """Why nothing can be stored; None if it can."""
-        if self._kept and self._commit.endswith("+"):
+        if self._kept and self.commit.endswith("+"):
             return "the tree has changes, so that no commit stands for what is measured: commit them, or use --dry"
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -98,6 +99,16 @@ class Row:
     def kinds(self) -> dict[str, int]:
         """How often each kind of promise was broken, of those that were."""
         return {kind: count for kind in KINDS if (count := getattr(self, kind))}
+
+    @property
+    def bound(self) -> float | None:
+        """Of a million reads that could be stale, how many may have been, with 95 % confidence: the rule of three.
+
+        Rounded up. None where a promise was broken, or nothing was read.
+        """
+        if not self.clean or not self.reads_after_ack:
+            return None
+        return math.ceil(3e9 / self.reads_after_ack) / 1000
 
     @property
     def available(self) -> bool:

@@ -113,3 +113,9 @@ def test_each_kind_of_violation_is_named_and_spoils_a_run(kind: str) -> None:
     results = Results(kept=False)
     results.add(row, [])
     assert figure(results, KINDS[kind]) == 2
+
+
+def test_a_runs_bound_is_the_rule_of_three_over_reads_that_could_be_stale() -> None:
+    assert replace(DONE, reads=5000, reads_after_ack=4001).bound == 749.813  # rounded up
+    assert replace(DONE, stale=1).bound is None
+    assert Row(1, "outbox", "redis", 8).bound is None
