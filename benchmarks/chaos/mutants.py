@@ -204,7 +204,7 @@ MUTANTS = {
         "no mutant, but what most services do: GET, load, SETEX; DEL on a change. It is flattered: deadlines, *ready* "
         "and what a product change removes stay ours",
         _cache_aside,
-        ("stale",),
+        _OLD,
         4,
     ),
 }

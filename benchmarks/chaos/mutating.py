@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -124,8 +125,9 @@ def figure(name: str, tries: Iterable[Try]) -> Figure:
     limit = mutant.runs * DURATION
     survived = sum(not each.caught for each in mine)
     worst = max(each.seconds for each in mine)
-    kinds = sorted({kind for each in mine for kind in each.caught})
-    by = "survived" if survived else f"by {', '.join(kinds)}, in run {max(each.runs for each in mine)}"
+    counts = sum((Counter(each.caught) for each in mine), Counter[str]())
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts))
+    by = "survived" if survived else f"by {kinds}, in run {max(each.runs for each in mine)}"
     text = f"{name} ({mutant.text}): caught by {' or '.join(mutant.kinds)}"
     return Figure(text, worst, f"s ({by})", f"<= {limit:g}", held=not survived and worst <= limit)
 

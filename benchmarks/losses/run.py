@@ -51,8 +51,11 @@ _DROPPED = re.compile(rb"view \S+ was dropped")
 
 
 def gaps(path: Path, *, is_rabbit: bool) -> tuple[str, ...]:
-    """Where a process is killed. `worker-popped` is where Redis as the broker loses a message."""
-    return _GAPS[path] if is_rabbit else (*_GAPS[path], "worker-popped")
+    """Where a process is killed. `worker-popped` is where Redis as the broker loses a message.
+
+    To Redis alone a worker gathers acknowledgements: `worker-acknowledging` is before they are sent.
+    """
+    return _GAPS[path] if is_rabbit else (*_GAPS[path], "worker-popped", "worker-acknowledging")
 
 
 @dataclass

@@ -58,7 +58,7 @@ class Acknowledgements:
 
     def __init__(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
         self._call_later = call_later
-        self._done: list[Message] = []
+        self._done: list[Any] = []
 
     def answer(self, message: Message) -> Callable[..., object]:
         """What acknowledges `message`, to be called with a logger and the broker's errors."""
@@ -83,11 +83,11 @@ class Acknowledgements:
         done, self._done = self._done, []
         channels = {id(message.channel): message.channel for message in done}
         for name, channel in channels.items():
-            tags = [message.delivery_tag for message in done if id(message.channel) == name]
+            messages = [message for message in done if id(message.channel) == name]
             if _is_connected(channel):
-                _acknowledge(channel, tags)
+                _acknowledge(channel, messages)
             else:
-                COUNTERS.add("answer_unheard", len(tags))
+                COUNTERS.add("answer_unheard", len(messages))
 
 
 def _is_emulated(channel: Any) -> bool:
@@ -115,16 +115,17 @@ def _answer(channel: Any, give: Callable[[], object]) -> None:
         raise ConnectionError(f"the broker refused an answer ({type(error).__name__})") from error
 
 
-def _acknowledge(channel: Any, tags: list[Any]) -> None:
-    """As kombu's `QoS.ack`, for several."""
+def _acknowledge(channel: Any, messages: list[Any]) -> None:
+    """As kombu's `Message.ack` and `QoS.ack`, for several."""
 
     def give() -> None:
         with channel.conn_or_acquire() as client:
             pipe = client.pipeline()
-            for tag in tags:
-                channel.qos._remove_from_indices(tag, pipe)  # noqa: SLF001  # its keys are known there alone
+            for message in messages:
+                channel.qos._remove_from_indices(message.delivery_tag, pipe)  # noqa: SLF001  # its keys are known there alone
             pipe.execute()
 
     _answer(channel, give)
-    for tag in tags:
-        virtual.QoS.ack(channel.qos, tag)
+    for message in messages:
+        virtual.QoS.ack(channel.qos, message.delivery_tag)
+        message._state = "ACK"  # noqa: SLF001  # nobody else says so to whoever asks whether it is acknowledged

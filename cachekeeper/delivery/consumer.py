@@ -23,7 +23,6 @@ from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.loops import asynloop
 from celery.worker.request import Request
-from kombu.common import ignore_errors
 from vine import promise
 
 from cachekeeper.delivery.answers import Acknowledgements, rejection
@@ -77,6 +76,7 @@ class Consumer(CeleryConsumer):
     task_consumer: Any
     on_task_request: Callable[[Request], object]
     connection_errors: tuple[type[Exception], ...]
+    channel_errors: tuple[type[Exception], ...]
     call_soon_ack: Callable[..., object]
 
     def __init__(
@@ -139,7 +139,11 @@ class Consumer(CeleryConsumer):
 
     def shutdown(self) -> None:
         """The pool's threads have ended: answer for the last of their messages, and close the connection."""
-        ignore_errors(cast("Any", self), self._acknowledgements.send)
+        try:
+            self._acknowledgements.send()
+        except self.connection_errors + self.channel_errors as error:
+            COUNTERS.add("answer_unheard")
+            logger.warning("the last acknowledgements did not reach the broker (%s)", type(error).__name__)
         super().shutdown()
 
     def create_task_handler(self, promise: Callable[..., Any] = promise) -> Callable[[Message], None]:
@@ -277,9 +281,12 @@ class Lots:
         try:
             while lot := self._take():
                 _deal_with(lot)
-        except BaseException:
+        except BaseException as error:
             with self._lock:
                 self._threads -= 1
+            # The pool forgets what its threads end of.
+            COUNTERS.add("thread_ended")
+            logger.error("a thread ended with messages in hand: %s", type(error).__name__)
             raise
 
     def _take(self) -> list[ApplyRequest]:
@@ -298,9 +305,9 @@ class Lots:
 
 def _deal_with(lot: list[ApplyRequest]) -> None:
     began = time.monotonic()
-    for request in lot:
-        request.on_accepted(os.getpid(), began)  # type: ignore[arg-type]  # what Celery's own pools give it
     try:
+        for request in lot:
+            request.on_accepted(os.getpid(), began)  # type: ignore[arg-type]  # what Celery's own pools give it
         lot[0].task.run(*(request.job for request in lot))
     finally:  # torn out of it, a message is put back
         for request in lot:

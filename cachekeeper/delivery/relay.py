@@ -38,6 +38,7 @@ _LONGEST_PAUSE_SECONDS = 0.05
 
 _GROWTH = 32  # of the time until a record is published again
 _PROBE = 16  # records
+_PROBE_GROWTH = 8  # of the time until a few are tried again, while none leaves
 _CROWD = 3  # attempts, after which a record travels alone
 
 _LONGEST_BODY = 8 * 1024 * 1024  # characters; RabbitMQ 4 refuses messages of more than 16 MiB
@@ -54,12 +55,13 @@ class _Retries:
 
     While no worker runs, each record would be published again when its time comes, and an hour would fill the broker
     with copies of what it holds. So the next ones have to wait until one of the last ones has left the outbox: the
-    first worker that is back opens the way. Where none leaves, a few records are tried now and then.
+    first worker that is back opens the way. Where none leaves, a few records are tried now and then, ever more seldom.
     """
 
     size: int = _PROBE
     last: Sequence[str] = ()
     not_before: float = 0.0
+    growth: int = 1
 
 
 class Relay:
@@ -148,17 +150,17 @@ class Relay:
             with database_errors("looking for what has left the outbox", self._settings.load_timeout_seconds):
                 stay = self._outbox.count_documents({"_id": {"$in": list(retries.last)}})
             if stay < len(retries.last):
-                retries.last, retries.size = (), min(2 * retries.size, EVENTS_PER_MESSAGE)
+                retries.last, retries.size, retries.growth = (), min(2 * retries.size, EVENTS_PER_MESSAGE), 1
             elif now < retries.not_before:
                 return 0
             else:
-                retries.size = _PROBE
+                retries.size, retries.growth = _PROBE, min(2 * retries.growth, _PROBE_GROWTH)
         records = self._claim(_DUE, retries.size)
         if records:
             self._publish(records)
             COUNTERS.add("outbox_published_again", len(records))
             retries.last = [record["_id"] for record in records]
-            retries.not_before = now + self._settings.outbox_retry_seconds
+            retries.not_before = now + self._settings.outbox_retry_seconds * retries.growth
         return len(records)
 
     def _claim(self, due: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:

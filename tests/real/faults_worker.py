@@ -3,7 +3,7 @@
 from typing import Any
 
 from cachekeeper import applying
-from cachekeeper.delivery import consumer, envelopes, work
+from cachekeeper.delivery import answers, consumer, envelopes, work
 from tests.real.faults import before
 from worker.celery import app
 
@@ -18,4 +18,6 @@ _work.apply = before("worker-received", _work.apply)
 _plan.run = before("worker-persisted", _plan.run)
 _work.Delivery._keep = before("worker-applied", _work.Delivery._keep)
 _work.Delivery._warm = before("worker-left", _work.Delivery._warm)
+_answers: Any = answers
+_answers._acknowledge = before("worker-acknowledging", _answers._acknowledge)  # several together, to Redis alone
 _request.on_success = before("worker-warmed", _request.on_success)

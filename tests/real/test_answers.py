@@ -77,6 +77,7 @@ def test_eight_share_a_round_trip_and_the_rest_goes_a_little_later(
     for _, send in loop.later:
         send()
     assert held(redis_server) == 0
+    assert all(message.acknowledged for message in messages)
     assert transactions(redis_server) == before + 2
     channel: Any = connection.default_channel
     channel.close()  # puts back what it believes to be in hand

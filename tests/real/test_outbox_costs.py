@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,6 +54,23 @@ def test_without_workers_a_few_are_tried_now_and_then(lab: Lab) -> None:
     relay = lab.relay()
     assert [relay.round(), *(lab.again(relay) for _ in range(4))] == [100, 16, 16, 16, 16]
     assert len(lab.published()) == 100
+
+
+def test_while_none_leaves_a_few_are_tried_ever_more_seldom(lab: Lab) -> None:
+    def wait() -> float:
+        return relay._retries.not_before - time.monotonic()
+
+    lab.store(*(renamed(number) for number in range(100)))
+    relay = lab.relay(outbox_retry_seconds=100)
+    relay.round()
+    for expected in (100, 200, 400, 800, 800):
+        assert lab.again(relay) == 16
+        assert expected - 30 < wait() <= expected
+    lab.work_all()
+    lab.store(*(renamed(number) for number in range(100, 200)))
+    relay.round()
+    assert lab.again(relay) == 32
+    assert 70 < wait() <= 100
 
 
 def test_each_time_it_takes_twice_as_long_until_it_is_published_again(lab: Lab) -> None:

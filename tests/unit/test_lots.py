@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from cachekeeper.delivery.consumer import Lots
+from tests.shop import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,8 +112,9 @@ def test_a_thread_that_is_torn_out_gives_its_messages_back_and_its_place_up() ->
         raise SystemExit
 
     task.meanwhile.append(torn)
-    with pytest.raises(SystemExit):
+    with counted() as counts, pytest.raises(SystemExit):
         pool.started[0]()
+    assert counts["thread_ended"] == 1
     assert requests[0].said == ["accepted", "done"]  # which puts it back: its job does not say that it is done
     pool.started[1]()
     assert requests[1].said == ["accepted", "done"]
