@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from cachekeeper.embedded import ServerProcess
 
 _SPARE_BYTES = 32 * 1024  # beyond what is used, while maxmemory is small
-_SHUTDOWN_IN_PROGRESS = 91
+# As a killed operation. Not a code that says of the server that it is no primary or shuts down: while its monitor waits
+# for word of that, which a server that only pretends never sends, a driver asks it nothing, for ten seconds.
+_INTERRUPTED = 11601
 
 
 class _NotThereError(Exception):
@@ -205,7 +207,7 @@ class Injector:
         """Let finds of the product's clients take long, or fail."""
         which: dict[str, Any] = {"failCommands": ["find"], "appName": "cachekeeper"}
         fails = fault.kind == "fail"
-        fail = {"mode": {"times": int(fault.amount)}, "data": {**which, "errorCode": _SHUTDOWN_IN_PROGRESS}}
+        fail = {"mode": {"times": int(fault.amount)}, "data": {**which, "errorCode": _INTERRUPTED}}
         slow = {"mode": "alwaysOn", "data": {**which, "blockConnection": True, "blockTimeMS": int(fault.amount)}}
         taken = self._tell_mongo(fail if fails else slow)
         if taken:

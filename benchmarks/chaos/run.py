@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from benchmarks.chaos.workload import Ack
 
 _TAGS = itertools.count(1)
-_RATE_OF_READS = 1300.0  # a second and reader
+_RATE_OF_READS = 1600.0  # a second and reader
 _RATE_OF_CHANGES = 40.0  # a second and writer
 
 
