@@ -50,10 +50,11 @@ def _table(path: Path) -> str:
     if problem:
         raise ValueError(f"{path.name}: {problem}")
     lines = _races(result) if path.stem == "races" else _figures(result)
-    servers = ", ".join(_servers(result["servers"])) or "no server"
+    servers = ", ".join(_versions(result["servers"])) or "no server"
+    libraries = "".join(f", {each}" for each in _versions(result.get("libraries", {})))
     seed = f"; seed {result['seed']}" if result.get("seed") is not None else ""
     commit = result["commit"][:12] + (" with changes" if result["commit"].endswith("+") else "")
-    about = f"Measured {result['date']} at commit {commit} on {result['machine']}; {servers}{seed}."
+    about = f"Measured {result['date']} at commit {commit} on {result['machine']}; {servers}{libraries}{seed}."
     return "\n".join([*lines, "", about, ""])
 
 
@@ -111,10 +112,10 @@ def _number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def _servers(servers: Mapping[str, Any] | list[Any]) -> list[str]:
-    if isinstance(servers, list):
-        return [str(server) for server in servers]
-    return [f"{name} {version}" for name, version in servers.items()]
+def _versions(found: Mapping[str, Any] | list[Any]) -> list[str]:
+    if isinstance(found, list):
+        return [str(each) for each in found]
+    return [f"{name} {version}" for name, version in found.items()]
 
 
 def main() -> int:

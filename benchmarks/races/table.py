@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cachekeeper.embedded import FoundServer
 
 _VALUES = {Ending.FRESH: 0, Ending.STALE: 1, Ending.ERROR: 2}
+_LIBRARIES = ("cashews", "aiocache", "dogpile.cache")
 _STYLES = {Ending.FRESH: "green", Ending.STALE: "bold red", Ending.ERROR: "yellow", Ending.NOT_APPLICABLE: "dim"}
 
 
@@ -67,6 +69,7 @@ def tell(ended: Mapping[tuple[str, str], Ended], servers: list[FoundServer]) -> 
         "cases": {case.name: case.text for case in CASES},
         "contenders": {contender.name: contender.practice for contender in CONTENDERS},
         "not_applicable": reasons,
+        "libraries": {name: version(name) for name in _LIBRARIES},
     }
     held = write("races", figures, servers, more=more)
     return held and all(ended[case.name, OURS.name].ending is Ending.FRESH for case in CASES)

@@ -1,4 +1,8 @@
-"""Every permutation of up to five events ends in the same cache: through the handlers, duplicates and batches included.
+"""The order of events changes nothing in the cache: through the handlers, duplicates and batches included.
+
+Of one user: every sequence of up to four events, and every order of three versions with any two more, duplicates
+among them. Of several kinds together: every order of five sets of five events, chosen ones, not all there are.
+Each comes one by one, in one batch, and in two.
 
 `test_order_independence.py` does it for the commands of one key, from every state of it. Here the events themselves
 come, of all four kinds, as a worker is given them. Each case has ids and names of its own, so that hundreds of them

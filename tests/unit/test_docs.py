@@ -16,6 +16,7 @@ from tests.compose import ROOT
 from tests.prose import PAGES, README, VARIABLES, anchors, blocks, code, links, quotes, read, spans, table
 
 PROTOCOL = ROOT / "docs/protocol.md"
+CONSISTENCY = ROOT / "docs/consistency.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -74,6 +75,33 @@ def test_each_race_names_the_line_that_closes_it() -> None:
     assert races[::2] == [str(number) for number in range(1, len(races) // 2 + 1)]
     assert len(races) // 2 >= 17
     assert [number for number, text in zip(races[::2], races[1::2], strict=True) if not quotes(text)] == []
+
+
+def unclosed_promises(text: str) -> list[str]:
+    """Those of the six without an interleaving that would break them, or without the line that closes it."""
+    found = re.split(r"^### (\d+)\. ", text.partition("## What stays open")[0], flags=re.MULTILINE)[1:]
+    promises = dict(zip(found[::2], found[1::2], strict=True))
+    missing = [number for number in "123456" if number not in promises]
+    return missing + [number for number, each in promises.items() if "\n```text\n" not in each or not quotes(each)]
+
+
+def test_each_promise_names_what_would_break_it_and_the_line_that_closes_it() -> None:
+    assert unclosed_promises(read(CONSISTENCY)) == []
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("records)` in [work.py]", "records)`, see [work.py]"),
+        ("```text\nservice: commit", "```\nservice: commit"),
+        ("### 3. ", "### Third, "),
+    ],
+    ids=["no line", "no interleaving", "not there"],
+)
+def test_an_unclosed_promise_is_found(good: str, bad: str) -> None:
+    text = read(CONSISTENCY)
+    assert good in text
+    assert unclosed_promises(text.replace(good, bad)) == ["3"]
 
 
 def test_each_script_is_explained() -> None:

@@ -64,6 +64,7 @@ def test_races_become_a_matrix(tmp_path: Path) -> None:
         cases={"slow fill": "load · event · fill.", "a | b": "another."},
         contenders={"ours": "as it is", "theirs": "page “Locks”"},
         not_applicable={"theirs: a | b": "it has no b"},
+        libraries={"theirs": "1.2"},
     )
     (tmp_path / "races.json").write_text(json.dumps(content), "utf-8")
     page = figures.filled("<!-- figures:races -->\n<!-- /figures -->\n", tmp_path)
@@ -85,7 +86,7 @@ def test_races_become_a_matrix(tmp_path: Path) -> None:
         "- *slow fill*: load · event · fill.\n"
         "- *a | b*: another.\n"
         "\n"
-        "Measured 2024-02-29 at commit 0123456789ab on two cores; redis 7.0.15, mongod 6.0.5; seed 7.\n"
+        "Measured 2024-02-29 at commit 0123456789ab on two cores; redis 7.0.15, mongod 6.0.5, theirs 1.2; seed 7.\n"
         "<!-- /figures -->\n"
     )
 

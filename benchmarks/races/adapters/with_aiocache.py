@@ -96,5 +96,6 @@ AIOCACHE = Contender(
     "aiocache",
     Aiocache,
     "page “Decorators”: `cached_stampede`, with a lease longer than any load; page “Caches”: `delete` on a change, and "
-    "`clear` of all of a kind; its page “Locking” says itself that its locks are not meant for consistency",
+    "`clear` of all of a kind; its page “Locking” says itself that its locks are not meant for consistency; "
+    "its private `RedLock._EVENTS`, one dict for a process, is swapped for one that parts clients as processes are",
 )
