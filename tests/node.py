@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,23 @@ from tests.servers import missing
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples/node"
+OLDEST = (20, 11)  # `import.meta.filename`; as package.json says
 
 
 def find_node() -> str:
-    """The program. Where there is none: a skip on a laptop, a failure in CI."""
-    return shutil.which("node") or missing("node: not found on PATH (Node.js 20 or later)")
+    """The program. Where there is none, or one that is too old: a skip on a laptop, a failure in CI."""
+    wanted = f"Node.js {OLDEST[0]}.{OLDEST[1]} or later"
+    node = shutil.which("node") or missing(f"node: not found on PATH ({wanted})")
+    version = version_of(node)
+    if tuple(map(int, version.removeprefix("v").split(".")[:2])) < OLDEST:
+        missing(f"{node}: is {version} ({wanted})")
+    return node
+
+
+@cache
+def version_of(node: str) -> str:
+    """What the program calls itself: `v20.11.0`."""
+    return subprocess.run([node, "--version"], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
 def install(directory: Path) -> Path:

@@ -87,7 +87,8 @@ def _walk(node: ast.AST, function: tuple[str, ...], file: str, *, every: bool) -
             yield Place(file, where, "finally", child.finalbody[0].lineno)
         elif isinstance(child, ast.Call):
             name = ast.unparse(child.func).rpartition(".")[2]
-            if name == "suppress" and (every or any(map(_is_broad, child.args))):
+            is_kombus = name == "ignore_errors"  # all that a connection may raise
+            if is_kombus or (name == "suppress" and (every or any(map(_is_broad, child.args)))):
                 yield Place(file, where, ast.unparse(child), child.lineno)
             if any(word.arg == "return_exceptions" for word in child.keywords):
                 yield Place(file, where, "return_exceptions", child.lineno)

@@ -1,10 +1,27 @@
-"""Waiting for a condition, with a deadline."""
+"""Waiting for a condition, with a deadline; and waits that take no time."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 Seen = TypeVar("Seen")
+
+
+class Waits(threading.Event):
+    """An event that nobody waits for: it remembers how long each wait would have been.
+
+    Attributes:
+        seconds: of each wait, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0)
+        return self.is_set()
 
 
 def wait_until(condition: Callable[[], Seen], what: str, seconds: float = 30.0) -> Seen:

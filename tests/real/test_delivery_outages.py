@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pymongo import ReadPreference
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from cachekeeper.embedded import MongoServer, RedisServer
 from producers import UserLoggedOut
@@ -15,7 +16,9 @@ from tests.servers import RabbitServer
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    import redis
 
     from cachekeeper.embedded import FoundServer, Guardian
     from cachekeeper.embedded.worker_process import WorkerProcess
@@ -167,18 +170,36 @@ def test_a_worker_that_waits_can_be_stopped(site: Site, worker: WorkerProcess, n
     wait_until(lambda: site.client.exists("blocked:stopped"), "the event applied", SOON)
 
 
+# It answers pings, and reads.
+REFUSES: dict[str, Callable[[redis.Redis], object]] = {
+    "NOREPLICAS": lambda client: client.config_set("min-replicas-to-write", 1),
+    "READONLY": lambda client: client.replicaof("127.0.0.1", 1),  # as after a failover; its primary is gone
+}
+
+
+def accept_writes(client: redis.Redis) -> None:
+    client.config_set("min-replicas-to-write", 0)
+    client.replicaof("NO", "ONE")
+
+
 @one_broker
-def test_a_redis_that_refuses_writes_is_away(site: Site, worker: WorkerProcess) -> None:
-    # It answers pings, and reads.
-    site.client.config_set("min-replicas-to-write", 1)
+@pytest.mark.parametrize("word", REFUSES)
+def test_a_redis_that_refuses_writes_is_away(site: Site, worker: WorkerProcess, word: str) -> None:
+    REFUSES[word](site.client)
     try:
-        site.publish(UserLoggedOut(token_id="refused"))
+        with pytest.raises(ResponseError) as refused:
+            site.client.set("refused", "1")
+        assert type(refused.value) is (ReadOnlyError if word == "READONLY" else ResponseError)
+        site.publish_each(*logouts(word))
         wait_until(lambda: "stopped fetching events" in worker.log_tail(50), "a worker that waits", SOON)
         wait_until(lambda: "while asking whether it answers" in worker.log_tail(50), "a probe that fails", SOON)
+        wait_until(lambda: site.waiting() == EVENTS, "all events in the broker", SOON)
         assert site.letters == []
     finally:
-        site.client.config_set("min-replicas-to-write", 0)
-    wait_until(lambda: site.client.exists("blocked:refused"), "the event applied", SOON)
+        accept_writes(site.client)
+    keys = [f"blocked:{word}{n}" for n in range(EVENTS)]
+    wait_until(lambda: site.client.exists(*keys) == EVENTS, "all events applied", SOON)
+    assert site.letters == []
 
 
 def test_a_broker_that_restarts_is_found_again(site: Site, worker: WorkerProcess) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from kombu import Connection
 
 from benchmarks.losses.run import COMMITTED, RESTARTED, SHORTEST_TTL, STOPPED, Run, gaps
 from benchmarks.losses.service import Path
-from cachekeeper.delivery.broker import DEAD_QUEUE, QUEUE
 from cachekeeper.embedded import RedisServer
 
 if TYPE_CHECKING:
@@ -44,16 +42,12 @@ def test_the_change_stream_loses_nothing_on_redis(
 
 
 def test_the_plain_call_loses_nothing_behind_the_confirmation_of_rabbitmq(
-    guardian: Guardian, rabbit_server: RabbitServer, redis_server: RedisServer, mongo_server: MongoServer
+    guardian: Guardian, own_rabbit: RabbitServer, redis_server: RedisServer, mongo_server: MongoServer
 ) -> None:
-    with Connection(rabbit_server.url) as connection:  # what another test has left
-        channel: Any = connection.default_channel
-        channel.queue_delete(QUEUE)
-        channel.queue_delete(DEAD_QUEUE)
-    with Run(guardian, rabbit_server, redis_server, mongo_server, Path.PLAIN) as run:
+    with Run(guardian, own_rabbit, redis_server, mongo_server, Path.PLAIN) as run:
         at = (COMMITTED, "service-confirmed", "worker-received", "worker-applied")
-        outcome = run.result(100, 1, SEED, restarts=0, at=at)
-    assert dict(outcome.kills) == dict.fromkeys(at, 1)
+        outcome = run.result(100, 1, SEED, at=at)
+    assert dict(outcome.kills) == dict.fromkeys((*at, STOPPED, RESTARTED), 1)
     assert (outcome.silent, outcome.dropped, outcome.left) == (set(), 0, 0)
     assert outcome.lost - outcome.unsaid == set()
     assert len(outcome.unsaid) == 1  # which is what it does lose: committed, and nobody told

@@ -1,6 +1,5 @@
 """The wait of relay and change stream while a server is away."""
 
-import threading
 from typing import Any
 
 import pytest
@@ -8,16 +7,7 @@ from pymongo.errors import AutoReconnect, NotPrimaryError, OperationFailure
 
 from cachekeeper.delivery.backoff import Backoff
 from cachekeeper.errors import BrokerUnavailable, DatabaseUnavailable
-
-
-class Waits(threading.Event):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.seconds.append(timeout or 0)
-        return self.is_set()
+from tests.waiting import Waits
 
 
 def test_it_waits_longer_each_time_up_to_a_limit_and_begins_anew() -> None:

@@ -14,14 +14,18 @@ from cachekeeper.commands import Block, Command, Expire, Invalidate, InvalidateA
 from cachekeeper.errors import DamagedDocument, InvalidId
 from cachekeeper.ids import IdType
 from cachekeeper.keeper import Keeper
+from cachekeeper.store import Store
+from cachekeeper.store.outcomes import Changed
 from cachekeeper.store.steps import Step
 from cachekeeper.times import to_ms
+from cachekeeper.views import Server
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME
 from lookups.sessions import END_SESSION
 from tests.shop import settings
 
 SOON = datetime(2100, 1, 1, tzinfo=UTC)
 LATER = SOON + timedelta(hours=1)
+A_UUID = "0b8a6f5e-1d0b-4c8e-9a51-6a4a3c1c2d3e"
 
 WRITES = [Write(USER_NAME, "1", f"name {version}", version) for version in (1, 2, 3)]
 INVALIDATE = Invalidate(USER_NAME, "1")
@@ -191,6 +195,66 @@ def test_of_blocks_the_longest_stands_and_one_for_ever_above_all(keeper: Keeper)
             assert longest(keeper, ends) == wanted, ends
 
 
+# --- round trips ----------------------------------------------------------------------------------------------------
+
+
+END_IT: list[Command] = [Persist(SESSION, A_UUID, END_SESSION), Expire(SESSION, A_UUID)]
+SET: list[Command] = [Write(USER_NAME, str(n), f"name {n}", 1) for n in range(20)]
+UNSET: list[Command] = [Invalidate(USER_NAME, str(n)) for n in range(10, 30)]
+MIXED = [*([command] for command in (*SET, *UNSET)), *([*END_IT, Block(BLOCKED, f"t{n}", SOON)] for n in range(20))]
+
+
+def costs_one_pipeline_a_server(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[Store, list[str]]] = []
+
+    def send(store: Store, wanted: Sequence[Step[Any]]) -> list[Any]:
+        sent.append((store, [step.keys[0] for step in wanted]))
+        return [Changed.IGNORED] * len(wanted)
+
+    monkeypatch.setattr(Store, "_pipeline", send)
+    monkeypatch.setattr(Store, "run", lambda store, step: send(store, [step])[0])
+    monkeypatch.setattr(applying, "_persist", lambda *_: None)  # MongoDB's half
+    results = applying.apply(keeper, MIXED)
+    assert [result.error for result in results] == [None] * len(MIXED)
+    names, blocks = [f"user:{n}:name" for n in range(30)], [f"blocked:t{n}" for n in range(20)]
+    assert sent == [
+        (keeper.store(Server.CACHE), names),
+        (keeper.store(Server.SECURITY), [f"session:{A_UUID}", *blocks]),
+    ]
+
+
+def test_a_mixed_batch_costs_one_pipeline_a_server(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs_one_pipeline_a_server(keeper, monkeypatch)
+
+
+def apply_each(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
+    return [result for commands in batch for result in APPLY(keeper, [commands])]
+
+
+def run_each(store: Store, wanted: Sequence[Step[Any]]) -> list[Any]:
+    return [store.run(step) for step in wanted]
+
+
+def run_few(store: Store, wanted: Sequence[Step[Any]]) -> list[Any]:
+    return [*store._pipeline(wanted[:10]), *store._pipeline(wanted[10:])]
+
+
+APPLY = applying.apply
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "mutant"),
+    [(applying, "apply", apply_each), (Store, "run_all", run_each), (Store, "run_all", run_few)],
+    ids=["event by event", "key by key", "in small pipelines"],
+)
+def test_known_bad_ways_to_apply_cost_more(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, place: object, name: str, mutant: object
+) -> None:
+    monkeypatch.setattr(place, name, mutant)
+    with pytest.raises(AssertionError):
+        costs_one_pipeline_a_server(keeper, monkeypatch)
+
+
 # --- searches and whole views ---------------------------------------------------------------------------------------
 
 
@@ -223,8 +287,6 @@ def test_a_view_is_dropped_once_a_batch(keeper: Keeper) -> None:
 
 
 # --- what can never be applied --------------------------------------------------------------------------------------
-
-A_UUID = "0b8a6f5e-1d0b-4c8e-9a51-6a4a3c1c2d3e"
 
 
 @pytest.mark.parametrize(

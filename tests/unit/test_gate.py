@@ -8,7 +8,7 @@ import pytest
 from cachekeeper.delivery import gate as gates
 from cachekeeper.delivery.gate import Gate
 from cachekeeper.errors import CacheUnavailable
-from tests.waiting import wait_until
+from tests.waiting import Waits, wait_until
 
 AWAY = CacheUnavailable("Redis failed while being asked")
 
@@ -83,6 +83,62 @@ def test_an_outage_of_any_length_ends_by_itself_and_tells(gate: Gate, servers: S
     assert opened.wait(20)
     assert gate.is_open
     assert gate.strikes("m") == 0  # it was not the message's fault
+
+
+class Outages(Servers):
+    """Servers that are away for so many questions, then well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 0
+
+    def attempt(self) -> None:
+        self.left -= 1
+        self.away = AWAY if self.left >= 0 else None
+        super().attempt()
+
+
+@pytest.fixture
+def outages() -> Outages:
+    return Outages()
+
+
+@pytest.fixture
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+def timed(outages: Outages, waits: Waits) -> Iterator[Gate]:
+    """A gate with its own pauses, which take no time here."""
+    gate = Gate(outages.attempt)
+    gate._stopping = waits
+    yield gate
+    gate.stop()
+
+
+def test_it_asks_less_often_from_attempt_to_attempt_and_not_with_others(
+    timed: Gate, outages: Outages, waits: Waits
+) -> None:
+    timed.start()
+    for _ in range(2):  # the second outage begins anew
+        waits.seconds.clear()
+        outages.left = 30
+        timed.shut("m", AWAY)
+        wait_until(open_again(timed), "an open gate")
+        assert len(waits.seconds) == 30
+        for number, seconds in enumerate(waits.seconds):
+            longest = min(0.2 * 2**number, 5)
+            assert longest / 2 <= seconds <= longest, number
+        assert max(waits.seconds[8:]) - min(waits.seconds[8:]) > 0.5, "workers would come back together"
+
+
+def test_a_message_that_fails_again_and_again_makes_it_wait_longer(timed: Gate, waits: Waits) -> None:
+    timed.start()
+    for _ in range(8):
+        timed.shut("m", AWAY)
+        wait_until(open_again(timed), "an open gate")
+    assert waits.seconds == [0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5]
 
 
 def test_whatever_an_attempt_raises_there_is_a_next(gate: Gate, servers: Servers) -> None:

@@ -97,6 +97,8 @@ SWALLOWS = {
     "raised into nothing": "try: f()\nexcept Exception:\n try: raise\n except KeyError: pass",
     "suppressed": "with suppress(Exception): f()",
     "suppressed by a variable": "with contextlib.suppress(*errors): f()",
+    "ignored by kombu": "ignore_errors(connection, f)",
+    "ignored by kombu, in a block": "with common.ignore_errors(connection): f()",
     "finally": "def g():\n try: f()\n finally: return 1",
     "finally in a loop": "for x in y:\n try: f()\n finally: break",
     "gathered": "asyncio.gather(*x, return_exceptions=True)",
