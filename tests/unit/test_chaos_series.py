@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from benchmarks.chaos.results import Results
 from benchmarks.chaos.row import KINDS, Row
 from benchmarks.chaos.sequence import play
+from tests.compose import ROOT
 
 DONE = Row(1, "outbox", "redis", 8, changes=40, reads=900, reads_after_ack=800, faults={"cache kill": 8})
 
@@ -119,3 +121,13 @@ def test_a_runs_bound_is_the_rule_of_three_over_reads_that_could_be_stale() -> N
     assert replace(DONE, reads=5000, reads_after_ack=4001).bound == 749.813  # rounded up
     assert replace(DONE, stale=1).bound is None
     assert Row(1, "outbox", "redis", 8).bound is None
+
+
+def test_what_the_page_quotes_is_a_series_of_the_asked_for_size() -> None:
+    """A shorter one may be measured; it is not to be committed over the long one."""
+    stored = json.loads((ROOT / "benchmarks/results/chaos.json").read_text("utf-8"))
+    found = {each["figure"]: each["value"] for each in stored["figures"]}
+    assert found["runs, each with a seed of its own"] >= 200
+    assert found["checked reads"] >= 3_000_000
+    assert len(stored["runs"]) == 4  # stations
+    assert [found[text] for text in KINDS.values()] == [0] * len(KINDS)
