@@ -59,18 +59,18 @@ if os.environ.get(MUTANT) == "early":
     _init = _request.__init__
     _requests: dict[str, Any] = {}
 
-    def _received(self: Any, *args: Any, **options: Any) -> None:
-        _init(self, *args, **options)
-        _requests[self.job.message.id] = self
+    def _received(self: Any, message: Any, *args: Any, **options: Any) -> None:
+        _init(self, message, *args, **options)
+        _requests[self.job.message.id] = self, message
 
     def _early(self: work.Delivery, messages: Sequence[Any], strikes: int) -> None:
         if records := [event for message in messages if message.outbox for event in message.events]:
             leave(self.keeper, records)
         requests = [_requests[message.id] for message in messages]
-        for request in requests:
+        for request, _ in requests:
             request.acknowledge()
         # The event loop's thread sends them.
-        wait_until(lambda: all(request.message.acknowledged for request in requests), "acknowledgements that are out")
+        wait_until(lambda: all(message.acknowledged for _, message in requests), "acknowledgements that are out")
         _held(self, messages, strikes)
 
     app.tasks[TASK].acks_late = False

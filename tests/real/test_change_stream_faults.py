@@ -211,7 +211,7 @@ def stored(client: MongoClient[Any], events: int) -> bool:
 @pytest.mark.parametrize("how", ["frozen", "killed"])
 def test_mongodb_away(own_mongo: MongoServer, how: str, caplog: pytest.LogCaptureFixture) -> None:
     """It says so once, waits, and goes on by itself; what changed meanwhile is stored."""
-    relay = ChangeRelay(StreamSettings(mongodb_url=own_mongo.url, load_timeout_seconds=0.5), REGISTRY, lease_seconds=2)
+    relay = ChangeRelay(StreamSettings(mongodb_url=own_mongo.url, load_timeout_seconds=2), REGISTRY, lease_seconds=2)
     with threads() as go, own_mongo.client() as client, caplog.at_level(logging.WARNING):
         running = go(relay.run)
         try:
