@@ -6,6 +6,7 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,10 @@ from tests.real.users import names
 USERS = 500
 
 
+# In the background of a shell the tests have SIGINT ignored, and so would what they start.
+HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 class Command:
     """The command on this test's servers."""
 
@@ -28,7 +33,7 @@ class Command:
     def started(self, *arguments: str, stderr: int, **environment: str) -> subprocess.Popen[bytes]:
         """The command under way."""
         return subprocess.Popen(
-            [*CACHEKEEPER, "warm", *arguments],
+            [sys.executable, "-c", HEARING, *CACHEKEEPER, "warm", *arguments],
             env={**self.environment, **environment},
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
