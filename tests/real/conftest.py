@@ -1,11 +1,12 @@
 """Fixtures that only tests against real parts need."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from cachekeeper.embedded import Guardian
+from cachekeeper.embedded.worker_process import WorkerProcess
 from tests.node import install
 from tests.real.delivering import site, worker
 from tests.real.leftovers import Place
@@ -13,6 +14,8 @@ from tests.real.outbox_lab import lab
 from tests.shop import arrivals, shop, stocked, watched_mongo
 
 __all__ = ["arrivals", "lab", "node_packages", "place", "shop", "site", "stocked", "watched_mongo", "worker"]
+
+_LOG_LINES = 60
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +30,14 @@ def place(tmp_path: Path, guardian: Guardian) -> Iterator[Place]:
     place = Place(tmp_path, guardian)
     yield place
     place.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Beside what failed, show what its workers have logged: what happens once in a hundred runs must tell why."""
+    made = yield
+    if made.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, WorkerProcess):
+                made.sections.append((f"log of {name}", value.log_tail(_LOG_LINES)))
+    return made

@@ -154,7 +154,8 @@ class Site:
         """Put any message into the queue, as somebody else might."""
         properties = {"content_type": "application/json", "content_encoding": "utf-8", **properties}
         with Connection(self.broker.url) as connection, connection.Producer() as producer:
-            producer.publish(body, routing_key=QUEUE, headers=headers or {}, retry=False, **properties)
+            # A copy: kombu writes into them.
+            producer.publish(body, routing_key=QUEUE, headers=dict(headers or {}), retry=False, **properties)
 
     def send_events(self, bodies: Sequence[object], message_id: str | None = None) -> None:
         """One message with anything in the place of events."""

@@ -41,6 +41,15 @@ GOOD = task_body([EVENT])
 EMPTY = b'{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
 BOMB = 256 * 1024 * 1024
 
+
+@pytest.fixture(autouse=True)
+def _nothing_left(site: Site) -> None:
+    """What one test has left, failed or not, is none of the next one's; a worker writes blocks again from MongoDB."""
+    site.db["dead_letters"].delete_many({})
+    site.db["blocked_tokens"].delete_many({"_id": "poison"})
+    site.client.delete("blocked:poison")
+
+
 redis_only = pytest.mark.parametrize("site", ["redis"], indirect=True)
 rabbit_only = pytest.mark.parametrize("site", ["rabbitmq"], indirect=True)
 
@@ -180,12 +189,11 @@ def becomes_a_letter(site: Site, worker: WorkerProcess, pid: int, reason: str) -
     wait_until(lambda: site.letters or not worker.alive, "a dead letter", SOON)
     assert worker.alive, worker.log_tail()
     lives_on(site, worker, pid)
-    (letter,) = site.letters
-    site.db["dead_letters"].delete_many({})
-    assert letter["reason"] == f"message: {reason}"
-    assert letter["count"] == 1  # not delivered again and again
+    letters = site.letters
+    # Not delivered again and again.
+    assert [(letter["reason"], letter["count"]) for letter in letters] == [(f"message: {reason}", 1)]
     assert not site.client.exists("blocked:poison")
-    return letter
+    return letters[0]
 
 
 @pytest.mark.parametrize(("reason", "poison"), flat(POISON))
@@ -201,7 +209,6 @@ def test_an_event_is_applied_now_and_nothing_else(site: Site, worker: WorkerProc
     site.send(**odd)
     wait_until(lambda: site.client.exists("blocked:poison") or not worker.alive, "the event applied", SOON)
     lives_on(site, worker, pid)
-    assert site.client.delete("blocked:poison") == 1
     assert site.letters == []
 
 
@@ -227,9 +234,8 @@ def test_what_was_revoked_is_applied(site: Site, worker: WorkerProcess) -> None:
     with Celery("asking", broker=site.broker.url, set_as_current=False) as asking:
         assert asking.control.revoke("m1", reply=True, timeout=SOON, limit=1)
     site.send(GOOD, HEADERS)
-    wait_until(lambda: site.client.exists("blocked:poison"), "the event applied", SOON)
+    wait_until(lambda: site.client.exists("blocked:poison") or not worker.alive, "the event applied", SOON)
     lives_on(site, worker, pid)
-    site.client.delete("blocked:poison")
 
 
 # --- RabbitMQ: what py-amqp cannot read
@@ -284,7 +290,7 @@ def test_what_came_by_another_way_is_no_control_message(site: Site, worker: Work
                 GOOD,
                 exchange="theirs",
                 routing_key="user.updated",
-                headers=HEADERS,
+                headers=dict(HEADERS),
                 content_type="application/json",
                 content_encoding="utf-8",
                 compression="zlib",
@@ -411,7 +417,6 @@ def test_an_item_that_can_be_read_is_applied(site: Site, worker: WorkerProcess, 
     push(site, item)
     wait_until(lambda: site.client.exists("blocked:poison") or not worker.alive, "the event applied", SOON)
     lives_on(site, worker, pid)
-    assert site.client.delete("blocked:poison") == 1
 
 
 CONTROL: dict[str, bytes] = {
@@ -438,7 +443,6 @@ def test_nothing_that_is_published_to_all_workers_ends_one(site: Site, worker: W
     site.settle()
     assert (worker.alive, worker.pid) == (True, pid)
     assert "Connection to broker lost" not in worker.log_tail(1000)
-    assert site.client.delete("blocked:poison") == 1
 
 
 def test_whatever_is_put_back_comes_again(redis_server: RedisServer) -> None:
