@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pymongo import ReturnDocument
-
 from cachekeeper import fold
-from cachekeeper.blocklist import ends_of
 from cachekeeper.commands import Block, Command, Expire, Invalidate, InvalidateAll, InvalidateWithin, Persist, Write
-from cachekeeper.database import database_errors
 from cachekeeper.dropping import drop_view
-from cachekeeper.errors import CachekeeperError, CacheUnavailable, DatabaseUnavailable, PersistedNotCached
+from cachekeeper.errors import CachekeeperError, CacheUnavailable, PersistedNotCached
 from cachekeeper.metrics import COUNTERS
+from cachekeeper.persisting import is_over, persist, persist_block
 from cachekeeper.store import Value, steps
 from cachekeeper.store.outcomes import Blocked, Changed, Invalidated
 from cachekeeper.times import to_ms
@@ -62,18 +59,16 @@ def apply(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
         once the server is back, everything else that it never will.
     """
     results = [Applied() for _ in batch]
-    plan = _Plan(keeper)
-    away: DatabaseUnavailable | None = None
     for commands, result in zip(batch, results, strict=True):
         try:
             check(keeper, commands)
-            if away is not None and any(isinstance(command, Persist | Block) for command in commands):
-                raise away  # or each of a batch would wait for the database as long as the first
-            for command in commands:
-                _persist(keeper, command)
         except CachekeeperError as error:
-            away = error if isinstance(error, DatabaseUnavailable) else away
             result.error = error
+    checked = [() if result.error else commands for commands, result in zip(batch, results, strict=True)]
+    plan = _Plan(keeper)
+    for commands, result, failed in zip(checked, results, persist(keeper, checked), strict=True):
+        if failed is not None:
+            result.error = failed
             continue
         for command in commands:
             plan.add(command, result)
@@ -102,9 +97,9 @@ def block(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime
         DatabaseUnavailable: MongoDB failed; nothing is known to be written.
         PersistedNotCached: Redis failed; MongoDB has it.
     """
-    if _is_over(keeper, until):
+    if is_over(keeper, until):
         return Blocked.OVER
-    _persist_block(keeper, view, document_id, until)
+    persist_block(keeper, Block(view, document_id, until))
     try:
         return keeper.store(view.server).run(block_step(keeper, view, document_id, until))
     except CacheUnavailable as error:
@@ -116,46 +111,6 @@ def block_step(keeper: Keeper, view: BlocklistView, part: str, until: datetime |
     # Added as milliseconds: '9999-12-31' is how some write 'never', and Python's dates end there.
     leeway_ms = round(keeper.settings.block_leeway_seconds * 1000)
     return steps.block(view.template.key(part), None if until is None else to_ms(until) + leeway_ms)
-
-
-def _is_over(keeper: Keeper, until: datetime | None) -> bool:
-    return until is not None and until <= datetime.now(UTC) - timedelta(seconds=keeper.settings.block_leeway_seconds)
-
-
-def _persist(keeper: Keeper, command: Command) -> None:
-    if isinstance(command, Persist):
-        document_id = keeper.binding(command.view).ids.parse(command.id)
-        collection = command.view.loader.collection
-        with database_errors(f"writing {collection}", keeper.settings.load_timeout_seconds):
-            keeper.database[collection].update_one({"_id": document_id}, list(command.update), upsert=True)
-    elif isinstance(command, Block) and not _is_over(keeper, command.until):
-        _persist_block(keeper, command.view, command.id, command.until)
-
-
-def _persist_block(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime | None) -> None:
-    """Insert the block, or lengthen the one that is there."""
-    collection = keeper.database[view.collection]
-    if until is not None:
-        until = until.replace(microsecond=until.microsecond // 1000 * 1000)  # as MongoDB stores it
-    # Only a date that is earlier: null and a missing field mean for ever, and for ever stays.
-    shorter: dict[str, Any] = {"$type": "date"} if until is None else {"$type": "date", "$lt": until}
-    with database_errors("writing a block", keeper.settings.load_timeout_seconds):
-        while True:
-            found: Any = collection.find_one_and_update(
-                {"_id": document_id},
-                {"$setOnInsert": {view.ends: until}},
-                {view.ends: 1},
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
-            )
-            ends = ends_of(view, found)
-            if ends is None or (until is not None and ends >= until):
-                return
-            # The one that is there is shorter, but the TTL index may remove it before it is lengthened; then insert
-            # again. Nothing to lengthen may also mean that somebody else did it: a new look tells.
-            grown = collection.update_one({"_id": document_id, view.ends: shorter}, {"$set": {view.ends: until}})
-            if grown.matched_count:
-                return
 
 
 class _Plan:

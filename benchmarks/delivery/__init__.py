@@ -39,6 +39,7 @@ MIB = 1 << 20
 
 EMPTY, EVALSHA = "empty task", "EVALSHA"
 ONE, SOME, MANY = (f"event, {size} in a message" for size in (1, SMALL, EVENTS_PER_MESSAGE))
+LOGOUTS = f"logout, {EVENTS_PER_MESSAGE} in a message"
 
 
 def main() -> bool:
@@ -109,6 +110,7 @@ def _rounds(lab: Lab) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
         EVALSHA: (lambda: lab.time_round_trips(ROUND_TRIPS), ROUND_TRIPS),
         MANY: (lambda: lab.time_events(USERS, EVENTS_PER_MESSAGE), USERS),
         SOME: (lambda: lab.time_events(SMALL * SMALL_BATCHES, SMALL), SMALL * SMALL_BATCHES),
+        LOGOUTS: (lambda: lab.time_logouts(USERS, EVENTS_PER_MESSAGE), USERS),
     }
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from pymongo import ReplaceOne
 from benchmarks.delivery import cores
 from benchmarks.delivery.empty import BODY as EMPTY_BODY
 from benchmarks.delivery.empty import NAME as EMPTY
-from benchmarks.delivery.workload import cached, document, key, text, version_of
+from benchmarks.delivery.workload import blocked_key, cached, document, key, logout_text, text, version_of
 from cachekeeper.delivery.broker import QUEUE, task_body, task_headers
 from cachekeeper.keys import meta_key
 from cachekeeper.store import Value, steps
@@ -123,9 +123,20 @@ class Lab:
         if cold:
             self._store(users)
             self.site.client.delete(*(name for user in users for name in (key(user), meta_key(key(user)))))
-        batches = [texts[at : at + size] for at in range(0, count, size)]
-        messages = [(task_body(batch), task_headers(str(uuid.uuid4()), len(batch))) for batch in batches]
-        return self._time(messages, {min(at + size, count) - 1 for at in range(0, count, size)})
+        return self._time(_messages(texts, size), lambda last: self._is_seen(_ends(count, size)[-last:]))
+
+    def time_logouts(self, count: int, size: int) -> float:
+        """Seconds that the worker takes for so many logouts, each of a session and a token of its own."""
+        series = uuid.uuid4().hex
+        names = [f"{series}-{number}" for number in range(count)]
+        blocks = [blocked_key(names[end]) for end in _ends(count, size)]
+        seconds = self._time(
+            _messages([logout_text(name) for name in names], size),
+            lambda last: self.site.client.exists(*blocks[-last:]) == len(blocks[-last:]),
+        )
+        for collection in ("sessions", "blocked_tokens"):
+            assert self.site.db[collection].count_documents({"_id": {"$regex": series}}) == count, "a logout was lost"
+        return seconds
 
     def time_empty_tasks(self, count: int) -> float:
         """Seconds that the worker takes for so many empty Celery tasks."""
@@ -136,7 +147,7 @@ class Lab:
         self._empty_tasks += len(messages)
         # Nothing shows when an empty task has run; so the last message is an event.
         last = (task_body(self.changes([0])), task_headers(str(uuid.uuid4()), 1))
-        return self._time([*messages, last], {0})
+        return self._time([*messages, last], lambda _: self._is_seen([0]))
 
     def time_round_trips(self, count: int) -> float:
         """Seconds of so many `EVALSHA`, each a round trip: what an event runs, by a client as the worker's."""
@@ -173,31 +184,29 @@ class Lab:
         spent = psutil.Process(self.worker.pid).cpu_times()
         return float(spent.user + spent.system)
 
-    def _time(self, messages: Sequence[tuple[bytes, dict[str, Any]]], last: set[int]) -> float:
+    def _is_seen(self, users: Sequence[int]) -> bool:
+        return self.seen(users) == [self._versions[user] for user in users]
+
+    def _time(self, messages: Sequence[tuple[bytes, dict[str, Any]]], done: Callable[[int], bool]) -> float:
         """Put messages into the queue while the worker stands still; then time it.
 
         Args:
             messages: bodies and headers.
-            last: the user of the last event of each message.
+            done: whether so many of the last messages are done.
         """
-        # The broker delivers in order: when the last ones are done, no more than those in hand can be missing.
-        users = sorted(last)
-        waited = users[-4 * HELD :]
-        wanted = [self._versions[user] for user in waited]
         self.worker.pause()
         with Connection(self.site.broker.url) as connection:
             self._fill(connection, messages)
         spent, began = self._cpu_seconds(), time.perf_counter()
         self.worker.resume()
-        while self.seen(waited) != wanted:
+        # The broker delivers in order: when the last ones are done, no more than those in hand can be missing.
+        while not done(4 * HELD):
             self.peak = max(self.peak, self.resident)
             assert time.perf_counter() - began < LONGEST_SECONDS, f"not applied in {LONGEST_SECONDS:g} s"
             time.sleep(LOOK_SECONDS)
         seconds = time.perf_counter() - began
         self.spent = self._cpu_seconds() - spent
-        assert self.seen(users) == [self._versions[user] for user in users], (
-            "something was left when the time was taken"
-        )
+        assert done(len(messages)), "something was left when the time was taken"
         return seconds
 
     def _fill(self, connection: Connection, messages: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
@@ -223,3 +232,14 @@ class Lab:
         """Bring MongoDB to what these users are called now."""
         found = [document(user, self._versions[user]) for user in users]
         self.site.db.users.bulk_write([ReplaceOne({"_id": one["_id"]}, one, upsert=True) for one in found])
+
+
+def _messages(texts: Sequence[str], size: int) -> list[tuple[bytes, dict[str, Any]]]:
+    """Bodies and headers of messages with so many events each."""
+    batches = [texts[at : at + size] for at in range(0, len(texts), size)]
+    return [(task_body(batch), task_headers(str(uuid.uuid4()), len(batch))) for batch in batches]
+
+
+def _ends(count: int, size: int) -> list[int]:
+    """The number of the last event of each message."""
+    return [min(at + size, count) - 1 for at in range(0, count, size)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cachekeeper import applying
 from cachekeeper.applying import apply
 from cachekeeper.commands import Command, Expire, Persist
 from cachekeeper.errors import CacheUnavailable
+from cachekeeper.persisting import persist
 from lookups import SESSION, SessionEnded, read_session, save_session
 from lookups.sessions import END_SESSION, TTL_SECONDS
 from tests.sessions import ENDED, KEY, document, log_out, nobody_is_logged_in
@@ -110,7 +110,7 @@ def test_the_lease_and_the_deadline_each_alone_would_stop_it(shop: Shop, monkeyp
 def test_a_save_between_the_two_halves_of_a_logout_is_refused(shop: Shop) -> None:
     keeper = shop.keeper()
     save_session("s1", {"cart": [1]}, keeper=keeper)
-    applying._persist(keeper, ENDED)
+    assert persist(keeper, [[ENDED]]) == [None]
     with pytest.raises(SessionEnded):
         save_session("s1", {"cart": [2]}, keeper=keeper)
     assert apply(keeper, [[Expire(SESSION, "s1")]])[0].error is None
@@ -126,7 +126,7 @@ def test_a_save_whose_second_half_falls_between_them_ends_with_the_logout(shop: 
     with threads() as go:
         save = go(save_session, "s1", {"cart": [2]}, keeper=shop.keeper(cache=client))
         gate.wait_for_arrival()
-        applying._persist(keeper, ENDED)
+        assert persist(keeper, [[ENDED]]) == [None]
         gate.open()
         save.result(LONG)
     assert shop.redis.get(KEY) is not None  # the logout is not acknowledged yet

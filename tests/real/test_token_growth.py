@@ -3,18 +3,15 @@
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 import redis
-from pymongo import ReturnDocument
 from pymongo.monitoring import CommandStartedEvent
 
 from cachekeeper import Block, Keeper, applying
 from cachekeeper.applying import apply
 from cachekeeper.embedded import MongoServer, RedisServer
 from cachekeeper.store.outcomes import Blocked
-from cachekeeper.views import BlocklistView
 from lookups import BLOCKED, block_token, is_blocked
 from tests.real.taps import MongoTap
 from tests.real.tokens import KEY, LEEWAY, TOKEN, end_of, keeping, life_of, soon
@@ -124,23 +121,24 @@ def test_a_block_ends_by_itself(keeper: Keeper, client: redis.Redis) -> None:
 # --- two writes, and what may come between them -----------------------------------------------------------------------
 
 
-def _blind_persist(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime | None) -> None:
+def _blind_persist(keeper: Keeper, block: Block) -> None:
     """A mutant: insert it, or lengthen what is there, without a look at whether it still is."""
-    collection = keeper.database[view.collection]
-    found: Any = collection.find_one_and_update(
-        {"_id": document_id},
-        {"$setOnInsert": {view.ends: until}},
-        upsert=True,
-        return_document=ReturnDocument.AFTER,
-    )
-    if found["expires_at"] != until:
-        shorter = {"$type": "date", "$lt": until}
-        collection.update_one({"_id": document_id, view.ends: shorter}, {"$set": {view.ends: until}})
+    collection, until = keeper.database[BLOCKED.collection], block.until
+    collection.update_one({"_id": block.id}, {"$setOnInsert": {"expires_at": until}}, upsert=True)
+    shorter = {"$type": "date", "$lt": until}
+    collection.update_one({"_id": block.id, "expires_at": shorter}, {"$set": {"expires_at": until}})
 
 
-def _overwriting_persist(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime | None) -> None:
+def _overwriting_persist(keeper: Keeper, block: Block) -> None:
     """A mutant: the last one wins."""
-    keeper.database[view.collection].update_one({"_id": document_id}, {"$set": {view.ends: until}}, upsert=True)
+    collection = keeper.database[BLOCKED.collection]
+    collection.update_one({"_id": block.id}, {"$setOnInsert": {"expires_at": block.until}}, upsert=True)
+    collection.update_one({"_id": block.id}, {"$set": {"expires_at": block.until}})
+
+
+def is_lengthening(event: CommandStartedEvent) -> bool:
+    """The second of the two writes."""
+    return event.command_name == "update" and not event.command["updates"][0].get("upsert")
 
 
 @pytest.mark.parametrize("mutant", [False, True])
@@ -148,13 +146,13 @@ def test_the_ttl_index_sweeps_between_the_two_writes(
     keeper: Keeper, mongo: MongoTap, monkeypatch: pytest.MonkeyPatch, *, mutant: bool
 ) -> None:
     if mutant:
-        monkeypatch.setattr(applying, "_persist_block", _blind_persist)
+        monkeypatch.setattr(applying, "persist_block", _blind_persist)
     blocks = mongo.database["blocked_tokens"]
     blocks.insert_one({"_id": TOKEN, "expires_at": soon(-LEEWAY - 1)})
 
     # insert: there already, and shorter · the TTL index removes it · lengthen: nothing there
     def before(event: CommandStartedEvent) -> None:
-        if event.command_name == "update":
+        if is_lengthening(event):
             mongo.before = lambda _event: None
             blocks.delete_one({"_id": TOKEN})
 
@@ -168,11 +166,11 @@ def test_another_block_comes_between_the_two_writes(
     keeper: Keeper, client: redis.Redis, mongo: MongoTap, monkeypatch: pytest.MonkeyPatch, *, mutant: bool
 ) -> None:
     if mutant:
-        monkeypatch.setattr(applying, "_persist_block", _overwriting_persist)
+        monkeypatch.setattr(applying, "persist_block", _overwriting_persist)
     block_token(TOKEN, SOON, keeper=keeper)
 
     def before(event: CommandStartedEvent) -> None:
-        if event.command_name == "update":
+        if is_lengthening(event):
             mongo.before = lambda _event: None
             block_token(TOKEN, LATEST, keeper=keeper)
 
@@ -186,7 +184,7 @@ def test_another_block_comes_between_the_two_writes(
 
 def test_microseconds_do_not_make_two_equal_blocks_differ(keeper: Keeper, mongo: MongoTap) -> None:
     until = SOON + timedelta(microseconds=789)
-    block_token(TOKEN, until, keeper=keeper)
-    mongo.commands.clear()
-    block_token(TOKEN, until, keeper=keeper)
-    assert mongo.of("blocked_tokens") == ["findAndModify"], "there is nothing to lengthen"
+    for _ in range(2):
+        assert block_token(TOKEN, until, keeper=keeper) in Blocked
+    assert mongo.of("blocked_tokens") == ["update"] * 3  # inserted; there already, and not lengthened
+    assert end_of(mongo.database) == SOON

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from pymongo.errors import BulkWriteError
 
+from cachekeeper import persisting
 from cachekeeper.applying import apply
 from cachekeeper.commands import Block, Command, Persist
 from cachekeeper.embedded import MongoServer
@@ -19,9 +21,14 @@ from lookups.sessions import END_SESSION
 from tests.shop import PATIENT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pymongo import UpdateOne
+
     from cachekeeper.embedded import FoundServer, Guardian, RedisServer
 
-_SHUTDOWN_IN_PROGRESS = 91
+_SHUTDOWN_IN_PROGRESS = 91  # of a primary that is deposed before a majority has them; a driver tries again
+_WRITE_CONCERN_FAILED = 64  # a driver does not try again
 
 
 @pytest.fixture(scope="module")
@@ -40,26 +47,34 @@ def keeper(failing: MongoServer, redis_server: RedisServer) -> Iterator[Keeper]:
     keeper.close()
 
 
-def fail_writes(server: MongoServer, times: int) -> None:
-    """So many writes are made, and answered with an error: a primary that is deposed before a majority has them."""
-    error = {"code": _SHUTDOWN_IN_PROGRESS, "errmsg": "stepping down"}
-    data = {"failCommands": ["findAndModify", "update"], "writeConcernError": error}
-    mode: object = {"times": times} if times else "off"
+def fail_writes(server: MongoServer, times: int | None, code: int = _SHUTDOWN_IN_PROGRESS) -> None:
+    """So many writes, None for all, are made, and answered with an error: no majority may have them."""
+    data = {"failCommands": ["findAndModify", "update"], "writeConcernError": {"code": code, "errmsg": "failing"}}
+    mode: object = "alwaysOn" if times is None else {"times": times} if times else "off"
     with server.client() as client:
         client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
+
+
+@pytest.fixture
+def hasty(failing: MongoServer, redis_server: RedisServer) -> Iterator[Keeper]:
+    """A keeper that soon gives up."""
+    settings = {**PATIENT, "load_timeout_seconds": 0.5}
+    keeper = Keeper(Settings(redis_url=redis_server.url, mongodb_url=failing.url, **settings))
+    yield keeper
+    keeper.close()
 
 
 def later() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-def test_a_block_that_meets_it_is_a_typed_outage_and_a_retry_is_safe(failing: MongoServer, keeper: Keeper) -> None:
-    fail_writes(failing, 4)  # more often than the driver tries by itself
+def test_a_block_that_meets_it_is_a_typed_outage_and_a_retry_is_safe(failing: MongoServer, hasty: Keeper) -> None:
+    fail_writes(failing, None)  # a driver tries again until the time limit
     with pytest.raises(DatabaseUnavailable):
-        block_token("t", later(), keeper=keeper)
+        block_token("t", later(), keeper=hasty)
     fail_writes(failing, 0)
-    block_token("t", later(), keeper=keeper)
-    assert is_blocked("t", keeper=keeper)
+    block_token("t", later(), keeper=hasty)
+    assert is_blocked("t", keeper=hasty)
 
 
 def test_a_save_that_meets_it_is_a_typed_outage_and_a_retry_is_safe(failing: MongoServer, keeper: Keeper) -> None:
@@ -71,12 +86,43 @@ def test_a_save_that_meets_it_is_a_typed_outage_and_a_retry_is_safe(failing: Mon
     assert read_session("s", keeper=keeper) == {"cart": [1]}
 
 
-def test_an_event_that_meets_it_is_applied_again(failing: MongoServer, keeper: Keeper) -> None:
-    events: list[list[Command]] = [[Block(BLOCKED, "u", later())], [Persist(SESSION, "v", END_SESSION)]]
-    for event in events:
-        fail_writes(failing, 4)
-        (result,) = apply(keeper, [event])
-        assert isinstance(result.error, DatabaseUnavailable)
-        fail_writes(failing, 0)
-        (result,) = apply(keeper, [event])
-        assert result.error is None
+BATCH: list[list[Command]] = [[Block(BLOCKED, "u", None)], [Persist(SESSION, "v", END_SESSION)]]
+
+
+@pytest.mark.parametrize("event", BATCH, ids=["block", "document"])
+def test_an_event_that_meets_it_is_applied_again(failing: MongoServer, hasty: Keeper, event: list[Command]) -> None:
+    fail_writes(failing, None)
+    (result,) = apply(hasty, [event])
+    assert isinstance(result.error, DatabaseUnavailable)
+    fail_writes(failing, 0)
+    (result,) = apply(hasty, [event])
+    assert result.error is None
+
+
+def no_event_is_applied_that_a_majority_may_not_have(failing: MongoServer, keeper: Keeper) -> None:
+    fail_writes(failing, 2, _WRITE_CONCERN_FAILED)
+    errors = [result.error for event in BATCH for result in apply(keeper, [event])]
+    fail_writes(failing, 0)
+    assert [type(error) for error in errors] == [DatabaseUnavailable] * 2
+    assert keeper.store(BLOCKED.server).client.exists("blocked:u") == 0
+    assert [result.error for result in apply(keeper, BATCH)] == [None, None]
+
+
+def test_no_event_is_applied_that_a_majority_may_not_have(failing: MongoServer, keeper: Keeper) -> None:
+    no_event_is_applied_that_a_majority_may_not_have(failing, keeper)
+
+
+def test_who_does_not_look_for_it_is_found(
+    failing: MongoServer, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    careful = persisting._bulk
+
+    def careless(keeper: Keeper, name: str, writes: Sequence[UpdateOne], doing: str) -> persisting._Written:
+        try:
+            return careful(keeper, name, writes, doing)
+        except BulkWriteError:
+            return persisting._Written(frozenset(range(len(writes))), 0, {})
+
+    monkeypatch.setattr(persisting, "_bulk", careless)
+    with pytest.raises(AssertionError):
+        no_event_is_applied_that_a_majority_may_not_have(failing, keeper)

@@ -213,7 +213,7 @@ def costs_one_pipeline_a_server(keeper: Keeper, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Store, "_pipeline", send)
     monkeypatch.setattr(Store, "run", lambda store, step: send(store, [step])[0])
-    monkeypatch.setattr(applying, "_persist", lambda *_: None)  # MongoDB's half
+    monkeypatch.setattr(applying, "persist", lambda _, batch: [None] * len(batch))  # MongoDB's half
     results = applying.apply(keeper, MIXED)
     assert [result.error for result in results] == [None] * len(MIXED)
     names, blocks = [f"user:{n}:name" for n in range(30)], [f"blocked:t{n}" for n in range(20)]

@@ -160,7 +160,8 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
             "lane.drop()  # half of an answer may be left in it\n                raise",
             "lane.drop()",
         ),
-        ("cachekeeper/applying.py", "result.error = error\n            continue", "continue"),
+        ("cachekeeper/applying.py", "result.error = error\n", "pass\n"),
+        ("cachekeeper/persisting.py", "self.away = error\n", "pass\n"),
         (
             "cachekeeper/database.py",
             'raise DatabaseUnavailable(f"MongoDB failed while {doing} ({type(error).__name__})") from error',

@@ -1,0 +1,162 @@
+"""MongoDB's half of a batch: documents and blocks, by majority, all of one collection together.
+
+A majority write takes a millisecond or two; one after the other, those of a batch would take most of its time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError
+
+from cachekeeper.commands import Block, Command, Persist
+from cachekeeper.database import database_errors
+from cachekeeper.errors import DatabaseUnavailable
+from cachekeeper.lean import DOCUMENT_CODEC_OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from cachekeeper.keeper import Keeper
+    from cachekeeper.views import BlocklistView
+
+_Wanted = TypeVar("_Wanted")
+_Errors = dict[int, DatabaseUnavailable]  # by place
+
+
+def persist(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[DatabaseUnavailable | None]:
+    """Write what the `Persist` and `Block` commands of several events ask for.
+
+    Once MongoDB has failed it is asked for nothing more: each collection would wait as long as the first.
+
+    Returns:
+        For each event what failed of it; None where a majority holds everything.
+    """
+    documents: dict[str, list[tuple[int, Persist]]] = {}
+    blocks: dict[BlocklistView, list[tuple[int, Block]]] = {}
+    for event, commands in enumerate(batch):
+        for command in commands:
+            if isinstance(command, Persist):
+                documents.setdefault(command.view.loader.collection, []).append((event, command))
+            elif isinstance(command, Block) and not is_over(keeper, command.until):
+                blocks.setdefault(command.view, []).append((event, command))
+    results = _Results([None] * len(batch))
+    for collection, persists in documents.items():
+        results.add(persists, partial(_write_documents, keeper, collection))
+    for view, wanted in blocks.items():
+        results.add(wanted, partial(_write_blocks, keeper, view))
+    return results.errors
+
+
+def persist_block(keeper: Keeper, block: Block) -> None:
+    """Write one block. Raises DatabaseUnavailable."""
+    for error in _write_blocks(keeper, block.view, [block]).values():
+        raise error
+
+
+def is_over(keeper: Keeper, until: datetime | None) -> bool:
+    """Whether a block until then has ended already, its leeway included."""
+    return until is not None and until <= datetime.now(UTC) - timedelta(seconds=keeper.settings.block_leeway_seconds)
+
+
+@dataclass(slots=True)
+class _Results:
+    """What became of the events so far."""
+
+    errors: list[DatabaseUnavailable | None]
+    away: DatabaseUnavailable | None = None
+
+    def add(self, wanted: list[tuple[int, _Wanted]], write: Callable[[list[_Wanted]], _Errors]) -> None:
+        """Write what is wanted, each for the event of that number, but for those that have failed."""
+        wanted = [(event, command) for event, command in wanted if self.errors[event] is None]
+        if self.away is None:
+            try:
+                refused = write([command for _, command in wanted])
+            except DatabaseUnavailable as error:
+                self.away = error
+            else:
+                for place, refusal in refused.items():
+                    self.errors[wanted[place][0]] = refusal
+        if self.away is not None:
+            for event, _ in wanted:
+                self.errors[event] = self.away
+
+
+def _write_documents(keeper: Keeper, name: str, wanted: Sequence[Persist]) -> _Errors:
+    doing = f"writing {name}"
+    writes = [
+        UpdateOne({"_id": keeper.binding(persist.view).ids.parse(persist.id)}, list(persist.update), upsert=True)
+        for persist in wanted
+    ]
+    with database_errors(doing, keeper.settings.load_timeout_seconds):
+        return _bulk(keeper, name, writes, doing).refused
+
+
+def _write_blocks(keeper: Keeper, view: BlocklistView, wanted: Sequence[Block]) -> _Errors:
+    """Insert the blocks, and lengthen those that are there."""
+    errors: _Errors = {}
+    left = list(range(len(wanted)))
+    doing = "writing blocks"
+    with database_errors(doing, keeper.settings.load_timeout_seconds):
+        while left:
+            inserts = [
+                UpdateOne({"_id": wanted[place].id}, {"$setOnInsert": {view.ends: wanted[place].until}}, upsert=True)
+                for place in left
+            ]
+            written = _bulk(keeper, view.collection, inserts, doing)
+            errors.update((left[at], error) for at, error in written.refused.items())
+            left = [place for at, place in enumerate(left) if at not in written.inserted and place not in errors]
+            if not left:
+                break
+            # One that is there may be shorter, and the TTL index may remove it before it is lengthened: then it is
+            # inserted again.
+            lengthened = _bulk(keeper, view.collection, [_lengthening(view, wanted[place]) for place in left], doing)
+            errors.update((left[at], error) for at, error in lengthened.refused.items())
+            left = [] if lengthened.found == len(left) else [place for place in left if place not in errors]
+    return errors
+
+
+def _lengthening(view: BlocklistView, block: Block) -> UpdateOne:
+    """Only a date that is earlier: null, a missing field and what is no date mean for ever, and for ever stays."""
+    ends = f"${view.ends}"
+    is_shorter: dict[str, Any] = {"$eq": [{"$type": ends}, "date"]}
+    if block.until is not None:
+        is_shorter = {"$and": [is_shorter, {"$lt": [ends, block.until]}]}
+    return UpdateOne({"_id": block.id}, [{"$set": {view.ends: {"$cond": [is_shorter, block.until, ends]}}}])
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What a majority holds of several updates.
+
+    Attributes:
+        inserted: the places of those that made their document.
+        found: how many found it.
+        refused: those that failed, each for itself.
+    """
+
+    inserted: frozenset[int]
+    found: int
+    refused: _Errors
+
+
+def _bulk(keeper: Keeper, name: str, writes: Sequence[UpdateOne], doing: str) -> _Written:
+    """All of them whatever becomes of one. Raises PyMongoError."""
+    # As dictionaries: the driver writes into the answer, which a raw document does not take.
+    collection = keeper.database.get_collection(name, DOCUMENT_CODEC_OPTIONS)
+    said: Mapping[str, Any]
+    try:
+        said = collection.bulk_write(writes, ordered=False).bulk_api_result
+    except BulkWriteError as error:
+        said = error.details
+        if said["writeConcernErrors"]:  # nobody knows of which of them a majority has heard
+            raise
+    refused = {
+        problem["index"]: DatabaseUnavailable(f"MongoDB failed while {doing} (code {problem['code']})")
+        for problem in said["writeErrors"]
+    }
+    return _Written(frozenset(made["index"] for made in said["upserted"]), said["nMatched"], refused)
