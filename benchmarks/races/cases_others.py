@@ -129,6 +129,38 @@ def cached_searches_of_both_names(stage: Stage) -> None:
     stage.judge(stage.client().search("oak"), ["Oak desk"])
 
 
+def search_without_metadata(stage: Stage) -> None:
+    """The same; what is kept beside the values (lease, lock, filter) evicted in each gap."""
+    for gap in range(2):
+        stage.evict_all()
+        stage.product("Lamp")
+        reader, worker, has_read = stage.client(), stage.client(), stage.after_the_database_read()
+        early = stage.start(reader, reader.search, "lamp")
+        early.arrive(has_read)
+        if gap == 0:
+            stage.evict_metadata(worker, "search", "lamp")
+        stage.product("Oak desk")
+        worker.product_renamed("Lamp", "Oak desk")
+        if gap == 1:
+            stage.evict_metadata(worker, "search", "lamp")
+        has_read.open()
+        stage.outcome(early)
+        stage.judge(stage.client().search("lamp"), [])
+
+
+def search_older_than_the_filter(stage: Stage) -> None:
+    """A search is cached · what is kept beside it is evicted · another search · the product is renamed · both again."""
+    stage.product("Lamp")
+    reader = stage.client()
+    reader.search("lamp")
+    stage.evict_metadata(reader, "search", "lamp")
+    reader.search("oak")
+    stage.product("Oak desk")
+    stage.client().product_renamed("Lamp", "Oak desk")
+    stage.judge(stage.client().search("lamp"), [])
+    stage.judge(stage.client().search("oak"), ["Oak desk"])
+
+
 PLAYS = {
     "logout overtakes a session's save": logout_overtakes_save,
     "logout overtakes a session's load": logout_overtakes_read,
@@ -138,5 +170,7 @@ PLAYS = {
     "flush while blocks are being warmed": flush_while_warming,
     "blocked while 'not blocked' is being looked up": block_during_a_lookup,
     "search fill against a product change": search_against_a_change,
+    "search fill against a product change, metadata evicted": search_without_metadata,
     "cached searches of the old and the new name": cached_searches_of_both_names,
+    "a cached search older than the filter of texts": search_older_than_the_filter,
 }

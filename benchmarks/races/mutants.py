@@ -56,7 +56,11 @@ MUTANTS = (
     Mutant(
         "a fill lands where no lease is",
         [("fill", "if m[1] ~= ARGV[1] then", "if m[1] and m[1] ~= ARGV[1] then")],
-        ["slow fill after a deletion, held on the wire", "overtaken load, metadata evicted at each step"],
+        [
+            "slow fill after a deletion, held on the wire",
+            "overtaken load, metadata evicted at each step",
+            "search fill against a product change, metadata evicted",
+        ],
     ),
     Mutant(
         "a change keeps the lease",
@@ -145,6 +149,11 @@ MUTANTS = (
         "a product change lets fills land",
         [("invalidate_within", "batch[#batch + 1] = '{' .. key .. '}:meta'", "")],
         ["search fill against a product change"],
+    ),
+    Mutant(
+        "a filter is believed at once",
+        [("invalidate_within", "filter and now >= filter.from and", "filter and")],
+        ["a cached search older than the filter of texts"],
     ),
     Mutant(
         "only the last name is looked at",

@@ -129,11 +129,11 @@ class Stage:
         """The user's cached name goes, nothing else."""
         self.redis.delete(client.key("user", USER))
 
-    def evict_metadata(self, client: Client) -> None:
-        """Everything goes but the user's cached name."""
+    def evict_metadata(self, client: Client, kind: str = "user", part: object = USER) -> None:
+        """Everything goes but one cached value."""
         if not self.contender.keeps:
             raise NotApplicableError("it keeps nothing beside the value")
-        value = client.key("user", USER).encode()
+        value = client.key(kind, part).encode()
         others = [key for key in self.redis.scan_iter() if key != value]
         if others:
             self.redis.delete(*others)

@@ -22,6 +22,8 @@ BY_NAME = {case.name: case for case in CASES}
 NO_METADATA = {
     "overtaken load, metadata evicted at each step",
     "events out of order, metadata evicted at each step",
+    "search fill against a product change, metadata evicted",
+    "a cached search older than the filter of texts",
 }
 STALE = {
     PLAIN.name: {

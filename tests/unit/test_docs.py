@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from benchmarks.races.cases import CASES
 from cachekeeper import IdType, commands
 from cachekeeper.cli.app import app
 from tests.compose import ROOT
@@ -71,10 +72,28 @@ def test_quoted_code_stands_in_its_file(page: Path) -> None:
 
 
 def test_each_race_names_the_line_that_closes_it() -> None:
-    races = re.split(r"^\*\*(\d+)\. ", read(PROTOCOL).partition("## What is asked")[0], flags=re.MULTILINE)[1:]
+    races = re.split(r"^\*\*(\d+)\. ", read(PROTOCOL).partition("## Where each is")[0], flags=re.MULTILINE)[1:]
     assert races[::2] == [str(number) for number in range(1, len(races) // 2 + 1)]
     assert len(races) // 2 >= 17
     assert [number for number, text in zip(races[::2], races[1::2], strict=True) if not quotes(text)] == []
+
+
+def unplayed_races(text: str) -> list[str]:
+    """Those that no case of the suite and no test plays, by the table."""
+    races = re.findall(r"^\*\*(\d+)\. ", text, re.MULTILINE)
+    known = {case.name for case in CASES}
+    played = {race for race, cases, tests in table(text, "race") if tests or known.issuperset(cases.split("; "))}
+    return [race for race in races if race not in played]
+
+
+def test_each_race_is_played() -> None:
+    assert unplayed_races(read(PROTOCOL)) == []
+
+
+def test_a_race_that_is_not_played_is_found() -> None:
+    text = read(PROTOCOL)
+    assert unplayed_races(text.replace("| 6 | Redis restarts, then", "| 6 | Redis restarts and")) == ["6"]
+    assert unplayed_races(text.replace("| 5 |", "| 55 |")) == ["5"]
 
 
 def unclosed_promises(text: str) -> list[str]:
