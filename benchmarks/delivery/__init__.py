@@ -31,6 +31,7 @@ SMALL_BATCHES = 120
 USERS = BATCHES * EVENTS_PER_MESSAGE
 ROUND_TRIPS = 500
 COLD_ROUNDS = 3
+LOGOUT_ROUNDS = 3
 LATENCY_SECONDS = 6.0
 PARTS = (0.1, 0.5, 0.9)
 BATCH_TARGET = 10
@@ -39,7 +40,6 @@ MIB = 1 << 20
 
 EMPTY, EVALSHA = "empty task", "EVALSHA"
 ONE, SOME, MANY = (f"event, {size} in a message" for size in (1, SMALL, EVENTS_PER_MESSAGE))
-LOGOUTS = f"logout, {EVENTS_PER_MESSAGE} in a message"
 
 
 def main() -> bool:
@@ -79,6 +79,8 @@ def _measure(broker: str, lab: Lab) -> list[Figure]:
             *_latencies(broker, lab, 1, 1 / median(seconds[ONE])),
             *_latencies(broker, lab, SMALL, 1 / median(seconds[SOME])),
         ]
+        # Last: the blocks that they leave are work for the worker beside its messages.
+        logouts = median(lab.time_logouts(USERS, EVENTS_PER_MESSAGE) / USERS for _ in range(LOGOUT_ROUNDS))
     body = task_body([text(user, 1) for user in range(EVENTS_PER_MESSAGE)])
     single = median(
         event / (task + trip) for event, task, trip in zip(seconds[ONE], seconds[EMPTY], seconds[EVALSHA], strict=True)
@@ -89,6 +91,7 @@ def _measure(broker: str, lab: Lab) -> list[Figure]:
         plain(f"{broker}: EVALSHA round trip", median(seconds[EVALSHA]) * 1e6, "microseconds"),
         *(plain(f"{broker}: {name}", round(1 / median(seconds[name])), "per second and core") for name in cpu),
         plain(f"{broker}: {MANY}, nothing cached", round(1 / cold), "per second and core"),
+        plain(f"{broker}: logout, {EVENTS_PER_MESSAGE} in a message", round(1 / logouts), "per second and core"),
         *(plain(f"{broker}: {name}, the worker's CPU", median(cpu[name]) * 1e6, "microseconds") for name in cpu),
         *latencies,
         plain(f"{broker}: worker's resident memory, idle", idle / MIB, "MiB"),
@@ -110,7 +113,6 @@ def _rounds(lab: Lab) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
         EVALSHA: (lambda: lab.time_round_trips(ROUND_TRIPS), ROUND_TRIPS),
         MANY: (lambda: lab.time_events(USERS, EVENTS_PER_MESSAGE), USERS),
         SOME: (lambda: lab.time_events(SMALL * SMALL_BATCHES, SMALL), SMALL * SMALL_BATCHES),
-        LOGOUTS: (lambda: lab.time_logouts(USERS, EVENTS_PER_MESSAGE), USERS),
     }
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
