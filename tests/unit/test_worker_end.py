@@ -24,7 +24,11 @@ class Broker:
 def end(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], None]) -> None:
     """End a worker whose last acknowledgements meet this answer; Celery's own end must follow."""
     ended: list[Any] = []
-    monkeypatch.setattr(CeleryConsumer, "shutdown", lambda consumer: ended.append(consumer))
+
+    def celerys_own(consumer: CeleryConsumer) -> None:
+        ended.append(consumer)
+
+    monkeypatch.setattr(CeleryConsumer, "shutdown", celerys_own)
     consumer: Any = Consumer.__new__(Consumer)
     consumer.connection_errors, consumer.channel_errors = (ConnectionError,), (KeyError,)
     consumer._acknowledgements = Broker(answer)
