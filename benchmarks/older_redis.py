@@ -71,10 +71,10 @@ class FromSnapshot(OlderRedis):
 class FromAppendOnlyFile(OlderRedis):
     """Started again, from an append-only file whose end is lost."""
 
-    config: Mapping[str, str | int] = {"appendonly": "yes"}
+    config: Mapping[str, str | int] = {"appendonly": "yes", "appendfsync": "always"}
 
     def remember(self) -> None:
-        """Copy the file. Redis has written to it whatever it has answered."""
+        """Copy the file. With `always`, Redis has written to it whatever it has answered."""
         kept = self.server.directory / "kept"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(self.server.data, kept)

@@ -258,7 +258,7 @@ def test_two_workers_do_not_disturb_each_other(kept: BlocklistKeeper, keeper: Ke
 def test_an_outage_of_redis_is_logged_once_and_waited_for(
     own_redis: RedisServer, mongo: MongoTap, caplog: pytest.LogCaptureFixture, outage: str
 ) -> None:
-    with tokens.keeping(own_redis.url, mongo, redis_timeout_seconds=0.1) as keeper:
+    with tokens.keeping(own_redis.url, mongo, redis_timeout_seconds=0.9) as keeper:
         kept = BlocklistKeeper(keeper, BLOCKED)
         kept.start()
         try:

@@ -56,10 +56,10 @@ def arrived(broker: RedisServer) -> list[int]:
 
 @contextmanager
 def buffering(
-    broker: RedisServer, kind: type[BufferedPublisher] = BufferedPublisher, **options: Any
+    broker: RedisServer, kind: type[BufferedPublisher] = BufferedPublisher, *, limit: float = LIMIT, **options: Any
 ) -> Iterator[BufferedPublisher]:
     """A buffer on this broker; what is left in it when the test ends is given up."""
-    publisher = Publisher(PublisherSettings(broker_url=broker.url, publish_timeout_seconds=LIMIT))
+    publisher = Publisher(PublisherSettings(broker_url=broker.url, publish_timeout_seconds=limit))
     made = kind(publisher, flush_on_sigterm=False, **options)
     try:
         yield made
@@ -120,7 +120,7 @@ def test_the_end_publishes_what_is_there(redis_server: RedisServer, ending: str)
 
 
 def test_threads_share_a_buffer(redis_server: RedisServer) -> None:
-    with buffering(redis_server, max_events=20, max_milliseconds=1) as publisher:
+    with buffering(redis_server, max_events=20, max_milliseconds=1, limit=30) as publisher:
         threads = [
             threading.Thread(target=publisher.publish_many, args=(events(200, 1000 * number),)) for number in range(8)
         ]

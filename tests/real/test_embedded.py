@@ -59,7 +59,7 @@ def test_redis_that_appends_keeps_what_it_acknowledged_when_killed(
 
 
 def test_a_paused_redis_is_silent_and_goes_on_where_it_was(own_redis: RedisServer) -> None:
-    with own_redis.client(timeout=0.2) as client:
+    with own_redis.client(timeout=2) as client:
         client.set("name", "Ada")
         own_redis.pause()
         assert own_redis.alive
@@ -100,8 +100,8 @@ def silent(tmp_path: Path) -> FoundServer:
 
 
 def test_a_server_that_is_not_ready_in_time_is_killed(guardian: Guardian, silent: FoundServer) -> None:
-    server = RedisServer(guardian, silent, start_seconds=0.3)
-    with pytest.raises(ServerFailed, match=r"(?s)not ready after 0\.3 s \(.*refused.*waiting for nothing"):
+    server = RedisServer(guardian, silent, start_seconds=2)
+    with pytest.raises(ServerFailed, match=r"(?s)not ready after 2 s \(.*refused.*waiting for nothing"):
         server.start()
     assert server.exit_text == "was killed by SIGKILL"
 
@@ -234,7 +234,7 @@ def test_mongo_moves_to_another_port_with_its_data(own_mongo: MongoServer) -> No
 
 
 def test_a_paused_mongo_is_silent_and_goes_on_where_it_was(own_mongo: MongoServer) -> None:
-    with own_mongo.client(timeoutMS=300, serverSelectionTimeoutMS=300) as client:
+    with own_mongo.client(timeoutMS=3000, serverSelectionTimeoutMS=3000) as client:
         client.shop.things.insert_one({"_id": 1})
         own_mongo.pause()
         with pytest.raises(PyMongoError):

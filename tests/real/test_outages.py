@@ -213,7 +213,7 @@ def test_after_a_pause_one_tries_while_the_others_go_on(monkeypatch: pytest.Monk
 
 def test_mongodb_hung(stocked: Shop) -> None:
     keeper = stocked.keeper(watched=False, **QUICK)
-    answers_in_time(keeper)
+    wait_until(lambda: recovers(keeper), "its first connections")
     with hung(stocked.mongo):
         answers_in_time(keeper)  # hits
         stocked.flush()
@@ -235,7 +235,14 @@ def test_mongodb_killed_and_back(shop: Shop, own_mongo: MongoServer) -> None:
     with own_mongo.client() as client:
         client[shop.name].users.insert_one({"_id": 1, "name": "Ann", "version": 1})
     keeper = shop.keeper(watched=False, mongodb_url=own_mongo.url_of(shop.name), **QUICK)
-    assert read_user(1, keeper=keeper) == "Ann"
+
+    def back() -> str | None:
+        try:
+            return read_user(1, keeper=keeper)
+        except DatabaseUnavailable:
+            return None
+
+    assert wait_until(back, "its first connections") == "Ann"
     own_mongo.kill()
     assert read_user(1, keeper=keeper) == "Ann"
     shop.flush()
@@ -244,12 +251,6 @@ def test_mongodb_killed_and_back(shop: Shop, own_mongo: MongoServer) -> None:
         read_user(1, keeper=keeper)
     assert time.monotonic() - started < LIMIT + SLACK
     own_mongo.restart(keep_data=True)
-
-    def back() -> str | None:
-        try:
-            return read_user(1, keeper=keeper)
-        except DatabaseUnavailable:
-            return None
 
     assert wait_until(back, "it reads again") == "Ann"
     assert shop.redis.get("user:1:name") == b"Ann"

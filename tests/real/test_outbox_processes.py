@@ -11,13 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kombu import Connection
 
-from cachekeeper.delivery.broker import QUEUE
 from cachekeeper.embedded.worker_process import WorkerProcess
 from lookups import read_user
 from producers import UserLoggedOut, UserUpdated, outbox
-from tests.real.delivering import RELAY_SAYS, Program, Site
+from tests.real.delivering import RELAY_SAYS, Program, Site, forget_queues
 from tests.real.faults import VARIABLE
 from tests.real.leftovers import ROOT
 from tests.waiting import wait_until
@@ -123,7 +121,7 @@ def quiet(
 ) -> Iterator[Stand]:
     """A Redis of its own as the broker; nothing runs yet, and the broker hangs or refuses for short."""
     with standing(Site(guardian, own_redis, redis_server, mongo_server, database), tmp_path) as stand:
-        short = {"CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS": "1", "CACHEKEEPER_LOAD_TIMEOUT_SECONDS": "1"}
+        short = {"CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS": "1", "CACHEKEEPER_LOAD_TIMEOUT_SECONDS": "3"}
         stand.relay.environment.update({**short, "CACHEKEEPER_OUTBOX_RETRY_SECONDS": "60"})
         yield stand
 
@@ -137,9 +135,7 @@ def stand(request: pytest.FixtureRequest, guardian: Guardian, tmp_path: Path) ->
         broker = request.getfixturevalue("own_redis")
     else:
         broker = request.getfixturevalue("rabbit_server")
-        with Connection(broker.url) as connection:  # what another test has left
-            channel: Any = connection.default_channel
-            channel.queue_delete(QUEUE)
+        forget_queues(broker)
     with standing(Site(guardian, broker, cache, mongo, request.getfixturevalue("database")), tmp_path) as stand:
         yield stand
 

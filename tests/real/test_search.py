@@ -93,7 +93,7 @@ def test_no_text_takes_long(shop: Shop, text: str) -> None:
     keeper = shop.keeper()
     started = time.monotonic()
     assert names(keeper, text) == []
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.real.taps import MongoTap
 from tests.real.tokens import KEY, LEEWAY, TOKEN, end_of, keeping, life_of, soon
 
 FOR_EVER = None
-SOON, LATER, LATEST = soon(1000), soon(2000), soon(3000)
+SOON, LATER, LATEST = soon(10_000), soon(20_000), soon(30_000)
 
 
 @pytest.fixture
