@@ -223,6 +223,10 @@ def test_a_queue_that_was_deleted_is_made_again(publisher: Publisher, broker: Re
     # RabbitMQ confirms what it drops for want of a queue; it has to be asked to say so.
     publisher.publish(UserDeleted(user_id="afterwards"))
     assert [bodies[0]["user_id"] for bodies in take(broker)] == ["afterwards"]
+    if isinstance(broker, RabbitServer):
+        # Empty, for the next test: in its files the name of the deleted queue stands for the new one's, which a node
+        # that is killed within a second would not know (see `remember_queue`).
+        broker.restart()
 
 
 def test_a_password_that_is_wrong_is_no_outage_without_end(broker: RedisServer | RabbitServer) -> None:
