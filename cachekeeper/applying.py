@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from cachekeeper.commands import Block, Command, Expire, Invalidate, InvalidateA
 from cachekeeper.dropping import drop_view
 from cachekeeper.errors import CachekeeperError, CacheUnavailable, PersistedNotCached
 from cachekeeper.metrics import COUNTERS
-from cachekeeper.persisting import is_over, persist, persist_block
+from cachekeeper.persisting import persist, persist_block
 from cachekeeper.store import Value, steps
 from cachekeeper.store.outcomes import Blocked, Changed, Invalidated
 from cachekeeper.times import to_ms
@@ -64,7 +64,7 @@ def apply(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
             check(keeper, commands)
         except CachekeeperError as error:
             result.error = error
-    checked = [() if result.error else commands for commands, result in zip(batch, results, strict=True)]
+    checked = [() if result.error else _due(keeper, commands) for commands, result in zip(batch, results, strict=True)]
     plan = _Plan(keeper)
     for commands, result, failed in zip(checked, results, persist(keeper, checked), strict=True):
         if failed is not None:
@@ -88,6 +88,16 @@ def check(keeper: Keeper, commands: Sequence[Command]) -> None:
             keeper.binding(command.view).ids.parse(command.id)
         if isinstance(command, Write):
             command.view.codec.encode(command.value)
+
+
+def _due(keeper: Keeper, commands: Sequence[Command]) -> list[Command]:
+    """All but blocks that are over: by one clock, or Redis might still take one that MongoDB is not told of."""
+    return [command for command in commands if not (isinstance(command, Block) and is_over(keeper, command.until))]
+
+
+def is_over(keeper: Keeper, until: datetime | None) -> bool:
+    """Whether a block until then has ended already, its leeway included."""
+    return until is not None and until <= datetime.now(UTC) - timedelta(seconds=keeper.settings.block_leeway_seconds)
 
 
 def block(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime | None) -> Blocked:

@@ -1,4 +1,4 @@
-"""MongoDB's half of a batch: documents and blocks, by majority, all of one collection together.
+"""MongoDB's half of a batch: documents and blocks, by majority, those of one collection together.
 
 A majority write takes a millisecond or two; one after the other, those of a batch would take most of its time.
 """
@@ -6,17 +6,15 @@ A majority write takes a millisecond or two; one after the other, those of a bat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, WriteError
 
 from cachekeeper.commands import Block, Command, Persist
 from cachekeeper.database import database_errors
 from cachekeeper.errors import DatabaseUnavailable
-from cachekeeper.lean import DOCUMENT_CODEC_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +25,16 @@ if TYPE_CHECKING:
 _Wanted = TypeVar("_Wanted")
 _Errors = dict[int, DatabaseUnavailable]  # by place
 
+# Writes in one command, within one time limit: a batch, or an event of many commands, must not need more time the more
+# there is of it, or it would fail for ever.
+_AT_ONCE = 100
+
 
 def persist(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[DatabaseUnavailable | None]:
     """Write what the `Persist` and `Block` commands of several events ask for.
 
-    Once MongoDB has failed it is asked for nothing more: each collection would wait as long as the first.
+    Documents come before blocks, and no other order is promised. Once MongoDB has failed it is asked for nothing more:
+    each command would wait as long as the first. What was written before that stays, and its events have not failed.
 
     Returns:
         For each event what failed of it; None where a majority holds everything.
@@ -42,7 +45,7 @@ def persist(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Database
         for command in commands:
             if isinstance(command, Persist):
                 documents.setdefault(command.view.loader.collection, []).append((event, command))
-            elif isinstance(command, Block) and not is_over(keeper, command.until):
+            elif isinstance(command, Block):
                 blocks.setdefault(command.view, []).append((event, command))
     results = _Results([None] * len(batch))
     for collection, persists in documents.items():
@@ -58,11 +61,6 @@ def persist_block(keeper: Keeper, block: Block) -> None:
         raise error
 
 
-def is_over(keeper: Keeper, until: datetime | None) -> bool:
-    """Whether a block until then has ended already, its leeway included."""
-    return until is not None and until <= datetime.now(UTC) - timedelta(seconds=keeper.settings.block_leeway_seconds)
-
-
 @dataclass(slots=True)
 class _Results:
     """What became of the events so far."""
@@ -72,8 +70,12 @@ class _Results:
 
     def add(self, wanted: list[tuple[int, _Wanted]], write: Callable[[list[_Wanted]], _Errors]) -> None:
         """Write what is wanted, each for the event of that number, but for those that have failed."""
+        for start in range(0, len(wanted), _AT_ONCE):
+            self._add(wanted[start : start + _AT_ONCE], write)
+
+    def _add(self, wanted: list[tuple[int, _Wanted]], write: Callable[[list[_Wanted]], _Errors]) -> None:
         wanted = [(event, command) for event, command in wanted if self.errors[event] is None]
-        if self.away is None:
+        if wanted and self.away is None:
             try:
                 refused = write([command for _, command in wanted])
             except DatabaseUnavailable as error:
@@ -116,7 +118,9 @@ def _write_blocks(keeper: Keeper, view: BlocklistView, wanted: Sequence[Block]) 
             # inserted again.
             lengthened = _bulk(keeper, view.collection, [_lengthening(view, wanted[place]) for place in left], doing)
             errors.update((left[at], error) for at, error in lengthened.refused.items())
-            left = [] if lengthened.found == len(left) else [place for place in left if place not in errors]
+            if lengthened.found + len(lengthened.refused) == len(left):
+                break
+            left = [place for place in left if place not in errors]
     return errors
 
 
@@ -146,17 +150,19 @@ class _Written:
 
 def _bulk(keeper: Keeper, name: str, writes: Sequence[UpdateOne], doing: str) -> _Written:
     """All of them whatever becomes of one. Raises PyMongoError."""
-    # As dictionaries: the driver writes into the answer, which a raw document does not take.
-    collection = keeper.database.get_collection(name, DOCUMENT_CODEC_OPTIONS)
     said: Mapping[str, Any]
     try:
-        said = collection.bulk_write(writes, ordered=False).bulk_api_result
+        said = keeper.database[name].bulk_write(writes, ordered=False).bulk_api_result
     except BulkWriteError as error:
         said = error.details
         if said["writeConcernErrors"]:  # nobody knows of which of them a majority has heard
             raise
-    refused = {
-        problem["index"]: DatabaseUnavailable(f"MongoDB failed while {doing} (code {problem['code']})")
-        for problem in said["writeErrors"]
-    }
+    refused = {problem["index"]: _refusal(problem, doing) for problem in said["writeErrors"]}
     return _Written(frozenset(made["index"] for made in said["upserted"]), said["nMatched"], refused)
+
+
+def _refusal(problem: Mapping[str, Any], doing: str) -> DatabaseUnavailable:
+    error = DatabaseUnavailable(f"MongoDB failed while {doing} (code {problem['code']})")
+    # The server's text, which may quote a document, is kept as the cause only; without what was to be written.
+    error.__cause__ = WriteError(problem["errmsg"], problem["code"])
+    return error

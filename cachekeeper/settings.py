@@ -169,7 +169,7 @@ class Settings(BaseSettings):
         modules: packages that register views, events and handlers, each with a function `register(registry)`.
         id_types: how ids map to `_id`, by view name; views not named keep their own (`auto`).
         redis_timeout_seconds: for connecting to Redis, and for each answer.
-        load_timeout_seconds: for one database read.
+        load_timeout_seconds: for one database read, and for what is written at once.
         lookup_timeout_seconds: for one lookup, whatever happens; also the longest a lookup waits for another's load.
         lease_seconds: how long a reader may hold the right to fill.
         redelivery_seconds: how late a broker may deliver an event again; markers and deadlines outlive it.

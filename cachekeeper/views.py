@@ -175,6 +175,9 @@ class BlocklistView:
 
     def __post_init__(self) -> None:
         _check(self.name, 1)
+        if not self.ends or "." in self.ends or self.ends.startswith("$"):
+            # Within an update, MongoDB would take it for something else.
+            raise RegistrationError(f"view {self.name}: ends must be the name of one field, without . and leading $")
         object.__setattr__(self, "template", Template.of(self.key, "id"))
 
     @property

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cachekeeper.embedded import Guardian
+from cachekeeper.embedded import Guardian, MongoServer
 from cachekeeper.embedded.worker_process import WorkerProcess
 from tests.node import install
 from tests.real.delivering import site, worker
 from tests.real.leftovers import Place
 from tests.real.outbox_lab import lab
+from tests.real.taps import MongoTap
 from tests.shop import arrivals, shop, stocked, watched_mongo
 
 __all__ = ["arrivals", "lab", "node_packages", "place", "shop", "site", "stocked", "watched_mongo", "worker"]
@@ -22,6 +23,13 @@ _LOG_LINES = 60
 def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the packages of examples/node; scripts are put there to run them."""
     return install(tmp_path_factory.mktemp("node"))
+
+
+@pytest.fixture
+def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
+    """A client of MongoDB with a database of the test's own, that notes its commands and can be held at them."""
+    with MongoTap(mongo_server, database) as mongo:
+        yield mongo
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pymongo.database import Database
 from cachekeeper import CacheUnavailable, Keeper, metrics
 from cachekeeper.applying import block_step
 from cachekeeper.blocklist import key_text
-from cachekeeper.embedded import MongoServer, RedisServer
+from cachekeeper.embedded import RedisServer
 from cachekeeper.store import steps
 from cachekeeper.warming import Passed, blocklist, write_blocks
 from cachekeeper.warming.blocklist import _Pass
@@ -37,12 +37,6 @@ TOKENS = ["a", "b", "c"]
 def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
     with redis_server.client() as client:
         yield client
-
-
-@pytest.fixture
-def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
-    with MongoTap(mongo_server, database) as mongo:
-        yield mongo
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from cachekeeper import Keeper, metrics
-from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer
+from cachekeeper.embedded import FoundServer, Guardian, RedisServer
 from cachekeeper.embedded.ports import free_port
 from cachekeeper.warming import BlocklistKeeper, Fate, Passed, warm_view, write_blocks
 from lookups import BLOCKED, USER_NAME, block_token, is_blocked, read_user
@@ -37,12 +37,6 @@ def cluster(guardian: Guardian, redis_found: FoundServer) -> Iterator[RedisServe
 def client(cluster: RedisServer) -> Iterator[redis.Redis]:
     with cluster.client() as client:
         yield client
-
-
-@pytest.fixture
-def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
-    with MongoTap(mongo_server, database) as mongo:
-        yield mongo
 
 
 @pytest.fixture

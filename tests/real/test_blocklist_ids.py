@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 
 from cachekeeper import Keeper, blocklist
 from cachekeeper.blocklist import ids_of, key_text
-from cachekeeper.embedded import MongoServer, RedisServer
+from cachekeeper.embedded import RedisServer
 from cachekeeper.errors import InvalidId
 from cachekeeper.ids import check_id
 from cachekeeper.warming import Passed, write_blocks
@@ -23,12 +23,6 @@ from tests.real.taps import MongoTap
 from tests.real.tokens import FOREIGN_IDS, NOWHERE_REDIS, OBJECT_ID, TOKEN_UUID, keeping
 
 Keepers = tuple[Keeper, Keeper]
-
-
-@pytest.fixture
-def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
-    with MongoTap(mongo_server, database) as mongo:
-        yield mongo
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def test_an_event_that_no_server_takes_holds_up_the_others_for_a_while_only(site
         wait_until(lambda: site.client.exists("blocked:next"), "the next event applied", SOON)
         (letter,) = site.letters
         assert (letter["type"], letter["error"]) == ("went.wrong", "DatabaseUnavailable")
+        assert "$there_is_no_such_stage" in letter["traceback"]  # why
         assert site.client.exists("blocked:before", "blocked:after") == 2
         assert worker.log.read_text().count("stopped fetching events") == 8
         assert worker.alive

@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from cachekeeper import Keeper, Server, metrics
 from cachekeeper.blocklist import BlocklistReader, EvictionWatch
-from cachekeeper.embedded import MongoServer, RedisServer
+from cachekeeper.embedded import RedisServer
 from cachekeeper.store.outcomes import Blocked
 from lookups import block_token, is_blocked
 from tests.real.taps import MongoTap, RedisTap, Words
@@ -37,12 +37,6 @@ from tests.real.tokens import (
 def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
     with redis_server.client() as client:
         yield client
-
-
-@pytest.fixture
-def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
-    with MongoTap(mongo_server, database) as mongo:
-        yield mongo
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import redis
 from bson import ObjectId
 
 from cachekeeper import Keeper, metrics
-from cachekeeper.embedded import MongoServer, RedisServer
+from cachekeeper.embedded import RedisServer
 from cachekeeper.warming import Fate, Passed, blocklist, views, warm_view, write_blocks
 from lookups import BLOCKED, USER_NAME
 from tests.garbled import GARBLED, garbled
@@ -30,12 +30,6 @@ def _batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
     with redis_server.client() as client:
         yield client
-
-
-@pytest.fixture
-def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
-    with MongoTap(mongo_server, database) as mongo:
-        yield mongo
 
 
 @pytest.fixture

@@ -41,12 +41,6 @@ def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
-    with MongoTap(mongo_server, database) as mongo:
-        yield mongo
-
-
-@pytest.fixture
 def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
     with keeping(redis_server.url, mongo) as keeper:
         yield keeper

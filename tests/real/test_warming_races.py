@@ -10,7 +10,7 @@ from pymongo.database import Database
 
 from cachekeeper import Command, Expire, Invalidate, Keeper, Write
 from cachekeeper.applying import apply
-from cachekeeper.embedded import MongoServer, RedisServer
+from cachekeeper.embedded import RedisServer
 from cachekeeper.keys import meta_key
 from cachekeeper.store import steps
 from cachekeeper.warming import views, warm_view
@@ -29,12 +29,6 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
     with redis_server.client() as client:
         yield client
-
-
-@pytest.fixture
-def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
-    with MongoTap(mongo_server, database) as mongo:
-        yield mongo
 
 
 def _load_first(self: views._Run, documents: Any) -> Any:

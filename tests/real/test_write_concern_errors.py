@@ -40,6 +40,13 @@ def failing(guardian: Guardian, mongo_found: FoundServer) -> Iterator[MongoServe
     server.kill()
 
 
+@pytest.fixture(autouse=True)
+def _well_again(failing: MongoServer) -> Iterator[None]:
+    """Whatever becomes of a test, the next one's writes are well."""
+    yield
+    fail_writes(failing, 0)
+
+
 @pytest.fixture
 def keeper(failing: MongoServer, redis_server: RedisServer) -> Iterator[Keeper]:
     keeper = Keeper(Settings(redis_url=redis_server.url, mongodb_url=failing.url, **PATIENT))
@@ -47,10 +54,10 @@ def keeper(failing: MongoServer, redis_server: RedisServer) -> Iterator[Keeper]:
     keeper.close()
 
 
-def fail_writes(server: MongoServer, times: int | None, code: int = _SHUTDOWN_IN_PROGRESS) -> None:
-    """So many writes, None for all, are made, and answered with an error: no majority may have them."""
+def fail_writes(server: MongoServer, times: int | None, code: int = _SHUTDOWN_IN_PROGRESS, *, skip: int = 0) -> None:
+    """So many writes, None for all but the first `skip`, are made, and answered with an error."""
     data = {"failCommands": ["findAndModify", "update"], "writeConcernError": {"code": code, "errmsg": "failing"}}
-    mode: object = "alwaysOn" if times is None else {"times": times} if times else "off"
+    mode: object = {"skip": skip} if times is None else {"times": times} if times else "off"
     with server.client() as client:
         client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
 
@@ -101,6 +108,15 @@ def test_an_event_that_meets_it_is_applied_again(
     fail_writes(failing, 0)
     (result,) = apply(keeper, [event])
     assert result.error is None
+
+
+def test_a_block_whose_lengthening_meets_it_is_not_blocked_so_long(failing: MongoServer, keeper: Keeper) -> None:
+    sooner, latest = later(), later() + timedelta(hours=1)
+    block_token("w", sooner, keeper=keeper)
+    fail_writes(failing, None, _WRITE_CONCERN_FAILED, skip=1)  # not the insert, which finds it there
+    (result,) = apply(keeper, [[Block(BLOCKED, "w", latest)]])
+    assert isinstance(result.error, DatabaseUnavailable)
+    assert keeper.store(BLOCKED.server).client.ttl("blocked:w") < 2 * 3600
 
 
 def no_event_is_applied_that_a_majority_may_not_have(failing: MongoServer, keeper: Keeper) -> None:

@@ -95,6 +95,12 @@ def test_views_of_all_kinds_are_held_against_each_other() -> None:
         registry.add_view(BlocklistView(name="two", key="x:y:{id}", collection="c", ends="e"))
 
 
+@pytest.mark.parametrize("ends", ["", "a.b", "$a", "a."])
+def test_the_end_of_a_block_is_one_field(ends: str) -> None:
+    with pytest.raises(RegistrationError, match="view two: ends must be the name of one field"):
+        BlocklistView(name="two", key="x:y:{id}", collection="c", ends=ends)
+
+
 def test_a_name_stands_for_one_view() -> None:
     registry = Registry()
     registry.add_view(view("one", "a:{id}"))
