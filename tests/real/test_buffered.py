@@ -367,54 +367,60 @@ ENDINGS: dict[str, tuple[str, int]] = {
 }
 
 
-def run(broker: RedisServer, code: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "CACHEKEEPER_BROKER_URL": broker.url, "CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS": "2"}
-    return subprocess.Popen(
+@contextmanager
+def run(broker: RedisServer, code: str, seconds: int = 30) -> Iterator[subprocess.Popen[str]]:
+    settings = {"CACHEKEEPER_BROKER_URL": broker.url, "CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS": str(seconds)}
+    process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM + code],
-        env=environment,
+        env={**os.environ, **settings},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()  # where the test has failed
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_end_of_a_process_publishes_what_is_there(redis_server: RedisServer, ending: str) -> None:
     code, status = ENDINGS[ending]
-    process = run(redis_server, code)
-    if "SIGTERM" in ending:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == status
+    with run(redis_server, code) as process:
+        if "SIGTERM" in ending:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == status
     assert arrived(redis_server) == list(range(700))
 
 
 def test_mutant_without_an_end(redis_server: RedisServer) -> None:
     code = "from cachekeeper.delivery.ending import _end; atexit.unregister(_end.on_exit); fill(700)"
-    process = run(redis_server, code)
-    process.communicate(timeout=60)
-    assert process.returncode == 0
+    with run(redis_server, code) as process:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
     assert len(arrived(redis_server)) <= 500  # the full message at most
 
 
 @pytest.mark.parametrize("ending", ["fill(3)", "fill(3); wait()"])
 def test_events_that_cannot_be_published_at_the_end_are_told(own_redis: RedisServer, ending: str) -> None:
     own_redis.pause()
-    process = run(own_redis, ending)
-    if "wait" in ending:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGTERM)
-    started = time.monotonic()
-    out, err = process.communicate(timeout=60)
-    assert "3 events were not published before the process ended: the broker did not confirm" in err
-    assert process.returncode == (-signal.SIGTERM if "wait" in ending else 0)
-    assert time.monotonic() - started < 20
-    if "wait" not in ending:
-        assert out == "BrokerUnavailable 3\n"
+    with run(own_redis, ending, seconds=2) as process:
+        if "wait" in ending:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        out, err = process.communicate(timeout=60)
+        assert "3 events were not published before the process ended: the broker did not confirm" in err
+        assert process.returncode == (-signal.SIGTERM if "wait" in ending else 0)
+        assert time.monotonic() - started < 20
+        if "wait" not in ending:
+            assert out == "BrokerUnavailable 3\n"
 
 
 def test_a_forked_child_starts_with_nothing(redis_server: RedisServer) -> None:
@@ -429,9 +435,9 @@ if os.fork() == 0:
 os.wait()
 buffered._sending.release()
 """
-    process = run(redis_server, code)
-    out, err = process.communicate(timeout=60)
-    assert (out, process.returncode) == ("0\n", 0), err
+    with run(redis_server, code) as process:
+        out, err = process.communicate(timeout=60)
+        assert (out, process.returncode) == ("0\n", 0), err
     assert messages(redis_server) == [[10, 11], [0, 1, 2]]
 
 
