@@ -41,6 +41,7 @@ from cachekeeper.errors import (
     SettingsError,
     Unavailable,
     UnknownEvent,
+    WriteRefused,
 )
 from cachekeeper.events import CollectionChanged, Event, Id, Moment, Name, Version
 from cachekeeper.ids import IdType
@@ -111,6 +112,7 @@ __all__ = [
     "View",
     "Watch",
     "Write",
+    "WriteRefused",
     "changed",
     "close",
     "default_keeper",

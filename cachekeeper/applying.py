@@ -55,8 +55,11 @@ def apply(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
         batch: the commands, event by event.
 
     Returns:
-        One result an event. An error leaves the event safe to apply again; `Unavailable` means that it will succeed
-        once the server is back, everything else that it never will.
+        One result an event. An error leaves the event safe to apply again; `Unavailable` means that a server failed,
+        and that it may succeed another time, everything else that it never will.
+
+    Raises:
+        Exception: MongoDB's driver could not write some value of some event, and said so in its own way.
     """
     results = [Applied() for _ in batch]
     for commands, result in zip(batch, results, strict=True):
@@ -104,6 +107,7 @@ def block(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime
     """Block one id, in MongoDB and then in Redis.
 
     Raises:
+        WriteRefused: the collection forbids it; nothing was written.
         DatabaseUnavailable: MongoDB failed; nothing is known to be written.
         PersistedNotCached: Redis failed; MongoDB has it.
     """

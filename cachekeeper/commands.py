@@ -15,7 +15,9 @@ from cachekeeper.views import BlocklistView, TextView, View
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """A majority write of the document behind a key, done before anything in Redis. It must be safe to repeat.
+    """A majority write of the document behind a key, done before anything in Redis.
+
+    It must be safe to repeat, and several of one document must come to the same in any order: none is promised.
 
     Attributes:
         view: whose collection it is, and how ids map to `_id` there.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from cachekeeper.errors import DatabaseUnavailable, Overloaded
+from cachekeeper.errors import DatabaseUnavailable, Overloaded, WriteRefused
 from cachekeeper.lean import LEAN_CODEC_OPTIONS
 
 if TYPE_CHECKING:
@@ -39,6 +39,31 @@ def database_errors(doing: str, seconds: float) -> Iterator[None]:
         if not isinstance(error.obj, RawBSONDocument):
             raise
         raise DatabaseUnavailable(f"MongoDB failed while {doing} (a write concern error)") from error
+
+
+_DUPLICATE_KEY = 11000
+_REFUSALS = {
+    121: "the validator of the collection forbids it",
+    _DUPLICATE_KEY: "a unique index of the collection forbids it",
+    10334: "the document would be larger than MongoDB allows",
+}
+
+
+def refusal(collection: str, said: Mapping[str, Any]) -> WriteRefused | None:
+    """What MongoDB will say of a write however often it is asked; None where it may take it another time.
+
+    Args:
+        collection: the name of the one that was written to.
+        said: the error as the server words it, with its `code`.
+    """
+    code = said["code"]
+    if code not in _REFUSALS:
+        return None
+    # Two that insert the same document: the second finds it when it tries again. Servers before 4.2 do not say which
+    # index it is.
+    if code == _DUPLICATE_KEY and [*said.get("keyPattern", ["_id"])] == ["_id"]:
+        return None
+    return WriteRefused(f"a write to {collection} was refused: {_REFUSALS[code]} (code {code})")
 
 
 class DatabaseReads:

@@ -12,6 +12,7 @@
     ├── SettingsError                    the environment is wrong; every variable at fault is named
     ├── RegistrationError                a view, event or handler does not fit the others
     ├── NoTransaction                    an event for the outbox, without the transaction of its change
+    ├── WriteRefused                     MongoDB does not take the document, however often it is asked
     ├── Unavailable                      an outage, never to be read as 'does not exist'
     │   ├── CacheUnavailable             Redis
     │   ├── DatabaseUnavailable          MongoDB
@@ -86,6 +87,10 @@ class RegistrationError(CachekeeperError):
 
 class NoTransaction(CachekeeperError):
     """An event is to be stored in the transaction of its change, and there is none; or the server has none."""
+
+
+class WriteRefused(CachekeeperError):
+    """The collection's validator or a unique index forbids what was to be written, or it is too large. No outage."""
 
 
 class Unavailable(CachekeeperError):

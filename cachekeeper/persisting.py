@@ -10,11 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, WriteError
+from pymongo.errors import BulkWriteError, WriteConcernError, WriteError
 
 from cachekeeper.commands import Block, Command, Persist
-from cachekeeper.database import database_errors
-from cachekeeper.errors import DatabaseUnavailable
+from cachekeeper.database import database_errors, refusal
+from cachekeeper.errors import CachekeeperError, DatabaseUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,21 +23,23 @@ if TYPE_CHECKING:
     from cachekeeper.views import BlocklistView
 
 _Wanted = TypeVar("_Wanted")
-_Errors = dict[int, DatabaseUnavailable]  # by place
+_Errors = dict[int, CachekeeperError]  # by place: DatabaseUnavailable or WriteRefused
 
 # Writes in one command, within one time limit: a batch, or an event of many commands, must not need more time the more
 # there is of it, or it would fail for ever.
 _AT_ONCE = 100
 
 
-def persist(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[DatabaseUnavailable | None]:
+def persist(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[CachekeeperError | None]:
     """Write what the `Persist` and `Block` commands of several events ask for.
 
     Documents come before blocks, and no other order is promised. Once MongoDB has failed it is asked for nothing more:
-    each command would wait as long as the first. What was written before that stays, and its events have not failed.
+    each command would wait as long as the first. What was written before that stays; only an event of which everything
+    was has not failed.
 
     Returns:
-        For each event what failed of it; None where a majority holds everything.
+        For each event what failed of it: `WriteRefused` for what it asks, or else `DatabaseUnavailable`. None where a
+        majority holds everything.
     """
     documents: dict[str, list[tuple[int, Persist]]] = {}
     blocks: dict[BlocklistView, list[tuple[int, Block]]] = {}
@@ -56,7 +58,7 @@ def persist(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Database
 
 
 def persist_block(keeper: Keeper, block: Block) -> None:
-    """Write one block. Raises DatabaseUnavailable."""
+    """Write one block. Raises DatabaseUnavailable, WriteRefused."""
     for error in _write_blocks(keeper, block.view, [block]).values():
         raise error
 
@@ -65,7 +67,7 @@ def persist_block(keeper: Keeper, block: Block) -> None:
 class _Results:
     """What became of the events so far."""
 
-    errors: list[DatabaseUnavailable | None]
+    errors: list[CachekeeperError | None]
     away: DatabaseUnavailable | None = None
 
     def add(self, wanted: list[tuple[int, _Wanted]], write: Callable[[list[_Wanted]], _Errors]) -> None:
@@ -155,14 +157,17 @@ def _bulk(keeper: Keeper, name: str, writes: Sequence[UpdateOne], doing: str) ->
         said = keeper.database[name].bulk_write(writes, ordered=False).bulk_api_result
     except BulkWriteError as error:
         said = error.details
-        if said["writeConcernErrors"]:  # nobody knows of which of them a majority has heard
-            raise
-    refused = {problem["index"]: _refusal(problem, doing) for problem in said["writeErrors"]}
+        for problem in said["writeConcernErrors"]:  # nobody knows of which of them a majority has heard
+            # Not the error as it is: all events share it, and it quotes what was written for each.
+            raise WriteConcernError(problem["errmsg"], problem["code"]) from None
+    refused = {problem["index"]: _failure(name, problem, doing) for problem in said["writeErrors"]}
     return _Written(frozenset(made["index"] for made in said["upserted"]), said["nMatched"], refused)
 
 
-def _refusal(problem: Mapping[str, Any], doing: str) -> DatabaseUnavailable:
-    error = DatabaseUnavailable(f"MongoDB failed while {doing} (code {problem['code']})")
+def _failure(name: str, problem: Mapping[str, Any], doing: str) -> CachekeeperError:
+    error: CachekeeperError | None = refusal(name, problem)
+    if error is None:
+        error = DatabaseUnavailable(f"MongoDB failed while {doing} (code {problem['code']})")
     # The server's text, which may quote a document, is kept as the cause only; without what was to be written.
     error.__cause__ = WriteError(problem["errmsg"], problem["code"])
     return error

@@ -6,10 +6,10 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from cachekeeper.codecs import Json, check_json
-from cachekeeper.database import database_errors
+from cachekeeper.database import database_errors, refusal
 from cachekeeper.errors import CachekeeperError, CacheUnavailable, InvalidValue, PersistedNotCached, Unavailable
 from cachekeeper.ids import check_id
 from cachekeeper.keeper import Keeper, default_keeper
@@ -81,6 +81,7 @@ def save_session(session_id: str | int, data: dict[str, Any], *, keeper: Keeper 
         InvalidId: `session_id` cannot be an id.
         InvalidValue: `data` would be changed on the way; the field is the path to what is wrong.
         SessionEnded: the session has been logged out.
+        WriteRefused: a validator or a unique index of the collection forbids the session; nothing was written.
         DatabaseUnavailable: MongoDB failed; nothing is known to be written.
         PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
     """
@@ -139,7 +140,11 @@ def _persist(keeper: Keeper, part: str, data: dict[str, Any]) -> StoredDocument:
                     upsert=True,
                     return_document=ReturnDocument.AFTER,
                 )
-            except DuplicateKeyError:
+            except OperationFailure as error:
+                if (refused := refusal(SESSION.loader.collection, error.details or {"code": error.code})) is not None:
+                    raise refused from error
+                if not isinstance(error, DuplicateKeyError):
+                    raise
                 # There is a document that the filter did not find, so the upsert tried to make a second. Either the
                 # session has ended, or another first save made the document between our look and our insert: then
                 # the second time it is found.

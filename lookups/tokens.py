@@ -37,6 +37,7 @@ def block_token(
 
     Raises:
         InvalidId, InvalidTime: what was given cannot be used; nothing was written.
+        WriteRefused: a validator or a unique index of the collection forbids the block; nothing was written.
         DatabaseUnavailable: MongoDB failed; nothing is known to be written.
         PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
     """

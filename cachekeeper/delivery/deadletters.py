@@ -33,6 +33,8 @@ EXPIRY = TtlIndex(COLLECTION, "last_at", lambda settings: settings.dead_letter_s
 _LONGEST_BODY = 4 * 1024 * 1024
 _LONGEST_TRACEBACK = 64 * 1024
 _LONGEST_REASON = 1000
+# Letters in one command, within one time limit: however many a message makes, they must come to an end.
+_AT_ONCE = 100
 # Fields of every event that tell nothing.
 _PLAIN_FIELDS = frozenset({"type", "time", "version"})
 
@@ -62,12 +64,11 @@ def keep(keeper: Keeper, registry: Registry, letters: Sequence[Letter]) -> None:
     Raises:
         DatabaseUnavailable: MongoDB failed. Do it again.
     """
-    if not letters:
-        return
     now = datetime.now(UTC)
     writes = [_write(registry, letter, now) for letter in letters]
-    with database_errors("keeping dead letters", keeper.settings.load_timeout_seconds):
-        keeper.database[COLLECTION].bulk_write(writes, ordered=False)
+    for start in range(0, len(writes), _AT_ONCE):
+        with database_errors("keeping dead letters", keeper.settings.load_timeout_seconds):
+            keeper.database[COLLECTION].bulk_write(writes[start : start + _AT_ONCE], ordered=False)
 
 
 def shown(document: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
@@ -168,6 +169,8 @@ def _leaves(value: object) -> Iterator[str]:
 
 def _hide(text: str, secrets: Sequence[str]) -> str:
     for secret in filter(None, secrets):
-        text = text.replace(secret, mask(secret))
+        # As it is, and as Python and JSON write it inside of quotes.
+        for written in dict.fromkeys((json.dumps(secret)[1:-1], repr(secret)[1:-1], secret)):
+            text = text.replace(written, mask(secret))
     # A lone surrogate cannot go into MongoDB.
     return text.encode("utf-8", "backslashreplace").decode()

@@ -98,7 +98,7 @@ class Delivery:
             thread.stop()
 
     def process(self, *jobs: Job) -> None:
-        """Deal with messages, and never wait longer than the time limits of the servers.
+        """Deal with messages. Each wait for a server has its time limit; a large message may take several waits.
 
         Together: they then share a round trip. But one that has failed before while the servers were well is dealt with
         alone, since it may take the others with it.
@@ -187,15 +187,22 @@ class Delivery:
 
     def _apply_one(self, commands: Sequence[Command], strikes: int) -> Applied:
         """Apply one event of a batch in which one may be at fault."""
+        result = self._alone(commands)
+        if isinstance(result.error, Unavailable):
+            if strikes < self.gate.STRIKES:
+                raise result.error
+            # Its message has failed again and again while the servers were well. If they are now, and it fails once
+            # more, it is the event; without that, a neighbour of the guilty one that an outage met just now would go,
+            # too.
+            self._probe()
+            result = self._alone(commands)
+        return result
+
+    def _alone(self, commands: Sequence[Command]) -> Applied:
         try:
             (result,) = apply(self.keeper, [commands])
         except Exception as error:  # noqa: BLE001  # becomes a dead letter, with its traceback
             return Applied(error)
-        if isinstance(result.error, Unavailable):
-            if strikes < self.gate.STRIKES:
-                raise result.error
-            # It has failed again and again while the servers were well. If they are now, it is the event.
-            self._probe()
         return result
 
     def _keep(self, letters: Sequence[Letter]) -> None:

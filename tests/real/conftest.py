@@ -9,12 +9,25 @@ from cachekeeper.embedded import Guardian, MongoServer
 from cachekeeper.embedded.worker_process import WorkerProcess
 from tests.node import install
 from tests.real.delivering import site, worker
+from tests.real.failpoints import failing, failing_server
 from tests.real.leftovers import Place
 from tests.real.outbox_lab import lab
 from tests.real.taps import MongoTap
 from tests.shop import arrivals, shop, stocked, watched_mongo
 
-__all__ = ["arrivals", "lab", "node_packages", "place", "shop", "site", "stocked", "watched_mongo", "worker"]
+__all__ = [
+    "arrivals",
+    "failing",
+    "failing_server",
+    "lab",
+    "node_packages",
+    "place",
+    "shop",
+    "site",
+    "stocked",
+    "watched_mongo",
+    "worker",
+]
 
 _LOG_LINES = 60
 

@@ -21,6 +21,7 @@ from cachekeeper.registry import load_registry
 from cachekeeper.settings import PublisherSettings, Settings
 from producers import UserLoggedOut
 from tests.servers import RabbitServer
+from tests.shop import PATIENT
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ class Site:
         self.publisher = Publisher(PublisherSettings(broker_url=self.broker.url))
         self.client: redis.Redis = self.cache.client()
         self.mongo_client = self.mongo.client()
-        self.keeper = Keeper(Settings(redis_url=self.cache.url, mongodb_url=self.mongo.url_of(self.database)))
+        self.keeper = Keeper(
+            Settings(redis_url=self.cache.url, mongodb_url=self.mongo.url_of(self.database), **PATIENT)
+        )
 
     @property
     def db(self) -> Database[dict[str, Any]]:

@@ -14,6 +14,7 @@ from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut, UserUpdated
 from tests.real.delivering import Site
 from tests.real.shop_of_faults import WentWrong
+from tests.shop import PATIENT
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ TOKEN = "correct-horse-battery-staple"
 @pytest.fixture
 def site(guardian: Guardian, redis_server: RedisServer, mongo_server: MongoServer, database: str) -> Iterator[Site]:
     """One Redis is everything here."""
-    modules = "producers,lookups,worker,tests.real.shop_of_faults"
-    site = Site(guardian, redis_server, redis_server, mongo_server, database, {"CACHEKEEPER_MODULES": modules})
+    # No time limit is met by accident: a refusal needs none.
+    environment = {f"CACHEKEEPER_{name.upper()}": str(value) for name, value in PATIENT.items()}
+    environment["CACHEKEEPER_MODULES"] = "producers,lookups,worker,tests.real.shop_of_faults"
+    site = Site(guardian, redis_server, redis_server, mongo_server, database, environment)
     yield site
     site.close()
 
@@ -52,8 +55,24 @@ def test_a_handler_that_goes_wrong(site: Site, how: str, error: str) -> None:
         assert "Traceback" in letter["traceback"]
         assert json.loads(letter["body"])["token"] == TOKEN
         assert TOKEN not in letter["reason"] + letter["traceback"] + worker.log.read_text()
-        assert site.held() == 0
+        wait_until(lambda: not site.held(), "the last acknowledgement", SOON)
         assert worker.alive
+
+
+def test_an_event_that_a_validator_forbids_holds_up_nobody(site: Site) -> None:
+    """Two logouts of sessions that nobody has saved, say, and the collection asks for a user."""
+    site.db.create_collection("sessions", validator={"_id": {"$ne": "forbidden"}})
+    with site.working() as worker:
+        guilty = UserLoggedOut(token_id=TOKEN, session_id="forbidden")
+        site.publish(UserLoggedOut(token_id="before"), guilty, UserLoggedOut(token_id="after"))
+        site.publish_each(*(UserLoggedOut(token_id=f"{TOKEN}-{number}", session_id="forbidden") for number in range(9)))
+        wait_until(lambda: len(site.letters) == 10, "ten dead letters", SOON)
+        wait_until(lambda: site.client.exists("blocked:before", "blocked:after") == 2, "the others applied", SOON)
+        site.settle()
+        assert {letter["error"] for letter in site.letters} == {"WriteRefused"}
+        assert "Document failed validation" in site.letters[0]["traceback"]
+        assert "stopped fetching events" not in worker.log.read_text()
+        assert TOKEN not in worker.log.read_text()
 
 
 def test_an_event_that_no_server_takes_holds_up_the_others_for_a_while_only(site: Site) -> None:
@@ -95,7 +114,7 @@ def test_no_log_shows_a_token_however_much_it_says(site: Site) -> None:
         site.send(TOKEN.encode(), {"task": "x", "id": "y"})
         wait_until(lambda: len(site.letters) == 4, "four dead letters", SOON)
         site.settle()
-        assert "dealt with 1 messages" in worker.log.read_text()  # it does say much
+        wait_until(lambda: "dealt with 1 messages" in worker.log.read_text(), "a word of it: it does say much", SOON)
         assert TOKEN not in worker.log.read_text()
 
 

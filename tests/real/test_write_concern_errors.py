@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from pymongo.errors import BulkWriteError
 
-from cachekeeper import persisting
+from cachekeeper import applying, persisting
 from cachekeeper.applying import apply
 from cachekeeper.commands import Block, Command, Persist
-from cachekeeper.embedded import MongoServer
-from cachekeeper.errors import DatabaseUnavailable
+from cachekeeper.errors import DatabaseUnavailable, WriteRefused
 from cachekeeper.keeper import Keeper
 from cachekeeper.settings import Settings
 from lookups import BLOCKED, SESSION, block_token, is_blocked, read_session, save_session
 from lookups.sessions import END_SESSION
+from tests.mutating import mutated
+from tests.real.failpoints import WRITE_CONCERN_FAILED, be_well, fail_writes
 from tests.shop import PATIENT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pymongo import UpdateOne
-
-    from cachekeeper.embedded import FoundServer, Guardian, RedisServer
-
-_SHUTDOWN_IN_PROGRESS = 91  # of a primary that is deposed before a majority has them; a driver tries again
-_WRITE_CONCERN_FAILED = 64  # a driver does not try again
-
-
-@pytest.fixture(scope="module")
-def failing(guardian: Guardian, mongo_found: FoundServer) -> Iterator[MongoServer]:
-    """A MongoDB that can be told to fail."""
-    server = MongoServer(guardian, mongo_found, parameters={"enableTestCommands": 1})
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(autouse=True)
-def _well_again(failing: MongoServer) -> Iterator[None]:
-    """Whatever becomes of a test, the next one's writes are well."""
-    yield
-    fail_writes(failing, 0)
+    from cachekeeper.embedded import MongoServer, RedisServer
 
 
 @pytest.fixture
@@ -52,14 +30,6 @@ def keeper(failing: MongoServer, redis_server: RedisServer) -> Iterator[Keeper]:
     keeper = Keeper(Settings(redis_url=redis_server.url, mongodb_url=failing.url, **PATIENT))
     yield keeper
     keeper.close()
-
-
-def fail_writes(server: MongoServer, times: int | None, code: int = _SHUTDOWN_IN_PROGRESS, *, skip: int = 0) -> None:
-    """So many writes, None for all but the first `skip`, are made, and answered with an error."""
-    data = {"failCommands": ["findAndModify", "update"], "writeConcernError": {"code": code, "errmsg": "failing"}}
-    mode: object = {"skip": skip} if times is None else {"times": times} if times else "off"
-    with server.client() as client:
-        client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
 
 
 @pytest.fixture
@@ -81,7 +51,7 @@ def test_a_block_that_meets_it_is_a_typed_outage_and_a_retry_is_safe(
     fail_writes(failing, None)  # a driver tries again until the time limit
     with pytest.raises(DatabaseUnavailable):
         block_token("t", later(), keeper=hasty)
-    fail_writes(failing, 0)
+    be_well(failing)
     block_token("t", later(), keeper=keeper)
     assert is_blocked("t", keeper=keeper)
 
@@ -90,7 +60,7 @@ def test_a_save_that_meets_it_is_a_typed_outage_and_a_retry_is_safe(failing: Mon
     fail_writes(failing, 4)
     with pytest.raises(DatabaseUnavailable):
         save_session("s", {"cart": [1]}, keeper=keeper)
-    fail_writes(failing, 0)
+    be_well(failing)
     save_session("s", {"cart": [1]}, keeper=keeper)
     assert read_session("s", keeper=keeper) == {"cart": [1]}
 
@@ -105,7 +75,7 @@ def test_an_event_that_meets_it_is_applied_again(
     fail_writes(failing, None)
     (result,) = apply(hasty, [event])
     assert isinstance(result.error, DatabaseUnavailable)
-    fail_writes(failing, 0)
+    be_well(failing)
     (result,) = apply(keeper, [event])
     assert result.error is None
 
@@ -113,16 +83,16 @@ def test_an_event_that_meets_it_is_applied_again(
 def test_a_block_whose_lengthening_meets_it_is_not_blocked_so_long(failing: MongoServer, keeper: Keeper) -> None:
     sooner, latest = later(), later() + timedelta(hours=1)
     block_token("w", sooner, keeper=keeper)
-    fail_writes(failing, None, _WRITE_CONCERN_FAILED, skip=1)  # not the insert, which finds it there
+    fail_writes(failing, None, WRITE_CONCERN_FAILED, skip=1)  # not the insert, which finds it there
     (result,) = apply(keeper, [[Block(BLOCKED, "w", latest)]])
     assert isinstance(result.error, DatabaseUnavailable)
     assert keeper.store(BLOCKED.server).client.ttl("blocked:w") < 2 * 3600
 
 
 def no_event_is_applied_that_a_majority_may_not_have(failing: MongoServer, keeper: Keeper) -> None:
-    fail_writes(failing, 2, _WRITE_CONCERN_FAILED)
+    fail_writes(failing, 2, WRITE_CONCERN_FAILED)
     errors = [result.error for event in BATCH for result in apply(keeper, [event])]
-    fail_writes(failing, 0)
+    be_well(failing)
     assert [type(error) for error in errors] == [DatabaseUnavailable] * 2
     assert keeper.store(BLOCKED.server).client.exists("blocked:u") == 0
     assert [result.error for result in apply(keeper, BATCH)] == [None, None]
@@ -132,17 +102,52 @@ def test_no_event_is_applied_that_a_majority_may_not_have(failing: MongoServer, 
     no_event_is_applied_that_a_majority_may_not_have(failing, keeper)
 
 
+WRITE_CONCERN = 'for problem in said["writeConcernErrors"]:'
+
+
+def all_are_left_out_where_one_is_refused_besides(failing: MongoServer, keeper: Keeper) -> None:
+    database = keeper.database
+    database.drop_collection(BLOCKED.collection)
+    database.create_collection(BLOCKED.collection, validator={"_id": {"$ne": "forbidden"}})
+    batch: list[list[Command]] = [[Block(BLOCKED, token, None)] for token in ("a", "forbidden", "b")]
+    fail_writes(failing, 1, WRITE_CONCERN_FAILED)
+    errors = [result.error for result in apply(keeper, batch)]
+    be_well(failing)
+    assert [type(error) for error in errors] == [DatabaseUnavailable] * 3
+    assert keeper.store(BLOCKED.server).client.exists("blocked:a", "blocked:b") == 0
+    assert [type(result.error) for result in apply(keeper, batch)] == [type(None), WriteRefused, type(None)]
+    database.drop_collection(BLOCKED.collection)
+
+
+def test_all_are_left_out_where_one_is_refused_besides(failing: MongoServer, keeper: Keeper) -> None:
+    """Of the others nobody knows whether a majority has them."""
+    all_are_left_out_where_one_is_refused_besides(failing, keeper)
+
+
+def test_who_looks_at_the_refused_one_only_is_found(
+    failing: MongoServer, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused_only = 'for problem in [] if said["writeErrors"] else said["writeConcernErrors"]:'
+    monkeypatch.setattr(applying, "persist", mutated(persisting, WRITE_CONCERN, refused_only).persist)
+    with pytest.raises(AssertionError):
+        all_are_left_out_where_one_is_refused_besides(failing, keeper)
+
+
+def test_no_error_of_one_event_quotes_another(failing: MongoServer, keeper: Keeper) -> None:
+    """All events of a command share it, and a dead letter shows its traceback."""
+    fail_writes(failing, 1, WRITE_CONCERN_FAILED)
+    results = apply(keeper, [[Block(BLOCKED, "mine", None)], [Block(BLOCKED, "neighbour", None)]])
+    for result in results:
+        assert result.error is not None
+        said = "".join(traceback.format_exception(result.error))
+        assert "WriteConcernError: failing" in said
+        assert "neighbour" not in said
+        assert "neighbour" not in str(getattr(result.error.__cause__, "details", None))
+
+
 def test_who_does_not_look_for_it_is_found(
     failing: MongoServer, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    careful = persisting._bulk
-
-    def careless(keeper: Keeper, name: str, writes: Sequence[UpdateOne], doing: str) -> persisting._Written:
-        try:
-            return careful(keeper, name, writes, doing)
-        except BulkWriteError:
-            return persisting._Written(frozenset(range(len(writes))), 0, {})
-
-    monkeypatch.setattr(persisting, "_bulk", careless)
+    monkeypatch.setattr(applying, "persist", mutated(persisting, WRITE_CONCERN, "for problem in ():").persist)
     with pytest.raises(AssertionError):
         no_event_is_applied_that_a_majority_may_not_have(failing, keeper)

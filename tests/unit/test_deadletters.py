@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -74,6 +75,19 @@ def test_tokens_are_masked_in_reason_and_traceback() -> None:
     assert mask(TOKEN) in document["reason"]
     assert "for 42" in document["reason"]  # no secret
     assert "Traceback" in document["traceback"]
+
+
+@pytest.mark.parametrize(
+    "token", ["back\\slash-token", "soft\u00adhyphen", 'quo"te', "sur\ud800rogate", "line\u2028end"]
+)
+@pytest.mark.parametrize("quoted", [repr, json.dumps, lambda token: repr({"_id": token}), lambda token: token])
+def test_a_token_is_masked_as_others_quote_it(token: str, quoted: Callable[[str], str]) -> None:
+    """In an error's text, a driver's say, stands the repr of what it was given."""
+    document = written({**LOGOUT, "token_id": token}, failing(f"no place for {quoted(token)}"))
+    assert mask(token) in document["reason"]
+    assert "no place for" in document["reason"]
+    for form in (token, repr(token)[1:-1], json.dumps(token)[1:-1]):
+        assert form not in document["reason"] + document["traceback"]
 
 
 @pytest.mark.parametrize("before", range(960, 1001))

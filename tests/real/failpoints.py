@@ -1,0 +1,54 @@
+"""A MongoDB that can be told to fail, for a while."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cachekeeper.embedded import MongoServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachekeeper.embedded import FoundServer, Guardian
+
+SHUTDOWN_IN_PROGRESS = 91  # of a primary that is deposed before a majority has a write; a driver tries again
+WRITE_CONCERN_FAILED = 64  # a driver does not try again
+
+
+@pytest.fixture(scope="module")
+def failing_server(guardian: Guardian, mongo_found: FoundServer) -> Iterator[MongoServer]:
+    """One for a module; `failing` is what tests ask for."""
+    server = MongoServer(guardian, mongo_found, parameters={"enableTestCommands": 1})
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def failing(failing_server: MongoServer) -> Iterator[MongoServer]:
+    """Well, until it is told to fail; and well again, whatever becomes of the test."""
+    yield failing_server
+    be_well(failing_server)
+
+
+def be_well(server: MongoServer) -> None:
+    """Fail no more."""
+    _configure(server, "off", {})
+
+
+def fail_writes(server: MongoServer, times: int | None, code: int = SHUTDOWN_IN_PROGRESS, *, skip: int = 0) -> None:
+    """So many writes, None for all but the first `skip`, are made, and answered with an error."""
+    data = {"failCommands": ["findAndModify", "update"], "writeConcernError": {"code": code, "errmsg": "failing"}}
+    _configure(server, {"skip": skip} if times is None else {"times": times}, data)
+
+
+def delay_writes(server: MongoServer, milliseconds: int) -> None:
+    """Each update takes so long."""
+    _configure(server, "alwaysOn", {"failCommands": ["update"], "blockConnection": True, "blockTimeMS": milliseconds})
+
+
+def _configure(server: MongoServer, mode: str | dict[str, int], data: dict[str, Any]) -> None:
+    with server.client() as client:
+        client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})

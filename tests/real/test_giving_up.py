@@ -1,0 +1,116 @@
+"""Which event of a message that fails again and again becomes a dead letter."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cachekeeper.database import database_errors
+from cachekeeper.delivery import work
+from cachekeeper.delivery.deadletters import keep
+from cachekeeper.delivery.messages import Parcel
+from cachekeeper.delivery.work import Delivery, Job, Verdict
+from cachekeeper.registry import load_registry
+from cachekeeper.settings import Settings
+from lookups import is_blocked
+from producers import UserLoggedOut
+from tests.mutating import mutated
+from tests.real.failpoints import WRITE_CONCERN_FAILED, be_well, delay_writes, fail_writes
+from tests.real.shop_of_faults import WentWrong
+from tests.shop import PATIENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cachekeeper.delivery.deadletters import Letter
+    from cachekeeper.embedded import MongoServer, RedisServer
+    from cachekeeper.keeper import Keeper
+    from cachekeeper.registry import Registry
+
+MODULES = ("producers", "lookups", "worker", "tests.real.shop_of_faults")
+INNOCENT = UserLoggedOut(token_id="innocent")
+GUILTY = WentWrong(how="asks for what MongoDB refuses")
+
+
+@pytest.fixture
+def delivery(failing: MongoServer, redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Delivery]:
+    changes: dict[str, Any] = getattr(request, "param", {})
+    settings = Settings(redis_url=redis_server.url, mongodb_url=failing.url, **{**PATIENT, **changes})
+    delivery = Delivery(settings, load_registry(MODULES))
+    delivery.keeper.database["dead_letters"].delete_many({})
+    delivery.gate.start()
+    yield delivery
+    delivery.gate.stop()
+    delivery.keeper.close()
+
+
+def process(delivery: Delivery, strikes: int) -> Verdict:
+    """A message with both, which has failed so often while the servers were well."""
+    bodies: list[Any] = [json.loads(event.model_dump_json()) for event in (INNOCENT, GUILTY)]
+    delivery.gate._strikes["m1"] = strikes
+    job = Job(Parcel("m1", bodies))
+    delivery.process(job)
+    return job.verdict
+
+
+def types(delivery: Delivery) -> list[str]:
+    """Of the dead letters."""
+    return [letter["type"] for letter in delivery.keeper.database["dead_letters"].find()]
+
+
+def the_innocent_one_meets_an_outage(delivery: Delivery, failing: MongoServer) -> None:
+    """Just as the message is given up, one write fails, and the probe after it does not."""
+    fail_writes(failing, 1, WRITE_CONCERN_FAILED)
+    assert process(delivery, delivery.gate.STRIKES) is Verdict.DONE
+    assert types(delivery) == ["went.wrong"]
+    assert is_blocked("innocent", keeper=delivery.keeper)
+
+
+def test_an_outage_of_a_moment_takes_no_neighbour_along(delivery: Delivery, failing: MongoServer) -> None:
+    the_innocent_one_meets_an_outage(delivery, failing)
+
+
+def test_who_does_not_try_once_more_is_found(
+    delivery: Delivery, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once_more = "            result = self._alone(commands)\n        return result"
+    wrong = mutated(work, once_more, "        return result")
+    monkeypatch.setattr(Delivery, "_apply_one", wrong.Delivery._apply_one)
+    with pytest.raises(AssertionError, match=r"went\.wrong"):
+        the_innocent_one_meets_an_outage(delivery, failing)
+
+
+def a_message_of_letters_alone_is_dealt_with(delivery: Delivery, failing: MongoServer) -> None:
+    """Four commands of 0.7 s each, and a time limit of two seconds."""
+    delay_writes(failing, 700)
+    job = Job(Parcel("m1", [{"type": "unheard.of", "number": number} for number in range(400)]))
+    delivery.process(job)
+    be_well(failing)
+    assert job.verdict is Verdict.DONE
+    assert len(types(delivery)) == 400
+
+
+@pytest.mark.parametrize("delivery", [{"load_timeout_seconds": 2}], indirect=True)
+def test_however_many_letters_a_message_makes_they_come_to_an_end(delivery: Delivery, failing: MongoServer) -> None:
+    a_message_of_letters_alone_is_dealt_with(delivery, failing)
+
+
+@pytest.mark.parametrize("delivery", [{"load_timeout_seconds": 2}], indirect=True)
+def test_one_time_limit_for_all_letters_is_found(
+    delivery: Delivery, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def within_one(keeper: Keeper, registry: Registry, letters: Sequence[Letter]) -> None:
+        with database_errors("keeping dead letters", keeper.settings.load_timeout_seconds):
+            keep(keeper, registry, letters)
+
+    monkeypatch.setattr(work, "keep", within_one)
+    with pytest.raises(AssertionError, match="AWAY"):
+        a_message_of_letters_alone_is_dealt_with(delivery, failing)
+
+
+def test_before_that_nothing_is_given_up(delivery: Delivery) -> None:
+    assert process(delivery, delivery.gate.STRIKES - 1) is Verdict.AWAY
+    assert types(delivery) == []
+    assert is_blocked("innocent", keeper=delivery.keeper)
