@@ -29,15 +29,21 @@ def broken(outcome: Outcome) -> str:
 
 @pytest.mark.parametrize("series", [Series.OUTBOX, Series.STREAM])
 def test_no_promise_is_broken(stack: Stack, series: Series) -> None:
-    outcome = run(stack, 1, SECONDS, Station(series))
-    assert outcome.row.clean, f"{outcome.row}\n{broken(outcome)}"
-    assert outcome.row.reads_after_ack > 300
-    assert outcome.row.changes > 50
-    assert sum(outcome.row.faults.values()) > 10
-    assert outcome.row.ended == []
+    """One run is enough for what must have happened, unless the machine stands still for much of it."""
     idle = "writers-broker" if series is Series.STREAM else "stream-mongo"
-    led = [line for line in LINES if line != idle]
-    assert [line for line in led if not stack.proxy.count(line)] == []  # so that the faults of a line hit something
+    unused = set(LINES) - {idle}  # by none of which a fault has hit anything
+    reads = changes = faults = 0
+    for seed in range(1, 5):
+        outcome = run(stack, seed, SECONDS, Station(series))
+        assert outcome.row.clean, f"{outcome.row}\n{broken(outcome)}"
+        assert outcome.row.ended == []
+        unused -= {line for line in unused if stack.proxy.count(line)}
+        reads += outcome.row.reads_after_ack
+        changes += outcome.row.changes
+        faults += sum(outcome.row.faults.values())
+        if reads > 300 and changes > 50 and faults > 10 and not unused:
+            return
+    pytest.fail(f"too little has happened: {reads} reads, {changes} changes, {faults} faults; never used: {unused}")
 
 
 @pytest.mark.parametrize("name", ["payload-over-anything", "early-acknowledgement"])
