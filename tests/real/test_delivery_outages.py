@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -159,10 +158,8 @@ def test_a_worker_that_waits_can_be_stopped(site: Site, worker: WorkerProcess, n
     try:
         site.publish(UserLoggedOut(session_id="stopped", token_id="stopped"))
         wait_until(lambda: "stopped fetching events" in worker.log_tail(50), "a worker that waits", SOON)
-        asked = time.monotonic()
-        worker.stop()
+        worker.stop()  # it would be killed if it did not end
         assert worker.exit_text == "exited with status 0"
-        assert time.monotonic() - asked < 15
         assert site.waiting() == 1
     finally:
         server.resume()
