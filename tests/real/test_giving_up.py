@@ -83,21 +83,21 @@ def test_who_does_not_try_once_more_is_found(
 
 
 def a_message_of_letters_alone_is_dealt_with(delivery: Delivery, failing: MongoServer) -> None:
-    """Four commands of 0.7 s each, and a time limit of two seconds."""
-    delay_writes(failing, 700)
-    job = Job(Parcel("m1", [{"type": "unheard.of", "number": number} for number in range(400)]))
+    """Three commands of 2 s each, and a time limit of five seconds."""
+    delay_writes(failing, 2000)
+    job = Job(Parcel("m1", [{"type": "unheard.of", "number": number} for number in range(300)]))
     delivery.process(job)
     be_well(failing)
     assert job.verdict is Verdict.DONE
-    assert len(types(delivery)) == 400
+    assert len(types(delivery)) == 300
 
 
-@pytest.mark.parametrize("delivery", [{"load_timeout_seconds": 2}], indirect=True)
+@pytest.mark.parametrize("delivery", [{"load_timeout_seconds": 5}], indirect=True)
 def test_however_many_letters_a_message_makes_they_come_to_an_end(delivery: Delivery, failing: MongoServer) -> None:
     a_message_of_letters_alone_is_dealt_with(delivery, failing)
 
 
-@pytest.mark.parametrize("delivery", [{"load_timeout_seconds": 2}], indirect=True)
+@pytest.mark.parametrize("delivery", [{"load_timeout_seconds": 5}], indirect=True)
 def test_one_time_limit_for_all_letters_is_found(
     delivery: Delivery, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

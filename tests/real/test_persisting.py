@@ -83,16 +83,16 @@ def test_a_large_batch_takes_one_for_each_hundred(keeper: Keeper, mongo: MongoTa
 
 
 def an_event_of_many_commands_is_applied(redis_server: RedisServer, failing: MongoServer) -> None:
-    """Four commands of 0.7 s each, and a time limit of two seconds."""
-    event: list[Command] = [Persist(SESSION, f"s{number}", END_SESSION) for number in range(400)]
+    """Three commands of 2 s each, and a time limit of five seconds."""
+    event: list[Command] = [Persist(SESSION, f"s{number}", END_SESSION) for number in range(300)]
     with (
         MongoTap(failing, "shop") as mongo,
-        keeping(redis_server.url, mongo, **{**PATIENT, "load_timeout_seconds": 2}) as keeper,
+        keeping(redis_server.url, mongo, **{**PATIENT, "load_timeout_seconds": 5}) as keeper,
     ):
         mongo.database["sessions"].drop()
-        delay_writes(failing, 700)
+        delay_writes(failing, 2000)
         assert failures(keeper, [event]) == []
-        assert len(ended(mongo)) == 400
+        assert len(ended(mongo)) == 300
 
 
 def test_an_event_of_many_commands_is_applied(redis_server: RedisServer, failing: MongoServer) -> None:
