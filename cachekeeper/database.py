@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pymongo
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, WriteConcern
-from pymongo.errors import PyMongoError
+from pymongo.errors import PyMongoError, WriteError
 from pymongo.read_concern import ReadConcern
 
 from cachekeeper.errors import DatabaseUnavailable, Overloaded, WriteRefused
@@ -41,29 +41,40 @@ def database_errors(doing: str, seconds: float) -> Iterator[None]:
         raise DatabaseUnavailable(f"MongoDB failed while {doing} (a write concern error)") from error
 
 
-_DUPLICATE_KEY = 11000
+DUPLICATE_KEY = 11000
+TOO_LARGE = 10334
 _REFUSALS = {
     121: "the validator of the collection forbids it",
-    _DUPLICATE_KEY: "a unique index of the collection forbids it",
-    10334: "the document would be larger than MongoDB allows",
+    DUPLICATE_KEY: "a unique index of the collection forbids it",
+    TOO_LARGE: "the document would be larger than MongoDB allows",
 }
 
 
 def refusal(collection: str, said: Mapping[str, Any]) -> WriteRefused | None:
     """What MongoDB will say of a write however often it is asked; None where it may take it another time.
 
+    A duplicate is to be believed only the second time: where another index is looked at before that of `_id`, which is
+    so on a member that was added later, it may be of the very document, which somebody has just made.
+
     Args:
         collection: the name of the one that was written to.
-        said: the error as the server words it, with its `code`.
+        said: the error as the server words it.
     """
-    code = said["code"]
-    if code not in _REFUSALS:
+    code = said.get("code")
+    # Servers before 4.2 do not say which index it is.
+    if code not in _REFUSALS or (code == DUPLICATE_KEY and [*said.get("keyPattern", ["_id"])] == ["_id"]):
         return None
-    # Two that insert the same document: the second finds it when it tries again. Servers before 4.2 do not say which
-    # index it is.
-    if code == _DUPLICATE_KEY and [*said.get("keyPattern", ["_id"])] == ["_id"]:
-        return None
-    return WriteRefused(f"a write to {collection} was refused: {_REFUSALS[code]} (code {code})")
+    refused = WriteRefused(f"a write to {collection} was refused: {_REFUSALS[code]} (code {code})")
+    refused.__cause__ = server_error(said)
+    return refused
+
+
+def server_error(said: Mapping[str, Any]) -> WriteError:
+    """The server's words, as the cause of an error of ours.
+
+    Without what was to be written, and without the values of a unique index: they may be another document's.
+    """
+    return WriteError(str(said.get("errmsg")).partition(" dup key:")[0], said.get("code"))
 
 
 class DatabaseReads:

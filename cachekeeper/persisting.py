@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, WriteConcernError, WriteError
+from pymongo.errors import BulkWriteError, OperationFailure, WriteConcernError
 
 from cachekeeper.commands import Block, Command, Persist
-from cachekeeper.database import database_errors, refusal
+from cachekeeper.database import DUPLICATE_KEY, TOO_LARGE, database_errors, refusal, server_error
 from cachekeeper.errors import CachekeeperError, DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -152,22 +152,43 @@ class _Written:
 
 def _bulk(keeper: Keeper, name: str, writes: Sequence[UpdateOne], doing: str) -> _Written:
     """All of them whatever becomes of one. Raises PyMongoError."""
-    said: Mapping[str, Any]
+    inserted: set[int] = set()
+    found = 0
+    errors: _Errors = {}
+    places = list(range(len(writes)))
+    for last in (False, True):
+        said = _answer(keeper, name, [writes[place] for place in places])
+        inserted.update(places[made["index"]] for made in said["upserted"])
+        found += said["nMatched"]
+        problems = {places[problem["index"]]: problem for problem in said["writeErrors"]}
+        # A duplicate is written once more: what it was of may have gone with another write of these, or be this very
+        # document (see `refusal`), which is found then.
+        places = [place for place, problem in problems.items() if problem.get("code") == DUPLICATE_KEY and not last]
+        errors.update((place, _failure(name, problems[place], doing)) for place in problems.keys() - places)
+        if not places:
+            break
+    return _Written(frozenset(inserted), found, errors)
+
+
+def _answer(keeper: Keeper, name: str, writes: Sequence[UpdateOne]) -> Mapping[str, Any]:
+    """What MongoDB says of each. Raises PyMongoError: of none."""
     try:
-        said = keeper.database[name].bulk_write(writes, ordered=False).bulk_api_result
+        return keeper.database[name].bulk_write(writes, ordered=False).bulk_api_result
     except BulkWriteError as error:
-        said = error.details
-        for problem in said["writeConcernErrors"]:  # nobody knows of which of them a majority has heard
+        for problem in error.details["writeConcernErrors"]:  # nobody knows of which of them a majority has heard
             # Not the error as it is: all events share it, and it quotes what was written for each.
-            raise WriteConcernError(problem["errmsg"], problem["code"]) from None
-    refused = {problem["index"]: _failure(name, problem, doing) for problem in said["writeErrors"]}
-    return _Written(frozenset(made["index"] for made in said["upserted"]), said["nMatched"], refused)
+            raise WriteConcernError(str(problem.get("errmsg")), problem.get("code")) from None
+        return error.details
+    except OperationFailure as error:
+        # It is said of a whole command that one document in it is too large.
+        if error.code != TOO_LARGE or len(writes) > 1:
+            raise
+        return {"upserted": [], "nMatched": 0, "writeErrors": [{"index": 0, "code": error.code}]}
 
 
 def _failure(name: str, problem: Mapping[str, Any], doing: str) -> CachekeeperError:
     error: CachekeeperError | None = refusal(name, problem)
     if error is None:
-        error = DatabaseUnavailable(f"MongoDB failed while {doing} (code {problem['code']})")
-    # The server's text, which may quote a document, is kept as the cause only; without what was to be written.
-    error.__cause__ = WriteError(problem["errmsg"], problem["code"])
+        error = DatabaseUnavailable(f"MongoDB failed while {doing} (code {problem.get('code')})")
+        error.__cause__ = server_error(problem)
     return error

@@ -6,11 +6,18 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure
 
 from cachekeeper.codecs import Json, check_json
 from cachekeeper.database import database_errors, refusal
-from cachekeeper.errors import CachekeeperError, CacheUnavailable, InvalidValue, PersistedNotCached, Unavailable
+from cachekeeper.errors import (
+    CachekeeperError,
+    CacheUnavailable,
+    InvalidValue,
+    PersistedNotCached,
+    Unavailable,
+    WriteRefused,
+)
 from cachekeeper.ids import check_id
 from cachekeeper.keeper import Keeper, default_keeper
 from cachekeeper.loaders import ABSENT, Document
@@ -20,6 +27,8 @@ from cachekeeper.views import Server, Staleness, View
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pymongo.collection import Collection
 
     from cachekeeper.loaders import StoredDocument
 
@@ -131,28 +140,42 @@ def _persist(keeper: Keeper, part: str, data: dict[str, Any]) -> StoredDocument:
         "version": _NEXT_VERSION,
         "expires_at": {"$add": ["$$NOW", TTL_SECONDS * 1000]},
     }
+    sessions = keeper.database[SESSION.loader.collection]
     with database_errors("saving a session", keeper.settings.load_timeout_seconds):
         for last in (False, True):
             try:
-                document = keeper.database[SESSION.loader.collection].find_one_and_update(
+                document = sessions.find_one_and_update(
                     {"_id": document_id, "ended_at": _LIVE},
                     [{"$set": update}],
                     upsert=True,
                     return_document=ReturnDocument.AFTER,
                 )
             except OperationFailure as error:
-                if (refused := refusal(SESSION.loader.collection, error.details or {"code": error.code})) is not None:
-                    raise refused from error
-                if not isinstance(error, DuplicateKeyError):
+                # A duplicate: there is a document that the filter did not find, so the upsert tried to make a second.
+                # Either the session has ended, or another first save made the document between our look and our insert:
+                # then the second time it is found.
+                if isinstance(error, DuplicateKeyError) and not last:
+                    continue
+                why = _refused(sessions, document_id, error)
+                if why is None:
                     raise
-                # There is a document that the filter did not find, so the upsert tried to make a second. Either the
-                # session has ended, or another first save made the document between our look and our insert: then
-                # the second time it is found.
-                if last:
-                    raise SessionEnded("the session has been logged out") from None
+                raise why from why.__cause__
+            except DocumentTooLarge as error:
+                raise WriteRefused(f"a write to {sessions.name} was refused: {error}") from error
             else:
                 break
     return cast("StoredDocument", document)  # an upsert always has one
+
+
+def _refused(sessions: Collection[Any], document_id: object, error: OperationFailure) -> CachekeeperError | None:
+    """Why MongoDB does not take a session; None: an outage."""
+    refused = refusal(sessions.name, error.details or {})
+    if refused is None:
+        has_ended = isinstance(error, DuplicateKeyError)
+    else:
+        # A validator, and perhaps another index, judges what the upsert would make before that of `_id` finds it there.
+        has_ended = sessions.find_one({"_id": document_id, "ended_at": {"$ne": None}}) is not None
+    return SessionEnded("the session has been logged out") if has_ended else refused
 
 
 def _cache(keeper: Keeper, part: str, saved: Value) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from cachekeeper.errors import CachekeeperError
 from cachekeeper.registry import TtlIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from cachekeeper.delivery.messages import Failures
     from cachekeeper.events import Event
@@ -87,7 +88,7 @@ def mask(value: object) -> str:
 
 def _write(registry: Registry, letter: Letter, now: datetime) -> UpdateOne:
     body = json.dumps(letter.body)  # ASCII: NUL and lone surrogates survive as escapes
-    hidden = sorted(_secrets(letter.body, _secret_fields(letter.body, registry)), key=len, reverse=True)
+    hidden = set(_secrets(letter.body, _secret_fields(letter.body, registry)))
     error, event = letter.error, _event_of(letter.body, registry)
     # Masked before they are cut: half a token would not be found.
     trace = _hide("".join(traceback.format_exception(error)), hidden)[-_LONGEST_TRACEBACK:]
@@ -167,10 +168,16 @@ def _leaves(value: object) -> Iterator[str]:
                 yield str(found)
 
 
-def _hide(text: str, secrets: Sequence[str]) -> str:
+def _hide(text: str, secrets: Collection[str]) -> str:
+    """The text with every secret masked: as it is, and as Python and JSON write it inside of quotes."""
+    masks: dict[str, str] = {}
     for secret in filter(None, secrets):
-        # As it is, and as Python and JSON write it inside of quotes.
-        for written in dict.fromkeys((json.dumps(secret)[1:-1], repr(secret)[1:-1], secret)):
-            text = text.replace(written, mask(secret))
+        quoted = (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret))
+        masks.update(dict.fromkeys((secret, *(form[1:-1] for form in quoted)), mask(secret)))
+    # In one pass, and the longest first: a secret that is a digit occurs in the masks of others, and half a secret in a
+    # longer one.
+    forms = sorted((form for form in masks if form in text), key=len, reverse=True)
+    if forms:
+        text = re.sub("|".join(map(re.escape, forms)), lambda found: masks[found[0]], text)
     # A lone surrogate cannot go into MongoDB.
     return text.encode("utf-8", "backslashreplace").decode()

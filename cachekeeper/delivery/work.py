@@ -187,15 +187,16 @@ class Delivery:
 
     def _apply_one(self, commands: Sequence[Command], strikes: int) -> Applied:
         """Apply one event of a batch in which one may be at fault."""
-        result = self._alone(commands)
-        if isinstance(result.error, Unavailable):
+        for _ in range(2):
+            result = self._alone(commands)
+            if not isinstance(result.error, Unavailable):
+                break
             if strikes < self.gate.STRIKES:
                 raise result.error
             # Its message has failed again and again while the servers were well. If they are now, and it fails once
-            # more, it is the event; without that, a neighbour of the guilty one that an outage met just now would go,
-            # too.
+            # more, and they still are, it is the event. Once is not enough: a neighbour of the guilty one, which an
+            # outage met just now, would go, too.
             self._probe()
-            result = self._alone(commands)
         return result
 
     def _alone(self, commands: Sequence[Command]) -> Applied:

@@ -12,6 +12,7 @@ from cachekeeper.delivery import work
 from cachekeeper.delivery.deadletters import keep
 from cachekeeper.delivery.messages import Parcel
 from cachekeeper.delivery.work import Delivery, Job, Verdict
+from cachekeeper.errors import DatabaseUnavailable
 from cachekeeper.registry import load_registry
 from cachekeeper.settings import Settings
 from lookups import is_blocked
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from cachekeeper.delivery.deadletters import Letter
     from cachekeeper.embedded import MongoServer, RedisServer
+    from cachekeeper.events import Event
     from cachekeeper.keeper import Keeper
     from cachekeeper.registry import Registry
 
@@ -46,9 +48,9 @@ def delivery(failing: MongoServer, redis_server: RedisServer, request: pytest.Fi
     delivery.keeper.close()
 
 
-def process(delivery: Delivery, strikes: int) -> Verdict:
-    """A message with both, which has failed so often while the servers were well."""
-    bodies: list[Any] = [json.loads(event.model_dump_json()) for event in (INNOCENT, GUILTY)]
+def process(delivery: Delivery, strikes: int, *events: Event) -> Verdict:
+    """A message with these, or both, which has failed so often while the servers were well."""
+    bodies: list[Any] = [json.loads(event.model_dump_json()) for event in events or (INNOCENT, GUILTY)]
     delivery.gate._strikes["m1"] = strikes
     job = Job(Parcel("m1", bodies))
     delivery.process(job)
@@ -75,11 +77,43 @@ def test_an_outage_of_a_moment_takes_no_neighbour_along(delivery: Delivery, fail
 def test_who_does_not_try_once_more_is_found(
     delivery: Delivery, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once_more = "            result = self._alone(commands)\n        return result"
-    wrong = mutated(work, once_more, "        return result")
+    wrong = mutated(work, "for _ in range(2):", "for _ in range(1):")
     monkeypatch.setattr(Delivery, "_apply_one", wrong.Delivery._apply_one)
     with pytest.raises(AssertionError, match=r"went\.wrong"):
         the_innocent_one_meets_an_outage(delivery, failing)
+
+
+def an_outage_begins_between_the_probe_and_the_second_try(delivery: Delivery, failing: MongoServer) -> None:
+    """And is over when the letter would be written."""
+    probe, probed = delivery._probe, 0
+
+    def probe_once() -> None:
+        nonlocal probed
+        probed += 1
+        if probed > 1:
+            raise DatabaseUnavailable("away")
+        probe()
+        fail_writes(failing, 1, WRITE_CONCERN_FAILED)
+
+    fail_writes(failing, 1, WRITE_CONCERN_FAILED)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(delivery, "_probe", probe_once)
+        verdict = process(delivery, delivery.gate.STRIKES, INNOCENT)
+    assert (verdict, types(delivery)) == (Verdict.AWAY, [])
+
+
+def test_an_outage_that_begins_meanwhile_gives_up_nothing(delivery: Delivery, failing: MongoServer) -> None:
+    an_outage_begins_between_the_probe_and_the_second_try(delivery, failing)
+
+
+def test_who_does_not_ask_once_more_is_found(
+    delivery: Delivery, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried_twice = "            self._probe()\n        return result"
+    wrong = mutated(work, tried_twice, "            if not _:\n                self._probe()\n        return result")
+    monkeypatch.setattr(Delivery, "_apply_one", wrong.Delivery._apply_one)
+    with pytest.raises(AssertionError, match="DONE"):
+        an_outage_begins_between_the_probe_and_the_second_try(delivery, failing)
 
 
 def a_message_of_letters_alone_is_dealt_with(delivery: Delivery, failing: MongoServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from pymongo.errors import AutoReconnect
 from cachekeeper import applying, persisting
 from cachekeeper.applying import apply
 from cachekeeper.commands import Block, Command, Expire, Persist
+from cachekeeper.database import refusal
 from cachekeeper.errors import WriteRefused
 from lookups import BLOCKED, SESSION, USER_NAME, block_token, is_blocked, save_session
-from lookups.sessions import END_SESSION
+from lookups.sessions import END_SESSION, SessionEnded
 from tests.mutating import mutated
 from tests.real.logouts import LATER, LATEST, blocks_of, ended, failures, logout, logouts
 from tests.real.tokens import keeping
@@ -188,6 +190,74 @@ def test_what_grows_too_large(keeper: Keeper, mongo: MongoTap) -> None:
     mongo.database["users"].insert_one({"_id": 1, "name": 9_000_000 * "x"})
     twice: tuple[dict[str, Any], ...] = ({"$set": {"again": "$name"}},)
     assert failures(keeper, [[Persist(USER_NAME, "1", twice)], logout(0)], WriteRefused) == [0]
+
+
+def test_an_update_that_is_too_large_to_be_sent_to_it(keeper: Keeper) -> None:
+    """It is said of the whole command; alone, as it comes again, of itself."""
+    large: tuple[dict[str, Any], ...] = ({"$set": {"name": {"$literal": 17_000_000 * "x"}}},)
+    event: list[Command] = [Persist(USER_NAME, "1", large)]
+    assert failures(keeper, [[Persist(USER_NAME, "2", ({"$set": {"name": "Ada"}},))], event]) == [0, 1]
+    assert failures(keeper, [event], WriteRefused) == [0]
+
+
+def hands_over_a_unique_name(keeper: Keeper, mongo: MongoTap) -> None:
+    """Of two events of a batch, the second sets the name free that the first wants."""
+    users = mongo.database["users"]
+    users.create_index("name", unique=True)
+    users.insert_one({"_id": 2, "name": "Ada"})
+    wanted: list[tuple[str, str]] = [("1", "Ada"), ("2", "Grace")]
+    batch: list[list[Command]] = [[Persist(USER_NAME, id_, ({"$set": {"name": name}},))] for id_, name in wanted]
+    assert failures(keeper, batch, WriteRefused) == []
+    assert {found["_id"]: found["name"] for found in users.find()} == {1: "Ada", 2: "Grace"}
+
+
+def test_what_another_write_of_the_batch_makes_room_for(keeper: Keeper, mongo: MongoTap) -> None:
+    hands_over_a_unique_name(keeper, mongo)
+
+
+def test_who_believes_the_first_duplicate_is_found(
+    keeper: Keeper, mongo: MongoTap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = mutated(persisting, "for last in (False, True):", "for last in (True,):")
+    monkeypatch.setattr(applying, "persist", wrong.persist)
+    with pytest.raises(AssertionError, match=r"\[0\] == \[\]"):
+        hands_over_a_unique_name(keeper, mongo)
+
+
+def test_no_error_quotes_another_documents_value(keeper: Keeper, mongo: MongoTap) -> None:
+    """MongoDB says which value there is twice."""
+    mongo.database["users"].create_index("name", unique=True)
+    mongo.database["users"].insert_one({"_id": 1, "name": "somebody's secret"})
+    (result,) = apply(keeper, [[Persist(USER_NAME, "2", ({"$set": {"name": "somebody's secret"}},))]])
+    assert result.error is not None
+    said = "".join(traceback.format_exception(result.error))
+    assert "index: name_1" in said
+    assert "secret" not in said
+
+
+def test_a_session_that_is_too_large_for_mongodb(redis_server: RedisServer, mongo: MongoTap) -> None:
+    """JSON writes a digit and a comma where BSON has twelve bytes."""
+    with (
+        keeping(redis_server.url, mongo, **PATIENT, value_limit_bytes=10_000_000) as keeper,
+        pytest.raises(WriteRefused, match=r"a write to sessions was refused: .*too large"),
+    ):
+        save_session("s1", {"digits": 2_000_000 * [1]}, keeper=keeper)
+
+
+def test_a_session_that_has_ended_has_ended_whatever_a_validator_says(keeper: Keeper, mongo: MongoTap) -> None:
+    """It judges what the upsert would make, before that is found to be there."""
+    mongo.database["sessions"].insert_one({"_id": "s1", "ended_at": LATER})
+    rule = {"$or": [{"ended_at": {"$ne": None}}, {"login": {"$exists": True}}]}
+    mongo.database.command("collMod", "sessions", validator=rule)
+    with pytest.raises(SessionEnded):
+        save_session("s1", {"cart": []}, keeper=keeper)
+    with pytest.raises(WriteRefused):
+        save_session("s2", {"cart": []}, keeper=keeper)
+
+
+def test_an_error_without_a_code_is_no_refusal() -> None:
+    assert refusal("sessions", {}) is None
+    assert refusal("sessions", {"code": 11000}) is None  # an older server does not say of which index
 
 
 def test_a_call_that_a_validator_forbids_is_no_outage(keeper: Keeper, mongo: MongoTap) -> None:

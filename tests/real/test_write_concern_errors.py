@@ -102,7 +102,7 @@ def test_no_event_is_applied_that_a_majority_may_not_have(failing: MongoServer, 
     no_event_is_applied_that_a_majority_may_not_have(failing, keeper)
 
 
-WRITE_CONCERN = 'for problem in said["writeConcernErrors"]:'
+WRITE_CONCERN = 'for problem in error.details["writeConcernErrors"]:'
 
 
 def all_are_left_out_where_one_is_refused_besides(failing: MongoServer, keeper: Keeper) -> None:
@@ -127,7 +127,7 @@ def test_all_are_left_out_where_one_is_refused_besides(failing: MongoServer, kee
 def test_who_looks_at_the_refused_one_only_is_found(
     failing: MongoServer, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused_only = 'for problem in [] if said["writeErrors"] else said["writeConcernErrors"]:'
+    refused_only = 'for problem in [] if error.details["writeErrors"] else error.details["writeConcernErrors"]:'
     monkeypatch.setattr(applying, "persist", mutated(persisting, WRITE_CONCERN, refused_only).persist)
     with pytest.raises(AssertionError):
         all_are_left_out_where_one_is_refused_besides(failing, keeper)

@@ -78,9 +78,12 @@ def test_tokens_are_masked_in_reason_and_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    "token", ["back\\slash-token", "soft\u00adhyphen", 'quo"te', "sur\ud800rogate", "line\u2028end"]
+    "token", ["back\\slash-token", "soft\u00adhyphen", 'qué"te', "sur\ud800rogate", "line\u2028end"]
 )
-@pytest.mark.parametrize("quoted", [repr, json.dumps, lambda token: repr({"_id": token}), lambda token: token])
+@pytest.mark.parametrize(
+    "quoted",
+    [repr, json.dumps, lambda token: json.dumps(token, ensure_ascii=False), lambda token: repr({"_id": token}), str],
+)
 def test_a_token_is_masked_as_others_quote_it(token: str, quoted: Callable[[str], str]) -> None:
     """In an error's text, a driver's say, stands the repr of what it was given."""
     document = written({**LOGOUT, "token_id": token}, failing(f"no place for {quoted(token)}"))
@@ -88,6 +91,13 @@ def test_a_token_is_masked_as_others_quote_it(token: str, quoted: Callable[[str]
     assert "no place for" in document["reason"]
     for form in (token, repr(token)[1:-1], json.dumps(token)[1:-1]):
         assert form not in document["reason"] + document["traceback"]
+
+
+def test_secrets_that_occur_in_the_masks_of_others_are_masked_once() -> None:
+    """Each of these digits, masked in what was masked before, would make the text some twenty times longer."""
+    digits = [*range(10)] * 7
+    document = written({"type": "order.placed", "quantities": digits}, failing("0123456789"))
+    assert document["reason"] == "".join(mask(digit) for digit in range(10))
 
 
 @pytest.mark.parametrize("before", range(960, 1001))
