@@ -241,7 +241,7 @@ def test_a_redis_that_has_lost_everything_is_filled_from_the_beginning(
 def test_an_outage_of_mongodb_gives_the_leases_back(
     redis_server: RedisServer, own_mongo: MongoServer, client: redis.Redis
 ) -> None:
-    with MongoTap(own_mongo, "shop") as mongo, keeping(redis_server.url, mongo) as keeper:
+    with MongoTap(own_mongo, "shop") as mongo, keeping(redis_server.url, mongo, load_timeout_seconds=2) as keeper:
         users(mongo, 3)
 
         def before(event: CommandStartedEvent) -> None:

@@ -12,6 +12,7 @@ from pymongo.database import Database
 
 from cachekeeper import Keeper, Settings
 from tests.real.taps import MongoTap
+from tests.shop import PATIENT
 
 TOKEN = "secret-token-1"
 KEY = f"blocked:{TOKEN}"
@@ -52,18 +53,26 @@ FOREIGN_IDS: list[tuple[object, str]] = [
 NOWHERE_REDIS = "redis://127.0.0.1:1/0"
 NOWHERE_MONGO = "mongodb://127.0.0.1:1/nowhere"
 
-# Short enough for a test of an outage, long enough for a slow machine.
-LIMITS: dict[str, Any] = {
-    "redis_timeout_seconds": 0.3,
+SHORT: dict[str, Any] = {
+    "redis_timeout_seconds": 0.9,
     "load_timeout_seconds": 1.0,
     "lookup_timeout_seconds": 3.0,
     "lease_seconds": 5.0,
 }
+"""For a keeper whose MongoDB the test takes away, or both servers: its time limits are waited for."""
+
+NO_REDIS: dict[str, Any] = {
+    "redis_timeout_seconds": 0.9,
+    "load_timeout_seconds": 5.0,
+    "lookup_timeout_seconds": 7.0,
+    "lease_seconds": 7.0,
+}
+"""For one whose Redis alone the test takes away: MongoDB may take its time."""
 
 
 def settings_of(redis_url: str, mongo_url: str = NOWHERE_MONGO, **others: Any) -> Settings:
-    """Settings for these servers."""
-    return Settings(redis_url=redis_url, mongodb_url=mongo_url, **{**LIMITS, **others})
+    """Settings for these servers; patient unless changed, since a server that is well may be slow to answer."""
+    return Settings(redis_url=redis_url, mongodb_url=mongo_url, **{**PATIENT, **others})
 
 
 @contextmanager
