@@ -1,4 +1,4 @@
-"""How long an event waits in the buffer, by a clock of the test's own."""
+"""How long an event waits in the buffer, and a caller for room in it, by a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from cachekeeper.delivery import buffered as module
 from cachekeeper.delivery.buffered import BufferedPublisher
+from cachekeeper.errors import BufferFull
 from producers import UserDeleted
 from tests.waiting import wait_until
 
@@ -72,3 +73,46 @@ def test_an_event_waits_for_others_as_long_as_is_said_and_no_longer(
     publisher.close()
     assert [count for _, count in sent.at] == [1, 1, 1]
     assert [at for at, _ in sent.at] == pytest.approx(expected, abs=1e-6)
+
+
+class Wakes(threading.Condition):
+    """Wakes early each time, as where the room that was made is another's already; the clock goes on meanwhile."""
+
+    def __init__(self, lock: threading.Lock, clock: Clock) -> None:
+        super().__init__(lock)
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self._clock.now += min(timeout, 0.3)
+        return True
+
+
+class Hangs(Sent):
+    """Confirms nothing until it may."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.goes_on = threading.Event()
+
+    def publish_texts(self, texts: Sequence[str]) -> None:
+        assert self.goes_on.wait(30)
+        super().publish_texts(texts)
+
+
+def test_a_caller_waits_for_room_as_long_as_is_said_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    hangs = Hangs(clock)
+    monkeypatch.setattr(module, "time", clock)
+    publisher = BufferedPublisher(cast("Any", hangs), max_events=2, max_milliseconds=0, flush_on_sigterm=False)
+    publisher._room = Wakes(publisher._lock, clock)
+    for user in range(2):
+        publisher.publish(UserDeleted(user_id=str(user)))
+    began = clock.now
+    with pytest.raises(BufferFull):
+        publisher.publish(UserDeleted(user_id="2"))
+    assert clock.now - began == pytest.approx(hangs.limit_seconds(), abs=1e-6)
+    assert publisher.waiting == 2
+    hangs.goes_on.set()
+    publisher.close()
+    assert sum(count for _, count in hangs.at) == 2
