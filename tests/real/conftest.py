@@ -12,6 +12,7 @@ from tests.real.delivering import site, worker
 from tests.real.failpoints import failing, failing_server
 from tests.real.leftovers import Place
 from tests.real.outbox_lab import lab
+from tests.real.patient_publishing import patient_publishing
 from tests.real.taps import MongoTap
 from tests.shop import arrivals, shop, stocked, watched_mongo
 
@@ -21,6 +22,7 @@ __all__ = [
     "failing_server",
     "lab",
     "node_packages",
+    "patient_publishing",
     "place",
     "shop",
     "site",

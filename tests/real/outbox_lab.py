@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ from cachekeeper.registry import load_registry
 from cachekeeper.settings import RelaySettings
 from lookups import read_user
 from producers import UserUpdated, outbox
+from tests.real.patient_publishing import ANSWER_SECONDS, PUBLISH_SECONDS, patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,13 +39,16 @@ class Lab:
     """One test's outbox, relays and worker. The broker is database 1 of the shop's Redis."""
 
     def __init__(self, shop: Shop) -> None:
+        self._patience = ExitStack()
+        self._patience.enter_context(patience())  # tests count what is published
         self.shop = shop
         self.broker_url = f"redis://127.0.0.1:{shop.server.port}/1"
         self.broker = Redis.from_url(self.broker_url)
         self.relays: list[Relay] = []
         self.deliveries: list[Delivery] = []
         self.new_worker()
-        self._connection = Connection(self.broker_url, transport_options=transport_options(self.broker_url, 5))
+        options = transport_options(self.broker_url, ANSWER_SECONDS)
+        self._connection = Connection(self.broker_url, transport_options=options)
 
     def relay(self, kind: type[Relay] = Relay, **changes: Any) -> Relay:
         """A relay, patient unless told otherwise: what is due again, and when, is for `time_passes` to say."""
@@ -52,6 +57,7 @@ class Lab:
                 "mongodb_url": self.shop.mongo.url_of(self.shop.name),
                 "broker_url": self.broker_url,
                 "load_timeout_seconds": 10,
+                "publish_timeout_seconds": PUBLISH_SECONDS,
                 "outbox_retry_seconds": 60,
                 **changes,
             }
@@ -62,7 +68,8 @@ class Lab:
 
     def new_worker(self) -> None:
         """The successor of one that was killed."""
-        self.delivery = Delivery(self.shop.settings(broker_url=self.broker_url), REGISTRY)
+        settings = self.shop.settings(broker_url=self.broker_url, publish_timeout_seconds=PUBLISH_SECONDS)
+        self.delivery = Delivery(settings, REGISTRY)
         self.deliveries.append(self.delivery)
         self.delivery.gate.start()
 
@@ -130,6 +137,7 @@ class Lab:
             delivery.keeper.close()
         self._connection.release()
         self.broker.close()
+        self._patience.close()
 
 
 @pytest.fixture

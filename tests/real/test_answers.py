@@ -13,6 +13,7 @@ from kombu.asynchronous import Hub
 from cachekeeper.delivery.answers import Acknowledgements, rejection
 from cachekeeper.delivery.broker import QUEUE, work_queue
 from producers import UserLoggedOut
+from tests.real.patient_publishing import give_patience
 from tests.shop import counted
 from tests.waiting import wait_until
 
@@ -151,9 +152,11 @@ def test_what_is_put_back_is_there_again_or_the_connection_ends(
         assert client.llen(QUEUE) == 1
 
 
+@pytest.mark.usefixtures("patient_publishing")
 @pytest.mark.parametrize("site", ["redis"], indirect=True)
 def test_a_worker_that_stops_acknowledges_what_it_has_done(site: Site) -> None:
     """Else they would come back: kombu puts back what was not acknowledged."""
+    give_patience(site.publisher, site.broker.url)  # it is told exactly how many are held
     with site.working("--include", "tests.real.patient_acks") as worker:
         site.publish_each(*(UserLoggedOut(token_id=f"last{n}") for n in range(3)))
         wait_until(lambda: site.client.exists(*(f"blocked:last{n}" for n in range(3))) == 3, "all applied", SOON)

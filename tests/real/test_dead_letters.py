@@ -24,6 +24,7 @@ from cachekeeper.delivery.work import Delivery, Job, Verdict
 from cachekeeper.registry import Registry, load_registry
 from producers import UserLoggedOut
 from tests.real.leftovers import CACHEKEEPER, ROOT
+from tests.real.patient_publishing import ANSWER_SECONDS, PUBLISH_SECONDS
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
     from cachekeeper.commands import Command
     from tests.shop import Shop
+
+# How many messages there are is told exactly.
+pytestmark = pytest.mark.usefixtures("patient_publishing")
 
 MODULES = ("producers", "lookups", "worker")
 TOKEN = "correct-horse-battery-staple"
@@ -73,7 +77,7 @@ class Desk:
         self.shop = shop
         self.url = f"redis://127.0.0.1:{shop.server.port}/1"
         self.broker = Redis.from_url(self.url)
-        self.connection = Connection(self.url, transport_options=transport_options(self.url, 5))
+        self.connection = Connection(self.url, transport_options=transport_options(self.url, ANSWER_SECONDS))
         self.deliveries: list[Delivery] = []
         self.mended = self.worker(load_registry(MODULES))
         self.broken = self.worker(broken())
@@ -154,7 +158,7 @@ def environment_of(desk: Desk) -> Mapping[str, str]:
     return {
         "CACHEKEEPER_MONGODB_URL": desk.shop.mongo.url_of(desk.shop.name),
         "CACHEKEEPER_BROKER_URL": desk.url,
-        "CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS": "5",
+        "CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS": str(PUBLISH_SECONDS),
         "CACHEKEEPER_LOAD_TIMEOUT_SECONDS": "10",
     }
 
