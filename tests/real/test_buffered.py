@@ -24,6 +24,7 @@ from cachekeeper.errors import BrokerUnavailable, BufferFull, InvalidEvent, Sett
 from cachekeeper.settings import PublisherSettings
 from producers import UserDeleted
 from tests.real.leftovers import ROOT
+from tests.real.patient_publishing import ANSWER_SECONDS, PUBLISH_SECONDS, give_patience
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
     from cachekeeper.embedded import RedisServer
     from cachekeeper.events import Event
 
+# Exact numbers of messages are told of a broker that is well.
+pytestmark = pytest.mark.usefixtures("patient_publishing")
+
 LIMIT = 1.0
-SLACK = 3.0  # a busy machine
+"""Seconds of a publish while the test has taken the broker away."""
+
 SECRET = "token-4711"
 LONG = 3_600_000.0  # milliseconds: nothing goes by itself
 
@@ -56,7 +61,11 @@ def arrived(broker: RedisServer) -> list[int]:
 
 @contextmanager
 def buffering(
-    broker: RedisServer, kind: type[BufferedPublisher] = BufferedPublisher, *, limit: float = LIMIT, **options: Any
+    broker: RedisServer,
+    kind: type[BufferedPublisher] = BufferedPublisher,
+    *,
+    limit: float = PUBLISH_SECONDS,
+    **options: Any,
 ) -> Iterator[BufferedPublisher]:
     """A buffer on this broker; what is left in it when the test ends is given up."""
     publisher = Publisher(PublisherSettings(broker_url=broker.url, publish_timeout_seconds=limit))
@@ -98,9 +107,7 @@ def test_many_calls_make_few_messages(redis_server: RedisServer) -> None:
 def test_an_event_waits_for_others_no_longer_than_it_may(redis_server: RedisServer) -> None:
     with buffering(redis_server, max_milliseconds=50) as publisher:
         publisher.publish(events(1)[0])
-        started = time.monotonic()
-        wait_until(lambda: arrived(redis_server) == [0], "the event")
-        assert time.monotonic() - started < SLACK
+        wait_until(lambda: arrived(redis_server) == [0], "the event")  # how long exactly, a unit test says
 
 
 @pytest.mark.parametrize("ending", ["close", "with"])
@@ -120,7 +127,7 @@ def test_the_end_publishes_what_is_there(redis_server: RedisServer, ending: str)
 
 
 def test_threads_share_a_buffer(redis_server: RedisServer) -> None:
-    with buffering(redis_server, max_events=20, max_milliseconds=1, limit=30) as publisher:
+    with buffering(redis_server, max_events=20, max_milliseconds=1) as publisher:
         threads = [
             threading.Thread(target=publisher.publish_many, args=(events(200, 1000 * number),)) for number in range(8)
         ]
@@ -151,15 +158,23 @@ def test_what_is_wrong_is_said_at_once(redis_server: RedisServer, monkeypatch: p
 # --- while it is away ------------------------------------------------------------------------------------------------
 
 
+def take(publisher: BufferedPublisher, event: Event) -> None:
+    """Publish until it is taken: each attempt that has failed meanwhile is told once, and then it was not."""
+    for _ in range(100):
+        try:
+            publisher.publish(event)
+        except BrokerUnavailable:
+            continue
+        return
+    raise AssertionError("it is never taken")
+
+
 def check_nothing_is_lost(broker: RedisServer, kind: type[BufferedPublisher]) -> None:
     """An outage of several attempts, in the background and by `flush`: all events arrive, in their order."""
-    with buffering(broker, kind, max_milliseconds=1) as publisher:
+    with buffering(broker, kind, limit=LIMIT, max_milliseconds=1) as publisher:
         with away(broker):
             for event in events(20):
-                try:
-                    publisher.publish(event)
-                except BrokerUnavailable:
-                    publisher.publish(event)  # it was not taken
+                take(publisher, event)
             for _ in range(2):
                 with pytest.raises(BrokerUnavailable):
                     publisher.flush()
@@ -210,7 +225,7 @@ def refused(publisher: BufferedPublisher) -> float:
 
 def check_bounded(broker: RedisServer, kind: type[BufferedPublisher]) -> None:
     """A full buffer takes no more: the caller waits, and is told within the limit; then all that was taken arrives."""
-    with buffering(broker, kind, max_events=5, max_milliseconds=LONG) as publisher:
+    with buffering(broker, kind, limit=LIMIT, max_events=5, max_milliseconds=LONG) as publisher:
         # The message under way is in the buffer too, until it is confirmed.
         with away(broker):
             publisher.publish_many(events(5))
@@ -218,8 +233,9 @@ def check_bounded(broker: RedisServer, kind: type[BufferedPublisher]) -> None:
             with pytest.raises(BrokerUnavailable):
                 publisher.publish(events(1, 5)[0])
             seconds = refused(publisher)
-            assert LIMIT <= seconds < LIMIT + SLACK
+            assert LIMIT <= seconds < 30, "not for ever; how long exactly, a unit test says"
             assert publisher.waiting == 5
+            give_patience(publisher._publisher, broker.url)  # the last attempt is one that must not fail
         publisher.flush()
         assert list(dict.fromkeys(arrived(broker))) == list(range(5))
 
@@ -260,7 +276,7 @@ def test_errors_of_the_background_are_reported_and_raised_once(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[tuple[Exception, int]] = []
-    with buffering(own_redis, max_milliseconds=1, on_error=lambda *said: told.append(said)) as publisher:
+    with buffering(own_redis, limit=LIMIT, max_milliseconds=1, on_error=lambda *said: told.append(said)) as publisher:
         own_redis.kill()
         publisher.publish(events(1)[0])
         wait_until(lambda: told and publisher._error, "the error")
@@ -269,7 +285,8 @@ def test_errors_of_the_background_are_reported_and_raised_once(
         assert "1 events wait in the buffer: the broker did not confirm" in caplog.text
         with pytest.raises(BrokerUnavailable) as caught:
             publisher.publish(events(1, 1)[0])
-        assert caught.value in {error for error, _ in told}
+        # It is raised to a caller first, and reported then.
+        wait_until(lambda: any(caught.value is error for error, _ in told), "the report of the error that was raised")
         assert publisher.waiting == 1
         with pytest.raises(BrokerUnavailable):
             publisher.flush()
@@ -278,6 +295,7 @@ def test_errors_of_the_background_are_reported_and_raised_once(
         assert publisher.waiting == 1
         assert publisher in module._end.unfinished  # the end of the process would try again
         own_redis.start()
+        give_patience(publisher._publisher, own_redis.url)
         publisher.close()
         assert arrived(own_redis) == [0]
         assert publisher not in module._end.unfinished
@@ -287,7 +305,7 @@ def test_a_callback_that_fails_stops_nothing(own_redis: RedisServer, caplog: pyt
     def fail(_error: Exception, _waiting: int) -> None:
         raise RuntimeError(SECRET)
 
-    with buffering(own_redis, max_milliseconds=1, on_error=fail) as publisher:
+    with buffering(own_redis, limit=LIMIT, max_milliseconds=1, on_error=fail) as publisher:
         with away(own_redis):
             publisher.publish(events(1)[0])
             wait_until(lambda: "on_error of a BufferedPublisher failed: RuntimeError" in caplog.text, "the log")
@@ -314,11 +332,13 @@ def test_a_fault_that_is_no_outage_is_raised_and_loses_nothing(
 
 # --- the end of a process --------------------------------------------------------------------------------------------
 
-PROGRAM = """
+PROGRAM = f"""
 import atexit, multiprocessing, os, signal, sys, threading, time
+from cachekeeper.delivery import publisher
 from cachekeeper.delivery.buffered import BufferedPublisher
 from producers import UserDeleted
 
+publisher._CALL_SECONDS = {ANSWER_SECONDS}  # as the fixture `patient_publishing` does
 buffered = BufferedPublisher(max_milliseconds=3_600_000, on_error=lambda error, n: print(type(error).__name__, n))
 
 def fill(count, first=0):
@@ -327,7 +347,12 @@ def fill(count, first=0):
 
 def wait():
     print("ready", flush=True)
-    signal.pause()
+    be_there()
+
+def be_there():
+    # Not `signal.pause`: it sleeps for ever where the signal came just before, and Python has not seen it yet.
+    while True:
+        time.sleep(0.01)
 """
 # The signal comes while `publish` holds the lock: the event is not in the buffer yet, and the call is sure to go on.
 INSIDE = """
@@ -343,7 +368,7 @@ class Interrupted(deque):
 
 buffered._waiting = Interrupted()
 fill(700)
-signal.pause()
+be_there()
 """
 ENDINGS: dict[str, tuple[str, int]] = {
     "the end of the program": ("fill(700)", 0),
@@ -368,7 +393,7 @@ ENDINGS: dict[str, tuple[str, int]] = {
 
 
 @contextmanager
-def run(broker: RedisServer, code: str, seconds: int = 30) -> Iterator[subprocess.Popen[str]]:
+def run(broker: RedisServer, code: str, seconds: float = PUBLISH_SECONDS) -> Iterator[subprocess.Popen[str]]:
     settings = {"CACHEKEEPER_BROKER_URL": broker.url, "CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS": str(seconds)}
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM + code],
