@@ -106,13 +106,15 @@ def test_a_caller_waits_for_room_as_long_as_is_said_and_no_longer(monkeypatch: p
     monkeypatch.setattr(module, "time", clock)
     publisher = BufferedPublisher(cast("Any", hangs), max_events=2, max_milliseconds=0, flush_on_sigterm=False)
     publisher._room = Wakes(publisher._lock, clock)
-    for user in range(2):
-        publisher.publish(UserDeleted(user_id=str(user)))
-    began = clock.now
-    with pytest.raises(BufferFull):
-        publisher.publish(UserDeleted(user_id="2"))
-    assert clock.now - began == pytest.approx(hangs.limit_seconds(), abs=1e-6)
-    assert publisher.waiting == 2
-    hangs.goes_on.set()
-    publisher.close()
+    try:
+        for user in range(2):
+            publisher.publish(UserDeleted(user_id=str(user)))
+        began = clock.now
+        with pytest.raises(BufferFull):
+            publisher.publish(UserDeleted(user_id="2"))
+        assert clock.now - began == pytest.approx(hangs.limit_seconds(), abs=1e-6)
+        assert publisher.waiting == 2
+    finally:
+        hangs.goes_on.set()
+        publisher.close()
     assert sum(count for _, count in hangs.at) == 2
