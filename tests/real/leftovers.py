@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -84,7 +84,8 @@ class Place:
     def clear(self) -> None:
         """Kill what is left, for a test that has failed or expects leftovers."""
         for process in self.processes():
-            process.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                process.send_signal(signal.SIGKILL)
 
 
 class Program:
