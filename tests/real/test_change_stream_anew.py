@@ -121,7 +121,7 @@ def test_an_oplog_that_no_longer_reaches_back(guardian: Guardian, mongo_found: F
     """The server's own refusal (ChangeStreamHistoryLost), not a made-up one."""
     server = MongoServer(guardian, mongo_found, name="forgetful")
     server.start()
-    settings = StreamSettings(mongodb_url=server.url)
+    settings = StreamSettings(mongodb_url=server.url, load_timeout_seconds=20)  # just started, it may be slow
     try:
         turn_once(settings)
         with server.client() as client:
