@@ -44,7 +44,7 @@ def test_the_closing_report_says_what_the_tests_ran_against(
         report = inner.output.partition("ran against")[2].splitlines()
         assert report[1] == str(redis_found)
         assert "2 passed" in report[-1]
-    assert place.left() == []
+    place.assert_empty()
 
 
 def test_the_closing_report_says_so_where_no_server_was_wanted(place: Place) -> None:
