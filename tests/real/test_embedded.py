@@ -59,16 +59,16 @@ def test_redis_that_appends_keeps_what_it_acknowledged_when_killed(
 
 
 def test_a_paused_redis_is_silent_and_goes_on_where_it_was(own_redis: RedisServer) -> None:
-    with own_redis.client(timeout=2) as client:
+    with own_redis.client(timeout=60) as client, own_redis.client(timeout=2) as hasty:
         client.set("name", "Ada")
         own_redis.pause()
         assert own_redis.alive
         with pytest.raises(redis.TimeoutError):
-            client.get("name")
+            hasty.get("name")
         own_redis.resume()
         assert client.get("name") == b"Ada"
         own_redis.pause()
-        own_redis.stop(seconds=10)  # one that stays paused could not end
+        own_redis.stop(seconds=60)  # one that stays paused could not end
         assert own_redis.exit_text == "exited with status 0"
 
 
@@ -99,8 +99,16 @@ def silent(tmp_path: Path) -> FoundServer:
     return FoundServer("redis", "9.9.9", path, "a test")
 
 
+class HeardFirst(RedisServer):
+    """One that has written something before it is asked, however late that is."""
+
+    def _not_ready(self) -> str | None:
+        wait_until(self.log_tail, "its first words")
+        return super()._not_ready()
+
+
 def test_a_server_that_is_not_ready_in_time_is_killed(guardian: Guardian, silent: FoundServer) -> None:
-    server = RedisServer(guardian, silent, start_seconds=2)
+    server = HeardFirst(guardian, silent, start_seconds=2)
     with pytest.raises(ServerFailed, match=r"(?s)not ready after 2 s \(.*refused.*waiting for nothing"):
         server.start()
     assert server.exit_text == "was killed by SIGKILL"
@@ -234,10 +242,10 @@ def test_mongo_moves_to_another_port_with_its_data(own_mongo: MongoServer) -> No
 
 
 def test_a_paused_mongo_is_silent_and_goes_on_where_it_was(own_mongo: MongoServer) -> None:
-    with own_mongo.client(timeoutMS=3000, serverSelectionTimeoutMS=3000) as client:
+    with own_mongo.client() as client:
         client.shop.things.insert_one({"_id": 1})
         own_mongo.pause()
-        with pytest.raises(PyMongoError):
+        with pytest.raises(PyMongoError), pymongo.timeout(3):
             client.shop.things.find_one()
         own_mongo.resume()
     with own_mongo.client() as client:
