@@ -180,8 +180,15 @@ def test_it_ends_on_ctrl_c_where_a_shell_has_had_that_ignored(place: Place) -> N
 
 @pytest.mark.parametrize("stage", ["", "cache: ", "security and broker: "], ids=["first", "second", "third"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
-def test_nothing_is_left_of_a_start_that_was_cut_short(place: Place, stage: str, number: signal.Signals) -> None:
-    with running(place, DEV) as dev:
+def test_nothing_is_left_of_a_start_that_was_cut_short(
+    place: Place, mongo_found: FoundServer, stage: str, number: signal.Signals
+) -> None:
+    # A real mongod that answers nobody without its key: however late the signal comes, the start is under way.
+    key = place.path / "key"
+    key.write_text("nobodyknows")
+    key.chmod(0o600)
+    mongod = _fake_mongod(place, f'exec "{mongo_found.path}" "$@" --keyFile "{key}"')
+    with running(place, [*DEV, "--mongod", str(mongod)]) as dev:
         if stage:
             dev.wait_for(stage)
         else:
