@@ -200,14 +200,20 @@ def test_nothing_is_left_of_a_start_that_was_cut_short(
 
 
 def test_nothing_is_left_of_a_second_ctrl_c(place: Place) -> None:
-    with running(place, [*DEV, "--data", str(place.path / "kept")]) as dev:
-        dev.wait_for(READY)
-        mongod = _process(dev, "mongod")
-        mongod.suspend()  # an orderly end would wait for it
+    kept = place.path / "kept"
+    with running(place, [*DEV, "--data", str(kept)]) as dev:
+        found = variables(dev.wait_for(READY).output)
+        for name in ("CACHEKEEPER_REDIS_URL", "CACHEKEEPER_SECURITY_REDIS_URL"):
+            with redis.Redis.from_url(found[name], socket_timeout=20) as client:
+                client.config_set("save", "3600 1")
+        # Redis does not end on SIGTERM while it cannot save: an orderly end would wait for it.
+        (kept / "security" / "dump.rdb").mkdir()
+        (log,) = place.path.glob("cachekeeper-*/security.log")
         dev.send(signal.SIGINT)
-        mongod.suspend()
+        wait_until(lambda: "can't exit" in log.read_text(), "the end is waiting for the security server")
         dev.send(signal.SIGTERM)
         assert dev.end() == 0
+        assert not (kept / "cache" / "dump.rdb").exists(), "the next in order was still asked to end, and saved"
         place.assert_empty()
 
 
