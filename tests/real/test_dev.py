@@ -224,7 +224,7 @@ def _process(dev: Program, name: str) -> psutil.Process:
 def test_nothing_is_left_after_sigkill(place: Place) -> None:
     with running(place, DEV) as dev:
         dev.wait_for(READY)
-        assert len(place.processes()) == 5, "itself, its guardian, two Redis, one MongoDB"
+        wait_until(lambda: len(place.processes()) == 5, "itself, its guardian, two Redis, one MongoDB")
         dev.send(signal.SIGKILL)
         assert dev.end() == -signal.SIGKILL
         place.assert_empty()
@@ -363,9 +363,12 @@ def test_only_a_private_file_of_a_living_process_is_believed(tmp_path: Path) -> 
 def test_the_shipped_worker_is_part_of_it(place: Place, number: signal.Signals) -> None:
     with running(place, [*CACHEKEEPER, "dev", "--data", str(place.path / "kept")]) as dev:
         found = variables(dev.wait_for(READY).output)
-        assert len(place.processes()) == 7, "itself, its guardian, two Redis, one MongoDB, the worker, the relay"
+        everything = "itself, its guardian, two Redis, one MongoDB, the worker, the relay"
+        wait_until(lambda: len(place.processes()) == 7, everything)
         with Celery("asking", broker=found["CACHEKEEPER_BROKER_URL"], set_as_current=False) as asking:
-            (queues,) = (asking.control.inspect(timeout=5).active_queues() or {}).values()
+            # One that is slow just now is not heard in time, and is asked again.
+            answers = wait_until(lambda: asking.control.inspect(timeout=5).active_queues() or {}, "an answer")
+            (queues,) = answers.values()
         assert [queue["name"] for queue in queues] == ["cachekeeper"]
         dev.send(number)
         assert dev.end() == (0 if number == signal.SIGINT else -number)
