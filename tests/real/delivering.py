@@ -20,6 +20,7 @@ from cachekeeper.keeper import Keeper
 from cachekeeper.registry import load_registry
 from cachekeeper.settings import PublisherSettings, Settings
 from producers import UserLoggedOut
+from tests.real.patient_publishing import PUBLISH_SECONDS, patience
 from tests.servers import RabbitServer
 from tests.shop import PATIENT
 from tests.waiting import wait_until
@@ -111,7 +112,8 @@ class Site:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.publisher = Publisher(PublisherSettings(broker_url=self.broker.url))
+        settings = PublisherSettings(broker_url=self.broker.url, publish_timeout_seconds=PUBLISH_SECONDS)
+        self.publisher = Publisher(settings)
         self.client: redis.Redis = self.cache.client()
         self.mongo_client = self.mongo.client()
         self.keeper = Keeper(
@@ -154,12 +156,13 @@ class Site:
             worker.stop()
 
     def publish(self, *events: Event) -> None:
-        self.publisher.publish_many(events)
+        with patience():
+            self.publisher.publish_many(events)
 
     def publish_each(self, *events: Event) -> None:
         """One message for each."""
         for event in events:
-            self.publisher.publish(event)
+            self.publish(event)
 
     def send(self, body: bytes, headers: dict[str, Any] | None = None, **properties: Any) -> None:
         """Put any message into the queue, as somebody else might."""
