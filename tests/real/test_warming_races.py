@@ -18,6 +18,7 @@ from lookups import USER_NAME, read_user
 from tests.real.taps import MongoTap, RedisTap
 from tests.real.tokens import keeping
 from tests.real.users import key_of, names, users
+from tests.shop import PATIENT
 
 
 @pytest.fixture(autouse=True)
@@ -56,14 +57,18 @@ class Upstream:
         self.event: list[Command] = []
         """What comes when the run has ended."""
 
+    def _apply(self, command: Command) -> None:
+        # An event that was lost would look like a stale key, or hide one.
+        assert [result.error for result in apply(self.keeper, [[command]])] == [None]
+
     def change(self) -> None:
         self.users.update_one({"_id": 1}, {"$set": {"name": "new", "version": 2}})
-        apply(self.keeper, [[Write(USER_NAME, "1", "new", 2)]])
+        self._apply(Write(USER_NAME, "1", "new", 2))
 
     def change_twice(self) -> None:
         self.change()
         self.users.update_one({"_id": 1}, {"$set": {"name": "newest", "version": 3}})
-        apply(self.keeper, [[Write(USER_NAME, "1", "newest", 3)]])
+        self._apply(Write(USER_NAME, "1", "newest", 3))
 
     def change_and_eviction(self) -> None:
         self.change()
@@ -79,15 +84,15 @@ class Upstream:
 
     def change_without_version(self) -> None:
         self.users.update_one({"_id": 1}, {"$set": {"name": "new"}, "$unset": {"version": 1}})
-        apply(self.keeper, [[Invalidate(USER_NAME, "1")]])
+        self._apply(Invalidate(USER_NAME, "1"))
 
     def delete(self) -> None:
         self.users.delete_one({"_id": 1})
-        apply(self.keeper, [[Invalidate(USER_NAME, "1")]])
+        self._apply(Invalidate(USER_NAME, "1"))
 
     def expire(self) -> None:
         self.users.delete_one({"_id": 1})
-        apply(self.keeper, [[Expire(USER_NAME, "1")]])
+        self._apply(Expire(USER_NAME, "1"))
 
     def flush_and_change(self) -> None:
         self.keeper.store(USER_NAME.server).client.flushall()
@@ -102,8 +107,9 @@ def stale(redis_server: RedisServer, mongo: MongoTap, client: redis.Redis, happe
     found: list[str] = []
     with (
         RedisTap(redis_server) as tap,
-        keeping(tap.url, mongo) as keeper,
-        keeping(redis_server.url, mongo) as other,
+        # What happens before a command is sent takes of the time that the command has.
+        keeping(tap.url, mongo, **PATIENT) as keeper,
+        keeping(redis_server.url, mongo, **PATIENT) as other,
     ):
 
         def run(at: int | None) -> int:
@@ -127,7 +133,7 @@ def stale(redis_server: RedisServer, mongo: MongoTap, client: redis.Redis, happe
             warm_view(keeper, USER_NAME, concurrency=1)
             tap.before = lambda _words: None
             mongo.before = lambda _event: None
-            apply(other, [upstream.event])
+            assert [result.error for result in apply(other, [upstream.event])] == [None]
             true = {str(user["_id"]): user["name"] for user in mongo.database["users"].find()}
             for part, name in names(client).items():
                 if true.get(part) != name:
