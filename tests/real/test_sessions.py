@@ -20,7 +20,7 @@ from cachekeeper.errors import (
 from lookups import SESSION, read_session, save_session
 from lookups.sessions import TTL_SECONDS
 from tests.sessions import KEY, document, log_out, nobody_is_logged_in
-from tests.shop import LONG, NO_REDIS, NOWHERE, QUICK, Shop, meta, mutate, threads
+from tests.shop import LONG, NO_MONGO, NO_REDIS, NOWHERE, ONE_SECOND, Shop, meta, mutate, threads
 from tests.waiting import wait_until
 
 # --- saving and reading ---------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_without_redis_a_save_says_that_mongodb_has_it_and_a_retry_is_safe(shop:
 
 
 def test_a_redis_that_is_full_is_the_same(shop: Shop) -> None:
-    keeper = shop.keeper(**NO_REDIS)
+    keeper = shop.keeper()  # that Redis answers, and at once
     save_session("s1", {"cart": [1]}, keeper=keeper)
     shop.redis.config_set("maxmemory", 1)
     try:
@@ -270,7 +270,7 @@ def test_a_redis_that_is_full_is_the_same(shop: Shop) -> None:
 
 def test_where_mongodb_is_overloaded_after_the_save_a_retry_is_what_it_says(shop: Shop) -> None:
     """The marker is there; the read through finds no slot. The save itself is done."""
-    keeper = shop.keeper(**QUICK, load_concurrency=1)
+    keeper = shop.keeper(**ONE_SECOND, load_concurrency=1)
     with keeper.reads.slot(0), pytest.raises(PersistedNotCached):
         save_session("s1", {"cart": [1]}, keeper=keeper)
     save_session("s1", {"cart": [1]}, keeper=keeper)
@@ -279,7 +279,7 @@ def test_where_mongodb_is_overloaded_after_the_save_a_retry_is_what_it_says(shop
 
 def test_without_mongodb_nothing_is_written_and_hits_are_served(shop: Shop) -> None:
     save_session("s1", {"cart": [1]}, keeper=shop.keeper())
-    keeper = shop.keeper(watched=False, mongodb_url="mongodb://127.0.0.1:1/shop", **QUICK)
+    keeper = shop.keeper(watched=False, mongodb_url="mongodb://127.0.0.1:1/shop", **NO_MONGO)
     before = shop.dump()
     with pytest.raises(DatabaseUnavailable):
         save_session("s1", {"cart": [2]}, keeper=keeper)
