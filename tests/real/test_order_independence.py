@@ -23,7 +23,7 @@ from cachekeeper.keys import meta_key
 from cachekeeper.views import Server
 from lookups import BLOCKED, SESSION, USER_NAME, read_user
 from lookups.sessions import END_SESSION
-from tests.shop import NO_REDIS, NOWHERE, QUICK, Shop, mutate
+from tests.shop import NO_MONGO, NO_REDIS, NOWHERE, Shop, mutate
 
 if TYPE_CHECKING:
     from cachekeeper.keeper import Keeper
@@ -244,7 +244,7 @@ def test_a_bad_event_leaves_its_neighbours_applied(shop: Shop) -> None:
 
 
 def test_an_event_whose_persist_fails_is_left_out_and_its_neighbours_are_applied(shop: Shop) -> None:
-    keeper = shop.keeper(watched=False, mongodb_url="mongodb://127.0.0.1:1/shop", **QUICK)
+    keeper = shop.keeper(watched=False, mongodb_url="mongodb://127.0.0.1:1/shop", **NO_MONGO)
     shop.redis.mset({"user:1:name": "old", "session:s1": "{}"})
     logout: list[Command] = [Persist(SESSION, "s1", END_SESSION), Expire(SESSION, "s1")]
     results = apply(keeper, [logout, [Invalidate(USER_NAME, "1")]])

@@ -18,7 +18,7 @@ from cachekeeper.applying import apply
 from cachekeeper.errors import DatabaseUnavailable, InvalidText
 from lookups import SEARCH, search_products
 from producers import ProductChanged
-from tests.shop import LONG, NO_REDIS, NOWHERE, QUICK, Gate, Shop, counted, mutate, threads
+from tests.shop import LONG, NO_MONGO, NO_REDIS, NOWHERE, Gate, Shop, counted, mutate, threads
 from worker.handlers import on_product_changed
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def test_damage_is_repaired(shop: Shop, raw: bytes | None, caplog: pytest.LogCap
 
 
 def test_mongodb_away(shop: Shop) -> None:
-    keeper = shop.keeper(watched=False, mongodb_url="mongodb://127.0.0.1:1/shop", **QUICK)
+    keeper = shop.keeper(watched=False, mongodb_url="mongodb://127.0.0.1:1/shop", **NO_MONGO)
     shop.redis.set("search:lamp", "[]")
     assert search_products("lamp", keeper=keeper) == []
     for text in ("other", "x" * 65):
