@@ -24,7 +24,7 @@ from cachekeeper.settings import Settings
 from cachekeeper.store import steps
 from cachekeeper.store.outcomes import Filled
 from lookups import read_user
-from tests.shop import Gate, Reads, WatchedRedis, changed_user, mutate
+from tests.shop import LONG, Gate, Reads, WatchedRedis, changed_user, mutate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,19 +57,30 @@ class Seen:
 
 
 class SlowReads(Reads):
-    """Reads that take a while, and are noted; before each has its answer, `overtaken` may happen."""
+    """Reads that take a while, and are noted; before each has its answer, `overtaken` may happen.
 
-    def __init__(self, seconds: float, overtaken: Callable[[], object] = lambda: None) -> None:
+    The first ones wait until `together` of them are there at once.
+    """
+
+    def __init__(self, seconds: float, together: int = 0, overtaken: Callable[[], object] = lambda: None) -> None:
         super().__init__()
         self._seconds = seconds
+        self._together = together
         self._overtaken = overtaken
         self.times: list[float] = []
+
+    def reset(self) -> None:
+        super().reset()
+        self._are_together = threading.Event()
 
     def started(self, event: CommandStartedEvent) -> None:
         if event.command_name == "find":
             self.times.append(time.monotonic())
         super().started(event)
         if event.command_name == "find":
+            if self._now >= self._together:
+                self._are_together.set()
+            self._are_together.wait(LONG)
             time.sleep(self._seconds)
             self._overtaken()
 
@@ -95,9 +106,9 @@ class Competitors(WatchedRedis):
 class HerdProcess:
     """The keeper, and the threads that use it."""
 
-    def __init__(self, settings: dict[str, Any], database: str, slow: float, *, overtaken: bool) -> None:
+    def __init__(self, settings: dict[str, Any], database: str, slow: float, together: int, *, overtaken: bool) -> None:
         self.settings = Settings(**settings)
-        self.reads = SlowReads(slow, self._invalidate if overtaken else lambda: None)
+        self.reads = SlowReads(slow, together, self._invalidate if overtaken else lambda: None)
         self._worker = Keeper(self.settings)
         mongo: pymongo.MongoClient[Any] = pymongo.MongoClient(self.settings.mongodb_url, event_listeners=[self.reads])
         mongo.admin.command("ping")
