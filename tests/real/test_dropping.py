@@ -21,7 +21,7 @@ from cachekeeper.store import new_nonce, steps
 from cachekeeper.store.outcomes import Acquired
 from cachekeeper.views import TextView, View
 from lookups import SEARCH, SESSION, USER_NAME, read_session, read_user, save_session, search_products
-from tests.shop import LONG, NOWHERE, QUICK, Gate, Shop, counted, meta, opened, threads
+from tests.shop import LONG, NO_MONGO, NOWHERE, QUICK, Gate, Shop, counted, meta, opened, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +131,7 @@ def test_without_redis_it_is_not_done(shop: Shop) -> None:
     with pytest.raises(CacheUnavailable):
         drop_view(shop.keeper(redis_url=NOWHERE, **QUICK), SEARCH, "a test")
     shop.redis.set("session:1", "{}")
-    keeper = shop.keeper(watched=False, mongodb_url="mongodb://127.0.0.1:1/shop", **QUICK)
+    keeper = shop.keeper(watched=False, mongodb_url="mongodb://127.0.0.1:1/shop", **NO_MONGO)
     with pytest.raises(DatabaseUnavailable):
         drop_view(keeper, SESSION, "a test")
     result = apply(shop.keeper(redis_url=NOWHERE, **QUICK), [[InvalidateAll(SEARCH, "x")]])[0]
