@@ -214,8 +214,8 @@ def test_absence_is_a_flag_and_never_a_value(lab: Lab) -> None:
 
 
 def test_metadata_outlives_the_absent_flag(lab: Lab) -> None:
-    lab.acquire(lease_ms=1000)
-    lab.fill_absent(ttl_ms=NEGATIVE)
+    lab.acquire(lease_ms=10_000)  # far from NEGATIVE, and long enough for a machine that stands still
+    assert lab.fill_absent(ttl_ms=NEGATIVE) is Filled.STORED
     assert about(lab.ttl(M), NEGATIVE)
 
 
@@ -249,9 +249,9 @@ def test_a_change_overwrites_a_living_value_of_known_version(lab: Lab) -> None:
 
 def test_metadata_outlives_what_a_change_wrote(lab: Lab) -> None:
     lab.cached(b"Ada", 1)
-    lab.client.pexpire(M, 1000)
-    lab.change(2, ttl_ms=TTL, marker_ms=1000)
-    assert lab.ttl(M) >= lab.ttl() > 1000
+    lab.client.pexpire(M, 10_000)  # long enough for a machine that stands still
+    assert lab.change(2, ttl_ms=TTL, marker_ms=10_000) is Changed.OVERWRITTEN
+    assert lab.ttl(M) >= lab.ttl() > 10_000
 
 
 @pytest.mark.parametrize("version", [1, 2])
