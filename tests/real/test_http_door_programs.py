@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from cachekeeper.delivery import publisher as publishers
 from cachekeeper.door import Door, app
 from cachekeeper.embedded import RedisServer
 from tests.node import EXAMPLE, find_node
@@ -25,6 +27,7 @@ from tests.real.taps import RedisTap, Words
 from tests.waiting import wait_until
 
 CANARY = "canary0123456789"
+PATIENCE = 30.0  # seconds for one answer of a broker that is well
 
 
 @dataclass
@@ -56,11 +59,25 @@ def environment(**variables: str) -> dict[str, str]:
     return {**kept, **{f"CACHEKEEPER_{name}": value for name, value in variables.items()}}
 
 
+# The command with a publisher that waits for each answer of the broker, and so sends nothing twice: it is counted.
+PATIENTLY = f"""
+from cachekeeper.cli import main
+from cachekeeper.delivery import publisher
+publisher._CALL_SECONDS = {PATIENCE}
+main()
+"""
+
+
 @contextmanager
 def program(broker_url: str, **variables: str) -> Iterator[Program]:
-    variables = {"BROKER_URL": broker_url, "HTTP_API_KEYS": KEY, "PUBLISH_TIMEOUT_SECONDS": "5", **variables}
+    variables = {
+        "BROKER_URL": broker_url,
+        "HTTP_API_KEYS": KEY,
+        "PUBLISH_TIMEOUT_SECONDS": str(4 * PATIENCE),
+        **variables,
+    }
     process = subprocess.Popen(
-        [*CACHEKEEPER, "serve", "--port", "0"],
+        [sys.executable, "-c", PATIENTLY, "serve", "--port", "0"],
         env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -76,7 +93,7 @@ def program(broker_url: str, **variables: str) -> Iterator[Program]:
 
 def test_it_serves_and_ends_and_keeps_secrets_out_of_its_log(own_redis: RedisServer) -> None:
     logout = {"type": "user.logged_out", "data": {"token_id": CANARY}}
-    with program(own_redis.url, PUBLISH_TIMEOUT_SECONDS="1") as door:
+    with program(own_redis.url) as door:
         assert door.url.startswith("http://127.0.0.1:")
         assert post(door.url, user_deleted(1, **logout)).status == 202
         assert bodies(own_redis)[0]["token_id"] == CANARY
@@ -107,7 +124,7 @@ def test_what_is_being_published_at_the_end_is_finished(own_redis: RedisServer) 
 
     with (
         RedisTap(own_redis) as tap,
-        program(tap.url, PUBLISH_TIMEOUT_SECONDS="20") as door,
+        program(tap.url) as door,
         ThreadPoolExecutor() as pool,
     ):
         tap.before = hold
@@ -178,11 +195,13 @@ EVENTS: list[dict[str, Any]] = [
 ]
 
 
-def test_nodejs_publishes_with_fetch_alone(redis_server: RedisServer) -> None:
+def test_nodejs_publishes_with_fetch_alone(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishers, "_CALL_SECONDS", PATIENCE)
     assert "import " not in (EXAMPLE / "publish.mjs").read_text("utf-8").replace(
         "import { setTimeout as pause } from", ""
     )
-    with serving(Door(settings(redis_server.url), registry=REGISTRY)) as url:
+    door = Door(settings(redis_server.url, publish_timeout_seconds=4 * PATIENCE), registry=REGISTRY)
+    with serving(door) as url:
         done = node(url, EVENTS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
     found = [REGISTRY.decode(body) for body in bodies(redis_server)]
