@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cachekeeper.delivery import publisher as publishers
 from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, Publisher
 from cachekeeper.delivery.relay import Relay
 from cachekeeper.errors import BrokerUnavailable
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tests.real.outbox_lab import Lab
+
+PATIENCE = 30.0  # seconds for one answer of the broker
+
+
+@pytest.fixture
+def lab(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """Its relays wait for the broker: a message that is late, and so sent twice, would be counted twice."""
+    monkeypatch.setattr(publishers, "_CALL_SECONDS", PATIENCE)
+    monkeypatch.setattr(lab, "relay", functools.partial(lab.relay, publish_timeout_seconds=4 * PATIENCE))
+    return lab
 
 
 class AllAtOnce(Relay):
@@ -152,10 +164,16 @@ def test_a_record_that_was_published_often_travels_alone(lab: Lab) -> None:
 
 
 class ClaimsWhatItSaw(Relay):
-    """A known-bad relay: does not look again whether a record is still due."""
+    """A known-bad relay: does not look again whether a record is still due. Two of them look at the same moment."""
+
+    looked = threading.Barrier(2)
+    first = True
 
     def _claim(self, due: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
         chosen = list(self._outbox.find(due).limit(limit))
+        if self.first:
+            self.first = False
+            self.looked.wait(20)  # else the one might be through before the other begins
         ids = [record["_id"] for record in chosen]
         self._outbox.update_many({"_id": {"$in": ids}}, self._claimed("mine"))
         return [{**record, "attempts": 1} for record in chosen]
