@@ -135,6 +135,9 @@ def test_the_guardian_survives_what_may_be_sent_to_everybody(place: Place, numbe
         parent.wait_for("ready")
         (guardian,) = place.guardians()
         assert os.getsid(guardian.pid) == guardian.pid, "the terminal's signals do not reach it"
+        # It goes there once it has said which signals it ignores. The parent, which waits for the server only, may be
+        # ready before the guardian's interpreter is.
+        wait_until(lambda: guardian.cwd() == "/", "a guardian that is on guard")
         guardian.send_signal(number)
         parent.send(signal.SIGKILL)
         parent.end()
