@@ -83,8 +83,8 @@ class _Results:
             except DatabaseUnavailable as error:
                 self.away = error
             else:
-                for place, refusal in refused.items():
-                    self.errors[wanted[place][0]] = refusal
+                for place, why in refused.items():
+                    self.errors[wanted[place][0]] = why
         if self.away is not None:
             for event, _ in wanted:
                 self.errors[event] = self.away

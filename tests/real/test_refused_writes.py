@@ -130,14 +130,14 @@ def test_each_event_fails_for_itself(keeper: Keeper, mongo: MongoTap, check: str
     CHECKS[check](keeper, mongo)
 
 
-OF_THE_EVENT = "self.errors[wanted[place][0]] = refusal"
+OF_THE_EVENT = "self.errors[wanted[place][0]] = why"
 OF_THE_BLOCK = "errors.update((left[at], error) for at, error in lengthened.refused.items())"
 SLICE = "            self._add(wanted[start : start + _AT_ONCE], write)\n"
 AWAY = "                self.away = error\n"
 MUTANTS: dict[str, tuple[str, str, Check]] = {
-    "the place among the documents": (OF_THE_EVENT, "self.errors[place] = refusal", a_document),
-    "the place in its command": (OF_THE_EVENT, "self.errors[place] = refusal", a_document_of_many),
-    "the block's place in its command": (OF_THE_EVENT, "self.errors[place] = refusal", a_block_of_many),
+    "the place among the documents": (OF_THE_EVENT, "self.errors[place] = why", a_document),
+    "the place in its command": (OF_THE_EVENT, "self.errors[place] = why", a_document_of_many),
+    "the block's place in its command": (OF_THE_EVENT, "self.errors[place] = why", a_block_of_many),
     "the place among those to lengthen": (OF_THE_BLOCK, "errors.update(lengthened.refused)", a_lengthening),
     "what is not asked for counts as written": (
         SLICE,
