@@ -17,7 +17,8 @@ from cachekeeper.views import BlocklistView, TextView, View
 class Persist:
     """A majority write of the document behind a key, done before anything in Redis.
 
-    It must be safe to repeat, and several of one document must come to the same in any order: none is promised.
+    It must be safe to repeat, and several of one document must come to the same in any order, the collection's
+    validator included: none is promised.
 
     Attributes:
         view: whose collection it is, and how ids map to `_id` there.

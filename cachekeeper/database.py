@@ -41,28 +41,41 @@ def database_errors(doing: str, seconds: float) -> Iterator[None]:
         raise DatabaseUnavailable(f"MongoDB failed while {doing} (a write concern error)") from error
 
 
-DUPLICATE_KEY = 11000
+_DUPLICATE_KEY = 11000
 TOO_LARGE = 10334
+_IS_TOO_LARGE = "the document would be larger than MongoDB allows"
 _REFUSALS = {
     121: "the validator of the collection forbids it",
-    DUPLICATE_KEY: "a unique index of the collection forbids it",
-    TOO_LARGE: "the document would be larger than MongoDB allows",
+    _DUPLICATE_KEY: "a unique index of the collection forbids it",
+    TOO_LARGE: _IS_TOO_LARGE,
+    17419: _IS_TOO_LARGE,
+    17420: _IS_TOO_LARGE,
 }
+
+
+def is_refused(said: Mapping[str, Any]) -> bool:
+    """Whether MongoDB refuses a write for what it says. To be believed only the second time.
+
+    A validator, and where a member was added later other indexes than that of `_id`, too, judge what an upsert would
+    make before the document is found to be there: made a moment ago by somebody else, or by another write of the same
+    command. And what a duplicate is of may be gone by then.
+
+    Args:
+        said: the error as the server words it.
+    """
+    return said.get("code") in _REFUSALS
 
 
 def refusal(collection: str, said: Mapping[str, Any]) -> WriteRefused | None:
     """What MongoDB will say of a write however often it is asked; None where it may take it another time.
 
-    A duplicate is to be believed only the second time: where another index is looked at before that of `_id`, which is
-    so on a member that was added later, it may be of the very document, which somebody has just made.
-
     Args:
         collection: the name of the one that was written to.
-        said: the error as the server words it.
+        said: the error as the server words it, the second time.
     """
     code = said.get("code")
     # Servers before 4.2 do not say which index it is.
-    if code not in _REFUSALS or (code == DUPLICATE_KEY and [*said.get("keyPattern", ["_id"])] == ["_id"]):
+    if code not in _REFUSALS or (code == _DUPLICATE_KEY and [*said.get("keyPattern", ["_id"])] == ["_id"]):
         return None
     refused = WriteRefused(f"a write to {collection} was refused: {_REFUSALS[code]} (code {code})")
     refused.__cause__ = server_error(said)
@@ -72,9 +85,11 @@ def refusal(collection: str, said: Mapping[str, Any]) -> WriteRefused | None:
 def server_error(said: Mapping[str, Any]) -> WriteError:
     """The server's words, as the cause of an error of ours.
 
-    Without what was to be written, and without the values of a unique index: they may be another document's.
+    Without what was to be written, without its id, and without the values of a unique index: they may be another
+    document's.
     """
-    return WriteError(str(said.get("errmsg")).partition(" dup key:")[0], said.get("code"))
+    words = str(said.get("errmsg")).partition(" dup key:")[0].partition(" First element:")[0]
+    return WriteError(words, said.get("code"))
 
 
 class DatabaseReads:

@@ -13,7 +13,7 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, OperationFailure, WriteConcernError
 
 from cachekeeper.commands import Block, Command, Persist
-from cachekeeper.database import DUPLICATE_KEY, TOO_LARGE, database_errors, refusal, server_error
+from cachekeeper.database import TOO_LARGE, database_errors, is_refused, refusal, server_error
 from cachekeeper.errors import CachekeeperError, DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def persist(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Cachekee
     was has not failed.
 
     Returns:
-        For each event what failed of it: `WriteRefused` for what it asks, or else `DatabaseUnavailable`. None where a
-        majority holds everything.
+        For each event what failed of it: `WriteRefused` for what it asks, or `DatabaseUnavailable`; where both did, one
+        of them. None where a majority holds everything.
     """
     documents: dict[str, list[tuple[int, Persist]]] = {}
     blocks: dict[BlocklistView, list[tuple[int, Block]]] = {}
@@ -156,17 +156,18 @@ def _bulk(keeper: Keeper, name: str, writes: Sequence[UpdateOne], doing: str) ->
     found = 0
     errors: _Errors = {}
     places = list(range(len(writes)))
-    for last in (False, True):
+    tried = False
+    while places:
         said = _answer(keeper, name, [writes[place] for place in places])
         inserted.update(places[made["index"]] for made in said["upserted"])
         found += said["nMatched"]
         problems = {places[problem["index"]]: problem for problem in said["writeErrors"]}
-        # A duplicate is written once more: what it was of may have gone with another write of these, or be this very
-        # document (see `refusal`), which is found then.
-        places = [place for place, problem in problems.items() if problem.get("code") == DUPLICATE_KEY and not last]
+        # What is refused is believed the second time, and not before nothing else was written any more: one of these
+        # writes may make room for another.
+        doubtful = not tried or len(problems) < len(places)
+        places = [place for place, problem in problems.items() if doubtful and is_refused(problem)]
         errors.update((place, _failure(name, problems[place], doing)) for place in problems.keys() - places)
-        if not places:
-            break
+        tried = True
     return _Written(frozenset(inserted), found, errors)
 
 
@@ -180,10 +181,21 @@ def _answer(keeper: Keeper, name: str, writes: Sequence[UpdateOne]) -> Mapping[s
             raise WriteConcernError(str(problem.get("errmsg")), problem.get("code")) from None
         return error.details
     except OperationFailure as error:
-        # It is said of a whole command that one document in it is too large.
-        if error.code != TOO_LARGE or len(writes) > 1:
+        # Of a document that is too large by itself, it is said of the whole command. Which is it?
+        if error.code != TOO_LARGE:
             raise
-        return {"upserted": [], "nMatched": 0, "writeErrors": [{"index": 0, "code": error.code}]}
+        if len(writes) == 1:
+            return {"upserted": [], "nMatched": 0, "writeErrors": [{"index": 0, **(error.details or {})}]}
+    middle = len(writes) // 2
+    return _joined(_answer(keeper, name, writes[:middle]), _answer(keeper, name, writes[middle:]), middle)
+
+
+def _joined(first: Mapping[str, Any], second: Mapping[str, Any], middle: int) -> Mapping[str, Any]:
+    """Two answers as one; the second is about the writes from `middle` on."""
+    joined: dict[str, Any] = {"nMatched": first["nMatched"] + second["nMatched"]}
+    for name in ("upserted", "writeErrors"):
+        joined[name] = [*first[name], *({**each, "index": each["index"] + middle} for each in second[name])]
+    return joined
 
 
 def _failure(name: str, problem: Mapping[str, Any], doing: str) -> CachekeeperError:

@@ -6,18 +6,11 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from pymongo import ReturnDocument
-from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure
+from pymongo.errors import DocumentTooLarge, OperationFailure
 
 from cachekeeper.codecs import Json, check_json
-from cachekeeper.database import database_errors, refusal
-from cachekeeper.errors import (
-    CachekeeperError,
-    CacheUnavailable,
-    InvalidValue,
-    PersistedNotCached,
-    Unavailable,
-    WriteRefused,
-)
+from cachekeeper.database import TOO_LARGE, database_errors, is_refused, refusal
+from cachekeeper.errors import CachekeeperError, CacheUnavailable, InvalidValue, PersistedNotCached, Unavailable
 from cachekeeper.ids import check_id
 from cachekeeper.keeper import Keeper, default_keeper
 from cachekeeper.loaders import ABSENT, Document
@@ -90,7 +83,8 @@ def save_session(session_id: str | int, data: dict[str, Any], *, keeper: Keeper 
         InvalidId: `session_id` cannot be an id.
         InvalidValue: `data` would be changed on the way; the field is the path to what is wrong.
         SessionEnded: the session has been logged out.
-        WriteRefused: a validator or a unique index of the collection forbids the session; nothing was written.
+        WriteRefused: a validator or a unique index of the collection forbids the session, or its document would be too
+            large; nothing was written.
         DatabaseUnavailable: MongoDB failed; nothing is known to be written.
         PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
     """
@@ -141,8 +135,12 @@ def _persist(keeper: Keeper, part: str, data: dict[str, Any]) -> StoredDocument:
         "expires_at": {"$add": ["$$NOW", TTL_SECONDS * 1000]},
     }
     sessions = keeper.database[SESSION.loader.collection]
+    said: Mapping[str, Any] = {}
     with database_errors("saving a session", keeper.settings.load_timeout_seconds):
-        for last in (False, True):
+        # Twice, where it is refused. A duplicate: there is a document that the filter did not find, so the upsert tried
+        # to make a second. Either the session has ended, or another first save made the document between our look and
+        # our insert: then the second time it is found.
+        for _ in range(2):
             try:
                 document = sessions.find_one_and_update(
                     {"_id": document_id, "ended_at": _LIVE},
@@ -150,32 +148,24 @@ def _persist(keeper: Keeper, part: str, data: dict[str, Any]) -> StoredDocument:
                     upsert=True,
                     return_document=ReturnDocument.AFTER,
                 )
-            except OperationFailure as error:
-                # A duplicate: there is a document that the filter did not find, so the upsert tried to make a second.
-                # Either the session has ended, or another first save made the document between our look and our insert:
-                # then the second time it is found.
-                if isinstance(error, DuplicateKeyError) and not last:
-                    continue
-                why = _refused(sessions, document_id, error)
-                if why is None:
-                    raise
-                raise why from why.__cause__
+                return cast("StoredDocument", document)  # an upsert always has one
             except DocumentTooLarge as error:
-                raise WriteRefused(f"a write to {sessions.name} was refused: {error}") from error
-            else:
-                break
-    return cast("StoredDocument", document)  # an upsert always has one
+                said = {"code": TOO_LARGE, "errmsg": str(error)}
+            except OperationFailure as error:
+                said = {"code": error.code, **(error.details or {})}
+                if not is_refused(said):
+                    raise
+        why = _refused(sessions, document_id, said)
+        raise why from why.__cause__
 
 
-def _refused(sessions: Collection[Any], document_id: object, error: OperationFailure) -> CachekeeperError | None:
-    """Why MongoDB does not take a session; None: an outage."""
-    refused = refusal(sessions.name, error.details or {})
-    if refused is None:
-        has_ended = isinstance(error, DuplicateKeyError)
-    else:
-        # A validator, and perhaps another index, judges what the upsert would make before that of `_id` finds it there.
-        has_ended = sessions.find_one({"_id": document_id, "ended_at": {"$ne": None}}) is not None
-    return SessionEnded("the session has been logged out") if has_ended else refused
+def _refused(sessions: Collection[Any], document_id: object, said: Mapping[str, Any]) -> CachekeeperError:
+    """Why MongoDB does not take a session."""
+    refused = refusal(sessions.name, said)
+    # What judges the upsert before it is found to be there, judges it of a session that has ended, too.
+    if refused is None or sessions.find_one({"_id": document_id, "ended_at": {"$ne": None}}) is not None:
+        return SessionEnded("the session has been logged out")
+    return refused
 
 
 def _cache(keeper: Keeper, part: str, saved: Value) -> None:

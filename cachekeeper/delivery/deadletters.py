@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from cachekeeper.errors import CachekeeperError
 from cachekeeper.registry import TtlIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from cachekeeper.delivery.messages import Failures
     from cachekeeper.events import Event
@@ -170,14 +169,28 @@ def _leaves(value: object) -> Iterator[str]:
 
 def _hide(text: str, secrets: Collection[str]) -> str:
     """The text with every secret masked: as it is, and as Python and JSON write it inside of quotes."""
-    masks: dict[str, str] = {}
+    found: list[tuple[int, int, str]] = []
     for secret in filter(None, secrets):
-        quoted = (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret))
-        masks.update(dict.fromkeys((secret, *(form[1:-1] for form in quoted)), mask(secret)))
-    # In one pass, and the longest first: a secret that is a digit occurs in the masks of others, and half a secret in a
-    # longer one.
-    forms = sorted((form for form in masks if form in text), key=len, reverse=True)
-    if forms:
-        text = re.sub("|".join(map(re.escape, forms)), lambda found: masks[found[0]], text)
+        for form in _forms(secret):
+            start = text.find(form)
+            while start >= 0:
+                found.append((start, start + len(form), secret))
+                start = text.find(form, start + 1)
+    pieces: list[str] = []
+    end = 0
+    # Not one secret after the other: one that is a digit occurs in the masks of others. Where two overlap, the mask of
+    # the first stands for both: else a part of the second would be left beside it.
+    for first, last, secret in sorted(found, key=lambda each: (each[0], -each[1])):
+        if first >= end:
+            pieces += (text[end:first], mask(secret))
+        end = max(end, last)
+    text = "".join((*pieces, text[end:]))
     # A lone surrogate cannot go into MongoDB.
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _forms(secret: str) -> Iterable[str]:
+    if secret.isascii() and secret.isalnum():
+        return (secret,)
+    quoted = (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret))
+    return {secret, *(form[1:-1] for form in quoted)}

@@ -100,6 +100,14 @@ def test_secrets_that_occur_in_the_masks_of_others_are_masked_once() -> None:
     assert document["reason"] == "".join(mask(digit) for digit in range(10))
 
 
+@pytest.mark.parametrize(
+    ("text", "left"), [("abcdefgh", ""), ("abcdefgh-abc", "-"), ("xabcy", "xy"), ("bcdefghi", "i")]
+)
+def test_where_secrets_overlap_nothing_of_them_is_left(text: str, left: str) -> None:
+    document = written({"type": "order.placed", "codes": ["abc", "bcdefgh", "cde"]}, failing(text))
+    assert re.sub("<masked [0-9a-f]{8}>", "", document["reason"]) == left
+
+
 @pytest.mark.parametrize("before", range(960, 1001))
 def test_no_part_of_a_token_is_left_where_a_reason_is_cut(before: int) -> None:
     document = written(LOGOUT, failing("x" * before + TOKEN))
