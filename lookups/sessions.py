@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pymongo import ReturnDocument
 from pymongo.errors import DocumentTooLarge, OperationFailure
+from pymongo.read_concern import ReadConcern
 
 from cachekeeper.codecs import Json, check_json
 from cachekeeper.database import TOO_LARGE, database_errors, is_refused, refusal
-from cachekeeper.errors import CachekeeperError, CacheUnavailable, InvalidValue, PersistedNotCached, Unavailable
+from cachekeeper.errors import (
+    CachekeeperError,
+    CacheUnavailable,
+    DatabaseUnavailable,
+    InvalidValue,
+    PersistedNotCached,
+    Unavailable,
+)
 from cachekeeper.ids import check_id
 from cachekeeper.keeper import Keeper, default_keeper
 from cachekeeper.loaders import ABSENT, Document
@@ -161,11 +169,14 @@ def _persist(keeper: Keeper, part: str, data: dict[str, Any]) -> StoredDocument:
 
 def _refused(sessions: Collection[Any], document_id: object, said: Mapping[str, Any]) -> CachekeeperError:
     """Why MongoDB does not take a session."""
-    refused = refusal(sessions.name, said)
-    # What judges the upsert before it is found to be there, judges it of a session that has ended, too.
-    if refused is None or sessions.find_one({"_id": document_id, "ended_at": {"$ne": None}}) is not None:
+    # What judges the upsert before it is found to be there, judges it of a session that has ended, too. As the upsert
+    # sees it, whether a majority knows of the end yet or not.
+    seen = sessions.with_options(read_concern=ReadConcern("local"))
+    if seen.find_one({"_id": document_id, "ended_at": {"$ne": None}}) is not None:
         return SessionEnded("the session has been logged out")
-    return refused
+    return refusal(sessions.name, said) or DatabaseUnavailable(
+        f"MongoDB failed while saving a session (code {said.get('code')})"
+    )
 
 
 def _cache(keeper: Keeper, part: str, saved: Value) -> None:

@@ -169,21 +169,26 @@ def _leaves(value: object) -> Iterator[str]:
 
 def _hide(text: str, secrets: Collection[str]) -> str:
     """The text with every secret masked: as it is, and as Python and JSON write it inside of quotes."""
-    found: list[tuple[int, int, str]] = []
+    # Found first, and only then masked: one that is a digit occurs in the masks of others. What overlaps or adjoins is
+    # one: else a part of a secret would be left beside the mask of another.
+    covered = bytearray(len(text) + 1)
+    meant: dict[str, str] = {}
     for secret in filter(None, secrets):
         for form in _forms(secret):
             start = text.find(form)
+            if start >= 0:
+                meant[form] = secret
+            cover = b"\1" * len(form)
             while start >= 0:
-                found.append((start, start + len(form), secret))
-                start = text.find(form, start + 1)
+                end = start + len(form)
+                covered[start:end] = cover
+                start = text.find(form, end)
     pieces: list[str] = []
     end = 0
-    # Not one secret after the other: one that is a digit occurs in the masks of others. Where two overlap, the mask of
-    # the first stands for both: else a part of the second would be left beside it.
-    for first, last, secret in sorted(found, key=lambda each: (each[0], -each[1])):
-        if first >= end:
-            pieces += (text[end:first], mask(secret))
-        end = max(end, last)
+    while (start := covered.find(1, end)) >= 0:
+        pieces.append(text[end:start])
+        end = covered.find(0, start)
+        pieces.append(mask(meant.get(text[start:end], text[start:end])))
     text = "".join((*pieces, text[end:]))
     # A lone surrogate cannot go into MongoDB.
     return text.encode("utf-8", "backslashreplace").decode()
