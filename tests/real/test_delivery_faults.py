@@ -60,7 +60,7 @@ def test_a_handler_that_goes_wrong(site: Site, how: str, error: str) -> None:
 
 
 def test_an_event_that_a_validator_forbids_holds_up_nobody(site: Site) -> None:
-    """Two logouts of sessions that nobody has saved, say, and the collection asks for a user."""
+    """As logouts of sessions that nobody has saved, where the collection asks for a user, say."""
     site.db.create_collection("sessions", validator={"_id": {"$ne": "forbidden"}})
     with site.working() as worker:
         guilty = UserLoggedOut(token_id=TOKEN, session_id="forbidden")

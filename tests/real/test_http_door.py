@@ -22,22 +22,19 @@ from cachekeeper.events import Event
 from cachekeeper.settings import PublisherSettings
 from producers import UserUpdated
 from tests.real.doors import AUTHORIZED, REGISTRY, ask, bodies, post, serving, settings, taken, user_deleted
+from tests.real.patient_publishing import PUBLISH_SECONDS
 from tests.real.taps import RedisTap, Words
 from tests.servers import RabbitServer
 from tests.waiting import wait_until
 
 LIMIT = 2.0
 ON_TOP = 10.0  # for a machine that is busy with other tests
-PATIENCE = 30.0  # seconds for one answer of a broker that is well
-PATIENT: dict[str, Any] = {"publish_timeout_seconds": 4 * PATIENCE}
+PATIENT: dict[str, Any] = {"publish_timeout_seconds": PUBLISH_SECONDS}  # where the broker is well
+
+# A message that is only late must not be sent twice: the messages are counted.
+pytestmark = pytest.mark.usefixtures("patient_publishing")
 MOST = 20
 BYTES = 20_000
-
-
-@pytest.fixture(autouse=True)
-def _patient_publishers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A message that is only late must not be sent twice: the messages are counted."""
-    monkeypatch.setattr(publishers, "_CALL_SECONDS", PATIENCE)
 
 
 @pytest.fixture

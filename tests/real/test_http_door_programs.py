@@ -17,17 +17,16 @@ from typing import Any
 
 import pytest
 
-from cachekeeper.delivery import publisher as publishers
 from cachekeeper.door import Door, app
 from cachekeeper.embedded import RedisServer
 from tests.node import EXAMPLE, find_node
 from tests.real.doors import KEY, REGISTRY, ask, bodies, post, serving, settings, user_deleted
 from tests.real.leftovers import CACHEKEEPER
+from tests.real.patient_publishing import IN_A_CHILD, PUBLISH_SECONDS
 from tests.real.taps import RedisTap, Words
 from tests.waiting import wait_until
 
 CANARY = "canary0123456789"
-PATIENCE = 30.0  # seconds for one answer of a broker that is well
 
 
 @dataclass
@@ -59,13 +58,8 @@ def environment(**variables: str) -> dict[str, str]:
     return {**kept, **{f"CACHEKEEPER_{name}": value for name, value in variables.items()}}
 
 
-# The command with a publisher that waits for each answer of the broker, and so sends nothing twice: it is counted.
-PATIENTLY = f"""
-from cachekeeper.cli import main
-from cachekeeper.delivery import publisher
-publisher._CALL_SECONDS = {PATIENCE}
-main()
-"""
+# The command with a publisher that sends nothing twice: it is counted.
+PATIENTLY = IN_A_CHILD + "from cachekeeper.cli import main\nmain()"
 
 
 @contextmanager
@@ -73,7 +67,7 @@ def program(broker_url: str, **variables: str) -> Iterator[Program]:
     variables = {
         "BROKER_URL": broker_url,
         "HTTP_API_KEYS": KEY,
-        "PUBLISH_TIMEOUT_SECONDS": str(4 * PATIENCE),
+        "PUBLISH_TIMEOUT_SECONDS": str(PUBLISH_SECONDS),
         **variables,
     }
     process = subprocess.Popen(
@@ -195,12 +189,12 @@ EVENTS: list[dict[str, Any]] = [
 ]
 
 
-def test_nodejs_publishes_with_fetch_alone(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishers, "_CALL_SECONDS", PATIENCE)
+@pytest.mark.usefixtures("patient_publishing")
+def test_nodejs_publishes_with_fetch_alone(redis_server: RedisServer) -> None:
     assert "import " not in (EXAMPLE / "publish.mjs").read_text("utf-8").replace(
         "import { setTimeout as pause } from", ""
     )
-    door = Door(settings(redis_server.url, publish_timeout_seconds=4 * PATIENCE), registry=REGISTRY)
+    door = Door(settings(redis_server.url, publish_timeout_seconds=PUBLISH_SECONDS), registry=REGISTRY)
     with serving(door) as url:
         done = node(url, EVENTS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")

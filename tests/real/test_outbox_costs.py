@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.delivery import publisher as publishers
 from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, Publisher
 from cachekeeper.delivery.relay import Relay
 from cachekeeper.errors import BrokerUnavailable
@@ -21,16 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tests.real.outbox_lab import Lab
-
-PATIENCE = 30.0  # seconds for one answer of the broker
-
-
-@pytest.fixture
-def lab(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """Its relays wait for the broker: a message that is late, and so sent twice, would be counted twice."""
-    monkeypatch.setattr(publishers, "_CALL_SECONDS", PATIENCE)
-    monkeypatch.setattr(lab, "relay", functools.partial(lab.relay, publish_timeout_seconds=4 * PATIENCE))
-    return lab
 
 
 class AllAtOnce(Relay):

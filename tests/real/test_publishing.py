@@ -20,6 +20,7 @@ from cachekeeper.errors import BrokerUnavailable
 from cachekeeper.settings import PublisherSettings
 from producers import UserDeleted, UserUpdated
 from tests.real.delivering import remember_queue
+from tests.real.patient_publishing import PUBLISH_SECONDS
 from tests.servers import RabbitServer
 from tests.waiting import wait_until
 
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from cachekeeper.embedded import FoundServer, Guardian
 
 EVENT = UserDeleted(user_id="42")
-PATIENCE = 60.0  # for brokers that are well, a quarter of it for each answer: what is sent again is counted twice
+
+# What is only late, and so sent again, would be counted twice.
+pytestmark = pytest.mark.usefixtures("patient_publishing")
+
 LIMIT = 3.0  # for brokers that are away
 SLACK = 5.0  # a busy machine
 
@@ -58,18 +62,13 @@ def broker(_broker: RedisServer | RabbitServer) -> RedisServer | RabbitServer:
     return _broker
 
 
-@pytest.fixture(autouse=True)
-def _patient_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishers, "_CALL_SECONDS", PATIENCE)
-
-
 def limits(broker: RedisServer | RabbitServer, seconds: float) -> PublisherSettings:
     return PublisherSettings(broker_url=broker.url, publish_timeout_seconds=seconds)
 
 
 @pytest.fixture
 def publisher(broker: RedisServer | RabbitServer) -> Iterator[Publisher]:
-    publisher = Publisher(limits(broker, PATIENCE))
+    publisher = Publisher(limits(broker, PUBLISH_SECONDS))
     yield publisher
     publisher.close()
 
@@ -273,7 +272,7 @@ def test_the_functions_take_the_environment(
 ) -> None:
     monkeypatch.setattr(publishers, "_default", Publisher())
     monkeypatch.setenv("CACHEKEEPER_BROKER_URL", broker.url)
-    monkeypatch.setenv("CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS", str(PATIENCE))
+    monkeypatch.setenv("CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS", str(PUBLISH_SECONDS))
     publish(EVENT)
     assert publish_many([EVENT, EVENT]) == 2
     assert take(broker) == [[EVENT.to_wire()], [EVENT.to_wire()] * 2]

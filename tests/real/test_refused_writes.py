@@ -273,6 +273,14 @@ def test_no_error_quotes_another_documents_value(keeper: Keeper, mongo: MongoTap
     assert "secret" not in said
 
 
+def test_what_would_be_too_large_from_the_beginning(keeper: Keeper, mongo: MongoTap) -> None:
+    """By a little, where there is no document yet: a third code."""
+    half = {"$set": {"name": {"$literal": 8_390_000 * "x"}}}
+    event: list[Command] = [Persist(USER_NAME, "1", (half, {"$set": {"again": "$name"}}))]
+    assert failures(keeper, [event, logout(0)], WriteRefused) == [0]
+    assert mongo.database["users"].count_documents({}) == 0
+
+
 def test_a_session_that_is_too_large_for_mongodb(redis_server: RedisServer, mongo: MongoTap) -> None:
     """JSON writes a digit and a comma where BSON has twelve bytes."""
     with (
