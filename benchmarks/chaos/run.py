@@ -6,7 +6,7 @@ import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks.chaos import workload as load
 from benchmarks.chaos.calm import calm
@@ -24,7 +24,7 @@ from cachekeeper.settings import Settings
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from benchmarks.chaos.stack import Stack
     from benchmarks.chaos.workload import Ack
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 _TAGS = itertools.count(1)
 _RATE_OF_READS = 1600.0  # a second and reader
 _RATE_OF_CHANGES = 40.0  # a second and writer
+
+
+class Asked(Protocol):
+    """A reader, as far as it is asked for its last reads."""
+
+    def ask(self, verb: str, argument: object = None) -> Any:
+        """Have it do something, and wait for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,21 +164,29 @@ def _judge(stack: Stack, changes: list[Change], reads: list[Read], ended_at: int
     checker.check_lost({str(record["_id"]) for record in stack.database["outbox"].find({}, {"_id": 1})})
     keys = dict.fromkeys((change.kind, change.key) for change in changes if change.kind != Kind.PRODUCT)
     wanted = [*keys, *((Kind.SEARCH, text) for text in load.TEXTS)]
-    last: list[Read] = []
-    unanswered: list[Read] = []
-    for reader in stack.readers:
-        said = [Read(*read) for read in reader.ask("sweep", wanted)]
-        # The readers are impatient, and a machine that others use may stop for a moment: asked twice.
-        failed = [(read.kind, read.key) for read in said if read.error is not None]
-        again = [Read(*read) for read in reader.ask("sweep", failed)] if failed else []
-        last += [*said, *again]
-        unanswered += [read for read in again if read.error is not None]
+    last, unanswered = last_reads(stack.readers, wanted)
     checker.check([*reads, *last], ended_at)
     checker.verdict.violations += [
         Violation("unanswered", (read.kind, read.key), read, f"a last read, with nothing going on: {read.error}")
         for read in unanswered
     ]
     return checker.verdict, checker
+
+
+def last_reads(readers: Iterable[Asked], wanted: Sequence[tuple[str, str]]) -> tuple[list[Read], list[Read]]:
+    """What each reader finds, and those of it that have no answer.
+
+    The readers are impatient, and a machine that others use may stop for a moment: what fails is asked a second time.
+    """
+    last: list[Read] = []
+    unanswered: list[Read] = []
+    for reader in readers:
+        said = [Read(*read) for read in reader.ask("sweep", wanted)]
+        failed = [(read.kind, read.key) for read in said if read.error is not None]
+        again = [Read(*read) for read in reader.ask("sweep", failed)] if failed else []
+        last += [*said, *again]
+        unanswered += [read for read in again if read.error is not None]
+    return last, unanswered
 
 
 def _stuck(stack: Stack, tag: str) -> list[str]:

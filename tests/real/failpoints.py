@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cachekeeper.embedded import FoundServer, Guardian
 
 SHUTDOWN_IN_PROGRESS = 91  # of a primary that is deposed before a majority has a write; a driver tries again
+DUPLICATE_KEY = 11000
 WRITE_CONCERN_FAILED = 64  # a driver does not try again
 
 
@@ -42,6 +43,13 @@ def fail_writes(server: MongoServer, times: int | None, code: int = SHUTDOWN_IN_
     """So many writes, None for all but the first `skip`, are made, and answered with an error."""
     data = {"failCommands": ["findAndModify", "update"], "writeConcernError": {"code": code, "errmsg": "failing"}}
     _configure(server, {"skip": skip} if times is None else {"times": times}, data)
+
+
+def refuse_saves(server: MongoServer, times: int) -> None:
+    """So many are not made, since there is a document of that id."""
+    which = {"keyPattern": {"_id": 1}, "keyValue": {"_id": "s1"}}
+    data = {"failCommands": ["findAndModify"], "errorCode": DUPLICATE_KEY, "errorExtraInfo": which}
+    _configure(server, {"times": times}, data)
 
 
 def delay_writes(server: MongoServer, milliseconds: int) -> None:

@@ -15,10 +15,11 @@ from cachekeeper import applying, persisting
 from cachekeeper.applying import apply
 from cachekeeper.commands import Block, Command, Expire, Persist
 from cachekeeper.database import refusal
-from cachekeeper.errors import WriteRefused
-from lookups import BLOCKED, SESSION, USER_NAME, block_token, is_blocked, save_session
+from cachekeeper.errors import DatabaseUnavailable, WriteRefused
+from lookups import BLOCKED, SESSION, USER_NAME, block_token, is_blocked, read_session, save_session
 from lookups.sessions import END_SESSION, SessionEnded
 from tests.mutating import mutated
+from tests.real.failpoints import DUPLICATE_KEY, refuse_saves
 from tests.real.logouts import LATER, LATEST, blocks_of, ended, failures, logout, logouts
 from tests.real.tokens import keeping
 from tests.shop import PATIENT
@@ -26,7 +27,7 @@ from tests.shop import PATIENT
 if TYPE_CHECKING:
     from pymongo.monitoring import CommandStartedEvent
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.embedded import MongoServer, RedisServer
     from cachekeeper.keeper import Keeper
     from tests.real.taps import MongoTap
 
@@ -290,6 +291,17 @@ def test_a_session_that_is_too_large_for_mongodb(redis_server: RedisServer, mong
         save_session("s1", {"digits": 2_000_000 * [1]}, keeper=keeper)
 
 
+def test_a_session_that_somebody_else_has_just_made_is_saved(failing: MongoServer, redis_server: RedisServer) -> None:
+    """The upsert does not find it, and then cannot make it. Asked again, it finds it."""
+    with keeping(redis_server.url, failing.url, **PATIENT) as keeper:
+        refuse_saves(failing, 1)
+        save_session("s1", {"cart": [1]}, keeper=keeper)
+        assert read_session("s1", keeper=keeper) == {"cart": [1]}
+        refuse_saves(failing, 2)
+        with pytest.raises(DatabaseUnavailable, match="code 11000"):  # it has not ended, whatever it is
+            save_session("s1", {"cart": [2]}, keeper=keeper)
+
+
 def test_a_session_that_has_ended_has_ended_whatever_a_validator_says(keeper: Keeper, mongo: MongoTap) -> None:
     """It judges what the upsert would make, before that is found to be there."""
     mongo.database["sessions"].insert_one({"_id": "s1", "ended_at": LATER})
@@ -303,7 +315,7 @@ def test_a_session_that_has_ended_has_ended_whatever_a_validator_says(keeper: Ke
 
 def test_an_error_without_a_code_is_no_refusal() -> None:
     assert refusal("sessions", {}) is None
-    assert refusal("sessions", {"code": 11000}) is None  # an older server does not say of which index
+    assert refusal("sessions", {"code": DUPLICATE_KEY}) is None  # an older server does not say of which index
 
 
 def test_a_call_that_a_validator_forbids_is_no_outage(keeper: Keeper, mongo: MongoTap) -> None:

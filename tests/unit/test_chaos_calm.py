@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 from benchmarks.chaos import workload as load
 from benchmarks.chaos.calm import calm
 from benchmarks.chaos.faults import Injected
 from benchmarks.chaos.readers import THREADS
 from benchmarks.chaos.row import READER_THREADS, Row
+from benchmarks.chaos.run import last_reads
 from benchmarks.chaos.schedule import Fault
 from benchmarks.chaos.workload import Change, Kind, Read
 
@@ -34,6 +36,30 @@ def test_only_what_no_fault_can_have_touched_is_calm() -> None:
 def test_a_redis_that_was_emptied_answers() -> None:
     assert calm([read(2)], [injected("security", 1, 1, "flush")]) == (1, 0)
     assert calm([read(2)], [injected("security", 1, 1, "kill")]) == (0, 0)
+
+
+class Reader:
+    """Has no answer for a user so many times."""
+
+    def __init__(self, **fails: int) -> None:
+        self.fails = fails
+
+    def ask(self, verb: str, argument: object = None) -> Any:
+        assert verb == "sweep"
+        return [tuple(self.read(kind, key)) for kind, key in cast("list[tuple[str, str]]", argument)]
+
+    def read(self, kind: str, key: str) -> Read:
+        self.fails[key] = self.fails.get(key, 0) - 1
+        return Read(kind, key, 0, 1, None, "CacheUnavailable" if self.fails[key] >= 0 else None)
+
+
+def test_what_has_no_answer_twice_is_unanswered() -> None:
+    last, unanswered = last_reads([Reader(b=1), Reader(a=2, c=1)], [(Kind.USER, key) for key in "abc"])
+    assert [(read.key, read.error is None) for read in last] == [
+        *(("a", True), ("b", False), ("c", True), ("b", True)),
+        *(("a", False), ("b", True), ("c", False), ("a", False), ("c", True)),
+    ]
+    assert [read.key for read in unanswered] == ["a"]
 
 
 def test_outages_in_calm_spoil_a_run() -> None:
