@@ -10,8 +10,10 @@
 Under pytest-xdist every worker process has its own servers.
 """
 
+import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pymongo
@@ -20,12 +22,18 @@ from hypothesis import HealthCheck, settings
 
 from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
 from cachekeeper.embedded.parents import end_with_parent
-from tests.servers import RabbitServer, RedisChoice, Report, find_rabbitmq, needed, redis_choices
+from tests.parts import Report, required, unexpected_skips
+from tests.servers import RabbitServer, RedisChoice, find_rabbitmq, needed, redis_choices
 
 if TYPE_CHECKING:
     from cachekeeper.embedded import FoundServer
 
 report = Report()
+
+
+def _noted(found: "FoundServer") -> "FoundServer":
+    report.note(found)
+    return found
 
 
 # How long an example takes says nothing on a shared machine. In CI Hypothesis's own profile also fixes the examples.
@@ -43,13 +51,13 @@ def guardian() -> Iterator[Guardian]:
 @pytest.fixture(scope="session")
 def redis_found() -> "FoundServer":
     """The Redis program that tests use by default."""
-    return report.note(needed(find_redis))
+    return _noted(needed("any-redis", find_redis))
 
 
 @pytest.fixture(scope="session")
 def mongo_found() -> "FoundServer":
     """The mongod that tests use."""
-    return report.note(needed(find_mongod))
+    return _noted(needed("mongod", find_mongod))
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +87,7 @@ def own_redis(guardian: Guardian, redis_found: "FoundServer") -> Iterator[RedisS
 @pytest.fixture(scope="session", params=redis_choices(), ids=lambda choice: choice.label)
 def _each_redis(request: pytest.FixtureRequest, guardian: Guardian) -> Iterator[RedisServer]:
     choice: RedisChoice = request.param
-    server = RedisServer(guardian, report.note(choice.get()))
+    server = RedisServer(guardian, _noted(choice.get()))
     server.start()
     yield server
     server.kill()
@@ -132,7 +140,7 @@ def own_mongo(guardian: Guardian, mongo_found: "FoundServer") -> Iterator[MongoS
 @pytest.fixture(scope="session")
 def rabbit_found() -> "FoundServer":
     """The RabbitMQ that tests use."""
-    return report.note(needed(find_rabbitmq))
+    return _noted(needed("rabbitmq", find_rabbitmq))
 
 
 @pytest.fixture(scope="session")
@@ -159,11 +167,25 @@ def pytest_configure(config: pytest.Config) -> None:
         end_with_parent()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Under pytest-xdist: hand this worker's part of the report to the controller."""
+    """Fail a run of CI that skipped what it must not, and hand the report on."""
     output = getattr(session.config, "workeroutput", None)
-    if output is not None:
+    if output is not None:  # under pytest-xdist, in a worker: the controller reports
         output["servers"] = sorted(report.used)
+        return
+    stats = _stats(session.config)
+    if required() and unexpected_skips(stats.get("skipped", [])) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if path := os.environ.get("TEST_REPORT"):
+        counted = {name: len(stats.get(name, [])) for name in ("passed", "failed", "error", "skipped")}
+        report.write(Path(path), {**counted, "unexpected": sum(unexpected_skips(stats.get("skipped", [])).values())})
+
+
+def _stats(config: pytest.Config) -> dict[str, list[Any]]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    stats: dict[str, list[Any]] = getattr(reporter, "stats", {})
+    return stats
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -177,3 +199,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_sep("=", "ran against")
     for line in report.lines():
         terminalreporter.write_line(line)
+    if required() and (reasons := unexpected_skips(terminalreporter.stats.get("skipped", []))):
+        terminalreporter.write_sep("=", "skipped, and must not be", red=True)
+        for reason, count in reasons.items():
+            terminalreporter.write_line(f"{count} x {reason}")

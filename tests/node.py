@@ -6,9 +6,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import pytest
-
-from tests.servers import missing
+from tests.parts import missing
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples/node"
@@ -18,10 +16,10 @@ OLDEST = (20, 11)  # `import.meta.filename`; as package.json says
 def find_node() -> str:
     """The program. Where there is none, or one that is too old: a skip on a laptop, a failure in CI."""
     wanted = f"Node.js {OLDEST[0]}.{OLDEST[1]} or later"
-    node = shutil.which("node") or missing(f"node: not found on PATH ({wanted})")
+    node = shutil.which("node") or missing("node", f"not found on PATH ({wanted})")
     version = version_of(node)
     if tuple(map(int, version.removeprefix("v").split(".")[:2])) < OLDEST:
-        missing(f"{node}: is {version} ({wanted})")
+        missing("node", f"{node} is {version} ({wanted})")
     return node
 
 
@@ -34,7 +32,7 @@ def version_of(node: str) -> str:
 def install(directory: Path) -> Path:
     """`directory` with the packages that the example names; those from beside the example where they are there.
 
-    Skips where npm or its registry cannot be reached: that is no fault of this repository, in CI neither.
+    Where npm or its registry cannot be reached, the part `npm` is missing.
     """
     find_node()
     shutil.copy(EXAMPLE / "package.json", directory)
@@ -44,12 +42,12 @@ def install(directory: Path) -> Path:
         return directory
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("npm: not found on PATH")
+        missing("npm", "not found on PATH")
     command = [npm, "install", "--omit=dev", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
     try:
         subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True, timeout=120)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        pytest.skip(f"npm install failed: {error}")
+        missing("npm", f"npm install failed: {error}")
     return directory
 
 

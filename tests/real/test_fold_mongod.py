@@ -16,6 +16,7 @@ from cachekeeper.embedded import MongoServer
 from cachekeeper.fold import condition, fold, pattern
 from scripts.generate_fold import SURROGATES, classes_of, javascript_classes, matches, server_pairs
 from tests.node import find_node
+from tests.parts import missing
 
 TABLE: dict[str, Any] = json.loads(files("cachekeeper.fold").joinpath("classes.json").read_bytes())
 CLASSES: list[str] = TABLE["classes"]
@@ -79,7 +80,7 @@ def test_a_fold_that_misses_a_pair_is_caught(variant: Callable[[str], str], equa
 def test_the_table_is_what_the_script_makes(equated: set[tuple[str, str]]) -> None:
     javascript = javascript_classes(find_node())
     if javascript["unicode"] != TABLE["unicode"]:
-        pytest.skip(f"the table is of Unicode {TABLE['unicode']}, this Node.js has {javascript['unicode']}")
+        missing("node", f"the table is of Unicode {TABLE['unicode']}, this Node.js has {javascript['unicode']}")
     assert classes_of(javascript, equated) == CLASSES
 
 

@@ -14,8 +14,8 @@ import pytest
 from cachekeeper.embedded import Guardian, MongoServer, RedisServer
 from cachekeeper.embedded.worker_process import WorkerProcess
 from tests.compose import ROOT
+from tests.parts import missing
 from tests.prose import blocks
-from tests.servers import missing
 from tests.waiting import wait_until
 
 PAGE = ROOT / "docs/extending.md"
@@ -75,7 +75,7 @@ def place(tmp_path: Path, redis_server: RedisServer, mongo_server: MongoServer, 
         timeout=280,
     )
     if done.returncode != 0:
-        missing(f"pip could not install the wheel into an empty environment: {done.stderr[-500:]}")
+        missing("pip", f"pip could not install the wheel into an empty environment: {done.stderr[-500:]}")
 
     (source,) = (block for block in PYTHON if block.mark == "file")
     module = work / source.argument

@@ -24,7 +24,7 @@ from tests.compose import (
     options,
     problems,
 )
-from tests.servers import missing
+from tests.parts import missing
 
 COMPOSE = (ROOT / "docker-compose.yml").read_text("utf-8")
 WORKER = "  worker:\n    <<: *program\n"
@@ -242,7 +242,7 @@ new Function("rs", "db", "quit", process.argv[2])(rs, db, quit);
 def test_mongodb_health_check(state: dict[str, object], status: int | None, *, initialises: bool) -> None:
     node = shutil.which("node")
     if node is None:
-        missing("node: not found here")
+        missing("node", "not found here")
     script = yaml.safe_load(COMPOSE)["services"]["mongodb"]["healthcheck"]["test"][-1]
     done = subprocess.run(
         [node, "--eval", SHELL, json.dumps(state), script], capture_output=True, text=True, check=False, timeout=60

@@ -28,7 +28,7 @@ def test_an_older_one_is_missing(version: str, tmp_path: Path, monkeypatch: pyte
     node = installed(version, tmp_path, monkeypatch)
     with pytest.raises((pytest.skip.Exception, pytest.fail.Exception)) as told:
         find_node()
-    assert str(told.value) == f"{node}: is {version} (Node.js 20.11 or later)"
+    assert str(told.value) == f"missing part node: {node} is {version} (Node.js 20.11 or later)"
 
 
 def test_the_package_says_the_same() -> None:

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.compose import ROOT
-from tests.servers import missing
+from tests.parts import missing
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
@@ -39,7 +39,7 @@ def tracked() -> list[Path]:
     """The files that belong to the project, whether git knows them yet or not."""
     git = shutil.which("git")
     if git is None:
-        missing("git: not found here")
+        missing("git", "not found here")
     # safe.directory: in CI, root reads a checkout that belongs to somebody else.
     command = [git, "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.compose import ROOT
-from tests.servers import missing
+from tests.parts import missing
 
 # An interpreter as far as scripts/setup.sh can see. It writes down what it was asked to do beside itself.
 PYTHON = """#!/bin/sh
@@ -205,7 +205,7 @@ def test_a_failed_installation_is_not_taken_for_a_finished_one(machine: Machine)
 def test_make_sets_up_once_and_again_when_a_list_changes(machine: Machine, changed: str) -> None:
     make = shutil.which("make")
     if make is None:
-        missing("make: not found here")
+        missing("make", "not found here")
 
     def to_do() -> int:
         return subprocess.run([make, "--question", "setup"], cwd=machine.checkout, check=False, timeout=60).returncode
@@ -216,43 +216,3 @@ def test_make_sets_up_once_and_again_when_a_list_changes(machine: Machine, chang
     assert to_do() == 0
     later(machine, changed)
     assert to_do() == 1
-
-
-KEY = "/usr/share/keyrings/debian-archive-keyring.gpg"
-WANTED = "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm-backports\nComponents: main\n"
-DEB822 = """# a mirror
-Types: deb deb-src
-URIs: http://mirror.example/debian
-Suites: bookworm bookworm-updates
-Components: main contrib
-"""
-
-
-@pytest.mark.parametrize(
-    ("sources", "wanted"),
-    [
-        ([DEB822 + f"Signed-By: {KEY}\n"], WANTED + f"Signed-By: {KEY}\n"),
-        ([DEB822 + "Signed-By:\n BEGIN\n .\n END\n\n"], WANTED + "Signed-By:\n BEGIN\n .\n END\n"),
-        (
-            [f"deb [arch=amd64 signed-by={KEY}] http://mirror.example/debian bookworm main\n"],
-            WANTED + f"Signed-By: {KEY}\n",
-        ),
-        (["deb-src http://no.example bookworm main\ndeb http://mirror.example/debian bookworm main\n"], WANTED),
-        (["Types: deb\nURIs: http://no.example\nSuites: bookworm-security\n\n" + DEB822], WANTED),
-        (["Types: deb\nURIs: http://no.example\nSuites: nodistro\nEnabled: no", DEB822, DEB822], WANTED),
-        (["Enabled: no\nTypes: deb\nURIs: http://no.example\nSuites: bookworm\n\n" + DEB822], WANTED),
-        (["Types: deb-src\nURIs: http://no.example\nSuites: bookworm\n"], ""),
-        (["# deb http://no.example bookworm main\ndeb http://no.example trixie main\n"], ""),
-    ],
-)
-def test_backports_are_derived_from_the_sources_that_are_there(tmp_path: Path, sources: list[str], wanted: str) -> None:
-    awk = shutil.which("awk")
-    if awk is None:
-        missing("awk: not found here")
-    paths = []
-    for number, text in enumerate(sources):
-        paths.append(tmp_path / str(number))
-        paths[-1].write_text(text, "utf-8")
-    command = [awk, "-v", "codename=bookworm", "-f", str(ROOT / "scripts/backports.awk"), *map(str, paths)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    assert done.stdout == wanted

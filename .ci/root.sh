@@ -1,0 +1,108 @@
+# A Debian system in a directory: nothing that is installed on this machine is in it. It is entered under namespaces of
+# its own for mounts and processes, so that nothing stays mounted and nothing stays running, whatever ends the leg.
+
+NEWCOMER=newcomer
+CHECKOUT=/home/newcomer/cachekeeper
+
+# make_root DIRECTORY SUITE [PACKAGE...]: a minimal Debian with these packages, and this checkout in a newcomer's home.
+make_root() {
+    local root=$1 suite=$2 mirror key
+    shift 2
+    source_of "$suite" > "$REPORTS/$suite.sources"
+    mirror=$(awk '$1 == "URIs:" { print $2; exit }' "$REPORTS/$suite.sources")
+    if [ -z "$mirror" ]; then
+        echo "No Debian source in /etc/apt to take the mirror of $suite from" >&2
+        return 1
+    fi
+    key=$(awk '$1 == "Signed-By:" { print $2; exit }' "$REPORTS/$suite.sources")
+    if [ ! -f "$key" ]; then key=/usr/share/keyrings/debian-archive-keyring.gpg; fi
+    mkdir -p "$root"
+    debootstrap --variant=minbase --keyring="$key" "$suite" "$root" "$mirror" > "$root.log" 2>&1 || {
+        tail -n 20 "$root.log" >&2
+        return 1
+    }
+    printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
+    chmod 755 "$root/usr/sbin/policy-rc.d"
+    apt-config dump | grep -E '^Acquire::https?::' > "$root/etc/apt/apt.conf.d/90machine" || true
+    copy_in "$root" "$key" /etc/hosts /etc/resolv.conf
+    in_root "$root" root apt-get update --quiet=2 -o Acquire::Retries=3
+    in_root "$root" root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --quiet=2 --no-install-recommends -o Acquire::Retries=3 "$@" > "$root.log" 2>&1 || {
+        tail -n 20 "$root.log" >&2
+        return 1
+    }
+    # After the packages: one of them may bring certificates of its own.
+    copy_configuration "$root"
+    in_root "$root" root useradd --create-home --shell /bin/sh "$NEWCOMER"
+    copy_checkout "$root$CHECKOUT"
+    in_root "$root" root chown -R "$NEWCOMER:" "/home/$NEWCOMER"
+}
+
+# copy_in ROOT FILE...: files of this machine, to the same place in the root.
+copy_in() {
+    local root=$1 file
+    shift
+    for file in "$@"; do
+        if [ -e "$file" ]; then
+            mkdir -p "$root$(dirname "$file")"
+            cp -rL "$file" "$root$(dirname "$file")/"
+        fi
+    done
+}
+
+# copy_configuration ROOT: how this machine reaches the registry of Python's packages.
+copy_configuration() {
+    local root=$1 name
+    copy_in "$root" /etc/pip.conf /etc/xdg/pip "${PIP_CONFIG_FILE:-/etc/pip.conf}"
+    for name in SSL_CERT_FILE PIP_CERT REQUESTS_CA_BUNDLE; do
+        if [ -n "${!name-}" ]; then copy_in "$root" "${!name}"; fi
+    done
+    if [ -f ~/.config/pip/pip.conf ]; then
+        mkdir -p "$root/home/$NEWCOMER/.config/pip"
+        cp ~/.config/pip/pip.conf "$root/home/$NEWCOMER/.config/pip/"
+    fi
+}
+
+# copy_checkout DIRECTORY: this checkout as it is, without what git ignores; a fresh clone if nothing is changed.
+copy_checkout() {
+    git -c safe.directory='*' clone --quiet --no-checkout --no-hardlinks . "$1"
+    git -C "$1" -c safe.directory='*' reset --quiet
+    git -c safe.directory='*' ls-files -z --cached --others --exclude-standard |
+        while IFS= read -r -d '' file; do if [ -e "$file" ]; then printf '%s\0' "$file"; fi; done |
+        tar --create --null --files-from=- | tar --extract --directory="$1"
+}
+
+# in_root ROOT USER COMMAND...: run it there, as that user, with a clean environment.
+in_root() {
+    local root=$1 user=$2 name
+    local kept=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 CI=true)
+    shift 2
+    if [ "$user" = root ]; then kept+=(HOME=/root); else kept+=(HOME="/home/$user" USER="$user"); fi
+    for name in ${!PIP_*} SSL_CERT_FILE REQUESTS_CA_BUNDLE http_proxy https_proxy no_proxy TEST_PARTS TEST_REPORT; do
+        if [ -n "${!name-}" ]; then kept+=("$name=${!name}"); fi
+    done
+    # The shell that mounts stays as the namespace's first process and reaps what is left to it.
+    unshare --mount --pid --fork --kill-child bash -c '
+        set -eu
+        root=$1 user=$2 pip=$3
+        shift 3
+        mount -t proc proc "$root/proc"
+        mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
+        ln -sf pts/ptmx "$root/dev/ptmx"
+        mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+        # Directories of packages that pip is told to look into.
+        for folder in $pip; do
+            mkdir -p "$root$folder"
+            mount --bind -o ro "$folder" "$root$folder"
+        done
+        status=0
+        chroot --userspec="$user" "$root" env -i "$@" || status=$?
+        exit "$status"
+    ' in_root "$root" "$user" "$(pip_folders)" "${kept[@]}" "$@"
+}
+
+# pip_folders: the local directories that this machine's pip takes packages from.
+pip_folders() {
+    python3 -m pip config list 2> /dev/null | grep -E "(find-links|index-url)=" | grep -oE "/[^' ,:]+" |
+        sed 's,^//*,/,' | sort -u | while read -r folder; do if [ -d "$folder" ]; then echo "$folder"; fi; done || true
+}
