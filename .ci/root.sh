@@ -50,7 +50,8 @@ copy_in() {
     done
 }
 
-# copy_configuration ROOT: how this machine reaches the registry of Python's packages.
+# copy_configuration ROOT: how this machine reaches the registry of Python's packages. Folders of this machine that pip is
+# told to look into, too, are not there in the root: pip warns and goes on.
 copy_configuration() {
     local root=$1 name
     copy_in "$root" /etc/pip.conf /etc/xdg/pip "${PIP_CONFIG_FILE:-/etc/pip.conf}"
@@ -81,28 +82,19 @@ in_root() {
     for name in ${!PIP_*} SSL_CERT_FILE REQUESTS_CA_BUNDLE http_proxy https_proxy no_proxy TEST_PARTS TEST_REPORT; do
         if [ -n "${!name-}" ]; then kept+=("$name=${!name}"); fi
     done
-    # The shell that mounts stays as the namespace's first process and reaps what is left to it.
-    unshare --mount --pid --fork --kill-child bash -c '
+    # The shell that mounts stays as the namespace's first process: it reaps what is left to it, and with it all others
+    # end. It ends with the leg.
+    setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child bash -c '
         set -eu
-        root=$1 user=$2 pip=$3
-        shift 3
+        root=$1 user=$2
+        shift 2
         mount -t proc proc "$root/proc"
+        mount -t sysfs -o ro sysfs "$root/sys"
         mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
         ln -sf pts/ptmx "$root/dev/ptmx"
         mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
-        # Directories of packages that pip is told to look into.
-        for folder in $pip; do
-            mkdir -p "$root$folder"
-            mount --bind -o ro "$folder" "$root$folder"
-        done
         status=0
         chroot --userspec="$user" "$root" env -i "$@" || status=$?
         exit "$status"
-    ' in_root "$root" "$user" "$(pip_folders)" "${kept[@]}" "$@"
-}
-
-# pip_folders: the local directories that this machine's pip takes packages from.
-pip_folders() {
-    python3 -m pip config list 2> /dev/null | grep -E "(find-links|index-url)=" | grep -oE "/[^' ,:]+" |
-        sed 's,^//*,/,' | sort -u | while read -r folder; do if [ -d "$folder" ]; then echo "$folder"; fi; done || true
+    ' in_root "$root" "$user" "${kept[@]}" "$@"
 }
