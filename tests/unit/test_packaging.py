@@ -60,7 +60,7 @@ def test_wheel_asks_for_no_server_and_no_tool(wheel: zipfile.ZipFile) -> None:
     lines = wheel.read(metadata).decode().splitlines()
     required = [Requirement(line.partition(": ")[2]) for line in lines if line.startswith("Requires-Dist: ")]
     assert {r.name for r in required if r.marker is None} == {
-        "celery", "packaging", "pydantic", "pydantic-settings", "pymongo", "redis",
+        "amqp", "celery", "kombu", "packaging", "pydantic", "pydantic-settings", "pymongo", "redis",
     }  # fmt: skip
     assert "License-Expression: MIT" in lines
 
