@@ -142,12 +142,16 @@ class ServerProcess(ABC):
             self.guardian.kill(self._process)
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP): the kernel goes on accepting connections, nobody answers.
+        """Freeze it (SIGSTOP), and wait until it is: the kernel goes on accepting connections, nobody answers.
 
         Raises:
             ServerFailed: it does not run.
         """
         self._signal(signal.SIGSTOP)
+        # The kernel wakes one thread for it, and that one stops the others. On a busy machine that takes a while:
+        # signal sent · a request arrives · another thread answers it · all are stopped.
+        if hasattr(os, "waitid"):  # on macOS from Python 3.13 on
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Undo `pause` (SIGCONT).

@@ -1,6 +1,7 @@
 """Servers as child processes: start, stop, kill, freeze, and start again where they were."""
 
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,6 +240,17 @@ def test_mongo_moves_to_another_port_with_its_data(own_mongo: MongoServer) -> No
     with own_mongo.client(w="majority") as client:
         assert client.shop.things.count_documents({}) == 1
         client.shop.things.insert_one({"_id": 2})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only /proc tells the state of each thread")
+def test_a_server_is_paused_with_all_its_threads_when_pause_returns(own_mongo: MongoServer) -> None:
+    for _ in range(50):
+        own_mongo.pause()
+        threads = list(Path(f"/proc/{own_mongo.pid}/task").iterdir())
+        states = [(each / "stat").read_text("utf-8").rpartition(")")[2].split()[0] for each in threads]
+        assert set(states) == {"T"}
+        assert len(states) > 10
+        own_mongo.resume()
 
 
 def test_a_paused_mongo_is_silent_and_goes_on_where_it_was(own_mongo: MongoServer) -> None:
