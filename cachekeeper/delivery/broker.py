@@ -28,8 +28,9 @@ milliseconds since 1970. Should it fail again, its letter goes on from there."""
 UNREADABLE_HEADER = "cachekeeper_unreadable"
 """Set by the worker that receives a message which neither kombu nor py-amqp could read: why."""
 
-# An outage of Redis or MongoDB costs a message one delivery for each worker that it meets as the outage begins, and a
-# worker that is killed costs one to all that it held. RabbitMQ 4 allows 20 where nothing is said.
+# An outage of Redis or MongoDB costs a message one delivery for each worker that it meets as the outage begins (from
+# RabbitMQ 4.3 on none, see `answers.spare_deliveries`), and a worker that is killed costs one to all that it held.
+# RabbitMQ 4 allows 20 where nothing is said.
 DELIVERY_LIMIT = 100
 
 

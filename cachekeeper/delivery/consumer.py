@@ -25,7 +25,7 @@ from celery.worker.loops import asynloop
 from celery.worker.request import Request
 from vine import promise
 
-from cachekeeper.delivery.answers import Acknowledgements, rejection
+from cachekeeper.delivery.answers import Acknowledgements, rejection, spare_deliveries
 from cachekeeper.delivery.broker import TASK, dead_queue
 from cachekeeper.delivery.envelopes import guard_channel, guard_process
 from cachekeeper.delivery.messages import Parcel, read_message
@@ -119,6 +119,7 @@ class Consumer(CeleryConsumer):
         """Celery's event loop, run for each connection to the broker."""
         self._consuming = False
         guard_channel(consumer.channel)
+        spare_deliveries(consumer.channel)
         asynloop(self, connection, _Tap(consumer, self._settle), *args)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from amqp.spec import Basic
 from kombu import Connection
 
 from cachekeeper.delivery.broker import DEAD_QUEUE, DELIVERY_LIMIT, QUEUE, dead_queue, work_queue
@@ -18,7 +19,7 @@ from tests.shop import PATIENT
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cachekeeper.embedded import Guardian, MongoServer, RedisServer
     from tests.servers import RabbitServer
@@ -118,21 +119,52 @@ def test_no_log_shows_a_token_however_much_it_says(site: Site) -> None:
         assert TOKEN not in worker.log.read_text()
 
 
-def test_what_rabbitmq_gives_up_is_kept(rabbit_server: RabbitServer) -> None:
-    # A message that ends every worker that takes it.
+def by_reject(channel: Any, delivery_tag: int) -> None:
+    channel.basic_reject(delivery_tag, requeue=True)
+
+
+def by_nack(channel: Any, delivery_tag: int) -> None:
+    channel.send_method(Basic.Nack, "Lbb", (delivery_tag, False, True))
+
+
+def by_a_lost_channel(channel: Any, _: int) -> None:
+    """As when the worker is killed."""
+    channel.close()
+
+
+@pytest.mark.parametrize("put_back", [by_reject, by_nack, by_a_lost_channel])
+def test_what_rabbitmq_gives_up_is_kept(rabbit_server: RabbitServer, put_back: Callable[[Any, int], None]) -> None:
+    """A message that ends every worker that takes it. RabbitMQ 4.3, where this has not run yet, counts no nack."""
     publisher = Publisher(PublisherSettings(broker_url=rabbit_server.url))
     with Connection(rabbit_server.url) as connection:
-        channel: Any = connection.default_channel
+        watching: Any = connection.default_channel
         for queue in (work_queue(rabbit_server.url), dead_queue()):
-            queue(channel).declare()
+            queue(watching).declare()
         for name in (QUEUE, DEAD_QUEUE):
-            channel.queue_purge(name)
+            watching.queue_purge(name)
         publisher.publish(UserLoggedOut(token_id="deadly"))
         publisher.close()
         deliveries = 0
-        while (message := channel.basic_get(QUEUE)) is not None:
+
+        def waiting(name: str) -> bool:
+            return bool(watching.queue_declare(name, passive=True).message_count)
+
+        while deliveries < DELIVERY_LIMIT + 20:
+            wait_until(lambda: waiting(QUEUE) or waiting(DEAD_QUEUE), "the message in a queue", SOON)
+            channel: Any = connection.channel()
+            if (message := channel.basic_get(QUEUE)) is None:
+                break
             deliveries += 1
-            channel.basic_reject(message.delivery_tag, requeue=True)
+            put_back(channel, message.delivery_tag)
+            if channel.is_open:
+                channel.close()
+        if put_back is by_nack and rabbit_version(watching) >= (4, 3):
+            assert waiting(QUEUE)
+            return
         assert deliveries == DELIVERY_LIMIT + 1
-        kept = wait_until(lambda: channel.basic_get(DEAD_QUEUE, no_ack=True), "the message among the dead", SOON)
+        kept = wait_until(lambda: watching.basic_get(DEAD_QUEUE, no_ack=True), "the message among the dead", SOON)
         assert json.loads(kept.body)[0][0][0]["token_id"] == "deadly"
+
+
+def rabbit_version(channel: Any) -> tuple[int, ...]:
+    return tuple(int(number) for number in channel.connection.server_properties["version"].split(".")[:2])
