@@ -69,7 +69,7 @@ def test_what_lies_in_rabbitmq(rabbit_server: RabbitServer, rabbit: Any) -> None
     found: Message = rabbit.basic_get(QUEUE, no_ack=True)
     plain: Any = found
     assert json.loads(plain.body) == GOLDEN["body"]
-    plain.headers.pop("x-delivery-count")  # the broker's own
+    plain.headers.pop("x-delivery-count", None)  # the broker's own; RabbitMQ 4 leaves it out the first time
     assert plain.headers == GOLDEN["headers"]
     assert {name: plain.properties[name] for name in GOLDEN["properties"]} == GOLDEN["properties"]
     assert plain.delivery_info["exchange"] == GOLDEN["exchange"]
