@@ -25,7 +25,7 @@ LEADS_TO = {
 }
 REDIS_COMMON = {"--save": "", "--appendonly": "no"}
 REDIS_POLICY = {"cache": "allkeys-lfu", "security": "noeviction"}
-IMAGES = {"cache": "redis:8", "security": "redis:8", "broker": "rabbitmq:4", "mongodb": "mongo:8"}
+IMAGES = {"cache": "redis:8", "security": "redis:8", "broker": "rabbitmq:4.0", "mongodb": "mongo:8"}
 DOOR_PORT = 8080
 # Our own programs: their commands, where the image's own is not meant, and what they may be told.
 COMMANDS = {
