@@ -103,8 +103,11 @@ class RabbitServer(ServerProcess):
     Killed and started again it keeps its durable queues; `restart()` without `keep_data` loses them.
     """
 
-    def __init__(self, guardian: Guardian, found: FoundServer, *, name: str = "rabbitmq") -> None:
+    def __init__(
+        self, guardian: Guardian, found: FoundServer, *, name: str = "rabbitmq", message_bytes: int = 64 * 1024 * 1024
+    ) -> None:
         super().__init__(guardian, name, start_seconds=120)
+        self._message_bytes = message_bytes
         self.found = found
         self.node = f"cachekeeper-{secrets.token_hex(4)}@localhost"
         self.epmd = Epmd(guardian, "epmd", directory=self.directory)
@@ -135,7 +138,7 @@ class RabbitServer(ServerProcess):
             # The default stops publishers when the disk of the machine that runs the tests has less than 50 MB.
             "disk_free_limit.absolute = 1MB\n"
             # RabbitMQ 4 takes 16 MiB where nothing is said. An operator may allow more, and a worker must bear that.
-            "max_message_size = 67108864\n"
+            f"max_message_size = {self._message_bytes}\n"
         )
         (self.directory / "enabled_plugins").write_text("[].\n")
         home = self.directory / "home"

@@ -93,7 +93,7 @@ class BufferedPublisher:
         """Put one event into the buffer; once this is closed, publish it at once.
 
         Raises:
-            InvalidEvent: `event` is none.
+            InvalidEvent: `event` is none, or longer than 8 MiB as JSON.
             SettingsError: there is no broker to publish to.
             BufferFull: the buffer was full for `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`.
             BrokerUnavailable: the broker has not taken what was published before; said once for each attempt.

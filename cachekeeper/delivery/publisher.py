@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 EVENTS_PER_MESSAGE = 500
 BYTES_PER_MESSAGE = 256 * 1024
 
+LONGEST_EVENT = 8 * 1024 * 1024
+"""In bytes, as JSON. RabbitMQ 4 refuses a message of more than 16 MiB, however often it is published: who tries again
+would hold up all events behind it."""
+
 _CALL_SECONDS = 1.0  # for one answer of the broker
 _ATTEMPTS = 2  # a connection that the broker has closed meanwhile costs the first
 
@@ -46,7 +50,7 @@ class Publisher:
         """Publish one event. When this returns, the broker has it.
 
         Raises:
-            InvalidEvent: `event` is none.
+            InvalidEvent: `event` is none, or longer than 8 MiB as JSON.
             SettingsError: there is no broker to publish to.
             BrokerUnavailable: the broker did not confirm it within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`. It may have
                 it all the same; to publish it again does no harm.
@@ -204,14 +208,17 @@ def packed(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def event_text(event: Event) -> str:
-    """An event as it goes over the wire, JSON.
+    """An event as it goes over the wire, JSON in ASCII.
 
     Raises:
-        InvalidEvent: `event` is none.
+        InvalidEvent: `event` is none, or longer than 8 MiB.
     """
     if not isinstance(event, Event):
         raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
-    return json.dumps(event.to_wire(), separators=(",", ":"))
+    text = json.dumps(event.to_wire(), separators=(",", ":"))
+    if len(text) > LONGEST_EVENT:
+        raise InvalidEvent("event", f"must be at most {LONGEST_EVENT} bytes as JSON, is {len(text)}")
+    return text
 
 
 _publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()

@@ -20,7 +20,7 @@ from cachekeeper.database import database_errors, majority
 from cachekeeper.delivery.backoff import Backoff
 from cachekeeper.delivery.messages import too_deep
 from cachekeeper.delivery.outbox import COLLECTION
-from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, Publisher, packed
+from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, LONGEST_EVENT, Publisher, packed
 from cachekeeper.errors import Unavailable
 from cachekeeper.metrics import COUNTERS
 
@@ -40,8 +40,6 @@ _GROWTH = 32  # of the time until a record is published again
 _PROBE = 16  # records
 _PROBE_GROWTH = 8  # of the time until a few are tried again, while none leaves
 _CROWD = 3  # attempts, after which a record travels alone
-
-_LONGEST_BODY = 8 * 1024 * 1024  # characters; RabbitMQ 4 refuses messages of more than 16 MiB
 
 _TEXT = {"_id": {"$type": "string"}}
 _FRESH = {**_TEXT, "due_at": None}
@@ -234,10 +232,16 @@ def _text(record: Mapping[str, Any]) -> str:
 
     What is no event becomes a dead letter, as any other, and so leaves the outbox under its record's id.
     """
+    text = _whole_text(record)
+    if len(text.encode()) <= LONGEST_EVENT:
+        return text
+    # The broker would refuse it each time, and all behind it would wait.
+    problem = "the body was too long and is cut"
+    return json.dumps({"id": record["_id"], "problem": problem, "body": str(record.get("body"))[:1000]})
+
+
+def _whole_text(record: Mapping[str, Any]) -> str:
     record_id, body = record["_id"], record.get("body")
-    if isinstance(body, str) and len(body) > _LONGEST_BODY:
-        # The broker would refuse it each time, and all behind it would wait.
-        return json.dumps({"id": record_id, "problem": "the body was too long and is cut", "body": body[:1000]})
     try:
         event = json.loads(body) if isinstance(body, str) else None
     except (ValueError, RecursionError):

@@ -187,6 +187,13 @@ def test_poison_becomes_a_dead_letter_and_leaves_and_its_neighbours_are_applied(
         {"_id": "odd count", "body": "{}", "attempts": "many"},
         {"_id": "decimal", "body": "{}", "attempts": Decimal128("NaN")},
         {"_id": "too long", "body": '"' + "x" * (9 * 1024 * 1024) + '"'},
+        # Shorter as they lie here than as JSON.
+        {"_id": "too wide", "body": '{"id": "another", "name": "' + "\u2603" * (2 * 1024 * 1024) + '"}'},
+        {
+            "_id": "too wide as it is",
+            "body": '{"id": "too wide as it is", "name": "' + "\u2603" * (3 * 1024 * 1024) + '"}',
+        },
+        {"_id": "no text, too wide", "body": b"\\" * (3 * 1024 * 1024)},
     ]
     lab.store(events[0])
     lab.shop.db["outbox"].insert_many(records)
