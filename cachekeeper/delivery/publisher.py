@@ -25,7 +25,7 @@ EVENTS_PER_MESSAGE = 500
 BYTES_PER_MESSAGE = 256 * 1024
 
 LONGEST_EVENT = 8 * 1024 * 1024
-"""In bytes, as JSON. RabbitMQ 4 refuses a message of more than 16 MiB, however often it is published: who tries again
+"""In bytes, as JSON. RabbitMQ 4 refuses a message of more than 16 MiB, however often it is published; to try again
 would hold up all events behind it."""
 
 _CALL_SECONDS = 1.0  # for one answer of the broker
