@@ -1,6 +1,6 @@
 # Works with GNU make 3.81 (macOS) and later. ARGS passes more arguments on: make test ARGS='tests/unit -x'
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types contracts check protocol bench chaos mutants races losses rollbacks versions clean
+.PHONY: help setup demo test lint format types contracts check protocol bench chaos mutants races losses rollbacks soak versions clean
 
 PYTHON = .venv/bin/python
 ARGS =
@@ -49,6 +49,7 @@ DURATION = 8
 RUNS = 1
 SERIES =
 MUTANT =
+BROKER =
 
 chaos: .venv/.set-up ## Faults while all is in use, every read checked: SEED=7 DURATION=60 RUNS=20 SERIES=all
 	$(PYTHON) -m benchmarks.chaos --seed $(SEED) --duration $(DURATION) --runs $(RUNS) \
@@ -63,6 +64,11 @@ losses: .venv/.set-up ## Kill processes at every gap, by every path and on both 
 
 rollbacks: .venv/.set-up ## A Redis with older data, a deposed MongoDB primary: how long are they believed?
 	$(PYTHON) -m benchmarks rollbacks; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
+
+soak: .venv/.set-up ## An hour of load and reconnects on each broker: what grows? DURATION=3600 BROKER=all
+	$(PYTHON) -m benchmarks.soak $(if $(filter command line,$(origin DURATION)),--duration $(DURATION)) \
+		$(if $(BROKER),--broker $(BROKER)) $(if $(MUTANT),--mutant $(MUTANT)) $(ARGS); \
+		status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 mutants: .venv/.set-up ## The same with known-bad variants: how soon each is caught
 	$(PYTHON) -m benchmarks.chaos.mutating $(ARGS); status=$$?; $(PYTHON) scripts/figures.py && exit $$status

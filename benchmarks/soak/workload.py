@@ -1,0 +1,86 @@
+"""The events by number, and what MongoDB and the cache hold in the end.
+
+Each number is one event. It stands in the event's id, so that a worker can count which events it has applied. It also
+gives the user's version, so that versions rise.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pymongo import UpdateOne
+
+from producers import ProductChanged, UserLoggedOut, UserUpdated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pymongo.database import Database
+
+    from cachekeeper.events import Event
+
+USERS = 499
+PRODUCTS = 97
+_KINDS = 20  # of so many events one is a logout and one changes a product; shares no factor with the two above
+_LOGOUT, _PRODUCT = 7, 13
+_TOKEN_SECONDS = 30
+_ID = re.compile(r"soak-([0-9]+)")
+
+
+def name_of(version: int) -> str:
+    """A user's name at a version."""
+    return f"name {version}"
+
+
+def version_of(number: int) -> int:
+    """The version that event `number` gives its user."""
+    return number + 2
+
+
+def product_name(number: int) -> str:
+    """A product's name after event `number`; before its first event for a number below zero."""
+    return f"p{number % PRODUCTS:02} {max(number, -1)}"
+
+
+def event_of(number: int) -> Event:
+    """The event of that number."""
+    name = f"soak-{number}"
+    if number % _KINDS == _LOGOUT:
+        return UserLoggedOut(
+            id=name, token_id=name, token_expires_at=datetime.now(UTC) + timedelta(seconds=_TOKEN_SECONDS)
+        )
+    if number % _KINDS == _PRODUCT:
+        product, before = number % PRODUCTS, product_name(number - _KINDS * PRODUCTS)
+        return ProductChanged(id=name, product_id=str(product), name=product_name(number), previous_name=before)
+    version = version_of(number)
+    return UserUpdated(id=name, user_id=str(number % USERS), name=name_of(version), version=version)
+
+
+def number_in(body: object) -> int | None:
+    """Which event this is, as it lies in a message; None for any other."""
+    match = _ID.fullmatch(str(body.get("id"))) if isinstance(body, dict) else None
+    return int(match[1]) if match else None
+
+
+def stock(database: Database[Any]) -> None:
+    """What is there before the first event."""
+    database["users"].insert_many([{"_id": user, "name": name_of(1), "version": 1} for user in range(USERS)])
+    products = [{"_id": product, "name": product_name(product - PRODUCTS)} for product in range(PRODUCTS)]
+    database["products"].insert_many(products)
+
+
+def commit(database: Database[Any], numbers: Iterable[int]) -> None:
+    """Make the changes that these events tell of. Repeatable; no older change overwrites a newer one."""
+    users, products = [], []
+    for number in numbers:
+        if number % _KINDS == _PRODUCT:
+            products.append(UpdateOne({"_id": number % PRODUCTS}, {"$set": {"name": product_name(number)}}))
+        elif number % _KINDS != _LOGOUT:
+            version = version_of(number)
+            older = {"_id": number % USERS, "version": {"$lt": version}}
+            users.append(UpdateOne(older, {"$set": {"name": name_of(version), "version": version}}))
+    for collection, updates in (("users", users), ("products", products)):
+        if updates:
+            database[collection].bulk_write(updates, ordered=False)
