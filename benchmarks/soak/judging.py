@@ -17,7 +17,7 @@ from itertools import combinations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.soak.sampling import CONNECTIONS, FILES, MEMORY, METRICS, THREADS
+from benchmarks.soak.sampling import CONNECTIONS, FILES, MEMORY, THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -46,7 +46,7 @@ class Limits:
 
 
 # A publisher of four threads has one connection or four, as it happens; each is two sockets with Redis.
-SHORT = Limits(1 / 3, {MEMORY: 5.0, THREADS: 2, FILES: 6, CONNECTIONS: 6}, None)
+SHORT = Limits(1 / 3, {MEMORY: 8.0, THREADS: 2, FILES: 6, CONNECTIONS: 6}, None)
 LONG = Limits(
     1 / 4,
     {MEMORY: 6.0, THREADS: 2, FILES: 3, CONNECTIONS: 3},
@@ -108,14 +108,3 @@ def trend(series: Sequence[tuple[float, float]]) -> Trend:
     end = median(level for _, level in series[-third:])
     slopes = [(b - a) / (until - at) for (at, a), (until, b) in combinations(series, 2)]
     return Trend(start, end - start, median(slopes) * _HOUR)
-
-
-def rising(samples: Sequence[Sample], process: str, limits: Limits, duration: float) -> list[str]:
-    """The metrics of a process that are not flat."""
-    found = []
-    for metric in METRICS:
-        seen = trend(points(samples, process, metric, after=duration * limits.warm_up))
-        steep = limits.slope is not None and seen.slope > limits.slope[metric]
-        if seen.rise > limits.rise[metric] or steep:
-            found.append(metric)
-    return found

@@ -6,7 +6,6 @@ Some events go as messages of their own, some several together; each is publishe
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import sys
 import threading
@@ -16,7 +15,7 @@ from typing import Any
 import pymongo
 from pymongo.errors import PyMongoError
 
-from benchmarks.soak.reporting import MUTANT, lead, report
+from benchmarks.soak.reporting import is_mutant, lead, report
 from benchmarks.soak.workload import commit, event_of
 from cachekeeper.embedded.parents import end_with_parent
 from cachekeeper.errors import BrokerUnavailable
@@ -102,7 +101,7 @@ def _keep_broken_lanes() -> None:
 if __name__ == "__main__":
     end_with_parent()
     lead()
-    if os.environ.get(MUTANT) == "lanes":
+    if is_mutant("lanes"):
         _keep_broken_lanes()
     source = Source(float(sys.argv[1]))
     signal.signal(signal.SIGTERM, lambda *_: source.stopping.set())

@@ -12,6 +12,7 @@ from benchmarks.chaos.proxy import detour
 REPORT = "SOAK_REPORT"
 PORTS = "SOAK_PORTS"
 MUTANT = "SOAK_MUTANT"
+"""Known-bad variants, with commas between them."""
 VISIBILITY = "SOAK_VISIBILITY"
 """Seconds until a Redis broker delivers again what was not acknowledged."""
 
@@ -19,6 +20,11 @@ VISIBILITY = "SOAK_VISIBILITY"
 def lead() -> None:
     """Lead the connections of this process through the proxy."""
     detour({int(port): to for port, to in json.loads(os.environ[PORTS]).items()})
+
+
+def is_mutant(name: str) -> bool:
+    """Whether this process is to be this known-bad variant."""
+    return name in os.environ.get(MUTANT, "").split(",")
 
 
 def report(facts: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ class Run:
         cache: emptied by this.
         mongo: the run has a database of its own there.
         rate: events a second.
-        mutant: a known-bad variant of the worker or the publisher; `""` for none.
+        mutant: known-bad variants of the worker or the publisher, with commas between them; `""` for none.
         visibility: seconds until a Redis broker delivers again what was not acknowledged; None: as shipped.
     """
 

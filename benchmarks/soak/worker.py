@@ -1,6 +1,6 @@
 """`celery -A benchmarks.soak.worker`: the shipped worker, which reports its prefetch and counts the events it applied.
 
-The mutants leak: at each connection to the broker (`sockets`, `threads`, `prefetch`) or at each event (`messages`).
+The mutants leak: at each connection to the broker (`sockets`, `threads`, `prefetch`) or at each message (`messages`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 from celery.worker import state
 
-from benchmarks.soak.reporting import MUTANT, VISIBILITY, lead, report
+from benchmarks.soak.reporting import VISIBILITY, is_mutant, lead, report
 from benchmarks.soak.workload import number_in
 from cachekeeper.delivery import work
 from cachekeeper.delivery.broker import is_amqp
@@ -28,7 +28,8 @@ __all__ = ["app"]
 
 _REPORT_SECONDS = 0.5
 _MOST_EVENTS = 1 << 23
-_mutant = os.environ.get(MUTANT, "")
+_LARGE = 32 * 1024
+"""Bytes that the mutant `messages` keeps with each message, as if they were large."""
 _leaked: list[Any] = []
 
 lead()
@@ -66,8 +67,8 @@ _deal_with = _delivery._deal_with  # noqa: SLF001  # the shipped worker, with a 
 def _noted(self: work.Delivery, messages: Sequence[Any], strikes: int) -> None:
     """Note the events of these messages, once all of them were applied."""
     _deal_with(self, messages, strikes)
-    if _mutant == "messages":
-        _leaked.extend(messages)
+    if is_mutant("messages"):
+        _leaked.extend((message, bytearray(_LARGE)) for message in messages)
     for message in messages:
         for event in message.events if isinstance(message, Parcel) else ():
             if (number := number_in(event)) is not None:
@@ -90,11 +91,11 @@ class Watch(bootsteps.StartStopStep):
             threading.Thread(target=_report_for_ever, name="soak-report", daemon=True).start()
         Watch.connections += 1
         Watch.consumer = c
-        if _mutant == "sockets":
+        if is_mutant("sockets"):
             _leaked.append(socket.create_connection(("127.0.0.1", int(c.connection.port))))
-        elif _mutant == "threads":
+        if is_mutant("threads"):
             threading.Thread(target=threading.Event().wait, daemon=True).start()
-        elif _mutant == "prefetch" and Watch.connections > 1:
+        if is_mutant("prefetch") and Watch.connections > 1:
             # What Celery does for a task with an ETA, and never undone.
             c.initial_prefetch_count += 1
             c.qos.increment_eventually()
