@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from benchmarks.soak.sampling import Soaked
 
 _LEAST_RATE = 200.0
+_MOST_QUEUED = 100
+"""Some seconds of them."""
 _STRAY_KEYS = 8
 """What kombu keeps in Redis whatever passes through it: bindings, and a queue for each reply to `ping`."""
 
@@ -51,6 +53,9 @@ def _all(kind: str, soaked: Soaked) -> Iterator[Figure]:
         yield at_most("prefetch that the broker grants, the most", max(soaked.granted), soaked.configured)
     # A worker that stopped fetching registers again while its threads finish what they had.
     yield at_most("messages that the worker has in hand, the most", max(soaked.in_hand), 2 * soaked.configured)
+    # More would be an overload, and what grows then is the queue.
+    queued = median(soaked.queued[-max(1, len(soaked.queued) // 4) :])
+    yield at_most("messages that wait in the queue, median of the last quarter", queued, _MOST_QUEUED)
     yield plain("messages in flight by the broker's account, median", median(soaked.unacked))
     yield plain("messages in flight by the broker's account, the most", max(soaked.unacked))
     yield plain("connections by the broker's account, median", median(soaked.connected))

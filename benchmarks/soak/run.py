@@ -177,6 +177,7 @@ class Run:
     def _look_at_the_broker(self, soaked: Soaked, ending: threading.Event) -> None:
         while not ending.wait(self.broker.look_seconds):
             seen = self.broker.overview()
+            soaked.queued.append(self.broker.waiting())
             soaked.unacked.append(seen.unacked)
             soaked.connected.append(seen.connections)
             if seen.prefetch is not None:

@@ -55,6 +55,7 @@ class Soaked:
         prefetch: what the worker fetches at most, by each of its reports.
         granted: the same by the broker's own account, where it has one.
         in_hand: messages that the worker had in hand, by each of its reports.
+        queued: messages that waited in the queue, at each look at the broker.
         unacked: messages in flight by the broker's account, at each look.
         connected: connections that the broker had, at each look.
         configured: the prefetch as configured.
@@ -78,6 +79,7 @@ class Soaked:
     prefetch: list[int] = field(default_factory=list)
     granted: list[int] = field(default_factory=list)
     in_hand: list[int] = field(default_factory=list)
+    queued: list[int] = field(default_factory=list)
     unacked: list[int] = field(default_factory=list)
     connected: list[int] = field(default_factory=list)
     configured: int = 0
