@@ -96,6 +96,7 @@ class RabbitBroker(Broker):
         server = self._server
         done = subprocess.run(
             [server.found.path.parent / "rabbitmqctl", "--node", server.node, "eval", _ASK % QUEUE],
+            cwd=server.directory,  # where an Erlang that is killed leaves its dump
             env=server._environment(),  # noqa: SLF001  # its home has the cookie
             capture_output=True,
             text=True,

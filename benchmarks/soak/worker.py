@@ -28,8 +28,10 @@ __all__ = ["app"]
 
 _REPORT_SECONDS = 0.5
 _MOST_EVENTS = 1 << 23
-_LARGE = 32 * 1024
+_LARGE = 256 * 1024
 """Bytes that the mutant `messages` keeps with each message, as if they were large."""
+_SOCKETS = 2
+"""So many sockets does the mutant `sockets` leave open at each connection: one alone hides in the noise of pools."""
 _leaked: list[Any] = []
 
 lead()
@@ -92,7 +94,8 @@ class Watch(bootsteps.StartStopStep):
         Watch.connections += 1
         Watch.consumer = c
         if is_mutant("sockets"):
-            _leaked.append(socket.create_connection(("127.0.0.1", int(c.connection.port))))
+            # Listeners: the next cut would close connections through the proxy.
+            _leaked.extend(socket.create_server(("127.0.0.1", 0)) for _ in range(_SOCKETS))
         if is_mutant("threads"):
             threading.Thread(target=threading.Event().wait, daemon=True).start()
         if is_mutant("prefetch") and Watch.connections > 1:
