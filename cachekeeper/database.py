@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pymongo
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, WriteConcern
-from pymongo.errors import PyMongoError, WriteError
+from pymongo.errors import OperationFailure, PyMongoError, WriteError
 from pymongo.read_concern import ReadConcern
 
 from cachekeeper.errors import DatabaseUnavailable, Overloaded, WriteRefused
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 def database_errors(doing: str, seconds: float) -> Iterator[None]:
     """Bound what is done inside to `seconds`, and turn what pymongo raises into `DatabaseUnavailable`.
 
-    The text of a server's error is kept as the cause only: it may quote a document.
+    What the server refused is named by its code, with the cure where there is one. The server's own text is kept as the
+    cause only: it may quote a document.
     """
     try:
         with pymongo.timeout(seconds):
             yield
+    except OperationFailure as error:
+        raise DatabaseUnavailable(f"MongoDB refused while {doing} ({_code(error)}){_cure(error)}") from error
     except PyMongoError as error:
         raise DatabaseUnavailable(f"MongoDB failed while {doing} ({type(error).__name__})") from error
     except AttributeError as error:
@@ -39,6 +42,27 @@ def database_errors(doing: str, seconds: float) -> Iterator[None]:
         if not isinstance(error.obj, RawBSONDocument):
             raise
         raise DatabaseUnavailable(f"MongoDB failed while {doing} (a write concern error)") from error
+
+
+AUTHENTICATION_FAILED = 18
+_CURES = {
+    13: "the user in CACHEKEEPER_MONGODB_URL lacks a role: grant it readWrite and dbAdmin on this database",
+    AUTHENTICATION_FAILED: "the user, the password or the authSource in CACHEKEEPER_MONGODB_URL is wrong",
+    8000: "the user, the password or the authSource in CACHEKEEPER_MONGODB_URL is wrong",  # MongoDB Atlas's own code
+    85: "an index on the same fields has other options: drop that index",
+    86: "an index of the same name has other options: drop that index",
+    166: "it is a view: cachekeeper needs a collection of that name",
+}
+
+
+def _code(error: OperationFailure) -> str:
+    name = (error.details or {}).get("codeName")
+    return f"{name or type(error).__name__}, code {error.code}" if error.code is not None else type(error).__name__
+
+
+def _cure(error: OperationFailure) -> str:
+    cure = _CURES.get(error.code or 0)
+    return f": {cure}" if cure else ""
 
 
 _DUPLICATE_KEY = 11000

@@ -22,7 +22,8 @@ from cachekeeper.delivery.messages import too_deep
 from cachekeeper.delivery.outbox import COLLECTION
 from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, LONGEST_EVENT, Publisher, packed
 from cachekeeper.errors import Unavailable
-from cachekeeper.metrics import COUNTERS
+from cachekeeper.indexes import IndexRefused, ensure_index
+from cachekeeper.metrics import COUNTERS, logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -127,8 +128,10 @@ class Relay:
 
     def _prepare(self) -> None:
         if not self._prepared:
-            with database_errors("indexing the outbox", self._settings.load_timeout_seconds):
-                self._outbox.create_index("due_at")
+            try:
+                ensure_index(self._outbox, "due_at", timeout=self._settings.load_timeout_seconds)
+            except IndexRefused as error:
+                logger.error("%s. Events are published all the same; finding them takes longer in a long outbox", error)
             self._prepared = True
 
     def _room(self) -> int:

@@ -15,7 +15,7 @@ from cachekeeper.delivery.gate import Gate
 from cachekeeper.delivery.messages import Failures, Parcel, Poison
 from cachekeeper.delivery.outbox import leave
 from cachekeeper.errors import CachekeeperError, InvalidEvent, Unavailable
-from cachekeeper.indexes import ensure_indexes
+from cachekeeper.indexes import IndexKeeper
 from cachekeeper.keeper import Keeper
 from cachekeeper.metrics import COUNTERS, log_once, logger
 from cachekeeper.rollbacks import RollbackWatch
@@ -66,13 +66,13 @@ class Delivery:
     Attributes:
         gate: whether to fetch events.
         keeper: the clients.
+        indexes: makes the TTL indexes, from `start` on.
     """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.keeper = Keeper(settings)
         self.registry = registry
-        self.gate = Gate(self._attempt)
-        self._prepared = False
+        self.gate = Gate(self._probe)
         views = registry.views.values()
         inhabited = sorted({view.server for view in views})
         self._servers = inhabited or [Server.CACHE]
@@ -81,6 +81,8 @@ class Delivery:
             for server in inhabited
         ]
         self._threads += [BlocklistKeeper(self.keeper, view) for view in views if isinstance(view, BlocklistView)]
+        self.indexes = IndexKeeper(self.keeper, [*registry.indexes, EXPIRY])
+        self._threads.append(self.indexes)
 
     def start(self) -> None:
         """Watch for older data, make the indexes, keep the blocklists ready, and open the gate.
@@ -230,15 +232,12 @@ class Delivery:
                 name = type(error).__name__
                 log_once(f"warm:{view.name}:{name}", "view %s: not read through after an event (%s)", view.name, name)
 
-    def _attempt(self) -> None:
-        """What must succeed before events are fetched. Raises CacheUnavailable, DatabaseUnavailable."""
-        if not self._prepared:
-            ensure_indexes(self.keeper, [*self.registry.indexes, EXPIRY])
-            self._prepared = True
-        self._probe()
-
     def _probe(self) -> None:
-        """Ask for what applying events needs: writes. A full or read-only server answers a PING."""
+        """Ask for what applying events needs: writes. A full or read-only server answers a PING.
+
+        Raises:
+            CacheUnavailable, DatabaseUnavailable: events are not fetched yet.
+        """
         for server in self._servers:
             store = self.keeper.store(server)
             with cache_errors("asking whether it answers"):

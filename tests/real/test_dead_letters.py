@@ -86,6 +86,7 @@ class Desk:
     def worker(self, registry: Registry, **changes: Any) -> Delivery:
         delivery = Delivery(self.shop.settings(broker_url=self.url, **changes), registry)
         self.deliveries.append(delivery)
+        delivery.indexes.look()
         delivery.gate.start()
         assert delivery.gate.is_open
         return delivery
