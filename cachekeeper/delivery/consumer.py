@@ -29,6 +29,7 @@ from cachekeeper.delivery.answers import Acknowledgements, rejection, spare_deli
 from cachekeeper.delivery.broker import TASK, dead_queue
 from cachekeeper.delivery.envelopes import guard_channel, guard_process
 from cachekeeper.delivery.messages import Parcel, read_message
+from cachekeeper.delivery.refusals import ReconnectPause, refusal
 from cachekeeper.delivery.work import Job, Verdict
 from cachekeeper.errors import SettingsError
 from cachekeeper.metrics import COUNTERS, logger
@@ -96,6 +97,7 @@ class Consumer(CeleryConsumer):
         self._lots = Lots(self.pool)
         self._acknowledgements = Acknowledgements(self.hub.call_later)
         self._consuming = False
+        self._reconnecting = ReconnectPause(state.maybe_shutdown)
         self.delivery.gate.on_open = lambda: self.hub.call_soon(self._settle)
         # The event loop looks whether it should stop when something has happened, or the next timer is due: with an
         # idle RabbitMQ that is ten seconds after the SIGTERM.
@@ -118,12 +120,19 @@ class Consumer(CeleryConsumer):
     def loop(self, _: object, connection: Any, consumer: Any, *args: Any) -> None:
         """Celery's event loop, run for each connection to the broker."""
         self._consuming = False
+        self._reconnecting.connected()
         guard_channel(consumer.channel)
         spare_deliveries(consumer.channel)
         asynloop(self, connection, _Tap(consumer, self._settle), *args)
 
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """The broker took no connection. Celery's own logs each attempt, and makes the next at once."""
+        if refusal(exc) is None:
+            super().on_connection_error_before_connected(exc)
+        self._reconnecting.failed(exc)
+
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Let go of a connection that is lost, with whatever is in hand."""
+        """Let go of a connection that is lost, with whatever is in hand, and wait before the next."""
         try:
             super().on_connection_error_after_connected(exc)
         except AttributeError as torn:
@@ -132,6 +141,7 @@ class Consumer(CeleryConsumer):
             COUNTERS.add("broker_connection_torn")
             where = "".join(traceback.format_tb(torn.__traceback__))
             logger.warning("the connection to the broker was lost with messages in hand\n%s", where)
+        self._reconnecting.failed(exc)
 
     def on_close(self) -> None:
         """The connection is lost, and with it what was to be put back: the broker delivers it again by itself."""

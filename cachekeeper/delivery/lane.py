@@ -10,6 +10,7 @@ from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 
 from cachekeeper.delivery.broker import is_amqp, task_body, task_headers, transport_options, work_queue
+from cachekeeper.delivery.refusals import refusal
 from cachekeeper.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -75,8 +76,7 @@ class Lane:
                 correlation_id=message_id,
             )
         except self._errors() as error:
-            # No text of the broker's: it may quote the URL.
-            raise BrokerUnavailable(f"the broker did not confirm the event ({type(error).__name__})") from error
+            raise BrokerUnavailable(_said("the broker did not confirm the event", error)) from error
         if self._returned:
             # Confirmed as received, but it had nowhere to go: the queue was deleted under this connection.
             raise BrokerUnavailable("the broker has no queue for the event (any more)")
@@ -91,7 +91,7 @@ class Lane:
             self._ready_producer()
             self._queue(self._connection.default_channel).declare()
         except self._errors() as error:
-            raise BrokerUnavailable(f"the broker did not answer ({type(error).__name__})") from error
+            raise BrokerUnavailable(_said("the broker did not answer", error)) from error
 
     def close(self) -> None:
         """Say good-bye."""
@@ -126,3 +126,8 @@ class Lane:
             *at.recoverable_connection_errors,
             *at.recoverable_channel_errors,
         )
+
+
+def _said(what: str, error: BaseException) -> str:
+    # Of the broker's own text only that of a refusal: another may quote the URL.
+    return f"{what} ({type(error).__name__}); {why}" if (why := refusal(error)) else f"{what} ({type(error).__name__})"
