@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     AnyView = View[Any] | TextView[Any] | BlocklistView
 
 
+# No view's name makes it a mark: those end in `-incarnation`.
+_EMPTY_KEY = "cachekeeper:was-empty"
+
+
 @dataclass(frozen=True, slots=True)
 class Incarnation:
     """One life of a server's data: from a start, or from the promotion of a replica, to the next.
@@ -30,7 +34,7 @@ class Incarnation:
         replication_id: of its history of writes.
         is_replica: whether it only repeats another server's.
         was_promoted: whether its history goes on from another one.
-        was_empty: whether it is known to have begun without any data.
+        was_empty: whether the server itself says that it began without any data.
     """
 
     run_id: str
@@ -48,7 +52,7 @@ class Incarnation:
             replication_id=str(info["master_replid"]),
             is_replica=info["role"] != "master",
             was_promoted=promoted,
-            # Redis 6.2 does not tell; and what was read from an append-only file is not counted.
+            # Redis 6.2 has no such field; and what was read from an append-only file is not counted.
             was_empty=info.get("rdb_last_load_keys_loaded") == 0 and not info["aof_enabled"] and not promoted,
         )
 
@@ -78,9 +82,11 @@ class RollbackWatch(PeriodicThread):
 
     - Of a blocklist *ready* goes (and first, since an old one lets a token in); of a view that others write too, what
       MongoDB has no document of stays; deadlines stay. See `drop_view`.
-    - Without a mark there is nothing to drop where the server began empty, or where this worker has seen the mark in
-      this life of the server: it was flushed, or has evicted the mark. Else the mark may have been lost before the
-      snapshot was taken: drop.
+    - Without a mark there is nothing to drop where the server began empty, where it was empty at some moment of this
+      life, or where this worker has seen the mark in this life: it was flushed, or has evicted the mark. Else the mark
+      may have been lost before the snapshot was taken: drop.
+    - That it was empty is noted at `cachekeeper:was-empty`, for the other views and workers, whose first look comes
+      when there are keys already. It names the life, as a mark does, so a snapshot brings back nothing that fits.
     - The mark is set when all is done. A worker that is killed before leaves it to the next.
     - Of several workers one drops a view, unless it takes longer than a lease; a second one does no harm.
 
@@ -123,8 +129,9 @@ class RollbackWatch(PeriodicThread):
             pipe = store.client.pipeline(transaction=True)
             for section in ("server", "replication", "persistence"):
                 pipe.info(section)
-            pipe.mget([_mark_key(view) for view in self._views])
-            *sections, marks = pipe.execute()
+            pipe.dbsize()
+            pipe.mget([_EMPTY_KEY, *(_mark_key(view) for view in self._views)])
+            *sections, keys, (noted, *marks) = pipe.execute()
         try:
             now = Incarnation.of({name: value for section in sections for name, value in section.items()})
         except KeyError as field:
@@ -134,9 +141,10 @@ class RollbackWatch(PeriodicThread):
             return []
         if now.is_replica:
             return []  # it takes no writes; what it will be worth is seen when it is promoted
+        was_empty = self._was_empty(now, keys, noted)
         dropped = []
         for view, mark in zip(self._views, marks, strict=True):
-            if doubt := self._doubt(view, mark, now):
+            if doubt := self._doubt(view, mark, now, was_empty=was_empty):
                 if not self._drop(view, now, doubt):
                     continue
                 dropped.append(view.name)
@@ -146,13 +154,25 @@ class RollbackWatch(PeriodicThread):
             self._known[view.name] = now.mark
         return dropped
 
-    def _doubt(self, view: AnyView, mark: bytes | None, now: Incarnation) -> str | None:
+    def _was_empty(self, now: Incarnation, keys: int, noted: bytes | None) -> bool:
+        """Whether the server was empty at some moment of this life, so that all its keys were written in this life."""
+        if now.was_empty or (noted is not None and now.wrote(noted.decode(errors="replace"))):
+            return True
+        if keys:
+            return False
+        # Before the first mark, which is a key. Keys that come in between are of this life; and where the server has
+        # begun another life meanwhile, the note does not fit that one.
+        with cache_errors("noting that it was empty"):
+            self._keeper.store(self._server).client.set(_EMPTY_KEY, now.mark)
+        return True
+
+    def _doubt(self, view: AnyView, mark: bytes | None, now: Incarnation, *, was_empty: bool) -> str | None:
         """Why a view is to be dropped; None where its data is of this life."""
         if mark is not None:
             if now.wrote(mark.decode(errors="replace")):
                 return None
             return f"the {self._server} Redis has come back with older data"
-        if now.was_empty or self._known.get(view.name) == now.mark:
+        if was_empty or self._known.get(view.name) == now.mark:
             return None
         return f"the {self._server} Redis does not tell whether it has older data"
 
