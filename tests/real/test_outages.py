@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from cachekeeper.keeper import Keeper
 
 
+FILLERS = 60_000
+
+
 def fills(keeper: Keeper, client: redis.Redis) -> bool:
     answers_in_time(keeper)
     return client.get("user:1:name") == b"Ann"
@@ -138,12 +141,18 @@ def test_redis_killed_and_back(stocked: Shop, own_redis: RedisServer) -> None:
 
 
 def test_redis_that_loads_its_data(stocked: Shop, own_redis: RedisServer) -> None:
-    with own_redis.client() as client:
-        client.mset({f"filler:{each}": "x" * 1000 for each in range(2500)})
-        client.save()
+    # Of a snapshot, Redis 6.2 looks up from loading once in 2 MB; of an append-only file, every version once in a
+    # thousand commands.
+    own_redis.config |= {"appendonly": "yes", "appendfsync": "no"}
+    own_redis.restart()
+    with own_redis.client(timeout=LONG) as client, client.pipeline(transaction=False) as pipe:
+        for each in range(FILLERS):
+            pipe.set(f"filler:{each}", "x")
+        pipe.execute()
     own_redis.kill()
-    # Microseconds a key: it would load for 25 s or more, and is told to hurry once the answers are there.
-    own_redis.config |= {"key-load-delay": 10_000, "loading-process-events-interval-bytes": 1024}
+    # Microseconds a command, of which a sleep makes 100 or more: it loads for 6 s or longer.
+    own_redis.config |= {"key-load-delay": 50}
+    own_redis.start_seconds = 4 * LONG
     keeper = stocked.keeper(redis_url=own_redis.url, **NO_REDIS)
 
     def loading() -> bool:
@@ -161,9 +170,10 @@ def test_redis_that_loads_its_data(stocked: Shop, own_redis: RedisServer) -> Non
         wait_until(loading, "it loads")
         answers_in_time(keeper)
         assert not start.done(), "it loaded too fast for this test"
-        with own_redis.client() as client:
-            client.config_set("key-load-delay", 0)
-        start.result(LONG)
+        if not own_redis.found.version.startswith("6.2."):  # which takes no CONFIG SET while it loads
+            with own_redis.client() as client:
+                client.config_set("key-load-delay", 0)
+        start.result(4 * LONG)
     with own_redis.client() as client:
         wait_until(lambda: fills(keeper, client), "it fills again")
 
