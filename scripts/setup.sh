@@ -68,6 +68,6 @@ if ! suitable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null
     fi
 fi
 
-say "Installing into .venv: about 120 MB, once, and again when pyproject.toml or constraints.txt change"
+say "Installing into .venv (downloads 130 MB, takes 480 MB): once, and again when pyproject.toml or constraints.txt change"
 .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable '.[dev]'
 touch .venv/.set-up

