@@ -51,7 +51,7 @@ leg_versions() {
 test_in_root() {
     local root=$1 name=$2 parts=$3
     shift 3
-    TEST_PARTS=$parts TEST_REPORT=/home/$NEWCOMER/$name.json \
+    TEST_PARTS=$parts TEST_REPORT=$HOUSE/$name.json \
         in_root "$root" "$NEWCOMER" sh -c "cd $CHECKOUT && \"\$@\"" sh "$@"
-    cp "$root/home/$NEWCOMER/$name.json" "$REPORTS/"
+    cp "$root$HOUSE/$name.json" "$REPORTS/"
 }

@@ -2,7 +2,8 @@
 # its own for mounts and processes, so that nothing stays mounted and nothing stays running, whatever ends the leg.
 
 NEWCOMER=newcomer
-CHECKOUT=/home/newcomer/cachekeeper
+HOUSE=/srv/$NEWCOMER
+CHECKOUT=$HOUSE/cachekeeper
 
 # make_root DIRECTORY SUITE [PACKAGE...]: a minimal Debian with these packages, and this checkout in a newcomer's home.
 make_root() {
@@ -33,9 +34,9 @@ make_root() {
     }
     # After the packages: one of them may bring certificates of its own.
     copy_configuration "$root"
-    in_root "$root" root useradd --create-home --shell /bin/sh "$NEWCOMER"
+    in_root "$root" root useradd --create-home --home-dir "$HOUSE" --shell /bin/sh "$NEWCOMER"
     copy_checkout "$root$CHECKOUT"
-    in_root "$root" root chown -R "$NEWCOMER:" "/home/$NEWCOMER"
+    in_root "$root" root chown -R "$NEWCOMER:" "$HOUSE"
 }
 
 # copy_in ROOT FILE...: files of this machine, to the same place in the root.
@@ -59,8 +60,8 @@ copy_configuration() {
         if [ -n "${!name-}" ]; then copy_in "$root" "${!name}"; fi
     done
     if [ -f ~/.config/pip/pip.conf ]; then
-        mkdir -p "$root/home/$NEWCOMER/.config/pip"
-        cp ~/.config/pip/pip.conf "$root/home/$NEWCOMER/.config/pip/"
+        mkdir -p "$root$HOUSE/.config/pip"
+        cp ~/.config/pip/pip.conf "$root$HOUSE/.config/pip/"
     fi
 }
 
@@ -78,7 +79,7 @@ in_root() {
     local root=$1 user=$2 name
     local kept=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 CI=true)
     shift 2
-    if [ "$user" = root ]; then kept+=(HOME=/root); else kept+=(HOME="/home/$user" USER="$user"); fi
+    if [ "$user" = root ]; then kept+=(HOME=/root); else kept+=(HOME="$HOUSE" USER="$user"); fi
     for name in ${!PIP_*} SSL_CERT_FILE REQUESTS_CA_BUNDLE http_proxy https_proxy no_proxy TEST_PARTS TEST_REPORT; do
         if [ -n "${!name-}" ]; then kept+=("$name=${!name}"); fi
     done

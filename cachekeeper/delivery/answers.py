@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kombu import Message
 
 _UNCOUNTED_NACK = (4, 3)  # the RabbitMQ since which a nack costs a message no delivery
-_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
+_VERSION = re.compile(r"^([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 _MOST_TOGETHER = 8
 _LATEST_SECONDS = 0.01
 
@@ -78,7 +78,7 @@ def spare_deliveries(channel: Any) -> None:
 def _spares_nacks(server: Mapping[str, object]) -> bool:
     """Whether the broker with these properties counts no `basic.nack`. A version that cannot be read counts it."""
     version = server.get("version")
-    found = _VERSION.match(version) if server.get("product") == "RabbitMQ" and isinstance(version, str) else None
+    found = _VERSION.search(version) if server.get("product") == "RabbitMQ" and isinstance(version, str) else None
     return found is not None and (int(found[1]), int(found[2])) >= _UNCOUNTED_NACK
 
 

@@ -62,6 +62,7 @@ INTERNALS = (
     Internal(_CONSUMER, "celery.worker.consumer:Consumer.loop", assigned=True),
     Internal(_CONSUMER, "celery.worker.consumer:Consumer.on_close", "self"),
     Internal(_CONSUMER, "celery.worker.consumer:Consumer.on_connection_error_after_connected", "self, exc"),
+    Internal(_CONSUMER, "celery.worker.consumer:Consumer.on_connection_error_before_connected", "self, exc"),
     Internal(_CONSUMER, "celery.worker.consumer:Consumer.on_decode_error", "self, message, exc"),
     Internal(_CONSUMER, "celery.worker.consumer:Consumer.shutdown", "self"),
     # --- the consumer: what it takes from it
@@ -112,6 +113,7 @@ INTERNALS = (
     Internal(_CONSUMER, "celery.worker.request:Request.revoked", "self"),
     Internal(_CONSUMER, "celery.worker.request:Request.task"),
     Internal(_CONSUMER, "celery.worker:state"),
+    Internal(_CONSUMER, "celery.worker:state.maybe_shutdown", ""),
     Internal(_CONSUMER, "celery.worker:state.task_ready", "request, …"),
     Internal(_CONSUMER, "celery.worker:state.task_reserved", "request, …"),
     # --- its threads
@@ -155,6 +157,13 @@ INTERNALS = (
     Internal(_ANSWERS, "kombu.transport:virtual.Channel.connection", assigned=True),
     Internal(_ANSWERS, "kombu.transport:virtual.Channel.qos"),
     Internal(_ANSWERS, "kombu.transport:virtual.Transport.client", assigned=True),
+    # --- RabbitMQ's own acknowledgement, which py-amqp has no method for
+    Internal(_ANSWERS, "amqp.spec:Basic"),
+    Internal(_ANSWERS, "amqp.spec:Basic.Nack"),
+    Internal(_ANSWERS, "amqp.channel:Channel.basic_reject", "self, delivery_tag, requeue, …"),
+    Internal(_ANSWERS, "amqp.channel:Channel.send_method", "self, sig, format, args, …"),
+    Internal(_ANSWERS, "amqp:Connection.server_properties", assigned=True),
+    # --- what kombu keeps account of with Redis as the broker
     Internal(_ANSWERS, "kombu.transport.redis:Transport.channel_errors"),
     Internal(_ANSWERS, "kombu.transport.redis:Channel.conn_or_acquire", "self, …"),
     Internal(_ANSWERS, "kombu.transport.redis:QoS._remove_from_indices", "self, delivery_tag, pipe"),

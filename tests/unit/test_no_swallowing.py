@@ -33,7 +33,7 @@ REASONS: dict[tuple[str, str, str], str] = {
     (f"{_DELIVERY}/lane.py", "Lane.close", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
     (f"{_DELIVERY}/lane.py", "Lane.drop", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
     (f"{_DELIVERY}/publisher.py", "Publisher._on_a_lane", "BrokerUnavailable"): "the last attempt raises it",
-    (f"{_DELIVERY}/relay.py", "_text", "(ValueError, RecursionError)"): "what is no JSON is published as it is, and "
+    (f"{_DELIVERY}/relay.py", "_whole_text", "(ValueError, RecursionError)"): "what is no JSON is published as it is, and "
     "becomes a dead letter",
     (f"{_DELIVERY}/streaming.py", "ChangeRelay.turn", "_Deposed"): "another process leads: no error, a change of roles",
     (f"{_DELIVERY}/streaming.py", "ChangeRelay._begin", "feed.Lost"): _ENDED_STREAM,
@@ -152,7 +152,7 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
         ("cachekeeper/delivery/buffered.py", "self._failed(error)\n", "pass\n"),
         (
             "cachekeeper/delivery/lane.py",
-            'raise BrokerUnavailable(f"the broker did not confirm the event ({type(error).__name__})") from error',
+            'raise BrokerUnavailable(_said("the broker did not confirm the event", error)) from error',
             "return",
         ),
         (
