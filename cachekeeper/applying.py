@@ -113,9 +113,10 @@ def block(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime
     """
     if is_over(keeper, until):
         return Blocked.OVER
-    persist_block(keeper, Block(view, document_id, until))
+    wanted = Block(view, document_id, until)
+    persist_block(keeper, wanted)
     try:
-        return keeper.store(view.server).run(block_step(keeper, view, document_id, until))
+        return keeper.store(view.server).run(block_step(keeper, view, document_id, wanted.until))
     except CacheUnavailable as error:
         raise PersistedNotCached("the block is in MongoDB, but not in Redis yet: block it again") from error
 

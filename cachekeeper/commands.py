@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from cachekeeper.times import up_to_ms
 from cachekeeper.views import BlocklistView, TextView, View
 
 
@@ -76,11 +77,16 @@ class InvalidateAll:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """An id is blocked until `until` (and the leeway), None for ever."""
+    """An id is blocked until `until` (and the leeway), None for ever. `until` is rounded up to whole milliseconds."""
 
     view: BlocklistView
     id: str = field(repr=False)
     until: datetime | None
+
+    def __post_init__(self) -> None:
+        # MongoDB and Redis keep milliseconds; cut off there, the block would end before the token does.
+        if self.until is not None:
+            object.__setattr__(self, "until", up_to_ms(self.until))
 
 
 Command = Persist | Write | Expire | Invalidate | InvalidateWithin | InvalidateAll | Block

@@ -58,7 +58,7 @@ class InvalidText(InputError):
 
 
 class InvalidTime(InputError):
-    """Neither ISO 8601 with a zone, nor integer seconds."""
+    """Neither ISO 8601 with a zone, nor seconds since 1970."""
 
 
 class InvalidVersion(InputError):

@@ -55,7 +55,8 @@ _ID_TEXT = {
     "pattern": r"^[^{}\s\u0000-\u001f\u007f-\u009f]+$",
 }
 _INTEGER = {"type": "integer"}
-_MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, {**_INTEGER, "description": "Seconds since 1970."}]}
+_SECONDS = {"type": "number", "description": "Seconds since 1970; a fraction is rounded up."}
+_MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, _SECONDS]}
 _VERSION = {"anyOf": [{**_INTEGER, "minimum": 0, "maximum": MAX_VERSION}, {"type": "null"}]}
 _NAME = {"type": "string", "maxLength": MAX_NAME_BYTES, "pattern": r"^[^\u0000]*$"}
 
@@ -66,7 +67,7 @@ Version = Annotated[int | None, _door(check_version), WithJsonSchema(_VERSION)]
 """A version from 0 to 2^53 - 1, or None for 'no version'. `5.0` is 5."""
 
 Moment = Annotated[datetime, _door(check_time), WithJsonSchema(_MOMENT)]
-"""A time: with a zone, or whole seconds since 1970; kept in UTC."""
+"""A time: with a zone, or seconds since 1970, a fraction of which is rounded up; kept in UTC."""
 
 Name = Annotated[str, _door(_check_name), WithJsonSchema(_NAME)]
 """A text of at most 65536 bytes, as it stands in a document."""

@@ -1,30 +1,35 @@
-"""Times at the door: ISO 8601 with a zone, or integer seconds since 1970. Never milliseconds by mistake."""
+"""Times at the door: ISO 8601 with a zone, or seconds since 1970. Never milliseconds by mistake."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import math
+import re
+from datetime import UTC, datetime, timedelta
 
 from cachekeeper.errors import InvalidTime
 
 # 10^11 seconds is the year 5138; 10^11 milliseconds was 1973. Between them nothing that expires lives.
 _MOST_SECONDS = 10**11
 
+# Python's dates end at microseconds, and `fromisoformat` cuts off what follows them.
+_BEYOND_MICROSECONDS = re.compile(r"[.,][0-9]{6}0*[1-9]").search
+_MICROSECOND = timedelta(microseconds=1)
+
 
 def check_time(value: object, field: str = "time") -> datetime:
     """`value` as a time in UTC.
 
     Args:
-        value: a datetime with a zone, ISO 8601 text with a zone, or whole seconds since 1970.
+        value: a datetime with a zone, ISO 8601 text with a zone, or seconds since 1970. A fraction of a second in a
+            number (RFC 7519 allows it in `exp`) is rounded up to the next second, and a text to the next microsecond:
+            whatever ends by this time does not end early.
         field: how the caller names it, for the error.
 
     Raises:
         InvalidTime: for everything else; numbers that can only be milliseconds are named as such.
     """
     if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise InvalidTime(field, "must be ISO 8601 with a zone, or integer seconds") from None
+        value = _from_text(value, field)
     if isinstance(value, datetime):
         if value.utcoffset() is None:
             raise InvalidTime(field, "must carry a zone, such as Z or +02:00")
@@ -33,15 +38,37 @@ def check_time(value: object, field: str = "time") -> datetime:
         except OverflowError:
             raise InvalidTime(field, "lies outside the years 1 to 9999") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidTime(field, f"must be ISO 8601 with a zone, or integer seconds, got {type(value).__name__}")
-    if isinstance(value, float) and not value.is_integer():
-        raise InvalidTime(field, "must be whole seconds, got a fraction")
+        raise InvalidTime(field, f"must be ISO 8601 with a zone, or seconds since 1970, got {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidTime(field, "must be a finite number of seconds")
     if abs(value) >= _MOST_SECONDS:
         raise InvalidTime(field, "must be seconds since 1970, got what can only be milliseconds or more")
     try:
-        return datetime.fromtimestamp(int(value), UTC)
+        return datetime.fromtimestamp(math.ceil(value), UTC)
     except (OverflowError, OSError, ValueError):
         raise InvalidTime(field, "lies outside the years 1 to 9999") from None
+
+
+def _from_text(text: str, field: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidTime(field, "must be ISO 8601 with a zone, or seconds since 1970") from None
+    if not _BEYOND_MICROSECONDS(text):
+        return moment
+    try:
+        return moment + _MICROSECOND
+    except OverflowError:
+        raise InvalidTime(field, "lies outside the years 1 to 9999") from None
+
+
+def up_to_ms(moment: datetime) -> datetime:
+    """The first whole millisecond that is not before a time; MongoDB and Redis keep no smaller parts."""
+    over = moment.microsecond % 1000
+    try:
+        return moment + timedelta(microseconds=1000 - over) if over else moment
+    except OverflowError:  # the last millisecond of the year 9999
+        return moment
 
 
 def to_ms(moment: datetime) -> int:

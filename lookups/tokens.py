@@ -19,7 +19,7 @@ BLOCKED = BlocklistView(name="blocked", key="blocked:{id}", collection="blocked_
 
 
 def block_token(
-    token_id: str | int, expires_at: datetime | str | int | None, *, keeper: Keeper | None = None
+    token_id: str | int, expires_at: datetime | str | float | None, *, keeper: Keeper | None = None
 ) -> Blocked:
     """Block a token until it expires by itself, plus the leeway of the setting `BLOCK_LEEWAY_SECONDS`.
 
@@ -27,8 +27,8 @@ def block_token(
 
     Args:
         token_id: its id (`jti`; where several issuers share a Redis, join `iss` and `jti` on both sides).
-        expires_at: a time with a zone, ISO 8601 text with a zone, or whole seconds since 1970 (`exp`); None for a
-            token that never expires.
+        expires_at: a time with a zone, ISO 8601 text with a zone, or seconds since 1970 (`exp`), a fraction of which
+            is rounded up; None for a token that never expires.
         keeper: with clients or settings of your own; default: from the environment.
 
     Returns:

@@ -62,6 +62,23 @@ def test_a_block_is_in_both_places_until_the_token_expires_plus_leeway(
     assert is_blocked(TOKEN, keeper=keeper)
 
 
+@pytest.mark.parametrize("part", [0.5, 0.000_001, 0.999_999], ids=str)
+def test_a_fraction_of_exp_never_ends_a_block_early(
+    keeper: Keeper, client: redis.Redis, mongo: MongoTap, part: float
+) -> None:
+    exp = int(soon().timestamp()) + part
+    assert block_token(TOKEN, exp, keeper=keeper) is Blocked.BLOCKED
+    assert end_of(mongo.database) == datetime.fromtimestamp(int(exp) + 1, UTC)
+    assert client.pexpiretime(KEY) == (int(exp) + 1 + LEEWAY) * 1000
+
+
+def test_parts_of_a_millisecond_never_end_a_block_early(keeper: Keeper, client: redis.Redis, mongo: MongoTap) -> None:
+    until = soon().replace(microsecond=500_001)
+    assert block_token(TOKEN, until, keeper=keeper) is Blocked.BLOCKED
+    assert end_of(mongo.database) == until.replace(microsecond=501_000)
+    assert client.pexpiretime(KEY) == (int(until.timestamp()) + LEEWAY) * 1000 + 501
+
+
 def test_absent_and_not_ready_is_asked_of_mongodb(keeper: Keeper, client: redis.Redis, mongo: MongoTap) -> None:
     assert is_blocked(TOKEN, keeper=keeper) is False
     assert mongo.of("blocked_tokens") == ["find"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -201,6 +201,8 @@ def test_sessions(told: Told, ended: bool) -> None:  # noqa: FBT001
     ("told", "until"),
     [
         (inserted({"expires_at": ENDS}), ENDS),
+        (inserted({"expires_at": ENDS + timedelta(milliseconds=999)}), ENDS + timedelta(milliseconds=999)),
+        (inserted({"expires_at": 1_924_992_000.5}), None),  # a number is no date: the block stands
         (inserted({"expires_at": None}), None),
         (inserted({}), None),
         (inserted({"expires_at": "soon"}), None),

@@ -100,6 +100,15 @@ def test_what_the_package_writes_is_the_same_event_in_every_mode(event: Event) -
         assert found.to_wire() == wire
 
 
+@pytest.mark.parametrize("exp", [1_924_991_999.5, 1_924_991_999.000_001, 1_924_992_000.0, 1_924_992_000])
+def test_a_fraction_of_exp_is_rounded_up_in_every_mode(exp: float) -> None:
+    event = {**GOOD, "type": "user.logged_out", "data": {"token_id": "t1", "token_expires_at": exp}}
+    (batched,) = read({"content-type": BATCHED}, json.dumps([event]).encode())
+    for found in (*structured(event), *binary(event), batched):
+        assert isinstance(found, UserLoggedOut)
+        assert found.token_expires_at == datetime(2031, 1, 1, tzinfo=UTC)
+
+
 @pytest.mark.parametrize(
     ("change", "differs"),
     [

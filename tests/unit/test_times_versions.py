@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cachekeeper import metrics
 from cachekeeper.errors import InvalidTime, InvalidVersion
-from cachekeeper.times import check_time, to_ms
+from cachekeeper.times import check_time, to_ms, up_to_ms
 from cachekeeper.versions import MAX_VERSION, as_version, check_version, version_of
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -51,9 +51,12 @@ def test_times(value: object) -> None:
         (int(NOON.timestamp()) * 1000, "milliseconds"),
         (10**400, "milliseconds"),
         (-(10**12), "milliseconds"),
-        (1772366400.5, "fraction"),
-        (float("nan"), "whole seconds"),
-        (float("inf"), "whole seconds"),
+        (float("nan"), "finite"),
+        (float("inf"), "finite"),
+        (float("-inf"), "finite"),
+        (1e308, "milliseconds"),
+        (1e11, "milliseconds"),
+        (1.7e12 + 0.5, "milliseconds"),
         (-(10**11) + 1, "years 1 to 9999"),
         ("0001-01-01T00:00:00+14:00", "years 1 to 9999"),
         ("9999-12-31T23:59:59-14:00", "years 1 to 9999"),
@@ -68,6 +71,50 @@ def test_what_is_no_time(value: object, problem: str) -> None:
         check_time(value, "token_expires_at")
     assert caught.value.field == "token_expires_at"
     assert problem in caught.value.problem
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.000_001, 0.999_999, 0.1])
+def test_a_fraction_of_a_second_is_rounded_up(fraction: float) -> None:
+    assert check_time(NOON.timestamp() + fraction) == NOON + timedelta(seconds=1)
+
+
+@given(st.floats(-6e10, 1e11, exclude_max=True))
+def test_numbers_are_never_rounded_down(seconds: float) -> None:
+    moment = check_time(seconds)
+    assert moment.microsecond == 0
+    assert moment.timestamp() - 1 < seconds <= moment.timestamp()
+
+
+@pytest.mark.parametrize(
+    ("text", "microseconds"),
+    [
+        ("2026-03-01T12:00:00.000000001Z", 1),
+        ("2026-03-01T14:00:00.1234560+02:00", 123_456),
+        ("2026-03-01T12:00:00,1234561Z", 123_457),
+        ("2026-03-01T12:00:00.9999999999Z", 1_000_000),
+        ("2026-03-01T12:00:00.5Z", 500_000),
+    ],
+)
+def test_digits_beyond_microseconds_are_rounded_up(text: str, microseconds: int) -> None:
+    assert check_time(text) == NOON + timedelta(microseconds=microseconds)
+
+
+def test_the_last_moment_there_is_cannot_be_rounded_up() -> None:
+    with pytest.raises(InvalidTime, match="years 1 to 9999"):
+        check_time("9999-12-31T23:59:59.9999999Z")
+
+
+@given(st.datetimes(timezones=st.just(UTC), max_value=datetime(9999, 12, 31)))  # noqa: DTZ001  # the zone is given
+def test_a_moment_is_rounded_up_to_whole_milliseconds(moment: datetime) -> None:
+    later = up_to_ms(moment)
+    assert later.microsecond % 1000 == 0
+    assert timedelta(0) <= later - moment < timedelta(milliseconds=1)
+    assert up_to_ms(later) == later
+
+
+def test_the_last_millisecond_there_is_stays() -> None:
+    last = datetime.max.replace(tzinfo=UTC)
+    assert up_to_ms(last) == last
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
