@@ -170,6 +170,34 @@ def test_what_is_over_is_forgotten(shelf: Shelf) -> None:
     assert shelf.client.exists("search:roter")
 
 
+@pytest.mark.parametrize("slice_", [0, 1, 2, 127, 128, 129, 192, 254, 255])
+def test_what_a_fresh_block_holds_is_forgotten_in_every_slice(shelf: Shelf, slice_: int) -> None:
+    """A block that was never written has no slice of its own, whatever its first byte says."""
+    shelf.pass_time((slice_ - shelf.now // LIFE) % 256 * LIFE)
+    for text in ("roter", "x"):
+        shelf.cache(text)
+        shelf.pass_time(2 * LIFE)
+        shelf.client.set(f"search:{text}", "put back without a word")
+    shelf.client.set("search:e", "put there without a word")
+    shelf.change()
+    assert shelf.client.exists("search:roter", "search:x", "search:e") == 3
+
+
+@pytest.mark.parametrize("idle", [2, 127, 128, 129, 200, 253])
+def test_what_an_idle_block_held_is_forgotten_and_what_comes_new_ages(shelf: Shelf, idle: int) -> None:
+    """A block that nothing was written to for days does not come from the future."""
+    shelf.cache("roter")
+    shelf.pass_time(idle * LIFE)
+    shelf.client.set("search:roter", "put back without a word")
+    shelf.change()
+    assert shelf.client.exists("search:roter")
+    shelf.cache("roter stuhl")  # its block is that of the other
+    shelf.pass_time(2 * LIFE)
+    shelf.client.set("search:roter stuhl", "put back without a word")
+    shelf.change()
+    assert shelf.client.exists("search:roter", "search:roter stuhl") == 2
+
+
 def test_it_grows_with_the_keys_of_the_server(shelf: Shelf) -> None:
     shelf.cache("roter")
     small = shelf.client.strlen(FILTER)
@@ -246,6 +274,10 @@ def take(shelf: Shelf, path: list[tuple[str, object]]) -> None:
                 shelf.pass_time(milliseconds)
             case "back", int(milliseconds):
                 shelf.pass_time(-milliseconds)
+            case "spared", str(text):
+                shelf.client.set(f"search:{text}", "put back without a word")
+                shelf.change()
+                assert shelf.client.exists(f"search:{text}")
             case "evict", _ if shelf.newest <= shelf.now:
                 shelf.client.delete(FILTER)
             case "evict", _:
@@ -266,6 +298,7 @@ def test_nothing_that_a_name_is_found_by_outlives_its_change(lab: Lab, path: lis
 # What to put in for what, and a way on which that shows. All begin with a filter that is believed.
 OLD = [("cache", "x"), ("pass", 3 * LIFE + LIFE // 2)]
 LATE = [("pass", 1000 * LIFE)]
+SLICE = START // LIFE % 256 + 3  # in which a path stands after OLD
 MUTANTS: list[tuple[str, str, list[tuple[str, object]]]] = [
     ("now >= filter.from", "true", [("cache", "roter"), ("evict", None), ("cache", "x")]),
     ("local from = now + life", "local from = now", [("cache", "roter"), ("evict", None), ("cache", "x")]),
@@ -296,7 +329,12 @@ MUTANTS: list[tuple[str, str, list[tuple[str, object]]]] = [
     ("  life = filter.life", "", [("cache long", "x"), ("pass", 260 * LIFE), ("cache long", "roter"), ("cache", "x")]),
     ("return now < filter.newest - filter.life", "return false", [*LATE, ("cache", "roter"), ("back", 150 * LIFE)]),
     ("if age == 1 then return nil, 2 end", "", [("cache", "roter"), ("pass", LIFE - 1)]),
-    ("if age == 0 or age >= 128", "if age == 0", [("cache", "roter"), ("back", LIFE)]),
+    ("if age == 0 or age == 255", "if age == 0", [("cache", "roter"), ("back", LIFE)]),
+    (
+        "if age == 0 or age == 255",
+        "if age == 0 or age >= 128",
+        [("cache", "roter"), ("pass", 130 * LIFE), ("spared", "roter")],
+    ),
     (
         "before and block:sub(",
         "false and block:sub(",
@@ -306,6 +344,24 @@ MUTANTS: list[tuple[str, str, list[tuple[str, object]]]] = [
         "if mine then slice = block:byte(1) end",
         "",
         [("cache", "roter"), ("back", LIFE), ("cache", "roter stuhl"), ("pass", 2 * LIFE - 1)],
+    ),
+    # What is written in slice 255 would stand in the slice 0 that a fresh block seems to be of: for one slice longer.
+    (
+        "if block:find('[^%z]') then mine, before = halves_of(block, slice) end",
+        "mine, before = halves_of(block, slice)",
+        [("pass", (255 - SLICE) * LIFE), ("cache", "roter"), ("pass", 2 * LIFE), ("spared", "roter")],
+    ),
+    # Every block taken for fresh: what it holds is lost.
+    (
+        "if block:find('[^%z]') then",
+        "if false then",
+        [("cache", "roter"), ("cache", "roter stuhl")],
+    ),
+    # Known by its first byte alone: a block of slice 0 would be taken for fresh.
+    (
+        "block:find('[^%z]')",
+        "block:byte(1) ~= 0",
+        [("pass", (256 - SLICE) * LIFE), ("cache", "roter"), ("cache", "roter stuhl")],
     ),
     ("local bits = mine and", "local bits = false and", [("cache", "roter"), ("cache", "roter stuhl")]),
     ("math.min(HEAD + 1, #edges)", "math.min(HEAD, #edges)", [("cache", "roter stuhl")]),

@@ -61,11 +61,12 @@ local function slice_of(now, life)
   return math.floor(now / life) % 256
 end
 
--- Where a block has the bits of this slice and of the one before; nil for those that are over. A block that seems to come
--- from the future was written before the server's clock was set back (not far: see `set_back`): what it holds still counts.
+-- Where a block has the bits of this slice and of the one before; nil for those that are over. A block may come from the next
+-- slice: the server's clock was set back since it was written, by one life at most (see `set_back`). What it holds still
+-- counts. One that seems to come from further ahead has not been written for long.
 local function halves_of(block, slice)
   local age = (slice - block:byte(1)) % 256
-  if age == 0 or age >= 128 then return 2, 66 end
+  if age == 0 or age == 255 then return 2, 66 end
   if age == 1 then return nil, 2 end
   return nil, nil
 end
@@ -102,7 +103,10 @@ local function register(key, text, life)
   local block, at = block_of(key, filter.blocks, head)
   local hash = hashed(head, bytes, split, #text)
   local slice = slice_of(now, life)
-  local mine, before = halves_of(block, slice)
+  -- A block that was never written is all zeros: it has no slice, though its first byte looks like slice 0. Written as if it
+  -- came from the future, a text would not be forgotten before that slice comes round again.
+  local mine, before
+  if block:find('[^%z]') then mine, before = halves_of(block, slice) end
   if mine then slice = block:byte(1) end
   local bits = mine and {block:byte(mine, mine + 62)} or {string.rep('\0', 63):byte(1, -1)}
   for _, place in ipairs({hash % BITS, math.floor(hash / BITS) % BITS}) do
