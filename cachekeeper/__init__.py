@@ -41,6 +41,7 @@ from cachekeeper.errors import (
     SettingsError,
     Unavailable,
     UnknownEvent,
+    ViewFailed,
     WriteRefused,
 )
 from cachekeeper.events import CollectionChanged, Event, Id, Moment, Name, Version
@@ -110,6 +111,7 @@ __all__ = [
     "UnknownEvent",
     "Version",
     "View",
+    "ViewFailed",
     "Watch",
     "Write",
     "WriteRefused",

@@ -85,12 +85,13 @@ def check(keeper: Keeper, commands: Sequence[Command]) -> None:
     Raises:
         InvalidId: an id does not fit the type that the settings give its view.
         DamagedDocument: a value that the view cannot hold.
+        ViewFailed: the view's codec raised.
     """
     for command in commands:
         if isinstance(command, _OF_ONE_ID):
             keeper.binding(command.view).ids.parse(command.id)
         if isinstance(command, Write):
-            command.view.codec.encode(command.value)
+            command.view.encode(command.value)
 
 
 def _due(keeper: Keeper, commands: Sequence[Command]) -> list[Command]:
@@ -243,7 +244,7 @@ class _Change:
                 self._expires = True
 
     def _written(self, keeper: Keeper, write: Write, binding: Binding) -> steps.Step[Any]:
-        value = Value(self.view.codec.encode(write.value), write.version)
+        value = Value(self.view.encode(write.value), write.version)
         if len(value.raw) > keeper.settings.value_limit_bytes:
             return steps.invalidate(self._key)  # no reader would cache it either
         return steps.change(self._key, value, ttl_ms=binding.ttl_ms, marker_ms=binding.marker_ms)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cachekeeper import fold
 from cachekeeper.blocklist import ends_of, ids_of, key_text
-from cachekeeper.errors import DamagedDocument
+from cachekeeper.errors import DamagedDocument, ViewFailed
 from cachekeeper.keys import meta_key
 from cachekeeper.loaders import ABSENT, Absent, Find
 from cachekeeper.store import Value, cache_errors
@@ -195,7 +195,7 @@ def _stored(keeper: Keeper, view: View[Any] | TextView[Any], parts: Sequence[str
 def _interpreted(interpret: Callable[[Any], Value | Absent], found: object) -> Value | Absent | None:
     try:
         return interpret(found)
-    except DamagedDocument:
+    except (DamagedDocument, ViewFailed):
         return None
 
 

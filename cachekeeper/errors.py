@@ -21,6 +21,7 @@
     │   │   └── BufferFull               events wait for the broker, and there is no room for more
     │   ├── Overloaded                   the cap on concurrent database reads was reached
     │   └── PersistedNotCached           MongoDB has it, Redis does not yet; a retry is safe
+    ├── ViewFailed                       a view's own code (loader or codec) raised; the cause is what it raised
     └── Damaged
         ├── DamagedValue                 what lies at the key cannot be read
         └── DamagedDocument              what lies in the collection cannot be cached
@@ -123,6 +124,13 @@ class Overloaded(Unavailable):
 
 class PersistedNotCached(Unavailable):
     """MongoDB holds the change (by majority) but Redis could not be written. A retry is safe."""
+
+
+class ViewFailed(CachekeeperError):
+    """A view's own code raised: its loader or its codec. `__cause__` is what it raised. Mend the view.
+
+    The message names the view and the exception's class. It leaves out the exception's text, which may hold a value.
+    """
 
 
 class Damaged(CachekeeperError):

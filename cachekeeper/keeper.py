@@ -13,11 +13,10 @@ from cachekeeper import fold
 from cachekeeper.blocklist import BlocklistReader, EvictionWatch
 from cachekeeper.clients import connect_mongodb, connect_redis, disconnect, sends_twice
 from cachekeeper.database import DatabaseReads
-from cachekeeper.errors import DamagedValue
 from cachekeeper.ids import IdType, check_id
 from cachekeeper.keys import check_text
 from cachekeeper.loaders import ABSENT
-from cachekeeper.reader import Limits, Start, SyncReader, Target
+from cachekeeper.reader import Limits, Start, SyncReader, Target, decoder_failed
 from cachekeeper.settings import Settings, load_settings
 from cachekeeper.store import Registration, Store
 from cachekeeper.views import BlocklistView, Server, Staleness, TextView, View
@@ -188,6 +187,7 @@ class Keeper:
             CacheUnavailable: others write the key, too, Redis is away, and MongoDB does not have it.
             DamagedValue: others write the key, too, and what lies there cannot be read.
             DamagedDocument: what MongoDB has cannot be cached.
+            ViewFailed: the view's own loader or codec raised.
             SettingsError: the settings are wrong (at first use).
         """
         began = time.monotonic()
@@ -198,8 +198,8 @@ class Keeper:
         if isinstance(raw, bytes):
             try:
                 return cast("T", binding.decode(raw))
-            except DamagedValue:
-                raw = Start.DAMAGED
+            except Exception as error:  # noqa: BLE001  # whatever a decoder raises, what lies there is damaged
+                raw = decoder_failed(view.name, error)
         if raw is ABSENT:
             return ABSENT
         return binding.reader.find(self._target(view, binding, key, part, field), binding.ttl_ms, raw, began)
@@ -209,7 +209,8 @@ class Keeper:
 
         Raises:
             CacheUnavailable: Redis is away. It is asked even if it was away a moment ago.
-            DatabaseUnavailable, Overloaded, DatabaseBehind, DamagedValue, DamagedDocument, SettingsError: as `read`.
+            DatabaseUnavailable, Overloaded, DatabaseBehind, DamagedValue, DamagedDocument, ViewFailed: as `read`.
+            SettingsError: the settings are wrong.
         """
         began = time.monotonic()
         binding = self.binding(view)
@@ -222,7 +223,8 @@ class Keeper:
 
         Raises:
             InvalidText: the text cannot be one.
-            DatabaseUnavailable, Overloaded, DatabaseBehind, DamagedValue, DamagedDocument, SettingsError: as `read`.
+            DatabaseUnavailable, Overloaded, DatabaseBehind, DamagedValue, DamagedDocument, ViewFailed: as `read`.
+            SettingsError: the settings are wrong.
         """
         began = time.monotonic()
         binding = self._bindings.get(view) or self.binding(view)
@@ -236,8 +238,8 @@ class Keeper:
             else:
                 try:
                     return cast("T", binding.decode(raw))
-                except DamagedValue:
-                    start = Start.DAMAGED
+                except Exception as error:  # noqa: BLE001  # as in `read`
+                    start = decoder_failed(view.name, error)
         registration = Registration(view.filter_key, folded, binding.life_ms)
         target = Target(view.name, key, view.query(folded), view.interpret, view.codec, registration=registration)
         if start is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from bson.errors import BSONError
 
-from cachekeeper.errors import DamagedDocument, RegistrationError
+from cachekeeper.errors import CachekeeperError, DamagedDocument, RegistrationError, ViewFailed
 from cachekeeper.ids import IdType
 from cachekeeper.keys import Template
 from cachekeeper.loaders import ABSENT, Absent, Document, Find, Query
@@ -91,14 +91,16 @@ class View(Generic[T_co]):
 
         Raises:
             DamagedDocument: the document does not hold what this view caches.
+            ViewFailed: the loader or the codec raised.
         """
         try:
             return ABSENT if document is None else self._interpret(document, now or datetime.now(UTC))
-        except DamagedDocument as error:
-            problem = str(error)
-        except BSONError:  # documents are read field by field; other drivers store text that is not UTF-8
-            problem = "the document holds what no driver can read"
-        raise DamagedDocument(f"view {self.name}, collection {self.loader.collection}: {problem}")
+        except (DamagedDocument, BSONError) as error:
+            raise _damaged(self.name, self.loader.collection, error) from None
+
+    def encode(self, value: object) -> bytes:
+        """The bytes for a value. Raises DamagedDocument, ViewFailed: the codec cannot write it."""
+        return _encoded(self.name, self.codec, value)
 
     def _interpret(self, document: StoredDocument, now: datetime) -> Value | Absent:
         ends = None
@@ -106,10 +108,15 @@ class View(Generic[T_co]):
             if moment <= now:
                 return ABSENT
             ends = to_ms(moment)
-        value = self.loader.value(document)
+        try:
+            value = self.loader.value(document)
+        except (CachekeeperError, BSONError):
+            raise
+        except Exception as error:
+            raise _failed(self.name, "loader", error) from error
         if value is ABSENT:
             return ABSENT
-        return Value(self.codec.encode(value), version_of(document, self.version), ends)
+        return Value(_readable(self.name, self.codec, value), version_of(document, self.version), ends)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,12 +150,33 @@ class TextView(Generic[T_co]):
         return f"cachekeeper:{self.name}-texts"
 
     def query(self, folded: str) -> Find:
-        """The query for everything that the folded text finds."""
-        return Find(self.loader.collection, self.loader.filter(folded))
+        """The query for everything that the folded text finds. Raises ViewFailed: the loader's filter raised."""
+        try:
+            return Find(self.loader.collection, self.loader.filter(folded))
+        except CachekeeperError:
+            raise
+        except Exception as error:
+            raise _failed(self.name, "loader's filter", error) from error
 
     def interpret(self, documents: Sequence[StoredDocument]) -> Value:
-        """What to cache of them."""
-        return Value(self.codec.encode(self.loader.value(documents)), None)
+        """What to cache of them.
+
+        Raises:
+            DamagedDocument: a document cannot be read, or does not hold what this view caches.
+            ViewFailed: the loader or the codec raised.
+        """
+        try:
+            return Value(_readable(self.name, self.codec, self._value(documents)), None)
+        except (DamagedDocument, BSONError) as error:
+            raise _damaged(self.name, self.loader.collection, error) from None
+
+    def _value(self, documents: Sequence[StoredDocument]) -> object:
+        try:
+            return self.loader.value(documents)
+        except (CachekeeperError, BSONError):
+            raise
+        except Exception as error:
+            raise _failed(self.name, "loader", error) from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,6 +217,49 @@ class BlocklistView:
     def warming_key(self) -> str:
         """Holds the nonce of the warming under way."""
         return f"cachekeeper:{self.name}-warming"
+
+
+def _encoded(view: str, codec: Codec[object], value: object) -> bytes:
+    """The bytes for a value. Raises DamagedDocument, ViewFailed: the codec cannot write it."""
+    try:
+        raw: object = codec.encode(value)
+    except (CachekeeperError, BSONError):
+        raise
+    except Exception as error:
+        raise _failed(view, "codec, encoding a value,", error) from error
+    if not isinstance(raw, bytes):
+        raise ViewFailed(f"view {view}: its codec must give bytes, got {type(raw).__name__}")
+    return raw
+
+
+def _readable(view: str, codec: Codec[object], value: object) -> bytes:
+    """The bytes for a loaded value, once the codec has read them: else every hit on them would be damage."""
+    raw = _encoded(view, codec, value)
+    decoded(view, codec, raw)
+    return raw
+
+
+def decoded(view: str, codec: Codec[T_co], raw: bytes) -> T_co:
+    """The value in bytes that a load has just brought.
+
+    Raises:
+        ViewFailed: the codec raised, its own `DamagedValue` included: it is no damage at a key.
+    """
+    try:
+        return codec.decode(raw)
+    except Exception as error:
+        raise _failed(view, "codec, decoding what it had encoded,", error) from error
+
+
+def _failed(view: str, part: str, error: Exception) -> ViewFailed:
+    # Without the error's own text, which may hold a value.
+    return ViewFailed(f"view {view}: its {part} raised {type(error).__name__}")
+
+
+def _damaged(view: str, collection: str, error: DamagedDocument | BSONError) -> DamagedDocument:
+    # Documents are read field by field; other drivers store text that is not UTF-8.
+    problem = str(error) if isinstance(error, DamagedDocument) else "the document holds what no driver can read"
+    return DamagedDocument(f"view {view}, collection {collection}: {problem}")
 
 
 def _check(name: str, ttl_seconds: float) -> None:

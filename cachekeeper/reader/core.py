@@ -25,7 +25,7 @@ from cachekeeper.loaders import ABSENT, Absent, Find, StoredDocument
 from cachekeeper.metrics import COUNTERS, log_once
 from cachekeeper.store.outcomes import Acquired, Filled, Found, LeaseTaken, Stale
 from cachekeeper.store.steps import Registration, Value, new_nonce
-from cachekeeper.views import Staleness
+from cachekeeper.views import Staleness, decoded
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -100,7 +100,7 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Load under the lease. -> Loaded; any Unavailable or Damaged may be thrown in."""
+    """Load under the lease. -> Loaded; any Unavailable or Damaged, and ViewFailed, may be thrown in."""
 
     nonce: str
     patience: float
@@ -167,6 +167,7 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
             from a caller who wants the key filled.
         DamagedValue: the key is shared with others and cannot be read.
         DamagedDocument: the document cannot be cached.
+        ViewFailed: the view's own loader or codec raised.
     """
     state = _State(began + limits.lookup, now, cache_down=start is Start.CACHE_DOWN)
     if start is Start.DAMAGED:
@@ -183,7 +184,8 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
         if isinstance(answer, Found):
             try:
                 return target.codec.decode(answer.raw)
-            except DamagedValue:
+            except Exception as error:  # noqa: BLE001  # whatever a decoder raises, what lies there is damaged
+                decoder_failed(target.name, error)
                 _note_damage(target, state)
         elif answer is Acquired.DAMAGED:
             _note_damage(target, state)
@@ -195,7 +197,7 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
             else:
                 loaded = yield from _load(nonce, limits, state)
             if loaded is not None and _version(loaded) >= state.known:
-                return _value(target, loaded)
+                return value_of(target, loaded)
     # A refused load may have used up all the time there was; then another cannot end before the deadline.
     behind = state.known >= 0 and state.left() < limits.read
     loaded = ABSENT if behind else (yield LoadShared(max(state.left() - limits.load, 0)))
@@ -204,7 +206,7 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
     if state.cache_down and loaded is ABSENT and target.staleness is Staleness.SHARED:
         # Somebody else may have written it to Redis alone: 'not in MongoDB' does not mean 'does not exist'.
         raise CacheUnavailable(f"view {target.name}: it is not in MongoDB, and Redis, which may have it, is away")
-    return _value(target, loaded)
+    return value_of(target, loaded)
 
 
 @dataclass(slots=True)
@@ -264,9 +266,18 @@ def _version(loaded: Loaded) -> float:
     return loaded.version if isinstance(loaded, Value) and loaded.version is not None else float("inf")
 
 
-def _value(target: Target[T], loaded: Loaded) -> T | Absent:
+def value_of(target: Target[T], loaded: Loaded) -> T | Absent:
+    """The answer that a load gives. Raises ViewFailed: the codec cannot read what it wrote."""
     # Decoded from the bytes, so that a fill and an outage give exactly what the next hit will.
-    return ABSENT if isinstance(loaded, Absent) else target.codec.decode(loaded.raw)
+    return ABSENT if isinstance(loaded, Absent) else decoded(target.name, target.codec, loaded.raw)
+
+
+def decoder_failed(view: str, error: Exception) -> Start:
+    """A decoder raised at a key: say once which error it was, unless it is the one that codecs raise for damage."""
+    if not isinstance(error, DamagedValue):
+        name = type(error).__name__
+        log_once(f"decoder:{view}:{name}", "view %s: its codec raised %s for what a key held", view, name)
+    return Start.DAMAGED
 
 
 def _note_damage(target: Target[Any], state: _State) -> None:

@@ -6,9 +6,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bson.errors import BSONError
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
-from cachekeeper.errors import CachekeeperError, CacheUnavailable
+from cachekeeper.errors import CachekeeperError, CacheUnavailable, ViewFailed
 from cachekeeper.loaders import ABSENT, Absent
 from cachekeeper.metrics import COUNTERS
 from cachekeeper.reader import core
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from cachekeeper.store import Store
 
 T = TypeVar("T")
+
+
+# What pymongo raises for a query that BSON has no form for. Not `Exception`: a signal may raise its own meanwhile, such
+# as Celery's soft time limit, and that is not the view's.
+_UNSENDABLE = (BSONError, TypeError, ValueError, OverflowError)
 
 
 class Breaker:
@@ -131,7 +137,7 @@ class SyncReader:
         """The database's answer, which is not cached; `began` as for `find`. Raises as `core.read`."""
         left = began + self.limits.lookup - time.monotonic()
         loaded = self.load_shared(target, max(left - self.limits.load, 0))
-        return ABSENT if isinstance(loaded, Absent) else target.codec.decode(loaded.raw)
+        return core.value_of(target, loaded)
 
     def _drive(self, reading: core.Reading[T | Absent], target: Target[T], ttl_ms: int) -> T | Absent:
         """Do what the core asks for, until it returns."""
@@ -158,7 +164,12 @@ class SyncReader:
     def run(self, target: Target[Any]) -> Loaded:
         """Ask MongoDB. The caller holds a slot."""
         COUNTERS.add("load")
-        return target.interpret(self.database.find(target.find))
+        try:
+            documents = self.database.find(target.find)
+        except _UNSENDABLE as error:
+            name = type(error).__name__
+            raise ViewFailed(f"view {target.name}: its query cannot be sent to MongoDB ({name})") from error
+        return target.interpret(documents)
 
 
 class _Lookup:
@@ -171,6 +182,7 @@ class _Lookup:
         self._nonce: str | None = None
         self._flight: Flight | None = None
         self._loaded: Loaded | None = None
+        self._lease: str | None = None
 
     def perform(self, effect: Effect) -> object:  # noqa: PLR0911  # one line of answer an effect
         match effect:
@@ -193,12 +205,18 @@ class _Lookup:
                 return None
 
     def close(self) -> None:
-        """Nobody waits for a flight whose leader is gone, whatever ended it."""
+        """Nobody waits for a flight whose leader is gone, nor for its lease, whatever ended it.
+
+        A lease is left where something other than an answer ended an effect: a signal, the end of a greenlet.
+        """
         self._land(None)
+        if self._lease is not None:
+            self._release(self._lease, discard=False)
 
     def _acquire(self, effect: core.Acquire) -> object:
         self._land(None)
         self._nonce, self._flight = effect.nonce, self._reader.leased.start(effect.nonce)
+        self._lease = effect.nonce
         answer: object = None
         store = self._reader.store
         try:
@@ -213,19 +231,24 @@ class _Lookup:
                 )
             )
         except CacheUnavailable as error:
+            self._lease = None  # if Redis has granted it after all, it ends by itself
             self._reader.breaker.failed(error)
             raise
         finally:
             if answer is not Acquired.GRANTED:
                 self._land(None)
+        if answer is not Acquired.GRANTED:
+            self._lease = None
         return answer
 
     def _load(self, effect: core.Load) -> Loaded:
         try:
             with self._reader.database.slot(effect.patience):
                 self._loaded = self._reader.run(self._target)
-        except Exception as error:  # a view's own code may raise anything
-            self._land(None, error if isinstance(error, CachekeeperError) else None)
+        except CachekeeperError as error:
+            # Those who wait are told: to try again one by one would be the herd. Whatever else ends a load is this
+            # caller's own (see `close`).
+            self._land(None, error)
             # Or everybody would wait for the lease to end by itself.
             self._release(effect.nonce, discard=False)
             raise
@@ -243,7 +266,9 @@ class _Lookup:
         filled: object = None
         try:
             filled = reader.store.run(step)
+            self._lease = None  # the fill has dropped it
         except CacheUnavailable as error:
+            self._lease = None
             reader.breaker.failed(error)
             raise
         finally:
@@ -252,6 +277,7 @@ class _Lookup:
         return filled
 
     def _release(self, nonce: str, *, discard: bool) -> None:
+        self._lease = None
         wanted: list[steps.Step[Any]] = [steps.release(self._target.key, nonce)]
         if discard:
             wanted.append(steps.invalidate(self._target.key))

@@ -15,9 +15,9 @@ from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
 from cachekeeper.database import database_errors
-from cachekeeper.errors import CachekeeperError, CacheUnavailable, DamagedDocument
+from cachekeeper.errors import CacheUnavailable, DamagedDocument, ViewFailed
 from cachekeeper.loaders import ABSENT, Absent
-from cachekeeper.metrics import logger
+from cachekeeper.metrics import log_once, logger
 from cachekeeper.store import Step, Value, cache_errors, new_nonce, steps
 from cachekeeper.store.outcomes import Acquired, Filled, Found, LeaseTaken
 from cachekeeper.views import Staleness
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 BATCH = 200
 
 
+Unfit = DamagedDocument | ViewFailed
+
+
 class Fate(StrEnum):
     """What became of a document."""
 
@@ -43,7 +46,7 @@ class Fate(StrEnum):
     ABSENT = "without a value to cache (ended, expired, deleted meanwhile, or known absent)"
     OVERTAKEN = "changed while they were being loaded: left to the next reader"
     TOO_LARGE = "over CACHEKEEPER_VALUE_LIMIT_BYTES"
-    DAMAGED = "not what the view caches, in MongoDB or at the key: left as found"
+    DAMAGED = "not what the view caches or its code can read, in MongoDB or at the key: left as found"
     UNSPELT = "with an _id that no key can spell under the view's id type"
 
 
@@ -198,7 +201,7 @@ class _Run:
             granted = self._acquire(wanted, fates)
             loaded = self._load(granted)
             outcomes = self._store.run_all([self._bring(part, nonce, loaded) for part, nonce in granted.items()])
-        except CachekeeperError:
+        except BaseException:  # a signal, too
             # Or readers would wait for the leases to end by themselves.
             with suppress(CacheUnavailable):
                 self._store.run_all([steps.release(self._key(part), nonce) for part, nonce in wanted.items()])
@@ -228,7 +231,7 @@ class _Run:
                     fates[Fate.DAMAGED] += 1
         return granted
 
-    def _load(self, granted: dict[str, str]) -> dict[str, Value | Absent | DamagedDocument]:
+    def _load(self, granted: dict[str, str]) -> dict[str, Value | Absent | Unfit]:
         """What the database has under these leases; nothing for what it has no more."""
         if not granted:
             return {}
@@ -239,28 +242,31 @@ class _Run:
         # By the id's text: MongoDB finds 42.0 where 42 was asked for.
         return {str(ids.text(id_of(document))): self._interpret(document) for document in documents}
 
-    def _interpret(self, document: StoredDocument) -> Value | Absent | DamagedDocument:
+    def _interpret(self, document: StoredDocument) -> Value | Absent | Unfit:
         try:
             return self._view.interpret(document)
         except DamagedDocument as error:
             return error
+        except ViewFailed as error:
+            log_once(f"warm:{self._view.name}", "while it is warmed: %s", error)
+            return error
 
-    def _unfit(self, loaded: Value | Absent | DamagedDocument) -> Fate | None:
+    def _unfit(self, loaded: Value | Absent | Unfit) -> Fate | None:
         """Why it cannot be cached; None where it can."""
-        if isinstance(loaded, DamagedDocument):
+        if isinstance(loaded, Unfit):
             return Fate.DAMAGED
         if isinstance(loaded, Absent):
             return Fate.ABSENT
         return Fate.TOO_LARGE if len(loaded.raw) > self._keeper.settings.value_limit_bytes else None
 
-    def _bring(self, part: str, nonce: str, loaded: dict[str, Value | Absent | DamagedDocument]) -> Step[Any]:
+    def _bring(self, part: str, nonce: str, loaded: dict[str, Value | Absent | Unfit]) -> Step[Any]:
         """The fill, or the release of a lease that has nothing to bring."""
         settings, key = self._keeper.settings, self._key(part)
         spare = self._view.staleness is Staleness.SHARED
         value = loaded.get(part, ABSENT)
         if isinstance(value, Absent):
             return steps.fill_absent(key, nonce, ttl_ms=settings.negative_ms, spare=spare)
-        if isinstance(value, DamagedDocument) or self._unfit(value) is not None:
+        if isinstance(value, Unfit) or self._unfit(value) is not None:
             return steps.release(key, nonce)
         marker_ms = settings.marker_ms
         return steps.fill(key, nonce, value, ttl_ms=self._binding.ttl_ms, marker_ms=marker_ms, spare=spare)

@@ -9,7 +9,7 @@ import pytest
 
 from cachekeeper import Codec, Document, View
 from cachekeeper.codecs import Text
-from cachekeeper.errors import DamagedDocument, DatabaseBehind
+from cachekeeper.errors import DamagedDocument, DatabaseBehind, ViewFailed
 from cachekeeper.reader.core import Start, Target
 from cachekeeper.reader.flights import Flight
 from cachekeeper.reader.sync import SyncReader
@@ -286,7 +286,7 @@ def test_so_does_one_whose_view_has_a_bug(shop: Shop) -> None:
     put_user(shop, "Ann")
     keeper = shop.keeper()
     for _ in range(2):
-        with pytest.raises(KeyError):
+        with pytest.raises(ViewFailed, match="view broken: its loader raised KeyError"):
             keeper.read(broken, 1)
     assert shop.redis.keys("*") == []
 
