@@ -107,7 +107,11 @@ class DatabaseUnavailable(Unavailable):
 
 
 class DatabaseBehind(DatabaseUnavailable):
-    """Every load until the deadline was older than what an event has already announced."""
+    """Every load until the deadline was older than what an event has already announced.
+
+    The message names the view, the version that was announced, and the one in MongoDB. Where MongoDB is not about to
+    catch up, an event without a version lifts it: it makes the cache forget the announced one.
+    """
 
 
 class BrokerUnavailable(Unavailable):

@@ -196,13 +196,16 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
                 loaded = yield from _wait_for(answer, limits, state)
             else:
                 loaded = yield from _load(nonce, limits, state)
-            if loaded is not None and _version(loaded) >= state.known:
+            if loaded is not None and state.suits(loaded):
                 return value_of(target, loaded)
     # A refused load may have used up all the time there was; then another cannot end before the deadline.
     behind = state.known >= 0 and state.left() < limits.read
     loaded = ABSENT if behind else (yield LoadShared(max(state.left() - limits.load, 0)))
-    if behind or _version(loaded) < state.known:
-        raise DatabaseBehind(f"view {target.name}: MongoDB answers with less than an event has announced")
+    if behind or not state.suits(loaded):
+        raise DatabaseBehind(
+            f"view {target.name}: an event has announced version {state.known:.0f}, MongoDB has {state.found:.0f}. If"
+            " it stays so (a restored backup, a document made again), publish an event for it without a version"
+        )
     if state.cache_down and loaded is ABSENT and target.staleness is Staleness.SHARED:
         # Somebody else may have written it to Redis alone: 'not in MongoDB' does not mean 'does not exist'.
         raise CacheUnavailable(f"view {target.name}: it is not in MongoDB, and Redis, which may have it, is away")
@@ -218,7 +221,15 @@ class _State:
     cache_down: bool = False
     damaged: bool = False
     known: int = -1  # the highest version that a refused fill has told of
+    found: float = -1  # the version of the last load that was older than that
     attempts: int = 0
+
+    def suits(self, loaded: Loaded) -> bool:
+        """Whether a load is not older than what is known to exist."""
+        version = _version(loaded)
+        if version < self.known:
+            self.found = version
+        return version >= self.known
 
     def left(self) -> float:
         return self.deadline - self.now()
@@ -256,6 +267,7 @@ def _load(nonce: str, limits: Limits, state: _State) -> Reading[Loaded | None]:
         return loaded
     # The database is behind: a deposed primary, or one that will be there in a moment.
     state.known = max(state.known, filled.known)
+    state.found = _version(loaded)
     COUNTERS.add("stale_load")
     yield state.pause(0.01, 0.2)
     return None
