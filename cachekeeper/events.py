@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from cachekeeper.errors import InputError, InvalidEvent
 from cachekeeper.ids import MAX_ID_BYTES, check_id
+from cachekeeper.json_fields import Report, look, told
 from cachekeeper.times import check_time
 from cachekeeper.versions import MAX_VERSION, check_version
 
@@ -26,7 +28,11 @@ def _door(check: Any) -> BeforeValidator:
         except InputError as error:
             raise PydanticCustomError("cachekeeper", "{problem}", {"problem": error.problem}) from None
 
+    _doors.add(validate)
     return BeforeValidator(validate)
+
+
+_doors: set[object] = set()
 
 
 def _check_name(value: object) -> str:
@@ -87,7 +93,15 @@ class Event(BaseModel):
         InvalidEvent: on construction, naming every field at fault.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+    )
 
     id: Id = Field(default_factory=lambda: str(uuid.uuid4()))
     type: str
@@ -130,12 +144,45 @@ class Event(BaseModel):
             InvalidEvent: a field is missing or wrong.
         """
         _, known = _names(cls)
-        return cls(**(body if body.keys() <= known else {name: body[name] for name in body.keys() & known}))
+        return cls.from_json(body if body.keys() <= known else {name: body[name] for name in body.keys() & known})
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Make an event of JSON-ready values, and refuse fields that it does not have.
+
+        Args:
+            fields: as `json.loads` gives them: a date is text, bytes are base64.
+
+        Raises:
+            InvalidEvent: a field is missing, extra or wrong.
+        """
+        if not _needs_json_mode(cls):
+            return cls(**fields)
+        text = _json(fields)
+        event = cls.__new__(cls)
+        try:
+            # Not `model_validate_json`, which calls `__init__`, and with it strict Python mode.
+            cls.__pydantic_validator__.validate_json(text, self_instance=event)
+        except ValidationError as error:
+            raise _invalid(cls, error) from None
+        return event
 
     def to_wire(self) -> dict[str, Any]:
         """The event as JSON-ready values. A null stands only where it was given: that may differ from nothing."""
-        body = self.model_dump(mode="json")
+        body = self.model_dump(mode="json", round_trip=True)
         return {name: value for name, value in body.items() if value is not None or name in self.model_fields_set}
+
+    def wire_text(self) -> str:
+        """The event as it goes over the wire: `to_wire` as JSON text.
+
+        Raises:
+            InvalidEvent: a field holds what JSON cannot carry, such as NaN inside of a model of your own.
+        """
+        try:
+            body = self.to_wire()
+        except (ValueError, RecursionError) as error:  # pydantic's own, and UnicodeDecodeError, are of the first kind
+            raise InvalidEvent("event", f"cannot be written as JSON ({type(error).__name__})") from None
+        return _json(body)
 
 
 @cache
@@ -143,6 +190,42 @@ def _names(kind: type[Event]) -> tuple[bool, frozenset[str]]:
     """Whether a class has a type of its own, and its fields; pydantic would make the list anew for each event."""
     fields = kind.model_fields
     return isinstance(fields["type"].default, str), frozenset(fields)
+
+
+@cache
+def _report(kind: type[Event]) -> Report:
+    """What is known of the fields of a class."""
+    kind.model_rebuild()  # does nothing unless it named a class that was not there yet
+    return look(kind.__pydantic_core_schema__, frozenset(_doors))
+
+
+@cache
+def _needs_json_mode(kind: type[Event]) -> bool:
+    """Whether strict Python mode, which costs less, cannot read the class from the wire."""
+    return _names(kind)[0] and _report(kind).needs_json_mode
+
+
+def unfit_fields(kind: type[Event]) -> list[str]:
+    """What of an event class JSON would change on the wire, a text for each field, with the cure."""
+    changed = sorted(name for name, value in Event.model_config.items() if kind.model_config.get(name) != value)
+    found = [f"model_config: {name} must stay as it is in Event" for name in changed]
+    return [*found, *told(_report(kind).problems)]
+
+
+def _json(body: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(body, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidEvent(_at_fault(body), "JSON cannot carry it: NaN, an infinity, or nested too deeply") from None
+
+
+def _at_fault(body: Mapping[str, Any]) -> str:
+    for name, value in body.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            return name
+    return "event"
 
 
 class CollectionChanged(Event):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from cachekeeper.changes import Watch
 from cachekeeper.commands import Command, InvalidateAll
 from cachekeeper.errors import InvalidEvent, RegistrationError, SettingsError, UnknownEvent
-from cachekeeper.events import CollectionChanged, Event
+from cachekeeper.events import CollectionChanged, Event, unfit_fields
 from cachekeeper.settings import PolicySettings, Settings, load
 from cachekeeper.views import BlocklistView, TextView, View
 
@@ -69,7 +69,8 @@ class Registry:
         """Register an event class, by the default of its `type`.
 
         Raises:
-            RegistrationError: it has no type of its own, or another class has it.
+            RegistrationError: it has no type of its own, another class has it, or JSON would change some of its fields;
+                each is named, with the cure.
         """
         name = event.model_fields["type"].default
         if not isinstance(name, str) or not name:
@@ -78,6 +79,8 @@ class Registry:
             raise RegistrationError(
                 f"event {event.__name__}: {self.events[name].__name__} has the type {name!r} already"
             )
+        if problems := unfit_fields(event):
+            raise RegistrationError(f"event {event.__name__}: " + "; ".join(problems))
         self.events[name] = event
 
     def add_handler(self, event: type[E], handler: Callable[[E], Iterable[Command]]) -> None:

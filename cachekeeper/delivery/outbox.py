@@ -14,7 +14,6 @@ Whoever writes records without this module needs `_id`, `body` (with the same id
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -160,7 +159,7 @@ def _record(event: Event) -> dict[str, Any]:
     if not isinstance(event, Event):
         raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
     # Text, not a document: it arrives as it was written, whatever BSON would make of it.
-    body = json.dumps(event.to_wire(), separators=(",", ":"))
+    body = event.wire_text()
     if len(body) > _LONGEST_BODY:
         raise InvalidEvent("event", f"must be at most {_LONGEST_BODY} bytes as JSON, is {len(body)}")
     return {"_id": event.id, "body": body, "created_at": datetime.now(UTC), "due_at": None, "attempts": 0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -211,11 +210,11 @@ def event_text(event: Event) -> str:
     """An event as it goes over the wire, JSON in ASCII.
 
     Raises:
-        InvalidEvent: `event` is none, or longer than 8 MiB.
+        InvalidEvent: `event` is none, longer than 8 MiB, or holds what JSON cannot carry.
     """
     if not isinstance(event, Event):
         raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
-    text = json.dumps(event.to_wire(), separators=(",", ":"))
+    text = event.wire_text()
     if len(text) > LONGEST_EVENT:
         raise InvalidEvent("event", f"must be at most {LONGEST_EVENT} bytes as JSON, is {len(text)}")
     return text

@@ -56,9 +56,9 @@ def _read(registry: Registry, found: BaseCloudEvent) -> Event:
         said = "is an attribute of the event and not of its data" if name in ATTRIBUTES else "is not a field of it"
         raise Refused(Fault(f"data.{name}", f"{said} (event {kind.type_name()})"))
     moment = found.get_time()
-    attributes = {"id": found.get_id()} if moment is None else {"id": found.get_id(), "time": moment}
+    attributes = {"id": found.get_id()} if moment is None else {"id": found.get_id(), "time": moment.isoformat()}
     try:
-        return kind(**attributes, **data)
+        return kind.from_json({**attributes, **data})
     except InvalidEvent as error:
         raise Refused(Fault(_place(error.field), error.problem)) from None
 

@@ -15,6 +15,8 @@ from cachekeeper.events import CollectionChanged, Event
 from producers import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 
 WIRE = Path(__file__).with_name("wire")
+OWN = Path(__file__).with_name("own_event.json")
+"""The same for one event of a package of one's own: how each type of field is spelt."""
 
 _AT = datetime(2031, 3, 4, 5, 6, 7, 890123, UTC)
 _WHOLE = datetime(2031, 3, 4, 5, 6, 7, tzinfo=UTC)

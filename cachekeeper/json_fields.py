@@ -1,0 +1,255 @@
+"""Which fields of an event JSON carries there and back, found in pydantic's core schema of the class.
+
+The wire is JSON, so a field survives it if pydantic writes each of its values in one form and reads that form as the
+same value. Two members of a union with one form do not: a `UUID | str` that was text comes back as a UUID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import combinations
+from typing import Any, Final
+
+Schema = Mapping[str, Any]
+Form = tuple[str, str]
+"""A form in JSON (`string`, `number`, …), and the name of the Python type that is written so."""
+
+CARE: Final = "make it of one type that JSON carries, and convert it in the handler"
+
+_TEXTS = frozenset({"bytes", "date", "datetime", "decimal", "str", "time", "timedelta", "uuid"})
+_PLAIN: Mapping[str, Form] = {
+    "bool": ("boolean", "bool"),
+    "float": ("number", "float"),
+    "int": ("number", "int"),
+    "none": ("null", "None"),
+    **{name: ("string", name) for name in _TEXTS},
+}
+_ARRAYS = frozenset({"deque", "frozenset", "list", "set"})
+_WRAPPERS = frozenset({"default", "function-after", "function-before", "function-wrap"})
+# Of these two members of a union may be the same: read as one or as the other, the value is equal.
+_INTERCHANGEABLE = frozenset(_PLAIN.values()) - {("string", name) for name in _TEXTS - {"str"}}
+# What strict Python mode reads from what `json.loads` gives.
+_AS_LOADED = frozenset({"any", "bool", "dict", "float", "int", "list", "literal", "none", "str"})
+_KEYS = (_TEXTS | {"bool", "enum", "float", "int", "literal"}) - {"none"}
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found in a class.
+
+    Attributes:
+        problems: of each field that does not survive, by its path: what is wrong, and the cure.
+        needs_json_mode: whether strict Python mode cannot read the wire: it wants a `datetime`, and gets text.
+    """
+
+    problems: dict[str, str] = field(default_factory=dict)
+    needs_json_mode: bool = False
+
+
+def look(schema: Schema, doors: frozenset[object]) -> Report:
+    """Look through the fields of an event class.
+
+    Args:
+        schema: pydantic's core schema of it.
+        doors: validators that read what `json.loads` gives by themselves.
+    """
+    walk = _Walk(doors)
+    walk.fields_of(schema, "", {})
+    return walk.report
+
+
+class _Walk:
+    """One way through a schema."""
+
+    def __init__(self, doors: frozenset[object]) -> None:
+        self.report = Report()
+        self._doors = doors
+        self._definitions: dict[str, Schema] = {}
+        self._inside: set[str] = set()
+
+    def fields_of(self, schema: Schema, path: str, config: Schema) -> None:
+        """The fields of a class, whatever is around them."""
+        kind = schema["type"]
+        if kind == "definitions":
+            self._define(schema)
+            self.fields_of(schema["schema"], path, config)
+        elif kind == "definition-ref":
+            self.fields_of(self._definitions[schema["schema_ref"]], path, config)
+        elif kind in _WRAPPERS:
+            self._check_serializer(schema, path)
+            self.fields_of(schema["schema"], path, config)
+        elif kind in {"model", "dataclass"}:
+            self._check_serializer(schema, path)
+            own = schema.get("config", config if kind == "dataclass" else {})
+            self.fields_of(schema["schema"], path, own)
+        else:
+            self._fields(schema, path, schema.get("config", config))
+
+    def _fields(self, schema: Schema, path: str, config: Schema) -> None:
+        found = schema["fields"]
+        named = found.items() if isinstance(found, Mapping) else ((each["name"], each) for each in found)
+        if "allow" in (schema.get("extra_behavior"), config.get("extra_fields_behavior")):
+            self._refuse(path, "takes fields of any name and type: give it the fields that there are")
+        for name, each in named:
+            inner = f"{path}.{name}" if path else name
+            if "alias" in each or "validation_alias" in each or "serialization_alias" in each:
+                self._refuse(inner, "has an alias, by which the wire does not know it: name the field itself so")
+            elif each.get("serialization_exclude") or "serialization_exclude_if" in each:
+                self._refuse(inner, "is excluded, so it is not on the wire: leave it out of the event")
+            elif each.get("init") is False or each.get("init_only"):
+                self._refuse(inner, "is not both an argument and a value: make it a plain field")
+            else:
+                self._forms(each["schema"], inner, config)
+
+    def _forms(self, schema: Schema, path: str, config: Schema) -> frozenset[Form]:  # noqa: C901, PLR0911, PLR0912  # one a kind
+        """The forms in which a value is written; what does not survive is noted."""
+        kind = schema["type"]
+        self._check_serializer(schema, path)
+        if kind not in _AS_LOADED and kind not in _WRAPPERS | {"definition-ref", "nullable", "union", "definitions"}:
+            self.report.needs_json_mode = True
+        if kind in _PLAIN:
+            return self._plain(kind, path, config)
+        match kind:
+            case "enum":
+                return self._values([member.value for member in schema["members"]], path, schema["cls"].__name__)
+            case "literal":
+                return self._literal(schema["expected"], path)
+            case "nullable":
+                return self._forms(schema["schema"], path, config) | {_PLAIN["none"]}
+            case "union":
+                return self._union(schema, path, config)
+            case "tagged-union" if isinstance(schema["discriminator"], str):
+                for choice in schema["choices"].values():
+                    self._forms(choice, path, config)
+                return frozenset({("object", "tagged-union")})
+            case "dict":
+                return self._dict(schema, path, config)
+            case "definitions":
+                self._define(schema)
+                return self._forms(schema["schema"], path, config)
+            case "definition-ref":
+                return self._referred(schema["schema_ref"], path, config)
+            case "function-before" if schema["function"]["function"] in self._doors:
+                needed = self.report.needs_json_mode
+                forms = self._forms(schema["schema"], path, config)
+                self.report.needs_json_mode = needed
+                return forms
+            case _ if kind in _WRAPPERS:
+                return self._forms(schema["schema"], path, config)
+            case "model" | "dataclass" | "typed-dict":
+                return self._object(schema, path, config)
+            case _ if kind in _ARRAYS or kind in {"tuple", "named-tuple"}:
+                return self._array(schema, path, config)
+        return self._refuse(path, f"is {_said(kind)}: {CARE}")
+
+    def _plain(self, kind: str, path: str, config: Schema) -> frozenset[Form]:
+        if kind == "bytes" and {config.get("ser_json_bytes"), config.get("val_json_bytes")} != {"base64"}:
+            return self._refuse(
+                path, "holds bytes: let its class set ser_json_bytes='base64' and val_json_bytes='base64'"
+            )
+        return frozenset({_PLAIN[kind]})
+
+    def _values(self, values: Iterable[object], path: str, python: str | None) -> frozenset[Form]:
+        names = {"str": "str", "int": "int", "float": "float", "bool": "bool", "NoneType": "none"}
+        forms: set[Form] = set()
+        for value in values:
+            # A member that is text or a number itself, such as one of a StrEnum, is written as that.
+            base = next((name for each in type(value).__mro__ if (name := names.get(each.__name__))), None)
+            if base is None:
+                return self._refuse(path, f"has a value that is a {type(value).__name__}: give it texts or integers")
+            form, plain = _PLAIN[base]
+            forms.add((form, plain if python is None else python))
+        return frozenset(forms)
+
+    def _literal(self, expected: Iterable[object], path: str) -> frozenset[Form]:
+        values = list(expected)
+        if any(isinstance(value, Enum) for value in values):
+            return self._refuse(path, "is a Literal of members of an enumeration: let it be the enumeration itself")
+        return self._values(values, path, None)
+
+    def _union(self, schema: Schema, path: str, config: Schema) -> frozenset[Form]:
+        members = [choice[0] if isinstance(choice, tuple) else choice for choice in schema["choices"]]
+        forms = [self._forms(member, path, config) for member in members]
+        for one, other in combinations(forms, 2):
+            for first in sorted(one):
+                for second in sorted(other):
+                    if first[0] == second[0] and not (first == second and first in _INTERCHANGEABLE):
+                        return self._refuse(
+                            path,
+                            f"is a union of {first[1]} and {second[1]}, both of which are a JSON {first[0]}: keep one "
+                            "of them" + (", or give them a discriminator" if first[0] == "object" else ""),
+                        )
+        return frozenset[Form]().union(*forms)
+
+    def _dict(self, schema: Schema, path: str, config: Schema) -> frozenset[Form]:
+        keys = schema.get("keys_schema", {"type": "any"})
+        bare = self._unwrapped(keys)
+        inner = f"{path} (keys)"
+        if bare["type"] not in _KEYS:
+            self._refuse(inner, f"are {_said(bare['type'])}, and keys in JSON are text: let them be one scalar type")
+        else:
+            forms = self._forms(keys, inner, config)
+            if bare["type"] in {"enum", "literal"} and {form for form, _ in forms} - {"string"}:
+                self._refuse(inner, "are not all text, and keys in JSON are: give them texts")
+            if bare["type"] not in {"str", "literal"}:
+                self.report.needs_json_mode = True
+        self._forms(schema.get("values_schema", {"type": "any"}), f"{path} (values)", config)
+        return frozenset({("object", "dict")})
+
+    def _unwrapped(self, schema: Schema) -> Schema:
+        while schema["type"] in _WRAPPERS:
+            schema = schema["schema"]
+        return schema
+
+    def _array(self, schema: Schema, path: str, config: Schema) -> frozenset[Form]:
+        kind = schema["type"]
+        inner = f"{path} (items)"
+        if kind == "tuple":
+            for item in schema["items_schema"]:
+                self._forms(item, inner, config)
+        elif kind == "named-tuple":
+            for item in schema["fields"]:
+                self._forms(item["schema"], f"{path}.{item['name']}", config)
+        else:
+            self._forms(schema.get("items_schema", {"type": "any"}), inner, config)
+        return frozenset({("array", kind)})
+
+    def _object(self, schema: Schema, path: str, config: Schema) -> frozenset[Form]:
+        if schema.get("root_model"):
+            return self._forms(schema["schema"]["schema"], path, schema.get("config", {}))
+        if schema.get("custom_init"):
+            self._refuse(path, "is of a class with an __init__ of its own, which reads no JSON: use a plain model")
+        self.fields_of(schema, path, config)
+        return frozenset({("object", schema["type"])})
+
+    def _define(self, schema: Schema) -> None:
+        self._definitions |= {each["ref"]: each for each in schema["definitions"]}
+
+    def _referred(self, ref: str, path: str, config: Schema) -> frozenset[Form]:
+        if ref in self._inside:
+            return frozenset({("object", "itself")})
+        self._inside.add(ref)
+        forms = self._forms(self._definitions[ref], path, config)
+        self._inside.discard(ref)
+        return forms
+
+    def _check_serializer(self, schema: Schema, path: str) -> None:
+        if "serialization" in schema:
+            self._refuse(path, f"has a serializer of its own, and what it writes need not be read as the same: {CARE}")
+
+    def _refuse(self, path: str, problem: str) -> frozenset[Form]:
+        self.report.problems.setdefault(path or "the event", problem)
+        return frozenset()
+
+
+def _said(kind: str) -> str:
+    said = {"any": "of any type (`Any`, or a generic without its argument)", "union": "a union", "nullable": "optional"}
+    return said.get(kind, f"of a type ({kind}) of which it is not known that JSON carries it")
+
+
+def told(problems: Mapping[str, str]) -> Iterator[str]:
+    """The problems of a report, one text a field."""
+    for path, problem in problems.items():
+        yield f"field {path}: {problem}"
