@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,9 @@ def drop_view(keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView, r
                 mine = _with_document(keeper, view, mine)
             store.run_all([steps.invalidate(view.template.key(part)) for part in mine])
             dropped += len(mine)
-    logger.warning("view %s was dropped, %d keys in two passes: %s", view.name, dropped, reason)
+    # At every start on an empty server there is nothing to drop: that is no cause for alarm.
+    level = logging.WARNING if dropped else logging.INFO
+    logger.log(level, "view %s was dropped, %d keys in two passes: %s", view.name, dropped, reason)
     return dropped
 
 

@@ -243,3 +243,10 @@ def test_dropping_is_like_an_invalidation_of_each(shop: Shop) -> None:
     assert dropped == left_by(lambda: apply(keeper, [[Invalidate(USER_NAME, str(each))] for each in range(4)]))
     assert [value for value, _ in dropped] == [None] * 4
     assert [list(beside) for _, beside in dropped] == [[], [], [b"d"], []]
+
+
+def test_a_view_without_a_key_is_dropped_without_a_warning(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """As at every first start on an empty server."""
+    with caplog.at_level(logging.INFO):
+        assert drop_view(shop.keeper(), SEARCH, "a test") == 0
+    assert [record.levelname for record in caplog.records if "was dropped" in record.message] == ["INFO"]
