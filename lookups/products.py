@@ -22,6 +22,9 @@ SEARCH: TextView[list[dict[str, Any]]] = TextView(
 def search_products(text: str, *, keeper: Keeper | None = None) -> list[dict[str, Any]]:
     """All products whose name contains `text`, taken literally, in any case, in the order of `_id`.
 
+    A product whose `name` is not one text, such as an array of names, is never found: an event names one text, so a
+    change of such a product could not be invalidated exactly.
+
     Args:
         text: up to 512 bytes. Texts over the setting `TEXT_LIMIT_CHARS` are answered from MongoDB and not cached.
         keeper: with clients or settings of your own; default: from the environment.
