@@ -37,6 +37,8 @@ MOST_FAULTS: Final = 20
 
 _FORMATS = "application/cloudevents"  # what begins like this is in structured or batched mode, whatever the format
 _JSON = re.compile(r"(application|text)/([a-z0-9.-]+\+)?json").fullmatch
+_ATTRIBUTE = re.compile(r"[a-z0-9]+").fullmatch
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})  # `utf8` is a name of it on the web, if not at IANA
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^";\s]*)', re.IGNORECASE)
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})"
@@ -64,7 +66,7 @@ def media_type(headers: RawHeaders) -> str:
         _unsupported("content-type: give one")
     kind = found[0].partition(";")[0].strip().lower()
     charset = _CHARSET.search(found[0])
-    if charset is not None and charset[1].lower() not in {"utf-8", "us-ascii"}:
+    if charset is not None and charset[1].lower() not in _CHARSETS:
         _unsupported("content-type: its charset must be UTF-8")
     if kind in {STRUCTURED, BATCHED}:
         return kind
@@ -179,6 +181,8 @@ def _attribute_headers(headers: RawHeaders) -> dict[str, str]:
         if not header.startswith(CE_PREFIX):
             continue
         name = header.removeprefix(CE_PREFIX)
+        if not _ATTRIBUTE(name):
+            continue  # the standard has no attribute of such a name: it is a header like any other
         if header in found:
             raise Refused(Fault(name, f"the header {header} is there twice"))
         try:

@@ -134,6 +134,9 @@ def test_structured_as_the_standard_has_it(change: dict[str, Any], differs: dict
         ({"ce-id": "%2541"}, {"id": "%41"}),  # one round of decoding, no more
         ({"CE-ID": "7f3", "ce-time": "2026-01-31t12:00:00.123456z"}, {}),
         ({"content-type": "application/vnd.shop+json; charset=UTF-8", "ce-traceparent": "00-1", "cell": "x"}, {}),
+        ({"ce-trace-id": "x", "ce-foo_bar": "\u00e9", "ce-": "x"}, {}),  # no names of attributes
+        ({"content-type": "application/json; charset=utf8"}, {}),
+        ({"content-type": 'application/json;charset="UTF8"'}, {}),
     ],
 )
 def test_binary_as_the_standard_has_it(headers: dict[str, str], differs: dict[str, Any]) -> None:
@@ -228,8 +231,6 @@ def test_wrong_events_are_refused_by_the_field(change: dict[str, Any], field: st
         ({"ce-id": "%ff"}, "id"),
         ({"ce-time": "now"}, "time"),
         ({"ce-data": "x"}, "data"),
-        ({"ce-": "x"}, ""),
-        ({"ce-com-example": "x"}, "com-example"),
     ],
 )
 def test_wrong_headers_are_refused_by_the_attribute(headers: dict[str, str], field: str) -> None:
