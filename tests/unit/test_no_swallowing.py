@@ -33,8 +33,11 @@ REASONS: dict[tuple[str, str, str], str] = {
     (f"{_DELIVERY}/lane.py", "Lane.close", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
     (f"{_DELIVERY}/lane.py", "Lane.drop", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
     (f"{_DELIVERY}/publisher.py", "Publisher._on_a_lane", "BrokerUnavailable"): "the last attempt raises it",
-    (f"{_DELIVERY}/relay.py", "_whole_text", "(ValueError, RecursionError)"): "what is no JSON is published as it is, and "
-    "becomes a dead letter",
+    (
+        f"{_DELIVERY}/relay.py",
+        "_whole_text",
+        "(ValueError, RecursionError)",
+    ): "what is no JSON is published, and becomes a dead letter",
     (f"{_DELIVERY}/streaming.py", "ChangeRelay.turn", "_Deposed"): "another process leads: no error, a change of roles",
     (f"{_DELIVERY}/streaming.py", "ChangeRelay._begin", "feed.Lost"): _ENDED_STREAM,
     (f"{_DELIVERY}/streaming.py", "ChangeRelay._close_stream", "suppress(PyMongoError)"): "a server that is away "
