@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,6 +15,7 @@ from redis.retry import Retry
 from cachekeeper.errors import SettingsError
 from cachekeeper.lean import LEAN_CODEC_OPTIONS
 from cachekeeper.store import LateCluster, cache_errors
+from cachekeeper.urls import mongodb_url, redis_url
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -25,7 +27,11 @@ def connect_redis(url: str, timeout: float) -> Redis | LateCluster:
     Args:
         url: as in the settings; `redis+cluster://` for a Cluster.
         timeout: seconds for connecting, and for each answer.
+
+    Raises:
+        SettingsError: the URL cannot be used.
     """
+    url = _checked("REDIS_URL", redis_url, url)
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
@@ -67,6 +73,7 @@ def connect_mongodb(url: str, timeout: float) -> Database[Any]:
     Raises:
         SettingsError: the URL cannot be used.
     """
+    url = _checked("MONGODB_URL", mongodb_url, url)
     limit = int(timeout * 1000)
     try:
         client: MongoClient[Any] = MongoClient(
@@ -79,6 +86,13 @@ def connect_mongodb(url: str, timeout: float) -> Database[Any]:
         return client.get_default_database(codec_options=LEAN_CODEC_OPTIONS)
     except (PyMongoError, ValueError, TypeError) as error:
         raise SettingsError(f"CACHEKEEPER_MONGODB_URL: cannot be used ({type(error).__name__})") from None
+
+
+def _checked(name: str, check: Callable[[str], str], url: str) -> str:
+    try:
+        return check(url)
+    except ValueError as error:
+        raise SettingsError(f"CACHEKEEPER_{name}: {error}") from None
 
 
 def disconnect(client: Redis | RedisCluster | LateCluster) -> None:

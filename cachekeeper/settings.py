@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -19,14 +18,11 @@ from pydantic import (
     field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from pymongo.errors import PyMongoError
-from pymongo.uri_parser import parse_uri as parse_mongodb_url
-from redis import ConnectionPool, RedisError
-from redis.connection import parse_url as parse_redis_url
 
 from cachekeeper.errors import SettingsError
 from cachekeeper.ids import IdType
 from cachekeeper.metrics import log_once
+from cachekeeper.urls import broker_url, clean, mongodb_url, redis_url, stripped
 
 PREFIX = "CACHEKEEPER_"
 SHORTEST_API_KEY = 16
@@ -43,86 +39,12 @@ _OF_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT$|_PORT_
 """How the variables end that Kubernetes sets in every pod for each service of its namespace."""
 
 
-class _NotTaken(ValueError):
-    """Its text quotes nothing of the URL."""
-
-
-def _url(*schemes: str, check: Callable[[str], object]) -> BeforeValidator:
-    """A URL that its own library can read."""
-
-    def validate(value: Any) -> Any:
-        # The value stays out of the message, and so does what the library says of it: they may hold a password.
-        if value is None:
-            return value
-        try:
-            parts = urlsplit(str(value))
-        except ValueError:
-            parts = None
-        if parts is None or parts.scheme not in schemes or not (parts.netloc or parts.scheme == "unix"):
-            raise ValueError(f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-        try:
-            (parts.hostname or "").encode("idna")
-            check(str(value))
-        except _NotTaken:
-            raise
-        except (ValueError, TypeError, PyMongoError, RedisError):
-            raise ValueError("cannot be read as a URL: its port, its options or the escaping in it are wrong") from None
-        except OSError:
-            raise ValueError("names a file that cannot be read") from None
-        return str(value)
-
-    return BeforeValidator(validate)
-
-
-# Whatever else a URL sets would win over what this library sets, time limits and retries among them.
-_REDIS_OPTIONS = frozenset(
-    {"client_name", "db", "health_check_interval", "max_connections", "password", "protocol", "socket_keepalive"}
-    | {"username"}
-)
-
-
-def _check_redis(url: str) -> None:
-    scheme, query = urlsplit(url).scheme, parse_qs(urlsplit(url).query)
-    plain = url.replace("+cluster://", "://", 1)
-    if any(name not in _REDIS_OPTIONS and not name.startswith("ssl_") for name in query):
-        raise _NotTaken(f"may have the options {', '.join(sorted(_REDIS_OPTIONS))} and ssl_…, and no others")
-    if scheme != "unix":
-        _check_database(url)
-    options = parse_redis_url(plain)  # type: ignore[no-untyped-call]  # redis-py types it not
-    if scheme.endswith("+cluster") and options.get("db"):
-        raise _NotTaken("must not name a database: a Cluster has only the first")
-    ConnectionPool.from_url(plain).make_connection()  # which connects to nothing, and refuses unknown options
-
-
-def _check_database(url: str) -> None:
-    # redis-py takes anything else for 0, and kombu fails at its first connection.
-    if not re.fullmatch(r"/?|/[0-9]+", urlsplit(url).path):
-        raise _NotTaken("must name its database by a number, as in redis://host:6379/0")
-
-
-def _check_broker(url: str) -> None:
-    parts = urlsplit(url)
-    _ = parts.port  # raises
-    if parts.scheme.startswith("redis"):
-        _check_database(url)
-        known = {"CERT_REQUIRED", "CERT_OPTIONAL", "CERT_NONE", "required", "optional", "none"}
-        if not known.issuperset(parse_qs(parts.query).get("ssl_cert_reqs", [])):
-            raise _NotTaken("has an ssl_cert_reqs that is none of required, optional, none")
-
-
-def _check_mongodb(url: str) -> None:
-    if not url.startswith("mongodb+srv:"):  # reading that would ask the name server
-        parse_mongodb_url(url, warn=False)
-
-
-def _names_its_database(value: Any) -> Any:
-    if not urlsplit(str(value)).path.strip("/"):
-        raise ValueError("must name its database, as in mongodb://host:27017/shop")
-    return value
+def _unless_none(check: Callable[[Any], str]) -> BeforeValidator:
+    return BeforeValidator(lambda value: None if value is None else check(value))
 
 
 def _list(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    return tuple(part for part in map(clean, value.split(",")) if part) if isinstance(value, str) else value
 
 
 def _check_api_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
@@ -137,18 +59,18 @@ def _check_api_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
 def _pairs(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
-    if any(not (sign and name.strip()) for name, sign, _ in pairs):
+    pairs = [part.partition("=") for part in value.split(",") if stripped(part)]
+    found = {clean(name): clean(kind) for name, _, kind in pairs}
+    if not all(found) or not all(sign for _, sign, _ in pairs):
         raise ValueError("write view=type pairs with commas between, as in user_name=objectid,session=str")
-    found = {name.strip(): kind.strip() for name, _, kind in pairs}
     if len(found) < len(pairs):
         raise ValueError("names a view twice")
     return found
 
 
-RedisUrl = Annotated[str, _url("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", check=_check_redis)]
-BrokerUrl = Annotated[str, _url("amqp", "amqps", "redis", "rediss", check=_check_broker)]
-MongoUrl = Annotated[str, BeforeValidator(_names_its_database), _url("mongodb", "mongodb+srv", check=_check_mongodb)]
+RedisUrl = Annotated[str, _unless_none(redis_url)]
+BrokerUrl = Annotated[str, _unless_none(broker_url)]
+MongoUrl = Annotated[str, _unless_none(mongodb_url)]
 Seconds = Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
 Modules = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list), Field(min_length=1)]
 IdTypes = Annotated[Mapping[str, IdType], NoDecode, BeforeValidator(_pairs)]
@@ -158,7 +80,20 @@ ApiKeys = Annotated[
 ]
 
 
-class Settings(BaseSettings):
+class _Cleaned(BaseSettings):
+    """Reads the environment. Blanks around a value are nothing; what cannot be seen inside one is refused."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _clean(cls, value: Any, info: ValidationInfo) -> Any:
+        # A list may stand on several lines: each of its parts is cleaned by itself.
+        is_list = NoDecode in cls.model_fields[str(info.field_name)].metadata
+        return clean(value) if isinstance(value, str) and not is_list else value
+
+
+class Settings(_Cleaned):
     """Everything an operator can set, each field under `CACHEKEEPER_` and its name in capitals. Times are seconds.
 
     Attributes:
@@ -185,8 +120,6 @@ class Settings(BaseSettings):
         outbox_limit_events: events that are published from the outbox and not yet applied, at most.
         dead_letter_seconds: how long a dead letter is kept after the last time that its event failed.
     """
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     redis_url: RedisUrl = Field(repr=False)
     security_redis_url: RedisUrl = Field(default="", repr=False, validate_default=False)
@@ -251,15 +184,13 @@ class WorkerSettings(Settings):
     broker_url: BrokerUrl = Field(repr=False)
 
 
-class PublisherSettings(BaseSettings):
+class PublisherSettings(_Cleaned):
     """All that a service needs which only publishes: it is told neither where Redis is nor where MongoDB is.
 
     Attributes:
         broker_url: the broker.
         publish_timeout_seconds: for one publish, retry included.
     """
-
-    model_config = Settings.model_config
 
     broker_url: BrokerUrl = Field(repr=False)
     publish_timeout_seconds: Seconds = 5.0
@@ -281,14 +212,12 @@ class DoorSettings(PublisherSettings):
     http_batch_limit_events: PositiveInt = 1000
 
 
-class OutboxSettings(BaseSettings):
+class OutboxSettings(_Cleaned):
     """What it takes to look into the outbox.
 
     Attributes:
         mongodb_url, load_timeout_seconds: as in `Settings`.
     """
-
-    model_config = Settings.model_config
 
     mongodb_url: MongoUrl = Field(repr=False)
     load_timeout_seconds: Seconds = 2.0
@@ -319,14 +248,12 @@ class RelaySettings(OutboxSettings, PublisherSettings):
     outbox_limit_events: PositiveInt = 20_000
 
 
-class PolicySettings(BaseSettings):
+class PolicySettings(_Cleaned):
     """Which views, events and handlers there are, and how the views' ids are read.
 
     Attributes:
         modules, id_types: as in `Settings`.
     """
-
-    model_config = Settings.model_config
 
     modules: Modules = DEFAULT_MODULES
     id_types: IdTypes = Field(default_factory=dict)
