@@ -6,14 +6,17 @@ No message here quotes what was given: it may hold a password.
 from __future__ import annotations
 
 import re
+import ssl
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri as parse_mongodb_url
 from redis import ConnectionPool, RedisError
+from redis.connection import SSLConnection
 from redis.connection import parse_url as parse_redis_url
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -75,7 +78,7 @@ def check_url(text: str, schemes: tuple[str, ...], check: Callable[[str], object
         parts = None
     if parts is None or parts.scheme not in schemes or not (parts.netloc or parts.scheme == "unix"):
         raise ValueError(f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-    _check_escapes(parts)
+    _check_escapes(url, parts)
     try:
         (parts.hostname or "").encode("idna")
         check(url)
@@ -92,7 +95,11 @@ class NotTaken(ValueError):
     """Its text quotes nothing of the URL but the names of its options."""
 
 
-def _check_escapes(parts: SplitResult) -> None:
+def _check_escapes(url: str, parts: SplitResult) -> None:
+    # Each of / ? # ends what is before the path: of `amqp://me:12#34@broker//` the host would be `me`, and 12 its port.
+    cut = parts.scheme != "unix" and "@" in parts.path + parts.query
+    if "#" in url or cut:
+        raise ValueError("has a sign, in its password perhaps, to be escaped: / as %2F, ? as %3F, # as %23, @ as %40")
     # What is escaped in a user's name or password may be anything; a host or a database has no such character.
     for text in (parts.netloc.rpartition("@")[2], "" if parts.scheme == "unix" else parts.path):
         plain = unquote(text)
@@ -105,20 +112,73 @@ _REDIS_OPTIONS = frozenset(
     {"client_name", "db", "health_check_interval", "max_connections", "password", "protocol", "socket_keepalive"}
     | {"username"}
 )
+_REDIS_TLS = frozenset(name for name in signature(SSLConnection).parameters if name.startswith("ssl_"))
+_AMQP_OPTIONS = frozenset({"heartbeat", "login_method"})
+_BROKER_TLS = frozenset({"ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"})
+_VERIFICATION = {
+    **dict.fromkeys(("none", "CERT_NONE"), ssl.CERT_NONE),
+    **dict.fromkeys(("optional", "CERT_OPTIONAL"), ssl.CERT_OPTIONAL),
+    **dict.fromkeys(("required", "CERT_REQUIRED"), ssl.CERT_REQUIRED),
+}
 
 
 def check_redis(url: str) -> None:
     """Raise what keeps a client of Redis from being made with `url`."""
-    scheme, query = urlsplit(url).scheme, parse_qs(urlsplit(url).query)
+    scheme = urlsplit(url).scheme
     plain = url.replace("+cluster://", "://", 1)
-    if any(name not in _REDIS_OPTIONS and not name.startswith("ssl_") for name in query):
-        raise NotTaken(f"may have the options {', '.join(sorted(_REDIS_OPTIONS))} and ssl_…, and no others")
+    _check_options(url, _REDIS_OPTIONS, _REDIS_TLS)
     if scheme != "unix":
         _check_database(url)
     options = parse_redis_url(plain)  # type: ignore[no-untyped-call]  # redis-py types it not
     if scheme.endswith("+cluster") and options.get("db"):
         raise NotTaken("must not name a database: a Cluster has only the first")
-    ConnectionPool.from_url(plain).make_connection()  # which connects to nothing, and refuses unknown options
+    ConnectionPool.from_url(plain).make_connection()  # which connects to nothing, and refuses wrong values
+
+
+def _check_options(url: str, known: frozenset[str], tls: frozenset[str]) -> Mapping[str, str]:
+    """The options of a URL, each of which must be known, once there, and have a value.
+
+    Args:
+        url: with its options.
+        known: names of options.
+        tls: more of them, for schemes with TLS.
+    """
+    parts = urlsplit(url)
+    options = parse_qs(parts.query, keep_blank_values=True)
+    for name, values in options.items():
+        if name not in known | tls:
+            # A name as options have it can be no part of a password: that would have an @ behind it.
+            shown = name if re.fullmatch(r"[A-Za-z_]{1,40}", name) else "(not shown)"
+            may = ", ".join(sorted(known | (tls if _has_tls(parts.scheme) else frozenset()))) or "none"
+            raise NotTaken(f"has the unknown option {shown}; it may have {may}")
+        if name in tls and not _has_tls(parts.scheme):
+            raise NotTaken(f"has {name}, which needs TLS: begin the URL with {parts.scheme}s://")
+        if len(values) > 1 or not values[0]:
+            raise NotTaken(f"has the option {name} twice, or without a value")
+    found = {name: value for name, (value,) in options.items()}
+    _check_certificates(found)
+    return found
+
+
+def _has_tls(scheme: str) -> bool:
+    return scheme.partition("+")[0] in {"rediss", "amqps"}
+
+
+def _check_certificates(options: Mapping[str, str]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authorities, certificate, key = (options.get(f"ssl_{name}") for name in ("ca_certs", "certfile", "keyfile"))
+    try:
+        if authorities is not None:
+            context.load_verify_locations(authorities)
+    except (OSError, ValueError):
+        raise NotTaken("has an ssl_ca_certs that is no file with certificates") from None
+    if key is not None and certificate is None:
+        raise NotTaken("has an ssl_keyfile without an ssl_certfile")
+    try:
+        if certificate is not None:  # without a password given, OpenSSL would ask a terminal for that of a key
+            context.load_cert_chain(certificate, key, options.get("ssl_password", ""))
+    except (OSError, ValueError):
+        raise NotTaken("has an ssl_certfile or an ssl_keyfile that cannot be read") from None
 
 
 def _check_database(url: str) -> None:
@@ -131,11 +191,17 @@ def check_broker(url: str) -> None:
     """Raise what keeps publishers and workers from using `url` as their broker."""
     parts = urlsplit(url)
     _ = parts.port  # raises
+    options = _check_options(url, _AMQP_OPTIONS if parts.scheme.startswith("amqp") else frozenset(), _BROKER_TLS)
     if parts.scheme.startswith("redis"):
         _check_database(url)
-        known = {"CERT_REQUIRED", "CERT_OPTIONAL", "CERT_NONE", "required", "optional", "none"}
-        if not known.issuperset(parse_qs(parts.query).get("ssl_cert_reqs", [])):
-            raise NotTaken("has an ssl_cert_reqs that is none of required, optional, none")
+    if options.get("ssl_cert_reqs", "none") not in _VERIFICATION:
+        raise NotTaken("has an ssl_cert_reqs that is none of required, optional, none")
+    if options.get("ssl_check_hostname", "true").lower() not in {"true", "false"}:
+        raise NotTaken("has an ssl_check_hostname that is neither true nor false")
+    if not options.get("heartbeat", "0").isdecimal():
+        raise NotTaken("has a heartbeat that is no whole number of seconds")
+    if options.get("login_method", "PLAIN") not in {"AMQPLAIN", "EXTERNAL", "PLAIN"}:
+        raise NotTaken("has a login_method that is none of AMQPLAIN, EXTERNAL, PLAIN")
 
 
 def check_mongodb(url: str) -> None:

@@ -198,6 +198,21 @@ def test_a_default_that_no_longer_fits_is_said_too(environment: pytest.MonkeyPat
         ("BROKER_URL", "redis://broker/0/1"),
         ("BROKER_URL", "rediss://broker/0?ssl_cert_reqs=foo"),
         ("BROKER_URL", "redis://a..b/0"),
+        ("BROKER_URL", "redis://broker/0?ssl_ca_certs=/there/is/none"),
+        ("BROKER_URL", "rediss://broker/0?ssl_ca_certs=/there/is/none"),
+        ("BROKER_URL", "rediss://broker/0?ssl_ca_certs=/dev/null"),
+        ("BROKER_URL", "amqps://broker//?ssl_ca_certs=/there/is/none"),
+        ("BROKER_URL", "amqps://broker//?ssl_certfile=/there/is/none"),
+        ("BROKER_URL", "amqps://broker//?ssl_keyfile=/etc/hostname"),
+        ("BROKER_URL", "amqps://broker//?ssl_check_hostname=perhaps"),
+        ("BROKER_URL", "amqps://broker//?ssl_cert_reqs=none&ssl_cert_reqs=required"),
+        ("BROKER_URL", "amqps://broker//?ssl_cert_reqs="),
+        ("BROKER_URL", "amqp://broker//?ssl_cert_reqs=none"),
+        ("BROKER_URL", "amqp://broker//?heartbeat=often"),
+        ("BROKER_URL", "amqp://broker//?login_method=NONE"),
+        ("REDIS_URL", "rediss://cache?ssl_ca_certs=/there/is/none"),
+        ("REDIS_URL", "rediss+cluster://cache?ssl_ca_certs=/there/is/none"),
+        ("REDIS_URL", "redis://cache?ssl_ca_certs=/there/is/none"),
         ("MONGODB_URL", "mongodb://db/"),
         ("MONGODB_URL", "mongodb://db/?replicaSet=rs0"),
         ("MONGODB_URL", "mongodb://db?replicaSet=rs0"),
@@ -259,6 +274,82 @@ def test_good_redis_urls(environment: pytest.MonkeyPatch, url: str) -> None:
     assert load_settings().redis_url == url
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://broker",
+        "amqp://broker//?heartbeat=15&login_method=EXTERNAL",
+        "amqps://broker//?ssl_cert_reqs=none",
+        "amqps://broker//?ssl_check_hostname=false",
+        "rediss://:p%23ss@broker/0?ssl_cert_reqs=CERT_REQUIRED",
+        "redis://:p%3Fs%2Fs@[::1]:6379/0",
+    ],
+)
+def test_good_broker_urls(environment: pytest.MonkeyPatch, url: str) -> None:
+    put(environment, **{**GOOD, "BROKER_URL": url})
+    assert load_settings().broker_url == url
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("BROKER_URL", "amqp://broker//?socket_timout=5"),
+        ("BROKER_URL", "amqps://broker//?socket_timout=5&ssl_cert_reqs=none"),
+        ("BROKER_URL", "redis://broker/0?socket_timout=5"),
+        ("BROKER_URL", "rediss://broker/0?socket_timout=5"),
+        ("BROKER_URL", "redis://broker/0?socket_timout"),
+        ("REDIS_URL", "redis://cache/0?socket_timout=5"),
+        ("REDIS_URL", "redis://cache/0?socket_timout"),
+        ("SECURITY_REDIS_URL", "redis+cluster://cache?socket_timout=5"),
+    ],
+)
+def test_an_unknown_option_is_named(environment: pytest.MonkeyPatch, name: str, url: str) -> None:
+    said = faults(environment, **{name: url})
+    assert said.keys() == {name}
+    assert said[name].startswith("has the unknown option socket_timout; it may have ")
+
+
+@pytest.mark.parametrize(
+    "option", ["ssl_foo", "ssl_ca_cert", "ssl", "transport", "connect_timeout", "insist", "userid"]
+)
+@pytest.mark.parametrize("scheme", ["amqp", "amqps", "redis", "rediss"])
+def test_so_is_one_that_only_the_broker_s_library_knows(
+    environment: pytest.MonkeyPatch, scheme: str, option: str
+) -> None:
+    said = faults(environment, BROKER_URL=f"{scheme}://broker/0?{option}=1")
+    assert said["BROKER_URL"].startswith(f"has the unknown option {option}; ")
+
+
+ESCAPED = {"#": "%23", "?": "%3F", "/": "%2F"}
+
+
+@pytest.mark.parametrize("sign", sorted(ESCAPED))
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("REDIS_URL", "redis://:12{}34@cache/0"),
+        ("REDIS_URL", "rediss://me:12{}34@cache:6380"),
+        ("REDIS_URL", "redis+cluster://me:pa{}ss@cache"),
+        ("SECURITY_REDIS_URL", "redis://me:12{}34@cache/0"),
+        ("MONGODB_URL", "mongodb://me:12{}34@db/shop"),
+        ("MONGODB_URL", "mongodb+srv://me:pa{}ss@db.example.com/shop"),
+        ("BROKER_URL", "amqp://me:12{}34@broker//"),
+        ("BROKER_URL", "amqps://m{}e:pass@broker"),
+        ("BROKER_URL", "redis://:12{}34@broker/0"),
+        ("BROKER_URL", "rediss://:p@{}34@broker/0"),
+    ],
+)
+def test_a_sign_in_a_password_that_is_not_escaped_is_found(
+    environment: pytest.MonkeyPatch, name: str, url: str, sign: str
+) -> None:
+    """`amqp://me:12#34@broker//` is the host `me`, and its port 12."""
+    said = faults(environment, **{name: url.format(sign)})
+    assert said.keys() == {name}
+    assert f"{sign} as {ESCAPED[sign]}" in said[name]
+    put(environment, **{name: url.format(ESCAPED[sign])})
+    load_settings()
+
+
 # --- secrets --------------------------------------------------------------------------------------------------------
 
 
@@ -268,7 +359,16 @@ def test_good_redis_urls(environment: pytest.MonkeyPatch, url: str) -> None:
         {"REDIS_URL": f"http://:{SECRET}@cache"},
         {"SECURITY_REDIS_URL": f"redis//:{SECRET}@cache"},
         {"REDIS_URL": f"redis://:{SECRET}@cache:port"},
-        {"REDIS_URL": f"redis://cache?{SECRET}=1"},
+        {"REDIS_URL": f"redis://cache?foo={SECRET}"},
+        {"REDIS_URL": f"redis://:{SECRET}?foo=bar@cache"},
+        {"REDIS_URL": f"redis://:pass?{SECRET}=bar@cache"},
+        {"REDIS_URL": f"redis://:pass#{SECRET}@cache"},
+        {"MONGODB_URL": f"mongodb://user:pass#{SECRET}@db/shop"},
+        {"MONGODB_URL": f"mongodb://user:{SECRET}/word@db/shop"},
+        {"BROKER_URL": f"amqp://user:pass#{SECRET}@broker//"},
+        {"BROKER_URL": f"amqp://user:pass?{SECRET}=1@broker//"},
+        {"BROKER_URL": f"amqp://broker?foo={SECRET}"},
+        {"BROKER_URL": f"rediss://broker?ssl_ca_certs=/{SECRET}"},
         {"REDIS_URL": f"redis://cache/{SECRET}"},
         {"BROKER_URL": f"redis://cache/{SECRET}"},
         {"MONGODB_URL": f"mongodb://db/shop?tls=true&tlsCAFile=/{SECRET}"},
