@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri as parse_mongodb_url
@@ -202,6 +202,31 @@ def check_broker(url: str) -> None:
         raise NotTaken("has a heartbeat that is no whole number of seconds")
     if options.get("login_method", "PLAIN") not in {"AMQPLAIN", "EXTERNAL", "PLAIN"}:
         raise NotTaken("has a login_method that is none of AMQPLAIN, EXTERNAL, PLAIN")
+
+
+def broker_tls(url: str) -> Mapping[str, Any] | None:
+    """How the broker of a checked URL is verified, by redis-py's names; None where its scheme has no TLS.
+
+    Its certificate must be of an authority that is trusted, and of its host, unless the URL says otherwise.
+    """
+    parts = urlsplit(url)
+    if not _has_tls(parts.scheme):
+        return None
+    options = {name: value for name, (value, *_) in parse_qs(parts.query).items() if name in _BROKER_TLS}
+    verification = _VERIFICATION[options.get("ssl_cert_reqs", "required")]
+    named = options.get("ssl_check_hostname", "true").lower() == "true"
+    return {
+        **options,
+        "ssl_cert_reqs": verification,
+        "ssl_check_hostname": named and verification != ssl.CERT_NONE,
+    }
+
+
+def without_tls_options(url: str) -> str:
+    """The URL of a broker as kombu is given it, which has a word of its own about those options."""
+    parts = urlsplit(url)
+    kept = [pair for pair in parse_qsl(parts.query) if pair[0] not in _BROKER_TLS]
+    return urlunsplit(parts._replace(query=urlencode(kept)))
 
 
 def check_mongodb(url: str) -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
 
-from cachekeeper.delivery.broker import QUEUE, TASK, is_amqp, transport_options, work_queue
+from cachekeeper.delivery.broker import QUEUE, TASK, is_amqp, tls_options, transport_options, work_queue
 from cachekeeper.delivery.consumer import Servers
 from cachekeeper.delivery.work import Delivery, Job
 from cachekeeper.errors import SettingsError
 from cachekeeper.registry import Registry, load_registry
+from cachekeeper.urls import without_tls_options
 
 if TYPE_CHECKING:
     from cachekeeper.settings import Settings
@@ -73,12 +74,14 @@ def create_app(settings: Settings, registry: Registry | None = None) -> WorkerAp
 
 
 def _configuration(url: str) -> dict[str, Any]:
+    plain = without_tls_options(url)
     return {
         # --- the broker
         # All three: else CELERY_BROKER_URL, which may be another application's, would win.
-        "broker_url": url,
-        "broker_read_url": url,
-        "broker_write_url": url,
+        "broker_url": plain,
+        "broker_read_url": plain,
+        "broker_write_url": plain,
+        "broker_use_ssl": tls_options(url),
         "broker_transport_options": _transport_options(url),
         # For one attempt to connect: while it hangs, the worker does not hear that it should stop.
         "broker_connection_timeout": 4,

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from kombu import Exchange, Queue
 
+from cachekeeper.urls import broker_tls
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -73,6 +75,26 @@ def transport_options(url: str, seconds: float) -> dict[str, Any]:
         "socket_keepalive": True,
         # No priorities: kombu keeps a list for each, and would ask for four.
         "priority_steps": [0],
+    }
+
+
+def tls_options(url: str) -> dict[str, Any] | bool:
+    """How kombu verifies the broker; False where there is no TLS.
+
+    Without them kombu sends the password to a Redis whose certificate nobody has looked at, and py-amqp to any host
+    that has a certificate.
+    """
+    options = broker_tls(url)
+    if options is None:
+        return False
+    if not is_amqp(url):
+        return dict(options)
+    names = {"ssl_ca_certs": "ca_certs", "ssl_certfile": "certfile", "ssl_keyfile": "keyfile"}
+    return {
+        **{name: options[option] for option, name in names.items() if option in options},
+        "cert_reqs": options["ssl_cert_reqs"],
+        # py-amqp compares the certificate with the host where it is told the host's name.
+        **({"server_hostname": urlsplit(url).hostname} if options["ssl_check_hostname"] else {}),
     }
 
 

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING
 from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 
-from cachekeeper.delivery.broker import is_amqp, task_body, task_headers, transport_options, work_queue
+from cachekeeper.delivery.broker import (
+    is_amqp,
+    task_body,
+    task_headers,
+    tls_options,
+    transport_options,
+    work_queue,
+)
 from cachekeeper.delivery.refusals import refusal
 from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.urls import without_tls_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +40,9 @@ class Lane:
             # Without it py-amqp writes into a socket and calls that sent, whether or not anybody reads.
             options["confirm_publish"] = True
         self._queue = work_queue(url)
-        self._connection = Connection(url, connect_timeout=seconds, transport_options=options)
+        self._connection = Connection(
+            without_tls_options(url), ssl=tls_options(url), connect_timeout=seconds, transport_options=options
+        )
         self._producer: Producer | None = None
         self._returned = False
 

@@ -9,8 +9,10 @@ from typing import cast
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from cachekeeper.delivery.broker import tls_options
 from cachekeeper.embedded.guardian import Guardian
 from cachekeeper.embedded.process import ServerProcess
+from cachekeeper.urls import without_tls_options
 
 PING_SECONDS = 0.25
 
@@ -57,7 +59,8 @@ class WorkerProcess(ServerProcess):
         # Celery takes up remote control as the last part of a start, after it has begun to consume. Without a name,
         # whichever worker answers is this one: nobody else knows the broker.
         broker = self.environment["CACHEKEEPER_BROKER_URL"]
-        with Celery("cachekeeper-ping", broker=broker, set_as_current=False) as asking:
+        with Celery("cachekeeper-ping", broker=without_tls_options(broker), set_as_current=False) as asking:
+            asking.conf.broker_use_ssl = tls_options(broker)
             # Those of the broker's client: kombu keeps connections, and one may be older than the broker.
             errors = cast("tuple[type[Exception], ...]", (OperationalError, *asking.connection().connection_errors))
             try:
