@@ -25,6 +25,6 @@ ENV PYTHONUNBUFFERED=1
 # Asks this very worker over the broker: a process that is there but does not consume is not healthy. It is the worker's
 # name that ends in the host's; an unset HOSTNAME asks nobody and fails.
 HEALTHCHECK --interval=60s --timeout=20s --start-period=30s --retries=3 \
-    CMD celery -A worker inspect ping --timeout 5 --destination "celery@$HOSTNAME" --json > /dev/null
+    CMD celery -A cachekeeper inspect ping --timeout 5 --destination "celery@$HOSTNAME" --json > /dev/null
 # Threads pool, prefetch, queues: all in the application's configuration, nothing to keep in step here.
-CMD ["celery", "-A", "worker", "worker"]
+CMD ["celery", "-A", "cachekeeper", "worker"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cachekeeper.changes import Watch
 from cachekeeper.commands import Command, InvalidateAll
 from cachekeeper.errors import InvalidEvent, RegistrationError, SettingsError, UnknownEvent
 from cachekeeper.events import CollectionChanged, Event, unfit_fields
-from cachekeeper.settings import PolicySettings, Settings, load
+from cachekeeper.settings import DEFAULT_MODULES, PolicySettings, Settings, load
 from cachekeeper.views import BlocklistView, TextView, View
 
 E = TypeVar("E", bound=Event)
@@ -172,6 +176,10 @@ def load_registry(modules: Iterable[str]) -> Registry:
         RegistrationError: what they register does not fit together.
     """
     registry = Registry()
+    modules = tuple(modules)
+    if modules == DEFAULT_MODULES:
+        for name in modules:
+            _import_ours(name)
     for name in modules:
         if not all(part.isidentifier() for part in name.split(".")):
             raise SettingsError(f"CACHEKEEPER_MODULES: {name!r} is no module's full name")
@@ -184,9 +192,39 @@ def load_registry(modules: Iterable[str]) -> Registry:
             raise SettingsError(f"CACHEKEEPER_MODULES: there is no module {name!r}") from None
         register = getattr(module, "register", None)
         if not callable(register):
-            raise SettingsError(f"CACHEKEEPER_MODULES: module {name!r} has no function register(registry)")
+            raise SettingsError(
+                f"CACHEKEEPER_MODULES: module {name!r} ({getattr(module, '__file__', None) or 'a namespace'}) has no "
+                "function register(registry)"
+            )
         register(registry)
     return registry
+
+
+def _import_ours(name: str) -> None:
+    """Import a package that stands beside this one, whatever else is found under its name in the working directory.
+
+    Raises:
+        SettingsError: a module of another project has been imported under that name already.
+    """
+    beside = str(Path(__file__).parents[1])
+    spec = PathFinder.find_spec(name, [beside])
+    if spec is None or spec.loader is None or spec.origin is None:
+        return  # not installed beside it: found as any module is
+    if name in sys.modules:
+        found = getattr(sys.modules[name], "__file__", None)
+        if found is None or Path(found).resolve() != Path(spec.origin).resolve():
+            raise SettingsError(
+                f"CACHEKEEPER_MODULES: the module {name!r} of this process is {found or 'a namespace'}, and hides "
+                "cachekeeper's: rename it, or name the modules that you want"
+            )
+        return
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
 
 
 def load_checked(kind: type[S]) -> tuple[S, Registry]:

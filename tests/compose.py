@@ -222,7 +222,7 @@ def image_problems(dockerfile: str) -> list[str]:
         found.append("not built on python:3.12-slim")
     if final.get("USER", "root") in {"root", "0"}:
         found.append("runs as root")
-    if list(dict(steps[last:]))[-1] != "CMD" or json.loads(final["CMD"]) != ["celery", "-A", "worker", "worker"]:
+    if list(dict(steps[last:]))[-1] != "CMD" or json.loads(final["CMD"]) != ["celery", "-A", "cachekeeper", "worker"]:
         found.append(f"its command is {final.get('CMD')}")
     if "HEALTHCHECK" not in final:
         found.append("no health check")

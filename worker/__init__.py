@@ -1,4 +1,4 @@
-"""What an event does to a view, run by Celery: `celery -A worker worker`."""
+"""What an event does to a view, run by Celery: `celery -A cachekeeper worker`."""
 
 from cachekeeper.registry import Registry
 from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated

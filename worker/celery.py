@@ -1,12 +1,5 @@
-"""The application that `celery -A worker worker` runs. Importing it connects to nothing."""
+"""What `celery -A worker worker` finds where no other project's `worker` hides this one: the same application."""
 
-from cachekeeper.delivery.app import create_app
-from cachekeeper.errors import RegistrationError, SettingsError
-from cachekeeper.registry import load_checked
-from cachekeeper.settings import WorkerSettings
+from cachekeeper.celery import app
 
-try:
-    app = create_app(*load_checked(WorkerSettings))
-except (RegistrationError, SettingsError) as error:
-    # For whoever set the variables, who has no use for a traceback.
-    raise SystemExit(str(error)) from None
+__all__ = ["app"]

@@ -1,6 +1,6 @@
 """What it takes to bring events to the cache: throughput, the cost of one event alone, latency, and memory.
 
-On each broker, one worker, `celery -A worker worker` with the application's own configuration, kept to one core where
+On each broker, one worker, `celery -A cachekeeper worker` with the application's own configuration, kept to one where
 the platform can do that. Its queue is filled while it stands still; then it is timed. What is compared takes turns,
 round by round.
 """

@@ -1,6 +1,6 @@
 """Empty Celery tasks in the application's own worker, beside its own messages: what a batch is measured against.
 
-celery -A worker worker --include benchmarks.delivery.empty -- worker.consumer=benchmarks.delivery.empty:Consumer
+celery -A cachekeeper worker --include benchmarks.delivery.empty -- worker.consumer=benchmarks.delivery.empty:Consumer
 """
 
 from __future__ import annotations

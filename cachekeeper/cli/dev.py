@@ -24,7 +24,7 @@ def dev(  # noqa: PLR0913  # one for each option
     env: Annotated[bool, typer.Option("--env", help="Print the variables of the running stack, and exit.")] = False,
     pid: Annotated[int | None, typer.Option(help="With --env: which stack, where several run.")] = None,
     data: Annotated[Path | None, typer.Option(help="Keep the data here; otherwise nothing is kept.")] = None,
-    worker: Annotated[bool, typer.Option(help="Run `celery -A worker worker` too.")] = True,
+    worker: Annotated[bool, typer.Option(help="Run `celery -A cachekeeper worker` too.")] = True,
     relay: Annotated[
         bool, typer.Option(help="Run `cachekeeper relay` too: it publishes what is in the outbox.")
     ] = True,

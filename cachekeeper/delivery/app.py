@@ -6,9 +6,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
+from kombu import Connection
 
 from cachekeeper.delivery.broker import QUEUE, TASK, is_amqp, tls_options, transport_options, work_queue
 from cachekeeper.delivery.consumer import Servers
+from cachekeeper.delivery.environment import OwnConfiguration
 from cachekeeper.delivery.work import Delivery, Job
 from cachekeeper.errors import SettingsError
 from cachekeeper.registry import Registry, load_registry
@@ -29,6 +31,17 @@ class WorkerApp(Celery):
     """
 
     delivery: Delivery
+
+    backend_cls = "disabled"  # else that of CELERY_RESULT_BACKEND
+
+    # Celery asks CELERY_BROKER_READ_URL and CELERY_BROKER_WRITE_URL first, which may be another application's.
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Connection:
+        """A connection to our broker."""
+        return super().connection_for_read(url or self.conf["broker_url"], **options)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Connection:
+        """A connection to our broker."""
+        return super().connection_for_write(url or self.conf["broker_url"], **options)
 
 
 class ApplyTask(Task[..., None]):
@@ -63,7 +76,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> WorkerAp
     registry = load_registry(settings.modules) if registry is None else registry
     registry.check(settings)
     # Not the current application of a process that may have one of its own, and no concern of Django's.
-    app = WorkerApp("cachekeeper", set_as_current=False, fixups=[])
+    app = WorkerApp("cachekeeper", set_as_current=False, fixups=[], loader=OwnConfiguration)
     app.conf.update(_configuration(settings.broker_url))
     app.delivery = Delivery(settings, registry)
     app.register_task(ApplyTask(app.delivery))

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cachekeeper.delivery.work import Delivery
 
 
+_WRONG_POOL = "run the worker with Celery's pool threads (the default) or solo"
 _LOOK_SECONDS = 0.5
 # What Celery is shown of a message: whatever is in it cannot make the request fail.
 _NOTHING = SimpleNamespace(delivery_info={}, properties={})
@@ -90,7 +91,7 @@ class Consumer(CeleryConsumer):
         # What a message came to is said within this process: a child's word would never reach it, and the message would
         # come back for ever.
         if self.hub is None or not isinstance(self.pool, ThreadPool | SoloPool):
-            raise SettingsError("run the worker with Celery's pool threads (the default) or solo")
+            raise SettingsError(_WRONG_POOL)
         guard_process()
         self.delivery: Delivery = cast("Any", self.app).delivery
         self._held: deque[ApplyRequest] = deque()
@@ -340,6 +341,14 @@ class DeadQueue(bootsteps.StartStopStep):
 
 class Servers(bootsteps.StartStopStep):
     """Starts and ends the work beside the messages."""
+
+    def __init__(self, w: Any, **options: Any) -> None:
+        super().__init__(w, **options)
+        # Before Celery makes the pool. For whoever gave the options, who has no use for a traceback.
+        if not issubclass(w.pool_cls, ThreadPool | SoloPool):
+            raise SystemExit(_WRONG_POOL)
+        if options.get("autoscale"):
+            raise SystemExit("run the worker without --autoscale; -c 4 gives it four threads")
 
     def start(self, w: Any) -> None:
         """Called before the consumer starts."""

@@ -34,7 +34,7 @@ class DevStack:
     eat queued events. Nothing survives the process that made the stack, however it ends (see `Guardian`).
 
     Args:
-        worker: also start `celery -A worker worker` in the current directory.
+        worker: also start `celery -A cachekeeper worker` in the current directory.
         relay: also start `cachekeeper relay`, without which nothing leaves the outbox.
         stream: also start `cachekeeper stream`, which makes events of what changes in MongoDB.
         http: also start `cachekeeper serve` on this port, 0 for a free one. Its key is the environment's, or made.

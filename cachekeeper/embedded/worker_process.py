@@ -36,7 +36,7 @@ class WorkerProcess(ServerProcess):
         guardian: Guardian,
         environment: Mapping[str, str],
         *,
-        app: str = "worker",
+        app: str = "cachekeeper",
         arguments: Sequence[str] = (),
         hostname: str | None = None,
         name: str = "worker",

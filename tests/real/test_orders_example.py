@@ -45,7 +45,7 @@ class Place:
 
 
 class Worker(WorkerProcess):
-    """`celery -A worker worker` of the empty environment, in its directory."""
+    """`celery -A cachekeeper worker` of the empty environment, in its directory."""
 
     def __init__(self, guardian: Guardian, place: Place, modules: str) -> None:
         super().__init__(guardian, {**place.environment, "CACHEKEEPER_MODULES": modules})

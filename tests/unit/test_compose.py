@@ -67,7 +67,7 @@ def test_compose_file_is_as_promised() -> None:
         ("- 127.0.0.1:6380:6379", "- 127.0.0.1:6380:6380", "security: publishes"),
         (WORKER, WORKER + "    container_name: worker\n", "worker: container_name"),
         (WORKER, WORKER + "    ports: [127.0.0.1:80:80]\n", "worker: publishes"),
-        (WORKER, WORKER + "    command: celery -A worker worker -P prefork\n", "worker: command"),
+        (WORKER, WORKER + "    command: celery -A cachekeeper worker -P prefork\n", "worker: command"),
         ("      cache: {condition: service_healthy}\n", "", "worker: does not wait"),
         ("CACHEKEEPER_REDIS_URL: ", "CACHEKEEPER_CACHE_URL: ", "worker: CACHEKEEPER_CACHE_URL is no variable"),
         ("redis://security:6379/0", "redis://cache:6379/0", "worker: CACHEKEEPER_SECURITY_REDIS_URL leads to cache"),
@@ -143,7 +143,7 @@ def test_dockerfile_is_as_promised() -> None:
     [
         ("USER 10001\n", "", "runs as root"),
         ("FROM python:3.12-slim\n", "FROM python:3.12-slim\nUSER 0\n# ", "runs as root"),
-        ('"worker", "worker"]', '"worker", "worker", "-P", "prefork"]', "its command"),
+        ('"cachekeeper", "worker"]', '"cachekeeper", "worker", "-P", "prefork"]', "its command"),
         ("[http]", "[http,embedded]", "not for production"),
         ("--constraint /constraints.txt", "", "other versions"),
         ("HEALTHCHECK", "# HEALTHCHECK", "no health check"),
@@ -175,7 +175,11 @@ def parsed_by_celery(words: list[str]) -> tuple[str, dict[str, Any]]:
         UsageError: celery has no such subcommand or option.
     """
     (root_options, rest, _) = celery_command.make_parser(Context(celery_command)).parse_args(words[1:])
-    assert (words[0], root_options, find_spec(root_options["app"]) is not None) == ("celery", {"app": "worker"}, True)
+    assert (words[0], root_options, find_spec(root_options["app"]) is not None) == (
+        "celery",
+        {"app": "cachekeeper"},
+        True,
+    )
     name, subcommand, arguments = celery_command.resolve_command(Context(celery_command), rest)
     assert name is not None
     assert subcommand is not None
@@ -193,7 +197,11 @@ def test_celery_knows_the_commands_of_the_image() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["celery -A worker work", "celery -A worker worker --pull=threads", "celery -A worker inspect ping --target me"],
+    [
+        "celery -A cachekeeper work",
+        "celery -A cachekeeper worker --pull=threads",
+        "celery -A cachekeeper inspect ping --target me",
+    ],
 )
 def test_commands_that_celery_does_not_know_are_found(command: str) -> None:
     with pytest.raises(UsageError):

@@ -11,6 +11,7 @@ from typing import Any
 import celery
 import pytest
 from celery.app.defaults import DEFAULTS
+from celery.backends.base import DisabledBackend
 
 from cachekeeper.delivery.app import WorkerApp, _configuration, create_app
 from cachekeeper.delivery.broker import DELIVERY_LIMIT, TASK
@@ -70,8 +71,22 @@ def test_rabbitmq_keeps_the_events_in_a_quorum_queue_that_counts() -> None:
 def test_the_broker_of_another_application_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://elsewhere:6379/0")
     app = app_with(REDIS)
+    for name in ("CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
+        monkeypatch.setenv(name, "redis://elsewhere:6379/0")
     for connection in (app.connection_for_read(), app.connection_for_write()):
         assert connection.hostname == "broker"
+
+
+def test_nor_is_its_result_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "nowhere://")
+    assert isinstance(app_with(REDIS).backend, DisabledBackend)
+
+
+def test_the_old_name_finds_the_same_application() -> None:
+    """Where `worker` is ours."""
+    done = celery_worker("worker", **{**GOOD, "REDIS_URL": "cache"})
+    assert (done.returncode, done.stderr) == (1, celery_worker(**{**GOOD, "REDIS_URL": "cache"}).stderr)
+    assert PREFIX + "REDIS_URL" in done.stderr
 
 
 def test_a_process_keeps_its_own_application(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,11 +105,11 @@ def test_a_worker_needs_a_broker_and_modules_that_are_there() -> None:
         app_with(REDIS, modules=("nothing_here",))
 
 
-def celery_worker(**variables: str) -> subprocess.CompletedProcess[str]:
-    """`celery -A worker worker` with these variables and no others of ours."""
+def celery_worker(app: str = "cachekeeper", **variables: str) -> subprocess.CompletedProcess[str]:
+    """`celery -A cachekeeper worker` with these variables and no others of ours."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
     return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "worker", "worker"],
+        [sys.executable, "-m", "celery", "-A", app, "worker"],
         cwd=ROOT,
         env={**kept, **{PREFIX + name: value for name, value in variables.items()}},
         capture_output=True,
