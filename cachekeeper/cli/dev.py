@@ -124,7 +124,12 @@ def _print_running(pid: int | None) -> None:
     if not chosen:
         which = "no stack" if pid is None else f"no stack in process {pid}"
         raise StackError(f"{which} runs (with its files in {tempfile.gettempdir()}); `cachekeeper dev` starts one")
+    here = str(Path.cwd())
+    chosen = [stack for stack in chosen if stack.directory == here] or chosen
     if len(chosen) > 1:
-        others = ", ".join(f"--pid {stack.pid}" for stack in chosen[1:])
-        _say(f"{len(chosen)} stacks run; these are the variables of the newest. The others: {others}")
+        # Another project's variables would have its data taken for this one's, and dropped.
+        which = "\n".join(f"  --pid {stack.pid}  started in {stack.directory}" for stack in chosen)
+        raise StackError(f"{len(chosen)} stacks run; say which one you mean:\n{which}")
+    if chosen[0].directory != here:
+        _say(f"this stack was started in {chosen[0].directory}")
     _print_environment(chosen[0].environment)

@@ -28,11 +28,13 @@ class RunningStack:
         pid: the process that holds it.
         started: when it became ready, seconds since 1970.
         environment: the variables that reach its servers.
+        directory: where it was started, resolved; empty if an older version started it.
     """
 
     pid: int
     started: float
     environment: Mapping[str, str]
+    directory: str = ""
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def published(environment: Mapping[str, str], directory: Path) -> Iterator[None]
     draft = path.with_suffix(".draft")
     with draft.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        json.dump(asdict(RunningStack(os.getpid(), time.time(), dict(environment))), file)
+        json.dump(asdict(RunningStack(os.getpid(), time.time(), dict(environment), str(Path.cwd()))), file)
         file.flush()
         draft.rename(path)  # locked and complete before anybody sees it
         try:

@@ -43,12 +43,12 @@ def variables(text: str) -> dict[str, str]:
     return dict(zip(names, said.splitlines(), strict=True))
 
 
-def ask(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
+def ask(place: Place, *arguments: str, where: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """`cachekeeper dev --env` in another process."""
     return subprocess.run(
         [*CACHEKEEPER, "dev", "--env", *arguments],
         env=place.environment,
-        cwd=ROOT,
+        cwd=where,
         capture_output=True,
         text=True,
         check=False,
@@ -100,22 +100,38 @@ def test_asking_for_a_stack_where_none_runs_is_an_error(place: Place) -> None:
     assert place.left() == []
 
 
-def test_of_two_stacks_the_newest_answers_unless_one_is_named(place: Place) -> None:
+def test_of_two_stacks_the_one_of_this_directory_answers_and_else_one_must_be_named(
+    place: Place, tmp_path: Path
+) -> None:
+    elsewhere = (tmp_path / "another").resolve()
+    elsewhere.mkdir()
+    there = ["sh", "-c", 'cd "$0" && exec "$@"', str(elsewhere), *DEV]
     with running(place, DEV, "first") as first, running(place, DEV, "second") as second:
         first.wait_for(READY)
         second.wait_for(READY)
         by_age = sorted((first, second), key=lambda program: _started(place, program))
         answer = ask(place)
-        assert variables(answer.stdout) == variables(by_age[1].output)
-        assert f"--pid {by_age[0].process.pid}" in answer.stderr
-        named = ask(place, "--pid", str(by_age[0].process.pid))
-        assert variables(named.stdout) == variables(by_age[0].output)
+        assert (answer.returncode, answer.stdout) == (1, "")
+        assert "Traceback" not in answer.stderr
+        for program in by_age:
+            assert f"--pid {program.process.pid}  started in {ROOT}" in answer.stderr
+            named = ask(place, "--pid", str(program.process.pid))
+            assert variables(named.stdout) == variables(program.output)
+
+        with running(place, there, "third") as third:
+            third.wait_for(READY)
+            assert variables(ask(place, where=elsewhere).stdout) == variables(third.output)
+            third.send(signal.SIGTERM)
+            third.end()
 
         by_age[1].send(signal.SIGKILL)
         by_age[1].end()
         # Without waiting: the lock is gone with the process, whether or not the guardian has removed the file.
         assert variables(ask(place).stdout) == variables(by_age[0].output)
         assert ask(place, "--pid", str(by_age[1].process.pid)).returncode == 1
+        only = ask(place, where=elsewhere)
+        assert variables(only.stdout) == variables(by_age[0].output)
+        assert f"was started in {ROOT}" in only.stderr
 
 
 def _started(place: Place, program: Program) -> float:
