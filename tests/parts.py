@@ -28,6 +28,8 @@ PARTS: Mapping[str, str] = {
     "git": "git",
     "awk": "awk",
     "make": "make",
+    "openssl": "the command openssl",
+    "tls": "a Redis that was built with TLS",
 }
 _SKIPPED = re.compile(r"\bmissing part (?P<part>[a-z-]+): ")
 

@@ -22,10 +22,10 @@ from cachekeeper.settings import PublisherSettings
 from cachekeeper.store import LateCluster, Store, cache_errors
 from lookups import is_blocked, read_session, read_user, save_session
 from producers import BufferedPublisher, Publisher, UserLoggedOut, UserUpdated, outbox
+from tests.parts import missing
 from tests.real.doors import AUTHORIZED, KEY, ask
 from tests.real.leftovers import CACHEKEEPER, ROOT
 from tests.real.tls import PASSWORD, Authority, Impostor, TlsMongo, TlsRabbit, TlsRedis, impostor, variables
-from tests.servers import missing
 from tests.waiting import wait_until
 
 
@@ -57,7 +57,7 @@ def tls_redis_found() -> FoundServer:
         )
         if b"Bad directive" not in said.stdout + said.stderr:
             return found  # it misses a certificate, and nothing else
-    return missing("a Redis with TLS")
+    return missing("tls", "none of the Redis servers here was built with it")
 
 
 @pytest.fixture(scope="module")
@@ -166,16 +166,18 @@ def roles(url: str, others: Mapping[str, str]) -> dict[str, Callable[[Impostor],
     }
 
 
-@pytest.mark.parametrize("role", roles("redis://127.0.0.1", {}))
+EACH = [(role, True) for role in roles("redis://127.0.0.1", {})]
+EACH += [("publisher", False), ("worker", False)]  # the others are one of those two, and each costs a process
+
+
+@pytest.mark.parametrize(("role", "named"), EACH)
 @pytest.mark.parametrize("scheme", ["rediss", "amqps"])
-@pytest.mark.parametrize("naming", ["the authority named", "the system's authorities"])
 def test_a_broker_that_is_another_hears_nothing(
-    scheme: str, role: str, naming: str, wrong: Path, authority: Authority, mongo_server: Any, database: str
+    *, scheme: str, role: str, named: bool, wrong: Path, authority: Authority, mongo_server: Any, database: str
 ) -> None:
-    if naming != "the authority named" and role in {"inspect", "relay", "door"}:
-        pytest.skip("as a worker's and a publisher's; each costs a process")
+    """Whether the URL names an authority, or leaves it to the system's."""
     with impostor(wrong) as server:
-        option = f"?{authority.redis_option}" if naming == "the authority named" else ""
+        option = f"?{authority.redis_option}" if named else ""
         url = f"{scheme}://me:{PASSWORD}@127.0.0.1:{server.port}/0{option}"
         mongodb = mongo_server.url_of(database)
         others = variables(redis="redis://127.0.0.1:1", mongodb=mongodb)

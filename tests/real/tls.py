@@ -19,7 +19,8 @@ import redis
 
 from cachekeeper.embedded import MongoServer, RedisServer
 from cachekeeper.embedded.mongo_server import REPLICA_SET
-from tests.servers import RabbitServer, missing
+from tests.parts import missing
+from tests.servers import RabbitServer
 from tests.waiting import wait_until
 
 PASSWORD = "correcthorse"
@@ -29,7 +30,7 @@ class Authority:
     """One that signs certificates: a private CA."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        self._openssl = shutil.which("openssl") or missing("openssl: not on PATH")
+        self._openssl = shutil.which("openssl") or missing("openssl", "not on PATH")
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.file = directory / f"{name}.pem"
