@@ -39,6 +39,10 @@ class WorkerApp(Celery):
         """A connection to our broker."""
         return super().connection_for_read(url or self.conf["broker_url"], **options)
 
+    def connection(self, hostname: str | None = None, *arguments: Any, **options: Any) -> Connection:
+        """A connection to our broker; what Celery shows at its start."""
+        return super().connection(hostname or self.conf["broker_url"], *arguments, **options)
+
     def connection_for_write(self, url: str | None = None, **options: Any) -> Connection:
         """A connection to our broker."""
         return super().connection_for_write(url or self.conf["broker_url"], **options)
