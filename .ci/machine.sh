@@ -50,6 +50,7 @@ install_servers() {
     if ! have node || ! have npm; then install nodejs npm; fi
     if ! have make; then install make; fi
     if ! have git; then install git; fi
+    if ! have openssl; then install openssl; fi
     if ! have python3; then install python3 python3-venv; fi
 }
 
