@@ -20,7 +20,7 @@ from benchmarks.chaos.processes import Command, Remote, Worker
 from benchmarks.chaos.proxy import Proxy
 from benchmarks.chaos.schedule import LINES, Series, Station
 from benchmarks.replica_set import ReplicaSet
-from cachekeeper.delivery.broker import QUEUE
+from cachekeeper.delivery.broker import QUEUE, UNACKED, UNACKED_INDEX
 from cachekeeper.embedded import Guardian, MongoServer, RedisServer, ServerProcess, find_mongod, find_redis
 from tests.servers import RabbitServer, find_rabbitmq
 
@@ -267,7 +267,7 @@ class Stack:
             with _channel(self.broker) as channel:
                 return int(channel.queue_declare(QUEUE, passive=True).message_count)
         with self.broker.client() as client:
-            return int(client.llen(QUEUE)) + int(client.hlen("unacked"))
+            return int(client.llen(QUEUE)) + int(client.hlen(UNACKED))
 
     def new_acks(self) -> str:
         """What workers have noted since the last call."""
@@ -286,7 +286,7 @@ class Stack:
                 channel.queue_purge(QUEUE)
         else:
             with self.broker.client() as client:
-                client.delete(QUEUE, "unacked", "unacked_index")
+                client.delete(QUEUE, UNACKED, UNACKED_INDEX)
 
     def keep_logs(self) -> Path:
         """Copy logs and journals to a directory that stays."""

@@ -17,7 +17,7 @@ from benchmarks.delivery import cores
 from benchmarks.delivery.empty import BODY as EMPTY_BODY
 from benchmarks.delivery.empty import NAME as EMPTY
 from benchmarks.delivery.workload import blocked_key, cached, document, key, logout_text, text, version_of
-from cachekeeper.delivery.broker import QUEUE, task_body, task_headers
+from cachekeeper.delivery.broker import CONTROL_EXCHANGE, QUEUE, task_body, task_headers
 from cachekeeper.keys import meta_key
 from cachekeeper.store import Value, steps
 from cachekeeper.warming import warm_view
@@ -96,6 +96,7 @@ class Lab:
             assert found[2 * user : 2 * user + 2] == [cached(version), str(version).encode()], f"user {user} is stale"
         assert not self.site.letters, "an event became a dead letter"
         with Celery("bench", broker=self.site.broker.url, set_as_current=False) as asking:
+            asking.conf.control_exchange = CONTROL_EXCHANGE
             answers = asking.control.inspect(timeout=10, limit=1).stats() or {}
         assert [answer["total"].get(EMPTY, 0) for answer in answers.values()] == [self._empty_tasks], "tasks were lost"
 

@@ -152,16 +152,7 @@ def _answer(channel: Any, give: Callable[[], object]) -> None:
 
 
 def _acknowledge(channel: Any, messages: list[Any]) -> None:
-    """As kombu's `Message.ack` and `QoS.ack`, for several."""
-
-    def give() -> None:
-        with channel.conn_or_acquire() as client:
-            pipe = client.pipeline()
-            for message in messages:
-                channel.qos._remove_from_indices(message.delivery_tag, pipe)  # noqa: SLF001  # its keys are known there alone
-            pipe.execute()
-
-    _answer(channel, give)
+    """As kombu's `Message.ack`, for several."""
+    _answer(channel, lambda: channel.qos.acknowledge([message.delivery_tag for message in messages]))
     for message in messages:
-        virtual.QoS.ack(channel.qos, message.delivery_tag)
         message._state = "ACK"  # noqa: SLF001  # nobody else says so to whoever asks whether it is acknowledged

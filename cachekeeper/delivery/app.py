@@ -6,11 +6,21 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
-from kombu import Connection
+from celery.app.amqp import AMQP
 
-from cachekeeper.delivery.broker import QUEUE, TASK, is_amqp, tls_options, transport_options, work_queue
+from cachekeeper.delivery.broker import (
+    CONTROL_EXCHANGE,
+    EVENT_EXCHANGE,
+    QUEUE,
+    TASK,
+    is_amqp,
+    tls_options,
+    transport_options,
+    work_queue,
+)
 from cachekeeper.delivery.consumer import Servers
 from cachekeeper.delivery.environment import OwnConfiguration
+from cachekeeper.delivery.transport import Connection
 from cachekeeper.delivery.work import Delivery, Job
 from cachekeeper.errors import SettingsError
 from cachekeeper.registry import Registry, load_registry
@@ -23,6 +33,12 @@ if TYPE_CHECKING:
 _BROKER_SECONDS = 10.0
 
 
+class Messaging(AMQP):
+    """Celery's messaging, on connections whose transport for Redis is ours."""
+
+    Connection = Connection
+
+
 class WorkerApp(Celery):
     """A Celery application that carries its work.
 
@@ -30,6 +46,7 @@ class WorkerApp(Celery):
         delivery: what its worker does with a message.
     """
 
+    amqp_cls = f"{__name__}:{Messaging.__name__}"
     delivery: Delivery
 
     backend_cls = "disabled"  # else that of CELERY_RESULT_BACKEND
@@ -152,6 +169,10 @@ def _configuration(url: str) -> dict[str, Any]:
         "worker_consumer": "cachekeeper.delivery.consumer:Consumer",
         # `celery inspect ping` tells whether a worker is well.
         "worker_enable_remote_control": True,
+        # Another application's `celery control shutdown` is not meant for this worker.
+        "control_exchange": CONTROL_EXCHANGE,
+        "event_exchange": EVENT_EXCHANGE,
+        "event_queue_prefix": EVENT_EXCHANGE,
         # Whoever configured logging in this process meant it.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
@@ -169,8 +190,6 @@ def _transport_options(url: str) -> dict[str, Any]:
         "visibility_timeout": 60,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
-        # One that is killed while it looks keeps the others from looking for so long; the default is five minutes.
-        "unacked_mutex_expire": 10,
         # Redis has no heartbeats: a connection that was idle so long is asked for a sign of life before it is used.
         "health_check_interval": 10,
     }

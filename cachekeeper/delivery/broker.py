@@ -12,8 +12,31 @@ from cachekeeper.urls import broker_tls
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# Every name in the broker begins with `cachekeeper`, so that it may be shared with another Celery application. kombu's
+# and Celery's own names belong to all applications that do not change them: each worker puts back whatever has been in
+# `unacked` for its own visibility timeout, and `celery control shutdown` ends all that listen to `celery.pidbox`.
+# A `global_keyprefix` would do the same, and rename the list that publishers in other languages push to.
+
 TASK = "cachekeeper.apply"
 QUEUE = "cachekeeper"
+
+UNACKED = "cachekeeper.unacked"
+"""On Redis, a hash: the messages that workers have taken and not yet acknowledged, by delivery tag."""
+
+UNACKED_INDEX = "cachekeeper.unacked_index"
+"""On Redis, a sorted set: when each of them was taken, in seconds since 1970 by the server's clock."""
+
+UNACKED_MUTEX = "cachekeeper.unacked_mutex"
+"""On Redis, kombu's lock for putting back. Not used: putting back is one script, which needs no lock."""
+
+PAUSE = "cachekeeper.pause"
+"""On Redis, a list that never exists. To wait for it is to pause."""
+
+CONTROL_EXCHANGE = "cachekeeper"
+"""Celery's name for what `celery inspect` and `celery control` use. The exchange is called `cachekeeper.pidbox`."""
+
+EVENT_EXCHANGE = "cachekeeper.events"
+"""Of Celery's task events. Workers send them only where somebody has turned them on."""
 
 DEAD_QUEUE = "cachekeeper.dead"
 """Where RabbitMQ puts what was delivered too often: messages that end their worker. All else is a dead letter in

@@ -27,7 +27,7 @@ from vine import promise
 
 from cachekeeper.delivery.answers import Acknowledgements, rejection, spare_deliveries
 from cachekeeper.delivery.broker import TASK, dead_queue
-from cachekeeper.delivery.envelopes import guard_channel, guard_process
+from cachekeeper.delivery.envelopes import guard_process
 from cachekeeper.delivery.messages import Parcel, read_message
 from cachekeeper.delivery.refusals import ReconnectPause, refusal
 from cachekeeper.delivery.work import Job, Verdict
@@ -122,7 +122,6 @@ class Consumer(CeleryConsumer):
         """Celery's event loop, run for each connection to the broker."""
         self._consuming = False
         self._reconnecting.connected()
-        guard_channel(consumer.channel)
         spare_deliveries(consumer.channel)
         asynloop(self, connection, _Tap(consumer, self._settle), *args)
 

@@ -9,25 +9,19 @@ from __future__ import annotations
 
 import uuid
 from base64 import b64decode, b64encode
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import kombu.compression
-import kombu.transport.redis
 from amqp.serialization import PROPERTY_CLASSES, decode_properties_basic
 from amqp.spec import Basic
 from kombu.utils.json import dumps, loads
 
 from cachekeeper.delivery.broker import QUEUE, UNREADABLE_HEADER
 from cachekeeper.delivery.messages import LONGEST, Unreadable, too_deep
-from cachekeeper.metrics import COUNTERS, logger
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # As they are; the types that are shipped for them say otherwise.
 _compression: Any = kombu.compression
 _decoders: Any = PROPERTY_CLASSES
-_redis: Any = kombu.transport.redis
 
 # Where a message goes that is put back: on the list that it came from, whatever it says of itself.
 _HOME = {"exchange": "", "routing_key": QUEUE}
@@ -36,32 +30,12 @@ _HOME = {"exchange": "", "routing_key": QUEUE}
 def guard_process() -> None:
     """Let what this process receives from any broker neither unpack to gigabytes nor end it. To be called by a worker.
 
-    What is changed belongs to the process: kombu's list of compressions and its way of control messages on Redis, and
-    py-amqp's list of what it can decode.
+    What is changed belongs to the process: kombu's list of compressions, and py-amqp's list of what it can decode.
     """
     for content_type in _compression.encoders():
         encoder, _ = _compression.get_encoder(content_type)
         _compression.register(encoder, _refuse, content_type)
     _decoders[Basic.CLASS_ID] = _properties
-    _redis.Channel._deliver_fanout_message = _deliver_control  # noqa: SLF001  # where kombu takes anything for a message
-
-
-def guard_channel(channel: Any) -> None:
-    """Let no item of a Redis list reach kombu that it cannot read, acknowledge and put back.
-
-    Args:
-        channel: of kombu's transport for Redis; of the others, nothing happens.
-    """
-    client = getattr(channel, "client", None)
-    if client is None:
-        return
-    read: Callable[..., Any] = client.response_callbacks["BRPOP"]
-
-    def sound_items(answer: Any, **options: Any) -> Any:
-        found = read(answer, **options)
-        return found and (found[0], sound(found[1]))
-
-    client.set_response_callback("BRPOP", sound_items)
 
 
 def sound(item: bytes) -> bytes:
@@ -134,25 +108,18 @@ def _properties(buffer: bytes, offset: int) -> tuple[dict[str, Any], int]:
     return found
 
 
-_deliver_any = _redis.Channel._deliver_fanout_message  # noqa: SLF001  # as above
-
-
-def _deliver_control(channel: Any, message: object, exchange: str) -> object:
-    """Kombu's way of what was published to all workers (`celery inspect`), unless it could not read it."""
+def is_control(message: object, exchange: str) -> bool:
+    """Whether kombu can read what was published to all workers."""
     properties = message.get("properties") if isinstance(message, dict) else None
-    if (
-        not isinstance(message, dict)
-        or not isinstance(properties, dict)
-        or not isinstance(message.get("headers"), dict)
-        or not isinstance(properties.get("delivery_tag"), str)
-        or not isinstance(info := properties.get("delivery_info"), dict)
-        or info.get("exchange") != exchange
-        or not _has_body(message.get("body"), properties.get("body_encoding"))
-    ):
-        COUNTERS.add("control_message_unreadable")
-        logger.error("a control message is none of kombu's")
-        return True
-    return _deliver_any(channel, message, exchange)
+    return (
+        isinstance(message, dict)
+        and isinstance(properties, dict)
+        and isinstance(message.get("headers"), dict)
+        and isinstance(properties.get("delivery_tag"), str)
+        and isinstance(info := properties.get("delivery_info"), dict)
+        and info.get("exchange") == exchange
+        and _has_body(message.get("body"), properties.get("body_encoding"))
+    )
 
 
 def _refuse(_: object) -> bytes:

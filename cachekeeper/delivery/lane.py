@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from kombu import Connection, Producer
+from kombu import Producer
 from kombu.exceptions import OperationalError
 
 from cachekeeper.delivery.broker import (
@@ -18,6 +18,7 @@ from cachekeeper.delivery.broker import (
     work_queue,
 )
 from cachekeeper.delivery.refusals import refusal
+from cachekeeper.delivery.transport import Connection
 from cachekeeper.errors import BrokerUnavailable
 from cachekeeper.urls import without_tls_options
 

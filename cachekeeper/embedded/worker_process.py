@@ -9,7 +9,7 @@ from typing import cast
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from cachekeeper.delivery.broker import tls_options
+from cachekeeper.delivery.broker import CONTROL_EXCHANGE, tls_options
 from cachekeeper.embedded.guardian import Guardian
 from cachekeeper.embedded.process import ServerProcess
 from cachekeeper.urls import without_tls_options
@@ -61,6 +61,7 @@ class WorkerProcess(ServerProcess):
         broker = self.environment["CACHEKEEPER_BROKER_URL"]
         with Celery("cachekeeper-ping", broker=without_tls_options(broker), set_as_current=False) as asking:
             asking.conf.broker_use_ssl = tls_options(broker)
+            asking.conf.control_exchange = CONTROL_EXCHANGE
             # Those of the broker's client: kombu keeps connections, and one may be older than the broker.
             errors = cast("tuple[type[Exception], ...]", (OperationalError, *asking.connection().connection_errors))
             try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from kombu import Connection
 
-from cachekeeper.delivery.broker import DEAD_QUEUE, QUEUE, task_body, task_headers
+from cachekeeper.delivery.broker import DEAD_QUEUE, QUEUE, UNACKED, task_body, task_headers
 from cachekeeper.delivery.publisher import Publisher
 from cachekeeper.embedded import RedisServer, ServerProcess
 from cachekeeper.embedded.worker_process import WorkerProcess
@@ -189,7 +189,7 @@ class Site:
         """With Redis as the broker: how many messages workers hold."""
         assert not isinstance(self.broker, RabbitServer)
         with self.broker.client() as client:
-            return cast("int", client.hlen("unacked"))
+            return cast("int", client.hlen(UNACKED))
 
     def dead(self) -> int:
         """How many messages RabbitMQ has given up."""

@@ -4,5 +4,8 @@ import os
 
 from celery import Celery
 
+from cachekeeper.delivery.broker import CONTROL_EXCHANGE
+
 app = Celery("stand-in", broker=os.environ["CACHEKEEPER_BROKER_URL"])
 app.conf.worker_pool = "threads"
+app.conf.control_exchange = CONTROL_EXCHANGE  # where it is asked whether it is ready

@@ -17,6 +17,7 @@ import pytest
 import redis
 from celery import Celery
 
+from cachekeeper.delivery.broker import CONTROL_EXCHANGE
 from cachekeeper.embedded import DevStack, FoundServer, ServerFailed, StackError
 from cachekeeper.embedded.state import published, running_stacks
 from producers import UserDeleted, outbox
@@ -382,6 +383,7 @@ def test_the_shipped_worker_is_part_of_it(place: Place, number: signal.Signals) 
         everything = "itself, its guardian, two Redis, one MongoDB, the worker, the relay"
         wait_until(lambda: len(place.processes()) == 7, everything)
         with Celery("asking", broker=found["CACHEKEEPER_BROKER_URL"], set_as_current=False) as asking:
+            asking.conf.control_exchange = CONTROL_EXCHANGE
             # One that is slow just now is not heard in time, and is asked again.
             answers = wait_until(lambda: asking.control.inspect(timeout=5).active_queues() or {}, "an answer")
             (queues,) = answers.values()

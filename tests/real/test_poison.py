@@ -19,9 +19,18 @@ import pytest
 from amqp import Message as AmqpMessage
 from kombu import Connection
 
-from cachekeeper.delivery.broker import QUEUE, TASK, task_body, task_headers, work_queue
-from cachekeeper.delivery.envelopes import guard_channel
+from cachekeeper.delivery.broker import (
+    CONTROL_EXCHANGE,
+    QUEUE,
+    TASK,
+    UNACKED,
+    UNACKED_INDEX,
+    task_body,
+    task_headers,
+    work_queue,
+)
 from cachekeeper.delivery.messages import LONGEST
+from cachekeeper.delivery.transport import Connection as OurConnection
 from cachekeeper.embedded import RedisServer
 from producers import UserLoggedOut
 from tests.real.delivering import Site
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
     from cachekeeper.embedded.worker_process import WorkerProcess
 
 SOON = 30.0
+PIDBOX = f"{CONTROL_EXCHANGE}.pidbox"
 EVENT = json.dumps(UserLoggedOut(token_id="poison").to_wire())
 HEADERS = task_headers("m1", 1)
 GOOD = task_body([EVENT])
@@ -245,6 +255,7 @@ def test_what_was_revoked_is_applied(site: Site, worker: WorkerProcess) -> None:
 
     pid = worker.pid
     with Celery("asking", broker=site.broker.url, set_as_current=False) as asking:
+        asking.conf.control_exchange = CONTROL_EXCHANGE
         assert asking.control.revoke("m1", reply=True, timeout=SOON, limit=1)
     site.send(GOOD, HEADERS)
     wait_until(lambda: site.client.exists("blocked:poison") or not worker.alive, "the event applied", SOON)
@@ -436,7 +447,7 @@ CONTROL: dict[str, bytes] = {
     "no JSON": b"[[",
     "a number": b"5",
     "no properties": b'{"body": "e30=", "headers": {}}',
-    "headers that are none": envelope({**TAG, "delivery_info": {"exchange": "celery.pidbox"}}, headers=5),
+    "headers that are none": envelope({**TAG, "delivery_info": {"exchange": PIDBOX}}, headers=5),
     "no delivery tag": envelope({"delivery_info": HOME}),
     "no delivery info": envelope(TAG),
     "a body that is none": envelope({**TAG, "delivery_info": HOME}, body="!"),
@@ -450,7 +461,7 @@ def test_nothing_that_is_published_to_all_workers_ends_one(site: Site, worker: W
     pid = worker.pid
     with site.broker.client() as client:  # type: ignore[union-attr]  # a Redis
         database = site.broker.url.rpartition("/")[2]
-        assert client.publish(f"/{database}.celery.pidbox", item) == 1
+        assert client.publish(f"/{database}.{PIDBOX}", item) == 1
     site.send(GOOD, HEADERS)
     wait_until(lambda: site.client.exists("blocked:poison") or not worker.alive, "the event applied", SOON)
     site.settle()
@@ -461,9 +472,7 @@ def test_nothing_that_is_published_to_all_workers_ends_one(site: Site, worker: W
 def test_whatever_is_put_back_comes_again(redis_server: RedisServer) -> None:
     """As the worker does during an outage. kombu drops what it cannot put back, and says so in the log."""
     items = [item for group in ITEMS.values() for item in group.values() if len(item) < LONGEST] + [*ODD_ITEMS.values()]
-    with redis_server.client() as client, Connection(redis_server.url) as connection:
-        channel: Any = connection.default_channel
-        guard_channel(channel)
+    with redis_server.client() as client, OurConnection(redis_server.url) as connection:
         seen: list[Message] = []
         consumer = connection.Consumer([work_queue(redis_server.url)], accept=["json"], on_message=seen.append)
         consumer.on_decode_error = lambda message, _: seen.append(message)
@@ -475,4 +484,4 @@ def test_whatever_is_put_back_comes_again(redis_server: RedisServer) -> None:
                 seen.pop().reject(requeue=True)
                 assert client.llen(QUEUE) == 1, item[:100]
                 item = client.rpop(QUEUE)  # noqa: PLW2901  # what was put back is put back once more
-        assert client.hlen("unacked") == 0
+        assert client.exists(UNACKED, UNACKED_INDEX) == 0

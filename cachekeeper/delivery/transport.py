@@ -1,0 +1,344 @@
+"""kombu's transport for Redis, with a channel that loses no message when the broker's memory is full.
+
+kombu takes a message off its list with one command and records it as unacknowledged with a second. Between the two a
+worker may be killed; and at `maxmemory` Redis accepts the first and refuses the second. Both lose the message. Here one
+script does both. It removes before it adds: Redis refuses a script only at its first write, and a worker that a full
+broker gives nothing to can never make room in it.
+
+The wire format is kombu's: publishers push to the same list, and the record of a message is the `[message, exchange,
+routing key]` that kombu keeps, except that an item which is no message stands in it as it was pushed.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import uuid
+from functools import cached_property
+from importlib import resources
+from queue import Empty
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import kombu
+import redis
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from kombu.utils.json import loads
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+
+from cachekeeper.delivery import envelopes
+from cachekeeper.delivery.broker import PAUSE, UNACKED, UNACKED_INDEX, UNACKED_MUTEX
+from cachekeeper.metrics import COUNTERS, logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_kombu: Any = kombu_redis  # with what its types leave out
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+_AT_ONCE = 100
+_LONGEST_NAME = 250
+_NEXT, _LAST = "RPUSH", "LPUSH"  # which end of a list a message is put back to
+
+
+def _source(name: str) -> str:
+    return resources.files("cachekeeper.delivery").joinpath("lua", f"{name}.lua").read_text("utf-8")
+
+
+TAKE, RESTORE, _BIND = _source("take"), _source("restore"), _source("bind")
+
+
+class Client(redis.Redis):
+    """A client whose pipelines are no transactions unless that is asked for.
+
+    At `maxmemory` Redis refuses every command between `MULTI` and `EXEC`, whatever it does. Nothing that kombu sends in
+    a pipeline, beside what is a script here, has to be atomic.
+    """
+
+    def pipeline(self, transaction: bool = False, shard_hint: str | None = None) -> Any:  # noqa: FBT001, FBT002  # redis-py's
+        """As redis-py's."""
+        return super().pipeline(transaction, shard_hint)
+
+
+class QoS(kombu_redis.QoS):
+    """What this channel has in flight. A message is in Redis's record of it before it is here."""
+
+    channel: Any
+    _delivered: Any
+    _vrestore_count: int
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Count a message as in flight. Recording it was part of taking it."""
+        virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge one message."""
+        self.acknowledge([delivery_tag])
+
+    def acknowledge(self, delivery_tags: Sequence[str]) -> None:
+        """Acknowledge messages in one round trip.
+
+        Raises:
+            redis.ResponseError: Redis refused it; nothing is acknowledged.
+        """
+        with self.channel.conn_or_acquire() as client:
+            # In this order: where only the first arrives, restoring finds no message for the tag, and removes the tag.
+            pipe = client.pipeline()
+            pipe.hdel(self.channel.unacked_key, *delivery_tags)
+            pipe.zrem(self.channel.unacked_index_key, *delivery_tags)
+            pipe.execute()
+        for delivery_tag in delivery_tags:
+            virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's
+        """Put a message back behind all others, or away."""
+        if not requeue:
+            self.acknowledge([delivery_tag])
+            return
+        self._restore(_LAST, "", delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002  # kombu's
+        """Put one message back."""
+        self._restore(_LAST if leftmost else _NEXT, "", tag)
+
+    def restore_unacked(self, client: Any = None) -> None:  # noqa: ARG002  # kombu's
+        """Put back all that is in flight here. Called when the channel closes."""
+        tags = [*self._delivered]
+        for at in range(0, len(tags), _AT_ONCE):
+            self._restore(_NEXT, "", *tags[at : at + _AT_ONCE])
+        self._delivered.clear()
+
+    def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:  # noqa: ARG002  # kombu's
+        """Put back what any worker took longer ago than the visibility timeout. Called again and again.
+
+        The script does it in one step, by the server's clock; so no lock is needed, and no clock of a worker counts.
+        """
+        self._vrestore_count += 1
+        if (self._vrestore_count - 1) % (interval or 1):
+            return
+        while self._restore(_NEXT, self.channel.visibility_timeout, num or _AT_ONCE) == (num or _AT_ONCE):
+            pass
+
+    def _restore(self, end: str, *which: str | float) -> int:
+        """Run restore.lua. Returns how many tags it has looked at."""
+        keys = self.channel.unacked_key, self.channel.unacked_index_key
+        with self.channel.conn_or_acquire() as client:
+            return int(client.eval(RESTORE, len(keys), *keys, end, *which))
+
+
+class _Step(enum.Enum):
+    """What a channel asks Redis for next; or what it has asked for, until the answer is there."""
+
+    TAKE = enum.auto()
+    """A message."""
+    WAIT = enum.auto()
+    """To be told when the list is no longer empty."""
+    PAUSE = enum.auto()
+    """To be told after a while. Waiting is refused where the broker is full."""
+
+
+class Channel(kombu_redis.Channel):
+    """kombu's channel, but for how a message is taken, recorded and put back.
+
+    kombu's event loop has one blocking command at a time in flight on a connection of its own, and calls it BRPOP. Here
+    this command is one of three in turn: take a message; if there is none, wait; if waiting is refused, pause.
+    """
+
+    QoS = QoS
+    # Every connection to a Redis broker is one of these: a worker's and a publisher's, blocking and not.
+    connection_class = redis.Connection
+    connection_class_ssl = redis.SSLConnection
+
+    unacked_key = UNACKED
+    unacked_index_key = UNACKED_INDEX
+    unacked_mutex_key = UNACKED_MUTEX
+
+    # kombu's; the types that are shipped for it leave them out.
+    connection: Any
+    connection_errors: tuple[type[Exception], ...]
+    client: Any
+    qos: Any
+    keyprefix_binding_permanent: str
+    _queue_cycle: Any
+    _create_client: Callable[[], Any]
+    _flush_brpop_reauth: Callable[[], None]
+
+    def __init__(self, connection: Any, **options: Any) -> None:
+        self._step = _Step.TAKE
+        self._pauses = 0  # since there was last a message, or waiting was accepted
+        self._asked: tuple[Sequence[str], str] = ((), "")  # the lists and the delivery tag of the last TAKE
+        self._is_loaded = False  # whether the server knows the script by its hash
+        self._sha = hashlib.sha1(TAKE.encode(), usedforsecurity=False).hexdigest()  # as the server computes it
+        self._unanswered: set[str] = set()  # queues whose messages nobody acknowledges
+        super().__init__(connection, **options)
+
+    def _get_client(self) -> type[redis.Redis]:
+        return Client
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **options: Any) -> Any:  # noqa: FBT001  # kombu's
+        """Consume from a queue."""
+        (self._unanswered.add if no_ack else self._unanswered.discard)(queue)
+        return super().basic_consume(queue, no_ack, *args, **options)
+
+    def basic_get(self, queue: str, no_ack: bool = False, **options: Any) -> Any:  # noqa: FBT001, FBT002  # kombu's
+        """A message of a queue, or None."""
+        message = super().basic_get(queue, no_ack, **options)
+        if no_ack and message is not None:
+            self.qos.acknowledge([message.delivery_tag])
+        return message
+
+    # --- the event loop
+
+    def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002  # kombu's
+        """Send the next command. Called when none is in flight, and this channel may have one message more."""
+        queues: Sequence[str] = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        if self._step is _Step.WAIT and len(queues) > 1:
+            self._pause()  # no command waits for several lists and leaves them as they are
+        connection = self.client.connection
+        self._in_poll, self._brpop_sent_at = connection, monotonic()
+        connection.send_command(*self._command(queues))
+
+    def _command(self, queues: Sequence[str]) -> Sequence[Any]:
+        if self._step is _Step.WAIT:
+            # It puts what it takes back where it was. Between two lists it would lose nothing either, but a full broker
+            # refuses it, and hands out nothing more.
+            return "BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", self.brpop_timeout
+        if self._step is _Step.PAUSE:
+            seconds = min(_FIRST_PAUSE_SECONDS * (1 << min(self._pauses, 10)), _LONGEST_PAUSE_SECONDS)
+            return "BRPOP", PAUSE, seconds
+        script = ("EVALSHA", self._sha) if self._is_loaded else ("EVAL", TAKE)
+        return *script, *self._take(queues)
+
+    def _brpop_read(self, **_options: Any) -> bool:
+        """Read the answer. Called when there is one."""
+        try:
+            answer = self._answer()
+            if self._step is _Step.PAUSE:
+                self._step = _Step.TAKE
+            elif self._step is _Step.WAIT:
+                self._pauses = 0
+                self._step = _Step.TAKE if answer else _Step.WAIT
+            elif answer:
+                self._pauses = 0
+                queue, message = self._taken(answer)
+                self._queue_cycle.rotate(queue)
+                self.connection._deliver(message, queue)  # noqa: SLF001  # as kombu's channel does
+                return True
+            else:
+                self._step = _Step.WAIT
+            raise Empty
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _answer(self) -> Any:
+        """What Redis says to the command in flight.
+
+        Raises:
+            Empty: another command is to be sent.
+            ConnectionError: Redis refused it, or the connection is lost.
+        """
+        connection = self.client.connection
+        try:
+            answer = self.client.parse_response(connection, "EVAL")
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+        except NoScriptError:  # another server behind the same address, or it has forgotten
+            self._is_loaded = False
+            raise Empty from None
+        except ResponseError as error:
+            if self._step is _Step.WAIT and isinstance(error, OutOfMemoryError):
+                self._pause()
+                raise Empty from None
+            # A new connection may be to another server: this one may be a replica now.
+            raise ConnectionError(f"the broker refused to hand out a message ({type(error).__name__})") from error
+        self._is_loaded = self._is_loaded or self._step is _Step.TAKE
+        return answer
+
+    def _pause(self) -> None:
+        self._step = _Step.PAUSE
+        self._pauses += 1
+
+    # --- messages
+
+    def _take(self, queues: Sequence[str]) -> Sequence[str]:
+        """Keys and arguments of take.lua. The tag is this delivery's: of two, one does not acknowledge the other."""
+        tag = str(uuid.uuid4())
+        self._asked = (queues, tag)
+        keys = (self.unacked_key, self.unacked_index_key, *queues)
+        return str(len(keys)), *keys, tag, *("" if queue in self._unanswered else _tail(queue) for queue in queues)
+
+    def _taken(self, answer: Sequence[Any]) -> tuple[str, dict[str, Any]]:
+        """The queue of a message that was taken, and the message."""
+        number, item = answer
+        queues, tag = self._asked
+        queue = queues[number - 1]
+        if queue in self._unanswered:
+            return queue, loads(item)
+        message: dict[str, Any] = loads(envelopes.sound(item))
+        message["properties"]["delivery_tag"] = tag
+        return queue, message
+
+    def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:  # noqa: ARG002  # kombu's
+        with self.conn_or_acquire() as client:
+            answer = client.eval(TAKE, *self._take([queue]))
+        if not answer:
+            raise Empty
+        return self._taken(answer)[1]
+
+    def _deliver_fanout_message(self, message: object, exchange: str) -> object:
+        """Deliver what was published to all workers (`celery inspect`), unless kombu could not read it."""
+        if envelopes.is_control(message, exchange):
+            return super()._deliver_fanout_message(message, exchange)  # type: ignore[misc]  # as above
+        COUNTERS.add("control_message_unreadable")
+        logger.error("a control message is none of kombu's")
+        return True
+
+    # --- what a worker writes when it starts: else none could start while the broker is full, and empty it
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[misc]  # as above
+        except OutOfMemoryError:
+            member = self.sep.join([routing_key or "", pattern or "", queue or ""])
+            sets = (self.keyprefix_queue % exchange, self.keyprefix_binding_permanent % exchange)
+            with self.conn_or_acquire() as client:
+                client.eval(_BIND, len(sets), *sets, member)
+
+    @cached_property
+    def _refresh_binding(self) -> Any:
+        """Kombu's script for queues that expire, with a first write that removes."""
+        removing_first = "redis.call('SREM', KEYS[1], ARGV[1])\n"
+        return self._create_client().register_script(removing_first + _kombu.REFRESH_BINDING)
+
+
+class Transport(kombu_redis.Transport):
+    """kombu's transport for Redis, with the channel above."""
+
+    Channel = Channel
+
+
+class Connection(kombu.Connection):
+    """kombu's connection, with the transport above where the URL is that of a Redis."""
+
+    def get_transport_cls(self) -> Any:
+        """The transport's class."""
+        found = super().get_transport_cls()
+        return Transport if found is kombu_redis.Transport else found
+
+
+def _tail(queue: str) -> str:
+    """What stands behind the item in the record of a message: kombu's exchange and routing key.
+
+    Raises:
+        ValueError: restore.lua could not find the queue's name in it.
+    """
+    if not queue or len(queue) > _LONGEST_NAME or json.dumps(queue, ensure_ascii=False) != f'"{queue}"':
+        raise ValueError(f"the name of a queue is 1 to {_LONGEST_NAME} printable characters without quotes: {queue!r}")
+    return f',"","{queue}"]'

@@ -1,0 +1,22 @@
+"""A Redis at its memory limit: it accepts what removes, and refuses what adds."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachekeeper.embedded import RedisServer
+
+
+@contextmanager
+def full(server: RedisServer) -> Iterator[None]:
+    """Meanwhile there is no memory left: more than one byte is in use, whatever it holds."""
+    with server.client() as client:
+        client.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            client.config_set("maxmemory", 0)
