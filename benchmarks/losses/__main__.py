@@ -85,7 +85,7 @@ def _figures(path: Path, kind: str, outcome: Outcome) -> list[Figure]:
         confirmed = lost - len(outcome.unsaid)
         figure = f"{said}: changes lost behind the broker's confirmation"
         found = [
-            at_most(figure, confirmed, 0) if kind == "rabbitmq" else plain(figure, confirmed),
+            at_most(figure, confirmed, 0),
             plain(f"{said}: changes lost between commit and publication", len(outcome.unsaid)),
         ]
     else:

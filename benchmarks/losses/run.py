@@ -25,6 +25,7 @@ from lookups.products import SEARCH
 from lookups.users import USER_NAME
 from tests.real.delivering import RELAY_SAYS, Program, Site, remember_queue
 from tests.real.faults import MUTANT, VARIABLE
+from tests.real.full_brokers import full
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 COMMITTED = "service-committed"
 STOPPED, RESTARTED = "worker stopped by SIGTERM", "broker killed and restarted"
+FILLED = "broker without memory left"
 _WORKER_GAPS = ("worker-received", "worker-persisted", "worker-applied", "worker-left", "worker-warmed")
 _RELAY_GAPS = ("relay-claimed", "relay-published")
 _GAPS = {
@@ -51,9 +53,10 @@ _DROPPED = re.compile(rb"view \S+ was dropped")
 
 
 def gaps(path: Path, *, is_rabbit: bool) -> tuple[str, ...]:
-    """Where a process is killed. `worker-popped` is where Redis as the broker loses a message.
+    """Where a process is killed.
 
-    To Redis alone a worker gathers acknowledgements: `worker-acknowledging` is before they are sent.
+    On Redis alone, `worker-popped` is just after a message was taken off its list, where kombu's own transport has not
+    recorded it yet. There alone a worker gathers acknowledgements: `worker-acknowledging` is before they are sent.
     """
     return _GAPS[path] if is_rabbit else (*_GAPS[path], "worker-popped", "worker-acknowledging")
 
@@ -64,7 +67,8 @@ class Outcome:
 
     Attributes:
         changes: how many were committed.
-        kills: how often a process ended at each gap; broker and worker that were ended otherwise besides.
+        kills: how often a process ended at each gap; besides, how often broker and worker were ended otherwise, and how
+            often the broker was full.
         lost: changes whose key was stale in the end.
         unsaid: those of them whose service was killed between commit and publication.
         silent: changes whose key is gone in the end, and not by their event: whether they were lost does not show.
@@ -151,14 +155,16 @@ class Run:
             changes: and one more, at the end, when all processes are well.
             kills: at each gap.
             seed: of the order of kills, and of where among the changes they come.
-            restarts: so often the broker is killed and restarted, and a worker stopped.
+            restarts: so often the broker is killed and restarted, and a worker stopped; and so often a Redis broker is
+                full.
             at: which gaps; None: all of the path.
         """
         rng, outcome, began = random.Random(seed), Outcome(changes + 1), time.monotonic()
         self._begin(changes + 1)
         drops = self._drops()
         at = gaps(self.path, is_rabbit=self.site.is_rabbit) if at is None else at
-        wanted = [*at] * kills + [STOPPED, RESTARTED] * restarts
+        others = [STOPPED, RESTARTED] if self.site.is_rabbit else [STOPPED, RESTARTED, FILLED]
+        wanted = [*at] * kills + others * restarts
         rng.shuffle(wanted)
         for number, what in enumerate(wanted):
             start, stop = (changes * n // len(wanted) for n in (number, number + 1))
@@ -227,9 +233,22 @@ class Run:
         elif what == RESTARTED:
             remember_queue(self.site.broker)
             self.site.broker.restart(keep_data=True)
+        elif what == FILLED:
+            self._fill(stop)
         else:
             self._kill_at(what, stop, outcome)
         outcome.kills[what] += 1
+
+    def _fill(self, stop: int) -> None:
+        """Let messages gather, and have the workers take them from a broker that has no memory left."""
+        for worker in self.workers:
+            worker.pause()
+        self._order(stop)
+        wait_until(self.site.waiting, "messages that wait", _SOON)
+        with full(self.site.broker):
+            for worker in self.workers:
+                worker.resume()
+            wait_until(lambda: not self.site.waiting(), "an empty queue", _SOON)
 
     def _kill_at(self, gap: str, stop: int, outcome: Outcome) -> None:
         (self.faults / gap).touch()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 from kombu.exceptions import OperationalError
 
 from cachekeeper.delivery.broker import (
+    PAUSE,
     is_amqp,
     task_body,
     task_headers,
@@ -93,14 +94,19 @@ class Lane:
             raise BrokerUnavailable("the broker has no queue for the event (any more)")
 
     def probe(self) -> None:
-        """Ask for the queue, and wait for the answer. Makes the queue where it is missing.
+        """Ask whether the broker would take a message, and wait for the answer. Makes the queue where it is missing.
 
         Raises:
             BrokerUnavailable: there was none. The lane is of no more use.
         """
         try:
             self._ready_producer()
-            self._queue(self._connection.default_channel).declare()
+            channel: Any = self._connection.default_channel
+            self._queue(channel).declare()
+            if not self._amqp:
+                # It changes nothing, since there is no such list, and a full broker refuses it as it does a message.
+                with channel.conn_or_acquire() as client:
+                    client.lpushx(PAUSE, "")
         except self._errors() as error:
             raise BrokerUnavailable(_said("the broker did not answer", error)) from error
 

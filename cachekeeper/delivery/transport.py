@@ -16,7 +16,6 @@ import hashlib
 import json
 import uuid
 from functools import cached_property
-from importlib import resources
 from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -24,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 import kombu
 import redis
 from kombu.transport import redis as kombu_redis
-from kombu.transport import virtual
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from cachekeeper.delivery import envelopes
-from cachekeeper.delivery.broker import PAUSE, UNACKED, UNACKED_INDEX, UNACKED_MUTEX
+from cachekeeper.delivery.broker import CONTROL_EXCHANGE, PAUSE, UNACKED, UNACKED_INDEX, UNACKED_MUTEX
+from cachekeeper.delivery.unacked import Client, QoS, script
 from cachekeeper.metrics import COUNTERS, logger
 
 if TYPE_CHECKING:
@@ -38,95 +37,11 @@ if TYPE_CHECKING:
 _kombu: Any = kombu_redis  # with what its types leave out
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
-_AT_ONCE = 100
 _LONGEST_NAME = 250
-_NEXT, _LAST = "RPUSH", "LPUSH"  # which end of a list a message is put back to
 
 
-def _source(name: str) -> str:
-    return resources.files("cachekeeper.delivery").joinpath("lua", f"{name}.lua").read_text("utf-8")
-
-
-TAKE, RESTORE, _BIND = _source("take"), _source("restore"), _source("bind")
-
-
-class Client(redis.Redis):
-    """A client whose pipelines are no transactions unless that is asked for.
-
-    At `maxmemory` Redis refuses every command between `MULTI` and `EXEC`, whatever it does. Nothing that kombu sends in
-    a pipeline, beside what is a script here, has to be atomic.
-    """
-
-    def pipeline(self, transaction: bool = False, shard_hint: str | None = None) -> Any:  # noqa: FBT001, FBT002  # redis-py's
-        """As redis-py's."""
-        return super().pipeline(transaction, shard_hint)
-
-
-class QoS(kombu_redis.QoS):
-    """What this channel has in flight. A message is in Redis's record of it before it is here."""
-
-    channel: Any
-    _delivered: Any
-    _vrestore_count: int
-
-    def append(self, message: Any, delivery_tag: str) -> None:
-        """Count a message as in flight. Recording it was part of taking it."""
-        virtual.QoS.append(self, message, delivery_tag)
-
-    def ack(self, delivery_tag: str) -> None:
-        """Acknowledge one message."""
-        self.acknowledge([delivery_tag])
-
-    def acknowledge(self, delivery_tags: Sequence[str]) -> None:
-        """Acknowledge messages in one round trip.
-
-        Raises:
-            redis.ResponseError: Redis refused it; nothing is acknowledged.
-        """
-        with self.channel.conn_or_acquire() as client:
-            # In this order: where only the first arrives, restoring finds no message for the tag, and removes the tag.
-            pipe = client.pipeline()
-            pipe.hdel(self.channel.unacked_key, *delivery_tags)
-            pipe.zrem(self.channel.unacked_index_key, *delivery_tags)
-            pipe.execute()
-        for delivery_tag in delivery_tags:
-            virtual.QoS.ack(self, delivery_tag)
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's
-        """Put a message back behind all others, or away."""
-        if not requeue:
-            self.acknowledge([delivery_tag])
-            return
-        self._restore(_LAST, "", delivery_tag)
-        virtual.QoS.ack(self, delivery_tag)
-
-    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002  # kombu's
-        """Put one message back."""
-        self._restore(_LAST if leftmost else _NEXT, "", tag)
-
-    def restore_unacked(self, client: Any = None) -> None:  # noqa: ARG002  # kombu's
-        """Put back all that is in flight here. Called when the channel closes."""
-        tags = [*self._delivered]
-        for at in range(0, len(tags), _AT_ONCE):
-            self._restore(_NEXT, "", *tags[at : at + _AT_ONCE])
-        self._delivered.clear()
-
-    def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:  # noqa: ARG002  # kombu's
-        """Put back what any worker took longer ago than the visibility timeout. Called again and again.
-
-        The script does it in one step, by the server's clock; so no lock is needed, and no clock of a worker counts.
-        """
-        self._vrestore_count += 1
-        if (self._vrestore_count - 1) % (interval or 1):
-            return
-        while self._restore(_NEXT, self.channel.visibility_timeout, num or _AT_ONCE) == (num or _AT_ONCE):
-            pass
-
-    def _restore(self, end: str, *which: str | float) -> int:
-        """Run restore.lua. Returns how many tags it has looked at."""
-        keys = self.channel.unacked_key, self.channel.unacked_index_key
-        with self.channel.conn_or_acquire() as client:
-            return int(client.eval(RESTORE, len(keys), *keys, end, *which))
+TAKE, _BIND = script("take"), script("bind")
+_PUSH = "redis.call('LTRIM', KEYS[1], 0, -1) return redis.call('LPUSH', KEYS[1], ARGV[1])"  # changes nothing first
 
 
 class _Step(enum.Enum):
@@ -211,8 +126,8 @@ class Channel(kombu_redis.Channel):
         if self._step is _Step.PAUSE:
             seconds = min(_FIRST_PAUSE_SECONDS * (1 << min(self._pauses, 10)), _LONGEST_PAUSE_SECONDS)
             return "BRPOP", PAUSE, seconds
-        script = ("EVALSHA", self._sha) if self._is_loaded else ("EVAL", TAKE)
-        return *script, *self._take(queues)
+        which = ("EVALSHA", self._sha) if self._is_loaded else ("EVAL", TAKE)
+        return *which, *self._take(queues)
 
     def _brpop_read(self, **_options: Any) -> bool:
         """Read the answer. Called when there is one."""
@@ -222,7 +137,7 @@ class Channel(kombu_redis.Channel):
                 self._step = _Step.TAKE
             elif self._step is _Step.WAIT:
                 self._pauses = 0
-                self._step = _Step.TAKE if answer else _Step.WAIT
+                self._step = _Step.WAIT if answer is None else _Step.TAKE  # an item may be empty
             elif answer:
                 self._pauses = 0
                 queue, message = self._taken(answer)
@@ -310,6 +225,20 @@ class Channel(kombu_redis.Channel):
             sets = (self.keyprefix_queue % exchange, self.keyprefix_binding_permanent % exchange)
             with self.conn_or_acquire() as client:
                 client.eval(_BIND, len(sets), *sets, member)
+
+    def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
+        """Push a message.
+
+        A full broker takes the answer to a control command all the same. Else `celery inspect ping` finds no worker,
+        and whatever asks so whether workers are well restarts them.
+        """
+        try:
+            super()._put(queue, message, **options)
+        except OutOfMemoryError:
+            if not queue.endswith(f".reply.{CONTROL_EXCHANGE}.pidbox"):
+                raise
+            with self.conn_or_acquire() as client:
+                client.eval(_PUSH, 1, queue, dumps(message))
 
     @cached_property
     def _refresh_binding(self) -> Any:

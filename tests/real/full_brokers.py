@@ -5,15 +5,18 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cachekeeper.embedded import RedisServer
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.embedded import RedisServer
+    from tests.servers import RabbitServer
 
 
 @contextmanager
-def full(server: RedisServer) -> Iterator[None]:
+def full(server: RedisServer | RabbitServer) -> Iterator[None]:
     """Meanwhile there is no memory left: more than one byte is in use, whatever it holds."""
+    assert isinstance(server, RedisServer)
     with server.client() as client:
         client.config_set("maxmemory", 1)
         try:

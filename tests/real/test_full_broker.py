@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -97,8 +100,19 @@ def test_a_queue_that_fills_its_broker_is_emptied(site: Site, broker: RedisServe
     assert site.letters == []
 
 
+def pinged(worker: WorkerProcess) -> int:
+    """The exit status of what an orchestrator runs to know whether a worker is well."""
+    return subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker", "inspect", "ping", "--timeout", "10"],
+        env={**os.environ, **worker.environment},
+        check=False,
+        capture_output=True,
+        timeout=SOON,
+    ).returncode
+
+
 class Unasked(WorkerProcess):
-    """A worker that is not asked whether it is ready: its answer is a message, and has no room either."""
+    """A worker that is not asked whether it is ready: who asks uses kombu as it is, which a full broker refuses."""
 
     def _not_ready(self) -> None:
         return None
@@ -113,6 +127,7 @@ def test_a_worker_that_starts_while_the_broker_is_full_empties_it(site: Site, br
         worker.start()
         wait_until(lambda: applied(site, tokens) == EACH or not worker.alive, "all applied", SOON)
         wait_until(lambda: drained(site), "an empty broker", SOON)
+        assert pinged(worker) == 0
         worker.stop()
     assert worker.exit_text == "exited with status 0"
     assert "Traceback" not in worker.log_tail(1000)

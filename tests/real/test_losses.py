@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.losses.run import COMMITTED, RESTARTED, SHORTEST_TTL, STOPPED, Run, gaps
+from benchmarks.losses.run import COMMITTED, FILLED, RESTARTED, SHORTEST_TTL, STOPPED, Run, gaps
 from benchmarks.losses.service import Path
 from cachekeeper.embedded import RedisServer
 
@@ -34,7 +34,7 @@ def test_the_change_stream_loses_nothing_on_redis(
     path = Path.STREAM
     with Run(guardian, broker, redis_server, mongo_server, path) as run:
         outcome = run.result(300, 1, SEED)
-    assert dict(outcome.kills) == dict.fromkeys((*gaps(path, is_rabbit=False), STOPPED, RESTARTED), 1)
+    assert dict(outcome.kills) == dict.fromkeys((*gaps(path, is_rabbit=False), STOPPED, RESTARTED, FILLED), 1)
     assert (outcome.lost, outcome.left) == (set(), 0)
     assert (outcome.silent, outcome.dropped) == (set(), 0)  # else nothing lost would mean nothing
     assert outcome.changes == 301
@@ -51,6 +51,16 @@ def test_the_plain_call_loses_nothing_behind_the_confirmation_of_rabbitmq(
     assert (outcome.silent, outcome.dropped, outcome.left) == (set(), 0, 0)
     assert outcome.lost - outcome.unsaid == set()
     assert len(outcome.unsaid) == 1  # which is what it does lose: committed, and nobody told
+
+
+def test_the_plain_call_loses_nothing_behind_the_confirmation_of_a_redis_that_fills_up(
+    guardian: Guardian, broker: RedisServer, redis_server: RedisServer, mongo_server: MongoServer
+) -> None:
+    with Run(guardian, broker, redis_server, mongo_server, Path.PLAIN) as run:
+        outcome = run.result(100, 1, SEED, at=["worker-popped"])
+    assert dict(outcome.kills) == dict.fromkeys(("worker-popped", STOPPED, RESTARTED, FILLED), 1)
+    assert (outcome.silent, outcome.dropped, outcome.left) == (set(), 0, 0)
+    assert outcome.lost == set()
 
 
 def test_a_worker_that_acknowledges_early_loses_what_the_outbox_keeps(

@@ -16,7 +16,9 @@ from kombu.exceptions import OperationalError
 
 from cachekeeper.delivery import transport
 from cachekeeper.delivery.broker import PAUSE, QUEUE, UNACKED, UNACKED_INDEX, transport_options, work_queue
+from cachekeeper.delivery.lane import Lane
 from cachekeeper.delivery.transport import Connection
+from cachekeeper.errors import BrokerUnavailable
 from tests.real.full_brokers import full
 
 if TYPE_CHECKING:
@@ -174,6 +176,19 @@ def test_it_waits_for_a_message_and_leaves_it_where_it_is(any_redis: RedisServer
         assert numbers(first.get()) == [0]
         assert numbers(second.get()) == [1]
         assert client.exists(QUEUE, PAUSE) == 0
+
+
+def test_a_publisher_says_that_its_broker_is_full(any_redis: RedisServer, client: redis.Redis) -> None:
+    """`/readyz` of the HTTP door asks so. A queue may be declared there all the same."""
+    lane = Lane(any_redis.url, SOON)
+    with full(any_redis):
+        with pytest.raises(BrokerUnavailable, match="OutOfMemoryError"):
+            lane.probe()
+        with pytest.raises(BrokerUnavailable, match="OutOfMemoryError"):
+            lane.send("m1", [], SOON)
+    lane.probe()
+    lane.close()
+    assert client.exists(PAUSE, QUEUE) == 0
 
 
 # --- a refusal

@@ -15,6 +15,7 @@ from celery.backends.base import DisabledBackend
 
 from cachekeeper.delivery.app import WorkerApp, _configuration, create_app
 from cachekeeper.delivery.broker import DELIVERY_LIMIT, TASK
+from cachekeeper.delivery.transport import Channel
 from cachekeeper.errors import SettingsError
 from cachekeeper.settings import PREFIX, Settings, WorkerSettings
 
@@ -43,6 +44,18 @@ def test_a_message_is_acknowledged_late_and_nothing_but_json_is_read(broker: str
     assert conf.worker_send_task_events is False
     assert conf.worker_pool == "threads"
     assert conf.worker_concurrency * conf.worker_prefetch_multiplier == 16
+
+
+@pytest.mark.parametrize("broker", [REDIS, RABBIT])
+def test_no_exchange_is_another_applications(broker: str) -> None:
+    conf = app_with(broker).conf
+    for name in (conf.control_exchange, conf.event_exchange, conf.event_queue_prefix):
+        assert name.startswith("cachekeeper")
+
+
+def test_no_key_in_redis_is_another_applications() -> None:
+    for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key"):
+        assert getattr(Channel, name).startswith("cachekeeper.unacked")
 
 
 def test_a_worker_waits_for_its_broker_without_end() -> None:

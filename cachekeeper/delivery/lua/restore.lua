@@ -7,10 +7,10 @@ local function restore(tag)
   local taken_at = redis.call('ZSCORE', KEYS[2], tag)
   redis.call('ZREM', KEYS[2], tag)
   local record = redis.call('HGET', KEYS[1], tag)
-  -- None: it is acknowledged, or another worker has put it back.
-  local tail = record and string.match(string.sub(record, -1024), ',"","[^"]*"%]$')
-  if not tail then return end
-  local refused = redis.pcall(ARGV[1], string.sub(tail, 6, -3), string.sub(record, 2, -#tail - 1))
+  if not record then return end  -- acknowledged, or put back by another worker
+  local tail, list = string.match(string.sub(record, -1024), '(,%s*"",%s*"([^"]*)"%])$')
+  if not tail then return end  -- written by something else
+  local refused = redis.pcall(ARGV[1], list, string.sub(record, 2, -#tail - 1))
   if type(refused) == 'table' then
     if taken_at then redis.call('ZADD', KEYS[2], taken_at, tag) end
     return refused
