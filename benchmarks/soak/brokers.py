@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Connection
 
-from cachekeeper.delivery.broker import QUEUE
+from cachekeeper.delivery.broker import QUEUE, UNACKED_INDEX
 from cachekeeper.embedded import RedisServer
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Broker(ABC):
 
 
 class RedisBroker(Broker):
-    """kombu keeps what is in flight in a sorted set."""
+    """The transport keeps what is in flight in a sorted set."""
 
     look_seconds = 1.0
 
@@ -71,7 +71,7 @@ class RedisBroker(Broker):
     def overview(self) -> Overview:
         """Look."""
         pipe = self._client.pipeline(transaction=False)
-        pipe.zcard("unacked_index")
+        pipe.zcard(UNACKED_INDEX)
         pipe.info("clients")
         pipe.dbsize()
         unacked, clients, keys = pipe.execute()

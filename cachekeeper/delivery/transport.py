@@ -24,7 +24,7 @@ import kombu
 import redis
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps, loads
-from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from cachekeeper.delivery import envelopes
 from cachekeeper.delivery.broker import CONTROL_EXCHANGE, PAUSE, UNACKED, UNACKED_INDEX, UNACKED_MUTEX
@@ -156,7 +156,8 @@ class Channel(kombu_redis.Channel):
 
         Raises:
             Empty: another command is to be sent.
-            ConnectionError: Redis refused it, or the connection is lost.
+            redis.ResponseError: Redis refused it; the message is still on its list.
+            redis.ConnectionError: the connection is lost.
         """
         connection = self.client.connection
         try:
@@ -167,12 +168,11 @@ class Channel(kombu_redis.Channel):
         except NoScriptError:  # another server behind the same address, or it has forgotten
             self._is_loaded = False
             raise Empty from None
-        except ResponseError as error:
-            if self._step is _Step.WAIT and isinstance(error, OutOfMemoryError):
-                self._pause()
-                raise Empty from None
-            # A new connection may be to another server: this one may be a replica now.
-            raise ConnectionError(f"the broker refused to hand out a message ({type(error).__name__})") from error
+        except OutOfMemoryError:
+            if self._step is not _Step.WAIT:
+                raise
+            self._pause()
+            raise Empty from None
         self._is_loaded = self._is_loaded or self._step is _Step.TAKE
         return answer
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import kombu
 import pytest
-from kombu.exceptions import OperationalError
+from redis.exceptions import ResponseError
 
 from cachekeeper.delivery import transport
 from cachekeeper.delivery.broker import PAUSE, QUEUE, UNACKED, UNACKED_INDEX, transport_options, work_queue
@@ -202,7 +202,7 @@ def test_what_cannot_be_recorded_stays_where_it_was(any_redis: RedisServer, clie
     items = push(client, 3)
     with consuming(any_redis) as at:
         client.set(key, "of another kind")
-        with pytest.raises(ConnectionError, match=r"refused to hand out a message \(ResponseError\)"):
+        with pytest.raises(ResponseError):
             at.get()
         assert listed(client) == items
         client.delete(key)
@@ -247,7 +247,7 @@ def test_a_mutant_that_adds_first_gets_nothing_from_a_full_broker(
     items = push(client, 3)
     with consuming(any_redis) as at:
         assert numbers(at.get()) == [0]  # there is room
-        with full(any_redis), pytest.raises((ConnectionError, OperationalError)):
+        with full(any_redis), pytest.raises(ResponseError):
             at.get()
         assert listed(client) == items[1:]
 
@@ -261,7 +261,7 @@ def test_a_mutant_that_puts_nothing_back_loses_the_message(
     items = push(client, 3)
     with consuming(any_redis) as at:
         client.set(UNACKED, "of another kind")
-        with pytest.raises(ConnectionError):
+        with pytest.raises(ResponseError):
             at.get()
     assert listed(client) == items[1:]
 
