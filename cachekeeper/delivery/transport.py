@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import kombu
 import redis
+from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, OutOfMemoryError
@@ -260,6 +261,21 @@ class Connection(kombu.Connection):
         """The transport's class."""
         found = super().get_transport_cls()
         return Transport if found is kombu_redis.Transport else found
+
+    def Pool(self, limit: int | None = None, **options: Any) -> Any:  # noqa: N802  # kombu's
+        """A pool of such connections; `celery inspect` takes them from one."""
+        return _Pool(self, limit, **options)
+
+
+class _Pooled(PooledConnection, Connection):  # type: ignore[misc]  # in the types that are shipped, not in kombu
+    """One of a pool's: kombu's pool makes kombu's own connections by itself."""
+
+
+class _Pool(ConnectionPool):
+    connection: Any
+
+    def new(self) -> _Pooled:
+        return _Pooled(self, **dict(self.connection._info(resolve=False)))  # noqa: SLF001  # as kombu's pool does
 
 
 def _tail(queue: str) -> str:

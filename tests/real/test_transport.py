@@ -378,3 +378,5 @@ def test_a_name_that_a_record_could_not_tell_is_refused(any_redis: RedisServer, 
 def test_only_redis_has_this_transport(url: str, *, ours: bool) -> None:
     assert (Connection(url).get_transport_cls() is transport.Transport) == ours
     assert (Connection(url).clone().get_transport_cls() is transport.Transport) == ours
+    with Connection(url).Pool(limit=1).acquire(block=False) as pooled:
+        assert (pooled.get_transport_cls() is transport.Transport) == ours
