@@ -27,6 +27,8 @@ from cachekeeper.registry import Registry, load_registry
 from cachekeeper.urls import without_tls_options
 
 if TYPE_CHECKING:
+    import kombu
+
     from cachekeeper.settings import Settings
 
 # For one answer of the broker. Longer than a publisher's: only a broker that hangs keeps a worker waiting.
@@ -52,15 +54,15 @@ class WorkerApp(Celery):
     backend_cls = "disabled"  # else that of CELERY_RESULT_BACKEND
 
     # Celery asks CELERY_BROKER_READ_URL and CELERY_BROKER_WRITE_URL first, which may be another application's.
-    def connection_for_read(self, url: str | None = None, **options: Any) -> Connection:
+    def connection_for_read(self, url: str | None = None, **options: Any) -> kombu.Connection:
         """A connection to our broker."""
         return super().connection_for_read(url or self.conf["broker_url"], **options)
 
-    def connection(self, hostname: str | None = None, *arguments: Any, **options: Any) -> Connection:
+    def connection(self, hostname: str | None = None, *arguments: Any, **options: Any) -> kombu.Connection:
         """A connection to our broker; what Celery shows at its start."""
         return super().connection(hostname or self.conf["broker_url"], *arguments, **options)
 
-    def connection_for_write(self, url: str | None = None, **options: Any) -> Connection:
+    def connection_for_write(self, url: str | None = None, **options: Any) -> kombu.Connection:
         """A connection to our broker."""
         return super().connection_for_write(url or self.conf["broker_url"], **options)
 
