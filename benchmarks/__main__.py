@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import delivery, herd, hit, rollbacks, search
+from benchmarks import delivery, herd, hit, rollbacks, search, wrong_keys
 from benchmarks.losses import __main__ as losses
 from benchmarks.races import table as races
 
@@ -17,8 +17,9 @@ ALL = {
     "races": races.main,
     "rollbacks": rollbacks.main,
     "search": search.main,
+    "wrong_keys": wrong_keys.main,
 }
-LONG = {"losses"}
+LONG = {"losses", "wrong_keys"}
 
 
 def main() -> int:

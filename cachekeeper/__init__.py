@@ -5,6 +5,7 @@ What a package of your own needs for its events, views and handlers is here, in 
 """
 
 from cachekeeper.changes import UNKNOWN, Change, Unknown, Watch
+from cachekeeper.clients import make_redis_client
 from cachekeeper.codecs import Codec, Json, Text
 from cachekeeper.commands import (
     Block,
@@ -120,4 +121,5 @@ __all__ = [
     "default_keeper",
     "load_registry",
     "load_settings",
+    "make_redis_client",
 ]

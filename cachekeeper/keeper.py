@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cachekeeper import fold
 from cachekeeper.blocklist import BlocklistReader, EvictionWatch
-from cachekeeper.clients import connect_mongodb, connect_redis, disconnect, sends_twice
+from cachekeeper.clients import check_redis_client, connect_mongodb, connect_redis, disconnect
 from cachekeeper.database import DatabaseReads
 from cachekeeper.ids import IdType, check_id
 from cachekeeper.keys import check_text
@@ -91,8 +91,10 @@ class Keeper:
 
     Args:
         settings: default: from the environment, at first use.
-        cache: a redis-py client of your own for the cache: `redis.Redis(socket_timeout=…, socket_connect_timeout=…,
-            retry=Retry(NoBackoff(), 0))`. It must answer bytes, and never send a command twice.
+        cache: a redis-py client of your own for the cache, best from `make_redis_client(url)`. Any other must answer
+            bytes, never send a command twice, and look for unread replies: `redis.Redis(protocol=2, socket_timeout=…,
+            socket_connect_timeout=…, retry=Retry(NoBackoff(), 0))`. Between two callers it still has a window, in which
+            a reply that is late enough reaches the next one (docs/operations.md).
         security: the same for sessions and blocks; default: `cache` where that is given.
         database: a pymongo database of your own.
 
@@ -100,8 +102,8 @@ class Keeper:
     as long as its server likes.
 
     Raises:
-        TypeError: a Redis client of your own answers text (`decode_responses=True`), or retries, as redis-py's do
-            unless told not to.
+        TypeError: a Redis client of your own answers text (`decode_responses=True`), retries or has maintenance
+            notifications on, as redis-py's do unless told not to, or a client-side cache or a single connection.
     """
 
     def __init__(
@@ -112,14 +114,9 @@ class Keeper:
         security: Redis | RedisCluster | None = None,
         database: Database[Any] | None = None,
     ) -> None:
-        for client in (cache, security):
-            if client is not None and client.get_encoder().decode_responses:
-                raise TypeError("a Redis client for a Keeper must answer bytes: make it without decode_responses")
-            if client is not None and sends_twice(client):
-                raise TypeError(
-                    "a Redis client for a Keeper must not retry, since a command that arrives late and twice would "
-                    "undo an invalidation: make it with retry=Retry(NoBackoff(), 0)"
-                )
+        for field, client in (("cache", cache), ("security", security)):
+            if client is not None:
+                check_redis_client(client, field)
         self._settings = settings
         self._given = (cache, cache if security is None else security, database)
         self._lock = threading.RLock()
@@ -320,10 +317,14 @@ class Keeper:
         def reader(client: Redis | RedisCluster | LateCluster) -> SyncReader:
             return SyncReader(Store(client), reads, limits, pause=timeout)
 
-        first = reader(connect_redis(settings.redis_url, timeout) if cache is None else cache)
+        # A lookup that has waited for a connection as long as it may can still ask MongoDB.
+        wait = limits.lookup - limits.load
+        first = reader(connect_redis(settings.redis_url, timeout, wait) if cache is None else cache)
         same = security is cache if security is not None else settings.security_url == settings.redis_url
         second = (
-            first if same else reader(connect_redis(settings.security_url, timeout) if security is None else security)
+            first
+            if same
+            else reader(connect_redis(settings.security_url, timeout, wait) if security is None else security)
         )
         readers = {Server.CACHE: first, Server.SECURITY: second}
         return _Parts(reads, readers, {server: EvictionWatch(found.store) for server, found in readers.items()})

@@ -109,8 +109,7 @@ def _check_escapes(url: str, parts: SplitResult) -> None:
 
 # Whatever else a URL sets would win over what this library sets, time limits and retries among them.
 _REDIS_OPTIONS = frozenset(
-    {"client_name", "db", "health_check_interval", "max_connections", "password", "protocol", "socket_keepalive"}
-    | {"username"}
+    {"client_name", "db", "health_check_interval", "max_connections", "password", "socket_keepalive", "username"}
 )
 _REDIS_TLS = frozenset(name for name in signature(SSLConnection).parameters if name.startswith("ssl_"))
 _AMQP_OPTIONS = frozenset({"heartbeat", "login_method"})

@@ -234,7 +234,9 @@ class Shop:
 
     def client(self) -> WatchedRedis:
         """A watched client for a keeper."""
-        client = WatchedRedis(host="127.0.0.1", port=self.server.port, socket_timeout=LONG, retry=Retry(NoBackoff(), 0))
+        client = WatchedRedis(
+            host="127.0.0.1", port=self.server.port, protocol=2, socket_timeout=LONG, retry=Retry(NoBackoff(), 0)
+        )
         self._clients.append(client)
         return client
 

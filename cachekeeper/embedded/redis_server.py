@@ -64,6 +64,7 @@ class RedisServer(ServerProcess):
             db=database,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
+            protocol=2,
             retry=Retry(NoBackoff(), 0),
         )
 

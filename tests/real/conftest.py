@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cachekeeper.embedded import Guardian, MongoServer
+from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer
+from cachekeeper.embedded.ports import free_port
 from cachekeeper.embedded.worker_process import WorkerProcess
 from tests.node import install
 from tests.real.delivering import site, worker
@@ -14,7 +15,9 @@ from tests.real.leftovers import Place
 from tests.real.outbox_lab import lab
 from tests.real.patient_publishing import patient_publishing
 from tests.real.taps import MongoTap
+from tests.parts import missing
 from tests.shop import arrivals, shop, stocked, watched_mongo
+from tests.waiting import wait_until
 
 __all__ = [
     "arrivals",
@@ -38,6 +41,21 @@ _LOG_LINES = 60
 def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the packages of examples/node; scripts are put there to run them."""
     return install(tmp_path_factory.mktemp("node"))
+
+
+@pytest.fixture
+def cluster(guardian: Guardian, redis_found: FoundServer) -> Iterator[RedisServer]:
+    """A Cluster of one."""
+    if redis_found.version.startswith("6."):
+        missing("cluster", f"{redis_found} is older")
+    config: dict[str, str | int] = {"cluster-enabled": "yes", "cluster-port": free_port()}
+    server = RedisServer(guardian, redis_found, config=config)
+    server.start()
+    with server.client() as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the Cluster")
+    yield server
+    server.kill()
 
 
 @pytest.fixture

@@ -116,6 +116,7 @@ class HerdProcess:
         self.redis = Competitors(
             host=host,
             port=int(port),
+            protocol=2,
             socket_timeout=self.settings.redis_timeout_seconds,
             retry=Retry(NoBackoff(), 0),
         )

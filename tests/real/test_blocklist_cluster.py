@@ -7,30 +7,12 @@ import pytest
 import redis
 
 from cachekeeper import Keeper, metrics
-from cachekeeper.embedded import FoundServer, Guardian, RedisServer
-from cachekeeper.embedded.ports import free_port
+from cachekeeper.embedded import RedisServer
 from cachekeeper.warming import BlocklistKeeper, Fate, Passed, warm_view, write_blocks
 from lookups import BLOCKED, USER_NAME, block_token, is_blocked, read_user
-from tests.parts import missing
 from tests.real.taps import MongoTap
 from tests.real.tokens import KEY, READY, TOKEN, keeping
 from tests.real.users import names, users
-from tests.waiting import wait_until
-
-
-@pytest.fixture
-def cluster(guardian: Guardian, redis_found: FoundServer) -> Iterator[RedisServer]:
-    """A Cluster of one."""
-    if redis_found.version.startswith("6."):
-        missing("cluster", f"{redis_found} is older")
-    config: dict[str, str | int] = {"cluster-enabled": "yes", "cluster-port": free_port()}
-    server = RedisServer(guardian, redis_found, config=config)
-    server.start()
-    with server.client() as client:
-        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
-        wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the Cluster")
-    yield server
-    server.kill()
 
 
 @pytest.fixture

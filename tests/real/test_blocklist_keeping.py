@@ -203,7 +203,7 @@ def test_an_answer_about_the_nonce_that_was_lost(
             lost.append(words[1])
             raise Cut
 
-    with RedisTap(redis_server) as tap, redis.Redis.from_url(tap.url, retry=Retry(NoBackoff(), 0)) as own:
+    with RedisTap(redis_server) as tap, redis.Redis.from_url(tap.url, protocol=2, retry=Retry(NoBackoff(), 0)) as own:
         keeper = Keeper(tokens.settings_of(tap.url), cache=own, database=mongo.database)
         tap.after = lose
         with pytest.raises(CacheUnavailable):

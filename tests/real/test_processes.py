@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from redis.backoff import NoBackoff
+from redis.cache import CacheConfig
 from redis.retry import Retry
 
-from cachekeeper import metrics
+from cachekeeper import make_redis_client, metrics
 from cachekeeper.database import DatabaseReads
 from cachekeeper.errors import CachekeeperError, Overloaded
 from cachekeeper.keeper import Keeper
@@ -24,6 +25,8 @@ from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cachekeeper.embedded import RedisServer
 
 # --- the cap --------------------------------------------------------------------------------------------------------
 
@@ -236,9 +239,40 @@ def test_a_client_that_sends_twice_is_refused(stocked: Shop, options: dict[str, 
             Keeper(stocked.settings(), cache=stocked.redis, security=client)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"protocol": 3}, {"protocol": 3, "cache_config": CacheConfig()}, {"single_connection_client": True}]
+)
+def test_a_client_on_which_a_reply_may_be_another_callers_is_refused(stocked: Shop, options: dict[str, Any]) -> None:
+    with redis.Redis(port=stocked.server.port, retry=Retry(NoBackoff(), 0), **options) as client:
+        with pytest.raises(TypeError, match=r"^cache: .*make_redis_client"):
+            Keeper(stocked.settings(), cache=client)
+        with pytest.raises(TypeError, match=r"^security: .*make_redis_client"):
+            Keeper(stocked.settings(), cache=stocked.redis, security=client)
+
+
+def test_nor_one_of_a_cluster(cluster: RedisServer) -> None:
+    with (
+        redis.RedisCluster(host="127.0.0.1", port=cluster.port, protocol=3, retry=Retry(NoBackoff(), 0)) as client,
+        pytest.raises(TypeError, match="make_redis_client"),
+    ):
+        Keeper(cache=client)
+
+
+def test_a_client_that_was_made_for_it(stocked: Shop, cluster: RedisServer) -> None:
+    with make_redis_client(stocked.server.url) as client:
+        keeper = Keeper(stocked.settings(redis_url=NOWHERE), cache=client, database=stocked.db)
+        answers_in_time(keeper)
+        keeper.close()
+        assert client.ping()
+    with make_redis_client(cluster.url.replace("redis:", "redis+cluster:")) as client:
+        keeper = Keeper(stocked.settings(redis_url=NOWHERE), cache=client, database=stocked.db)
+        answers_in_time(keeper)
+        assert client.dbsize() > 0
+
+
 @pytest.mark.parametrize("options", [{"retry": None}, {"retry": Retry(NoBackoff(), 0)}])
 def test_a_client_that_sends_once_is_taken(stocked: Shop, options: dict[str, Any]) -> None:
-    pool = redis.ConnectionPool.from_url(stocked.server.url, **options)
+    pool = redis.ConnectionPool.from_url(stocked.server.url, protocol=2, **options)
     with redis.Redis(connection_pool=pool) as client:
         keeper = Keeper(stocked.settings(), cache=client, database=stocked.db)
         answers_in_time(keeper)

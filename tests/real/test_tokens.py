@@ -130,7 +130,7 @@ def straddled(
         if asked == 2:
             between()
 
-    with RedisTap(redis_server) as tap, client.from_url(tap.url, retry=Retry(NoBackoff(), 0)) as through:
+    with RedisTap(redis_server) as tap, client.from_url(tap.url, protocol=2, retry=Retry(NoBackoff(), 0)) as through:
         keeper = Keeper(settings_of(tap.url), cache=through, database=mongo.database)
         keeper.may_evict(Server.SECURITY)
         tap.before = before

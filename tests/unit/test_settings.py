@@ -189,6 +189,8 @@ def test_a_default_that_no_longer_fits_is_said_too(environment: pytest.MonkeyPat
         ("REDIS_URL", "redis://cache?ssl_foo=bar"),
         ("REDIS_URL", "rediss://cache?ssl_cert_reqs=foo"),
         ("REDIS_URL", "redis://cache?protocol=9"),
+        ("REDIS_URL", "redis://cache?protocol=2"),
+        ("REDIS_URL", "redis://cache?protocol=3"),
         ("REDIS_URL", "redis://a..b/0"),
         ("REDIS_URL", "redis://cache/abc"),
         ("REDIS_URL", "redis+cluster://cache/1"),
