@@ -15,6 +15,7 @@
     ├── WriteRefused                     MongoDB does not take the document, however often it is asked
     ├── Unavailable                      an outage, never to be read as 'does not exist'
     │   ├── CacheUnavailable             Redis
+    │   │   └── CacheOverloaded          (also Overloaded) no connection of the pool was free in time
     │   ├── DatabaseUnavailable          MongoDB
     │   │   └── DatabaseBehind           it answered with less than the cache has already seen
     │   ├── BrokerUnavailable            the event was not confirmed
@@ -124,6 +125,10 @@ class BufferFull(BrokerUnavailable):
 
 class Overloaded(Unavailable):
     """The cap on concurrent database reads of this process was reached; ask again later."""
+
+
+class CacheOverloaded(CacheUnavailable, Overloaded):
+    """No connection to Redis was free in time: `max_connections` in the URL is too low. Redis itself may be well."""
 
 
 class PersistedNotCached(Unavailable):

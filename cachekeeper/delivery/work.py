@@ -14,7 +14,7 @@ from cachekeeper.delivery.deadletters import COLLECTION, EXPIRY, Letter, keep
 from cachekeeper.delivery.gate import Gate
 from cachekeeper.delivery.messages import Failures, Parcel, Poison
 from cachekeeper.delivery.outbox import leave
-from cachekeeper.errors import CachekeeperError, InvalidEvent, Unavailable
+from cachekeeper.errors import CachekeeperError, CacheOverloaded, InvalidEvent, Unavailable
 from cachekeeper.indexes import IndexKeeper
 from cachekeeper.keeper import Keeper
 from cachekeeper.metrics import COUNTERS, log_once, logger
@@ -130,6 +130,11 @@ class Delivery:
         COUNTERS.add("message_put_back", len(jobs))
         if not isinstance(error, CachekeeperError):
             _log_fault("a message was put back", error)
+        if isinstance(error, CacheOverloaded):
+            # Redis was not asked: no reason to stop fetching, and nothing that speaks against the message. It comes
+            # back after the wait for a connection, which has taken its time.
+            log_once("pool:full", "%s", error)
+            return
         for job in jobs:
             self.gate.shut(job.message.id, error)
 

@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson.errors import BSONError
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import MaxConnectionsError, RedisClusterException, RedisError, ResponseError
 
+from cachekeeper.connections import waiting_until
 from cachekeeper.errors import CachekeeperError, CacheUnavailable, ViewFailed
 from cachekeeper.loaders import ABSENT, Absent
 from cachekeeper.metrics import COUNTERS
@@ -59,8 +60,11 @@ class Breaker:
 
     def failed(self, error: Exception) -> None:
         """Redis was asked, and failed with `error`."""
-        COUNTERS.add("cache_unavailable")
         cause = error.__cause__ if isinstance(error, CacheUnavailable) else error
+        if isinstance(cause, MaxConnectionsError):
+            COUNTERS.add("cache_overloaded")  # nobody was asked: that says nothing about Redis
+            return
+        COUNTERS.add("cache_unavailable")
         if isinstance(cause, ResponseError):
             # It answered, and at once: out of memory or read-only, it still serves hits, and costs nobody a time limit.
             self.succeeded()
@@ -131,7 +135,8 @@ class SyncReader:
     def find(self, target: Target[T], ttl_ms: int, start: core.Start, began: float) -> T | Absent:
         """What to answer where the first look was no hit, by a lookup that began at `began`. Raises as `core.read`."""
         reading: core.Reading[T | Absent] = core.read(target, self.limits, start, time.monotonic, began)
-        return self._drive(reading, target, ttl_ms)
+        with waiting_until(began + self.limits.lookup):
+            return self._drive(reading, target, ttl_ms)
 
     def find_uncached(self, target: Target[T], began: float) -> T | Absent:
         """The database's answer, which is not cached; `began` as for `find`. Raises as `core.read`."""

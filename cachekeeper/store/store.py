@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redis import RedisCluster
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import MaxConnectionsError, NoScriptError, RedisClusterException, RedisError, ResponseError
 
-from cachekeeper.errors import CacheUnavailable
+from cachekeeper.errors import CacheOverloaded, CacheUnavailable
 from cachekeeper.fold import escape_braces
 from cachekeeper.keys import key_of_meta, meta_key
 from cachekeeper.metrics import COUNTERS, log_once
@@ -32,12 +32,16 @@ STEPS_PER_PIPELINE = 1000
 
 @contextmanager
 def cache_errors(doing: str) -> Iterator[None]:
-    """Turn what redis-py raises into `CacheUnavailable`.
+    """Turn what redis-py raises into `CacheUnavailable`; where its pool was full, into `CacheOverloaded`.
 
     The text of a server's error is kept as the cause only: it may quote arguments.
     """
     try:
         yield
+    except MaxConnectionsError as error:
+        raise CacheOverloaded(
+            f"no connection to Redis was free while {doing}: raise max_connections in its URL, or leave it out"
+        ) from error
     except (RedisError, RedisClusterException) as error:  # the second: a Cluster that is away; it is no RedisError
         raise CacheUnavailable(f"Redis failed while {doing} ({type(error).__name__})") from error
 
