@@ -11,10 +11,13 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from redis import ConnectionPool, Redis, RedisCluster
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
+from redis.cluster import ClusterPipeline
 from redis.retry import Retry
 
 from cachekeeper.connections import WaitingPool, pools_of
 from cachekeeper.errors import SettingsError
+from cachekeeper.given import check_given
 from cachekeeper.lean import LEAN_CODEC_OPTIONS
 from cachekeeper.store import LateCluster, cache_errors
 from cachekeeper.urls import mongodb_url, redis_url
@@ -110,8 +113,17 @@ def check_redis_client(client: Redis | RedisCluster, field: str) -> None:
         field: the parameter that it was given as.
 
     Raises:
-        TypeError: it answers text, sends twice, or shares a connection on which a reply may be unread.
+        TypeError: it is no synchronous client, answers text, sends twice, or shares a connection on which a reply may
+            be unread.
     """
+    check_given(
+        client,
+        field,
+        Redis,
+        RedisCluster,
+        refused=(Pipeline, ClusterPipeline),
+        cure="a synchronous client, as cachekeeper.make_redis_client(url) makes it",
+    )
     wanted = f"{field}: a Redis client for a Keeper"
     cure = "make it with cachekeeper.make_redis_client(url)"
     if client.get_encoder().decode_responses:

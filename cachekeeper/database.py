@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pymongo
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, WriteConcern
+from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError, WriteError
 from pymongo.read_concern import ReadConcern
 
 from cachekeeper.errors import DatabaseUnavailable, Overloaded, WriteRefused
+from cachekeeper.given import check_given
 from cachekeeper.lean import LEAN_CODEC_OPTIONS
 
 if TYPE_CHECKING:
-    from pymongo.database import Database
-
     from cachekeeper.loaders import Find, StoredDocument
 
 
@@ -162,6 +162,13 @@ class DatabaseReads:
             cursor = self.database[find.collection].find(find.filter, fields, limit=find.limit)
             # In the order of `_id`, so that one text gives one answer, cached or not.
             return list(cursor if find.limit == 1 else cursor.sort("_id", 1))
+
+
+def check_database(database: object) -> None:
+    """Refuse, with a `TypeError`, what is no synchronous database of pymongo."""
+    check_given(
+        database, "database", Database, cure='that of a synchronous client: MongoClient(url), then client["shop"]'
+    )
 
 
 def majority(database: Database[Any], read_concern: str = "majority") -> Database[Any]:

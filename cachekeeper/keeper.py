@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from cachekeeper import fold
 from cachekeeper.blocklist import BlocklistReader, EvictionWatch
 from cachekeeper.clients import check_redis_client, connect_mongodb, connect_redis, disconnect
-from cachekeeper.database import DatabaseReads
+from cachekeeper.database import DatabaseReads, check_database
 from cachekeeper.ids import IdType, check_id
 from cachekeeper.keys import check_text
 from cachekeeper.loaders import ABSENT
@@ -102,7 +102,8 @@ class Keeper:
     as long as its server likes.
 
     Raises:
-        TypeError: a Redis client of your own answers text (`decode_responses=True`), retries or has maintenance
+        TypeError: what is given is asynchronous, a mock or anything else than a client or a database; a Redis client of
+            your own answers text (`decode_responses=True`), retries or has maintenance
             notifications on, as redis-py's do unless told not to, or a client-side cache or a single connection.
     """
 
@@ -117,6 +118,8 @@ class Keeper:
         for field, client in (("cache", cache), ("security", security)):
             if client is not None:
                 check_redis_client(client, field)
+        if database is not None:
+            check_database(database)
         self._settings = settings
         self._given = (cache, cache if security is None else security, database)
         self._lock = threading.RLock()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.database import database_errors
+from cachekeeper.database import check_database, database_errors
 from cachekeeper.delivery.deadletters import COLLECTION, shown
 from cachekeeper.delivery.messages import EPOCH
 from cachekeeper.errors import InputError
@@ -79,6 +79,7 @@ class DeadLetters:
     """
 
     def __init__(self, database: Database[Any], registry: Registry, seconds: float) -> None:
+        check_database(database)
         self._letters = database.get_collection(COLLECTION, DOCUMENT_CODEC_OPTIONS)
         self._registry = registry
         self._seconds = seconds

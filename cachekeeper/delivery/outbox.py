@@ -19,16 +19,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from cachekeeper.database import database_errors
+from cachekeeper.database import check_database, database_errors
 from cachekeeper.errors import InvalidEvent, NoTransaction
 from cachekeeper.events import Event
+from cachekeeper.given import check_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
     from cachekeeper.keeper import Keeper
@@ -73,8 +74,17 @@ def add(database: Database[Any], session: ClientSession | None, *events: Event) 
     Raises:
         InvalidEvent: what is given is no event, is longer than 1 MiB, or its id is in the outbox already.
         NoTransaction: none is under way, or the server has none.
+        TypeError: the database or the session is not a synchronous one of pymongo.
         PyMongoError: as it came, labels included: `session.with_transaction` makes its retries by them.
     """
+    check_database(database)
+    if session is not None:
+        check_given(
+            session,
+            "session",
+            ClientSession,
+            cure="client.start_session() of a synchronous MongoClient",
+        )
     records = [_record(event) for event in events]
     if session is None or not session.in_transaction:
         raise NoTransaction(
@@ -122,7 +132,9 @@ def outbox_lag(database: Database[Any]) -> Lag:
 
     Raises:
         DatabaseUnavailable: MongoDB failed.
+        TypeError: the database is not a synchronous one of pymongo.
     """
+    check_database(database)
     published = {"$eq": [{"$type": "$due_at"}, "date"]}
     # A record whose id is no text is never published, by any relay.
     waits = {"$and": [{"$not": [published]}, {"$eq": [{"$type": "$_id"}, "string"]}]}

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cachekeeper.clients import connect_mongodb
-from cachekeeper.database import database_errors, majority
+from cachekeeper.database import check_database, database_errors, majority
 from cachekeeper.delivery.backoff import Backoff
 from cachekeeper.delivery.messages import too_deep
 from cachekeeper.delivery.outbox import COLLECTION
@@ -69,9 +69,14 @@ class Relay:
     Args:
         settings: where MongoDB and the broker are.
         database: a pymongo database of your own. It is not closed by `close`.
+
+    Raises:
+        TypeError: `database` is no synchronous one of pymongo.
     """
 
     def __init__(self, settings: RelaySettings, database: Database[Any] | None = None) -> None:
+        if database is not None:
+            check_database(database)
         self._settings = settings
         self._own = database is None
         self._database = majority(

@@ -23,7 +23,7 @@ from pymongo.errors import PyMongoError
 
 from cachekeeper.changes import OPERATIONS, Change
 from cachekeeper.clients import connect_mongodb
-from cachekeeper.database import database_errors, majority
+from cachekeeper.database import check_database, database_errors, majority
 from cachekeeper.delivery import feed, outbox
 from cachekeeper.delivery.backoff import Backoff
 from cachekeeper.errors import DatabaseUnavailable, InvalidEvent
@@ -76,6 +76,8 @@ class ChangeRelay:
         *,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
+        if database is not None:
+            check_database(database)
         self._limit = settings.load_timeout_seconds
         self._ids: Mapping[str, IdType] = settings.id_types
         self._watches: Mapping[str, Watch] = registry.watches
