@@ -48,7 +48,8 @@ def connect_redis(url: str, timeout: float, wait: float = WAIT_SECONDS) -> Redis
         with cache_errors("connecting to the Cluster"):
             return _cluster_client(url, timeout, wait)
 
-    return LateCluster(connect, 2 * timeout)
+    parts = urlsplit(url)
+    return LateCluster(connect, 2 * timeout, f"{parts.hostname}:{parts.port or 6379}")
 
 
 def make_redis_client(

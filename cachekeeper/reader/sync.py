@@ -15,6 +15,7 @@ from cachekeeper.loaders import ABSENT, Absent
 from cachekeeper.metrics import COUNTERS
 from cachekeeper.reader import core
 from cachekeeper.reader.flights import Flight, LeasedFlights, SharedFlights
+from cachekeeper.refusals import server_name, warn_if_refused
 from cachekeeper.store import steps
 from cachekeeper.store.outcomes import Acquired, Found, Peeked, Stale
 from cachekeeper.views import Staleness
@@ -40,10 +41,12 @@ class Breaker:
 
     Args:
         pause: seconds.
+        server: how the Redis is called in a warning.
     """
 
-    def __init__(self, pause: float) -> None:
+    def __init__(self, pause: float, server: str = "") -> None:
         self.pause = pause
+        self._server = server
         self._until = 0.0  # 0: closed
         self._lock = threading.Lock()
 
@@ -65,6 +68,7 @@ class Breaker:
             COUNTERS.add("cache_overloaded")  # nobody was asked: that says nothing about Redis
             return
         COUNTERS.add("cache_unavailable")
+        warn_if_refused(self._server, error)
         if isinstance(cause, ResponseError):
             # It answered, and at once: out of memory or read-only, it still serves hits, and costs nobody a time limit.
             self.succeeded()
@@ -93,7 +97,7 @@ class SyncReader:
         self.store = store
         self.database = database
         self.limits = limits
-        self.breaker = Breaker(pause)
+        self.breaker = Breaker(pause, server_name(store.source))
         self._get = store.getter()
         self.leased = LeasedFlights()
         self._shared = SharedFlights()

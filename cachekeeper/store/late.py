@@ -23,9 +23,11 @@ class LateCluster:
     Args:
         connect: makes the client. Raises CacheUnavailable.
         patience: seconds that the others wait.
+        name: what it is called in a warning.
     """
 
-    def __init__(self, connect: Callable[[], RedisCluster], patience: float) -> None:
+    def __init__(self, connect: Callable[[], RedisCluster], patience: float, name: str = "a Cluster") -> None:
+        self.name = name
         self._connect = connect
         self._patience = patience
         self._lock = threading.Lock()  # held for no I/O
