@@ -9,13 +9,13 @@ from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer
 from cachekeeper.embedded.ports import free_port
 from cachekeeper.embedded.worker_process import WorkerProcess
 from tests.node import install
+from tests.parts import missing
 from tests.real.delivering import site, worker
 from tests.real.failpoints import failing, failing_server
 from tests.real.leftovers import Place
 from tests.real.outbox_lab import lab
 from tests.real.patient_publishing import patient_publishing
 from tests.real.taps import MongoTap
-from tests.parts import missing
 from tests.shop import arrivals, shop, stocked, watched_mongo
 from tests.waiting import wait_until
 
