@@ -123,10 +123,10 @@ def work(lab: Lab, url: str) -> None:
         event("product.changed", product_id="1", name="Lamp"),
         event("collection.changed", collection="users"),
     ]
-    for number, each in enumerate(events):
-        job = Job(Parcel(f"m{number}", [each]))
+    for number, body in enumerate(events):
+        job = Job(Parcel(f"m{number}", [body]))
         delivery.process(job)
-        assert job.verdict.value == "done", each
+        assert job.verdict.value == "done", body
     (later,) = apply(delivery.keeper, [[Expire(SESSION, "s2", datetime.now(UTC) + timedelta(minutes=1))]])
     assert later.error is None
 
