@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from redis.connection import AbstractConnection
 
+_SUBSCRIBE = frozenset({"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"})
 _UNLIMITED = 2**31
 _LOOK_AGAIN_SECONDS = 0.05
 
@@ -98,6 +99,7 @@ class _CountsCommands(_Base):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._sent = 0
+        self._subscribed = False
         # A pool of redis-py adds what its notifications need; they are another protocol's.
         kwargs = {name: value for name, value in kwargs.items() if "maint_notifications" not in name}
         super().__init__(*args, **{**kwargs, "protocol": 2})
@@ -109,22 +111,27 @@ class _CountsCommands(_Base):
 
     @property
     def owes_replies(self) -> bool:
-        """Whether something was sent on this connection whose reply was not read."""
-        return self._sock is not None and self._sent != self._parser.replies
+        """Whether something was sent on this connection whose reply was not read, or a subscription may send more."""
+        return self._sock is not None and (self._subscribed or self._sent != self._parser.replies)
 
     def set_parser(self, parser_class: type[Any]) -> None:
         super().set_parser(_counting_parser(parser_class))  # type: ignore[no-untyped-call]  # redis-py types it not
 
     def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
-        # A subscriber connects between what it sends and what it reads. It never shares its connection.
-        if self.owes_replies and not self._connect_callbacks:
+        # A subscriber calls this between what it sends and what it reads.
+        if self.owes_replies and not self._subscribed:
             self.disconnect()  # type: ignore[no-untyped-call]  # redis-py types it not
         if self._sock is not None:
             return
         # The handshake counts as one: a connection on which it was interrupted may be in another database.
-        self._sent, self._parser.replies = 1, 0
+        self._sent, self._parser.replies, self._subscribed = 1, 0, False
         super().connect_check_health(*args, **kwargs)
         self._sent -= 1
+
+    def send_command(self, *args: Any, **kwargs: Any) -> None:
+        super().send_command(*args, **kwargs)  # type: ignore[no-untyped-call]  # redis-py types it not
+        # kombu's subscriber takes its connection from the pool itself, so nothing else tells that it is one.
+        self._subscribed = self._subscribed or args[0] in _SUBSCRIBE
 
     def pack_commands(self, commands: Iterable[Any]) -> _Packed:
         commands = list(commands)

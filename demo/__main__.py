@@ -23,8 +23,7 @@ def main() -> int:
         with DevStack(with_parent=True, tell=lambda line: console.print(line, style="dim", markup=False)) as stack:
             os.environ.update(stack.environment)
             started = time.perf_counter() - began
-            # On a busy laptop a Redis that is well may need more than half a second for an answer.
-            keeper = Keeper(load_settings().model_copy(update={"redis_timeout_seconds": 3.0}))
+            keeper = Keeper(load_settings())
             try:
                 stage = Stage(console, keeper)
                 console.print(f"Two Redis servers, MongoDB and a worker are up after {started:.1f} s.", style="dim")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
 _LOOK_SECONDS = 0.2
+_WORKED_SECONDS = 2.0
+"""A connection that consumed for so long was not refused."""
 
 _ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED, _NOT_ALLOWED = 403, 404, 406, 530
 _CURES = {
@@ -49,8 +51,9 @@ class ReconnectPause:
     """Waits before a worker connects to the broker again, longer from failure to failure.
 
     Celery connects again at once after an error that comes once it is connected: a queue with other arguments or a
-    missing permission, which the next connection meets as well, makes dozens of logins a second. A connection that
-    lasted counts as well: after it the first attempt is made at once, so that a broker that restarts costs no pause.
+    missing permission, which the next connection meets as well, makes dozens of logins a second. Such an error comes
+    within moments. After a connection that consumed for longer the next attempt is made at once: neither a broker that
+    restarts nor a network that breaks connections again and again costs a pause.
 
     Args:
         maybe_stop: called between naps; raises where the worker is to stop.
@@ -77,7 +80,7 @@ class ReconnectPause:
         """
         lasted = 0.0 if self._connected_at is None else time.monotonic() - self._connected_at
         self._connected_at = None
-        if lasted > _LONGEST_PAUSE_SECONDS:
+        if lasted > _WORKED_SECONDS:
             self._failures, self._said = 0, ""
         why = refusal(error)
         if why and why != self._said:

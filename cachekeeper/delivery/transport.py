@@ -27,6 +27,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
+from cachekeeper.connections import CountingConnection, CountingSSLConnection
 from cachekeeper.delivery import envelopes
 from cachekeeper.delivery.broker import CONTROL_EXCHANGE, PAUSE, UNACKED, UNACKED_INDEX, UNACKED_MUTEX
 from cachekeeper.delivery.unacked import Client, QoS, script
@@ -65,8 +66,8 @@ class Channel(kombu_redis.Channel):
 
     QoS = QoS
     # Every connection to a Redis broker is one of these: a worker's and a publisher's, blocking and not.
-    connection_class = redis.Connection
-    connection_class_ssl = redis.SSLConnection
+    connection_class = CountingConnection
+    connection_class_ssl = CountingSSLConnection
 
     unacked_key = UNACKED
     unacked_index_key = UNACKED_INDEX

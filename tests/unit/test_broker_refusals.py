@@ -33,16 +33,17 @@ def test_the_first_attempt_is_made_at_once_and_the_pauses_grow(clock: Clock) -> 
     assert clock.now - began == pytest.approx(45.5)
 
 
-def test_a_connection_that_lasted_ends_the_growth_and_one_that_did_not_goes_on_with_it(clock: Clock) -> None:
+def test_a_connection_that_worked_costs_no_pause_and_one_that_did_not_goes_on_growing(clock: Clock) -> None:
     pause = ReconnectPause(lambda: None)
     for _ in range(3):
         pause.connected()
         pause.failed(OSError())
+    for _ in range(3):
+        pause.connected()
+        clock.now += 3
+        assert pause.failed(OSError()) == 0
     pause.connected()
-    clock.now += 16
-    assert pause.failed(OSError()) == 0
-    pause.connected()
-    clock.now += 14
+    clock.now += 1
     assert pause.failed(OSError()) == 0.5
 
 
