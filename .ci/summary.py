@@ -22,7 +22,8 @@ def main(reports: Path) -> int:
     for name, status, seconds in legs:
         print(f"{name:12}{'passed' if status == '0' else f'FAILED ({status})':14}{_minutes(int(seconds))}")
     for name, run in runs.items():
-        print(f"\n{name}: {_counted(run)} in {_minutes(run['seconds'])}, with CPython {run['python']} and")
+        clients = ", ".join(f"{client} {version}" for client, version in run["clients"].items() if version)
+        print(f"\n{name}: {_counted(run)} in {_minutes(run['seconds'])}, with CPython {run['python']}, {clients} and")
         print("\n".join(f"    {server}" for server in run["servers"] or ["no server"]))
     failed = sum(status != "0" for _, status, _ in legs)
     total = {kind: sum(run[kind] for run in runs.values()) for kind in ("passed", "failed", "error", "skipped")}

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
@@ -68,6 +69,13 @@ def missing(part: str, reason: str) -> NoReturn:
     pytest.skip(text)
 
 
+def _installed(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
 @dataclass
 class Report:
     """What the tests of this process ran against. Under pytest-xdist the controller joins the workers' reports."""
@@ -93,6 +101,7 @@ class Report:
         run = {
             "python": platform.python_version(),
             "servers": sorted(self.used),
+            "clients": {name: _installed(name) for name in ("redis", "hiredis", "pymongo", "celery", "kombu")},
             "seconds": round(time.monotonic() - self.began),
             **outcomes,
         }

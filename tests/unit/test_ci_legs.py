@@ -61,13 +61,34 @@ def test_no_address_stands_in_the_scripts() -> None:
         assert "://" not in script.read_text("utf-8"), script
 
 
+@pytest.mark.parametrize(("status", "written", "ends"), [(0, True, 0), (2, True, 2), (0, False, 1), (3, False, 3)])
+def test_the_report_of_a_root_is_kept_and_its_status_is_the_leg_s(
+    tmp_path: Path, status: int, *, written: bool, ends: int
+) -> None:
+    root, reports = tmp_path / "root", tmp_path / "reports"
+    reports.mkdir()
+    write = f'mkdir -p "{root}$HOUSE" && echo 1 > "{root}$HOUSE/leg.json";' if written else ""
+    stub = f"in_root() {{ {write} return {status}; }}; REPORTS={reports}"
+    done = bash(f"{stub}; test_in_root {root} leg git make test")
+    assert done.returncode == ends
+    assert (reports / "leg.json").exists() == written
+
+
 def test_an_unknown_leg_is_refused_by_name() -> None:
     done = subprocess.run([CI / "run", "debian11"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert "no leg is called debian11; there are: check wheels" in done.stderr
 
 
-RUN = {"python": "3.13.5", "servers": ["redis 8.0.2 from PATH"], "seconds": 61, "passed": 7, "error": 0}
+CLIENTS = {"redis": "8.1.0", "hiredis": None}
+RUN = {
+    "python": "3.13.5",
+    "clients": CLIENTS,
+    "servers": ["redis 8.0.2 from PATH"],
+    "seconds": 61,
+    "passed": 7,
+    "error": 0,
+}
 
 
 def summary(directory: Path, legs: str, **runs: dict[str, Any]) -> tuple[int, str]:
@@ -84,7 +105,7 @@ def test_the_summary_says_what_each_leg_ran_against(tmp_path: Path) -> None:
     status, said = summary(tmp_path, "check 0 9\ndebian13 0 130\n", debian13=fine)
     assert status == 0
     assert re.search(r"^debian13 +passed +2:10$", said, re.MULTILINE)
-    assert "debian13: 7 passed, 2 skipped for lack of a part in 1:01, with CPython 3.13.5 and" in said
+    assert "debian13: 7 passed, 2 skipped for lack of a part in 1:01, with CPython 3.13.5, redis 8.1.0 and" in said
     assert "    redis 8.0.2 from PATH\n" in said
     assert said.endswith("legs: 2 passed, 0 failed\ntests: 7 passed, 0 failed, 2 skipped\n")
 

@@ -1,11 +1,12 @@
 """Run the contract on each combination of client versions.
 
-    python -m tests.versions [COMBINATION …] [--jobs 1] [--tests tests/real/test_reader.py …]
+    python -m tests.versions [COMBINATION …] [--jobs 2] [--tests tests/real/test_reader.py …]
 
 Ends with 1 if a test failed, with 2 if an environment could not be made.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -35,6 +36,8 @@ TESTS = (
     "tests/real/test_delivery.py",
     "tests/real/test_dropping.py",
     "tests/real/test_herds.py",
+    "tests/real/test_foreign_clients.py",
+    "tests/real/test_full_pool.py",
     "tests/real/test_outages.py",
     "tests/real/test_persisting.py",
     "tests/real/test_reader.py",
@@ -42,6 +45,8 @@ TESTS = (
     "tests/real/test_store_contract.py",
     "tests/real/test_store_failures.py",
     "tests/real/test_tokens.py",
+    "tests/real/test_transport.py",
+    "tests/real/test_unread_replies.py",
     "tests/real/test_users.py",
     "tests/real/test_warming.py",
     "tests/real/test_write_concern_errors.py",
@@ -85,7 +90,13 @@ def run(combination: Combination, tests: list[str]) -> Outcome:
         *(str(interpreter(directory)), "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"),
         *("-p", "tests.versions.plugin", "--clients", clients, *tests),
     ]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    environment = dict(os.environ)
+    if report := environment.get("TEST_REPORT"):
+        path = Path(report)
+        environment["TEST_REPORT"] = str(path.with_name(f"{path.stem}-{combination.name}{path.suffix}"))
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     return Outcome(combination, clients, done.returncode, time.monotonic() - began, done.stdout)
 
 
