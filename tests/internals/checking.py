@@ -1,5 +1,6 @@
 """Whether an internal is there, in the form that is relied on."""
 
+import ast
 import inspect
 import re
 import sys
@@ -23,7 +24,7 @@ class Internal:
         name: `module:Class.attribute`.
         parameters: of a callable, the parameters that our code relies on. `self, a, b`: exactly these, in this order.
             With `…` there may be more, if they have defaults; our code passes those behind `…` by name.
-        assigned: True if the class itself does not have the attribute, but sets it on its objects.
+        assigned: True if it is the objects of the class that have the attribute, see `not_set`.
     """
 
     file: str
@@ -66,29 +67,66 @@ def resolve(name: str) -> Any:
 
 
 def not_set(name: str) -> str | None:
-    """Why the objects of a class do not have an attribute; None if a method of the class sets it.
+    """Why the objects of a class do not have an attribute; None if they do.
 
-    A step of Celery's consumer sets it on the consumer, which it calls `c`.
+    They do if a method of the class assigns it to `self`, or if the body of the class declares it: by an assignment, an
+    annotation or a property. A step of Celery's consumer assigns it to the consumer, which it calls `c`.
 
     Args:
         name: `module:Class.attribute`.
     """
     owner, _, attribute = name.rpartition(".")
-    assignment = re.compile(rf"\b(?:self|c)\.{attribute}\b[^=\n]*=[^=]")
     for base in inspect.getmro(resolve(owner)):
-        if assignment.search(_source(base)):
+        if attribute in _attributes(base):
             return None
     return f"{owner} does not set {attribute} on its objects"
 
 
 @lru_cache
-def _source(of: type) -> str:
+def _attributes(of: type) -> frozenset[str]:
+    properties = {name for name, value in vars(of).items() if isinstance(value, property)}
+    # Not the source of the class itself, which Python does not find for a step: Celery gives it another name.
+    classes = [node for node in _classes(of.__module__) if node.name == of.__name__]
+    return frozenset(properties).union(*(_assigned(part, in_body=True) for node in classes for part in node.body))
+
+
+@lru_cache
+def _classes(module: str) -> tuple[ast.ClassDef, ...]:
     try:
-        return inspect.getsource(of)
-    except OSError:  # a step: its metaclass gives it another name than its source has
-        return inspect.getsource(sys.modules[of.__module__])
-    except TypeError:  # a class that is built in
-        return ""
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except TypeError:  # a module that is built in
+        return ()
+    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+
+
+def _assigned(node: ast.AST, *, in_body: bool) -> Iterator[str]:
+    """The names that a part of a class assigns to attributes of its objects.
+
+    Args:
+        node: the part.
+        in_body: whether it stands in the body of the class; else in a method.
+    """
+    if isinstance(node, ast.ClassDef):
+        return  # its methods have another `self`
+    in_body = in_body and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign) and (in_body or node.value is not None):
+        targets = [node.target]
+    else:
+        targets = []
+    # A target may be several: `self.a, self.b = ...`. What is stored into is the end of `self.a.b` or `self.a[0]`.
+    for target in (part for each in targets for part in ast.walk(each)):
+        if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store) and in_body:
+            yield target.id
+        elif isinstance(target, ast.Attribute) and isinstance(target.ctx, ast.Store) and _is_object(target.value):
+            yield target.attr
+    for part in ast.iter_child_nodes(node):
+        yield from _assigned(part, in_body=in_body)
+
+
+def _is_object(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in {"self", "c"}
 
 
 def problem(internal: Internal) -> str | None:
@@ -139,10 +177,17 @@ def _spelt(parameter: inspect.Parameter) -> str:
     return f"**{parameter.name}" if parameter.kind is parameter.VAR_KEYWORD else parameter.name
 
 
+_BETWEEN_STATEMENTS = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+
+
 def words(source: str) -> Iterator[str]:
-    """The names in a module and the words in its texts, but not its comments."""
+    """The names in a module and the words in its texts, but not those in comments and docstrings."""
+    before = tokenize.NEWLINE
     for token in tokenize.generate_tokens(StringIO(source).readline):
+        if token.type in {tokenize.NL, tokenize.COMMENT}:
+            continue
         if token.type == tokenize.NAME:
             yield token.string
-        elif token.type == tokenize.STRING:
+        elif token.type == tokenize.STRING and before not in _BETWEEN_STATEMENTS:
             yield from re.findall(r"\w+", token.string)
+        before = token.type

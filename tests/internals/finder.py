@@ -1,4 +1,5 @@
-"""Finds what the packages use of Celery, kombu, py-amqp and vine, and private names of any other library.
+"""Finds what the packages use of Celery, kombu, py-amqp and vine, what they replace in classes of these and of
+redis-py, and private names of any other library.
 
 It knows no types. In a file that imports one of these libraries, every attribute counts as theirs, except for names
 that the project defines, names in an imported module of another library, and names of Python's own types. So it misses
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from tests.internals.checking import not_set, resolve
 
 LIBRARIES = ("amqp", "billiard", "celery", "kombu", "vine")
+_EXTENDED = (*LIBRARIES, "redis")  # redis-py promises its commands, not what its classes call of themselves
 _REFERENCE = re.compile(rf"(?:{'|'.join(LIBRARIES)})(?:\.\w+)+:\w+")
 _PYTHONS_OWN = {
     name
@@ -70,6 +72,7 @@ def uses(source: str, file: str, own: Iterable[str] = ()) -> Iterator[Use]:
     """
     tree = ast.parse(source)
     theirs, others = _imports(tree)
+    extended, _ = _imports(tree, _EXTENDED)
     for reference, line in theirs.values():
         yield Use(file, reference, line)
     mine = {*definitions(source), *_PYTHONS_OWN}
@@ -78,7 +81,7 @@ def uses(source: str, file: str, own: Iterable[str] = ()) -> Iterator[Use]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and _REFERENCE.fullmatch(node.value):
             yield Use(file, node.value, node.lineno)
         elif isinstance(node, ast.ClassDef):
-            yield from _overridden(node, theirs, file)
+            yield from _overridden(node, extended, file)
         elif isinstance(node, ast.Attribute) and _root(node) not in others:
             # Of an object of ours, no private name is used in another file; so there it must be a library's.
             is_private = node.attr.startswith("_") and not node.attr.endswith("__")
@@ -88,21 +91,21 @@ def uses(source: str, file: str, own: Iterable[str] = ()) -> Iterator[Use]:
                 yield Use(file, f"{'setting:' if is_setting else '.'}{node.attr}", node.lineno)
 
 
-def _imports(tree: ast.AST) -> tuple[dict[str, tuple[str, int]], set[str]]:
-    """The names that stand for something of theirs, with what that is; and those that stand for another module."""
+def _imports(tree: ast.AST, libraries: tuple[str, ...] = LIBRARIES) -> tuple[dict[str, tuple[str, int]], set[str]]:
+    """The names that stand for something of the libraries, with what that is; and those for other modules."""
     theirs: dict[str, tuple[str, int]] = {}
     others: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             module = node.module or ""
             for name in node.names:
-                if module.partition(".")[0] in LIBRARIES:
+                if module.partition(".")[0] in libraries:
                     theirs[name.asname or name.name] = (f"{module}:{name.name}", node.lineno)
                 else:
                     others.add(name.asname or name.name)
         elif isinstance(node, ast.Import):
             for name in node.names:
-                if name.name.partition(".")[0] in LIBRARIES:
+                if name.name.partition(".")[0] in libraries:
                     theirs[name.name] = (name.name, node.lineno)
                 else:
                     others.add(name.asname or name.name.partition(".")[0])
@@ -116,7 +119,7 @@ def _overridden(node: ast.ClassDef, theirs: dict[str, tuple[str, int]], file: st
         if root not in theirs:
             continue
         module, _, name = theirs[root][0].partition(":")
-        dotted = ".".join([name, *path])
+        dotted = ".".join(filter(None, [name, *path]))  # of a module that is imported whole, there is no name
         extended = f"{module}:{dotted}"
         for inner in ast.walk(node):
             for replaced in _names(inner, node):

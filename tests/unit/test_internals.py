@@ -1,8 +1,11 @@
 """The internals of Celery, kombu and py-amqp: the listed ones exist as relied on, and the code uses no others."""
 
 import inspect
+import itertools
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import amqp
 import kombu.transport.redis
@@ -14,7 +17,7 @@ from packaging.version import Version
 from cachekeeper.delivery.app import _configuration
 from tests.compose import ROOT
 from tests.internals import checking
-from tests.internals.checking import Internal, NotThere, problem, resolve
+from tests.internals.checking import Internal, NotThere, not_set, problem, resolve
 from tests.internals.finder import Use, definitions, uses
 from tests.internals.listed import INTERNALS
 
@@ -73,6 +76,79 @@ def test_an_internal_that_has_changed_is_told_with_the_file_that_uses_it(interna
     assert told.endswith(f"{CONSUMER} uses it")
 
 
+NUMBERS = itertools.count()  # of modules: Python imports each name once
+
+
+@pytest.fixture
+def not_set_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str | None]:
+    """What `not_set` says of `Connection.wanted`, in a module that holds the given text."""
+
+    def ask(text: str) -> str | None:
+        module = f"with_internals_{next(NUMBERS)}"
+        (tmp_path / f"{module}.py").write_text(text, "utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        return not_set(f"{module}:Connection.wanted")
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "self.wanted = None",
+        "self.wanted: int = 1",
+        "self.other = self.wanted = 1",
+        "self.other, self.wanted = 1, 2",
+        "[self.other, (self.wanted, *_)] = 1, (2, 3)",
+        "c.wanted = 1",
+        "if c:\n            self.wanted = 1",
+    ],
+)
+def test_what_a_method_assigns_is_set(statement: str, not_set_in: Callable[[str], str | None]) -> None:
+    assert not_set_in(f"class Connection:\n    def connect(self, c):\n        {statement}\n") is None
+
+
+@pytest.mark.parametrize(
+    "statement", ["wanted = None", "wanted: int", "@property\n    def wanted(self):\n        return 1"]
+)
+def test_what_the_body_of_a_class_declares_is_set(statement: str, not_set_in: Callable[[str], str | None]) -> None:
+    assert not_set_in(f"class Connection:\n    {statement}\n") is None
+
+
+def test_what_the_class_above_assigns_is_set(not_set_in: Callable[[str], str | None]) -> None:
+    above = "class Above:\n    def __init__(self):\n        self.wanted = 1\n"
+    assert not_set_in(f"{above}class Connection(Above):\n    pass\n") is None
+    assert not_set_in(f"{above}class Connection:\n    pass\n") is not None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "self.wanted.name = 1",
+        "self.wanted[0] = 1",
+        "assert self.wanted != 1",
+        "assert self.wanted <= 1",
+        "print(self.wanted, end=' ')",
+        "self.other[self.wanted] = 1",
+        "self.wanted += 1",
+        "self.wanted: int",
+        "c.d.wanted = 1",
+        "'self.wanted = 1'",
+        "pass  # self.wanted = 1",
+        "wanted = 1",
+        "class Inner:\n            def connect(self):\n                self.wanted = 1",
+    ],
+)
+def test_what_is_only_used_is_not_set(statement: str, not_set_in: Callable[[str], str | None]) -> None:
+    told = not_set_in(f"class Connection:\n    def connect(self, c):\n        {statement}\n")
+    assert told is not None
+    assert told.endswith("does not set wanted on its objects")
+
+
+def test_a_method_is_no_attribute_that_is_set(not_set_in: Callable[[str], str | None]) -> None:
+    assert not_set_in("class Connection:\n    def wanted(self):\n        pass\n") is not None
+
+
 def test_names_are_followed_into_modules_that_nobody_has_imported() -> None:
     assert inspect.ismodule(resolve("celery:bootsteps"))
     with pytest.raises(NotThere, match="celery has no stepsboots"):
@@ -124,6 +200,23 @@ def test_an_internal_that_is_not_listed_is_found(old: str, new: str, name: str) 
 def test_a_private_name_of_any_library_is_found(client: str) -> None:
     source = f"import {client}\n\ndef reset(client: {client}.Any) -> None:\n    client._topology.reset()\n"
     assert [each.name for each in unlisted(uses_in("cachekeeper/clients.py", source))] == ["._topology"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("from redis import ConnectionPool as P\nclass Pool(P):\n def close(self): ...", "redis:ConnectionPool.close"),
+        ("import redis\nclass Pool(redis.ConnectionPool):\n def close(self): ...", "redis:ConnectionPool.close"),
+        ("import kombu\nclass Connection(kombu.Connection):\n def close(self): ...", "kombu:Connection.close"),
+    ],
+)
+def test_a_method_that_is_replaced_is_found(source: str, name: str) -> None:
+    assert name in {each.name for each in unlisted(uses_in("cachekeeper/clients.py", source))}
+
+
+def test_a_name_in_a_comment_or_a_docstring_is_not_used() -> None:
+    source = '"""One."""\n\n# two\ndef three(four="five"):\n    # six\n    """Seven."""\n    return [\n"eight"]\n'
+    assert set(checking.words(source)) - {"def", "return"} == {"three", "four", "five", "eight"}
 
 
 def test_the_list_names_nothing_that_is_not_used() -> None:
