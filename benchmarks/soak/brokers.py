@@ -14,6 +14,9 @@ from cachekeeper.delivery.broker import QUEUE, UNACKED_INDEX
 from cachekeeper.embedded import RedisServer
 
 if TYPE_CHECKING:
+    import threading
+
+    from benchmarks.soak.sampling import Soaked
     from tests.servers import RabbitServer
 
 _ASK = (
@@ -118,3 +121,24 @@ class RabbitBroker(Broker):
 def broker_of(server: RedisServer | RabbitServer) -> Broker:
     """The one that looks at this server."""
     return RedisBroker(server) if isinstance(server, RedisServer) else RabbitBroker(server)
+
+
+def look_until(ending: threading.Event, broker: Broker, soaked: Soaked) -> None:
+    """Look regularly. A look that fails is counted, and the next one is made: how many may fail is judged in the end.
+
+    Args:
+        ending: ends it.
+        broker: at which.
+        soaked: gets what is seen.
+    """
+    while not ending.wait(broker.look_seconds):
+        try:
+            seen, waiting = broker.overview(), broker.waiting()
+        except Exception as error:  # noqa: BLE001  # kept, whatever it is: this thread has nobody to raise it to
+            soaked.failed_looks.append(f"{type(error).__name__}: {error}")
+            continue
+        soaked.queued.append(waiting)
+        soaked.unacked.append(seen.unacked)
+        soaked.connected.append(seen.connections)
+        if seen.prefetch is not None:
+            soaked.granted.append(seen.prefetch)

@@ -1,7 +1,8 @@
 """Whether a series is flat.
 
 Right after a cut there are fewer connections than before, and sometimes more: what counts is the median of the calm
-seconds before each cut. These points, without those of the warm-up, must not rise:
+seconds before each cut, in which the worker is connected again. These points, without those of the warm-up, must not
+rise:
 
 - the *rise* is the median of the last third less the median of the first third; one outlier moves neither;
 - the *slope* is Theil-Sen's: the median of the slopes between all pairs of points. It needs many points, so only a long
@@ -45,7 +46,7 @@ class Limits:
     slope: Mapping[str, float] | None
 
 
-# A publisher of four threads has one connection or four, as it happens; each is two sockets with Redis.
+# A publisher of four threads has three connections or four, as it happens; each is two sockets with Redis.
 SHORT = Limits(1 / 3, {MEMORY: 8.0, THREADS: 2, FILES: 6, CONNECTIONS: 6}, None)
 LONG = Limits(
     1 / 4,
@@ -89,7 +90,7 @@ def points(samples: Iterable[Sample], process: str, metric: str, *, after: float
     found = []
     for each in calm.values():
         longest = max(sample.calm for sample in each)
-        settled = [sample for sample in each if sample.calm >= longest / 2 and process in sample.levels]
+        settled = [sample for sample in each if sample.calm and sample.calm >= longest / 2 and process in sample.levels]
         if settled and settled[-1].at >= after:
             found.append((settled[-1].at, median(sample.levels[process][metric] for sample in settled)))
     return found

@@ -43,7 +43,9 @@ class Source:
 
     def __init__(self, rate: float) -> None:
         settings = load(RelaySettings)
-        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(settings.mongodb_url, tz_aware=True)
+        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+            settings.mongodb_url, tz_aware=True, minPoolSize=_THREADS
+        )
         self.database = client.get_default_database()
         self.publisher = Publisher(settings)
         self.rate = rate
@@ -68,7 +70,12 @@ class Source:
         while not self.stopping.is_set():
             with self._lock:
                 batch = next(self._batches)
-                self._due = due = max(self._due + BATCH / self.rate, time.monotonic() - _BEHIND_SECONDS)
+                if not batch % _THREADS:
+                    # All threads begin a round together, so that each needs a connection of its own. Otherwise as many
+                    # are open as calls happen to overlap, and a machine that becomes busier looks like a leak.
+                    round_seconds = _THREADS * BATCH / self.rate
+                    self._due = max(self._due + round_seconds, time.monotonic() - _BEHIND_SECONDS)
+                due = self._due
             if (early := due - time.monotonic()) > 0:
                 time.sleep(early)
             numbers = range(batch * BATCH, (batch + 1) * BATCH)

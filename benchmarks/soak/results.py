@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _LEAST_RATE = 200.0
 _MOST_QUEUED = 100
 """Some seconds of them."""
+_LOOKS_MADE = 1 / 4
+_LOOKS_FAILED = 1 / 10
 _STRAY_KEYS = 8
 """What kombu keeps in Redis whatever passes through it: bindings, and a queue for each reply to `ping`."""
 
@@ -37,8 +39,9 @@ def _all(kind: str, soaked: Soaked) -> Iterator[Figure]:
     yield plain(figure, rate) if limits.slope is None else at_least(figure, rate, _LEAST_RATE)
     cuts = max(sample.cuts for sample in soaked.samples)
     yield plain("times that connections were cut", cuts)
-    # A worker whose connections are not made anew shows nothing. One connection may be cut twice before it is ready.
-    yield at_least("times that the worker connected to the broker again", soaked.reconnects, cuts / 2)
+    # A worker whose connections are not made anew shows nothing. One may be cut twice before it is ready.
+    yield at_least("times that the worker connected to the broker again", soaked.reconnects, cuts - 1)
+    yield from _looks(kind, soaked)
     for process in (WORKER, PUBLISHER, READER):
         for metric, unit in METRICS.items():
             seen = trend(points(soaked.samples, process, metric, after=soaked.duration * limits.warm_up))
@@ -60,6 +63,17 @@ def _all(kind: str, soaked: Soaked) -> Iterator[Figure]:
     yield plain("messages in flight by the broker's account, the most", max(soaked.unacked))
     yield plain("connections by the broker's account, median", median(soaked.connected))
     yield from _outcome(kind, soaked)
+
+
+def _looks(kind: str, soaked: Soaked) -> Iterator[Figure]:
+    """Whether there is anything to judge: with few looks, what the broker says is low, too."""
+    looks = len(soaked.queued)
+    yield at_least("looks at the broker", looks, soaked.looks_due * _LOOKS_MADE)
+    yield at_most("looks at the broker that failed", len(soaked.failed_looks), looks * _LOOKS_FAILED)
+    if kind != "redis":
+        # Between two connections it grants nothing.
+        granted = len(soaked.granted)
+        yield at_least("looks at which RabbitMQ granted the worker a prefetch", granted, max(1, looks * _LOOKS_MADE))
 
 
 def _outcome(kind: str, soaked: Soaked) -> Iterator[Figure]:

@@ -16,7 +16,7 @@ import psutil
 
 from benchmarks.chaos.proxy import Proxy
 from benchmarks.soak import publisher, reader
-from benchmarks.soak.brokers import broker_of
+from benchmarks.soak.brokers import broker_of, look_until
 from benchmarks.soak.reporting import MUTANT, PORTS, REPORT, VISIBILITY, read_report
 from benchmarks.soak.sampling import Sample, Soaked, levels_of
 from benchmarks.soak.workload import USERS, stock
@@ -107,13 +107,13 @@ class Run:
             cut_seconds: between two cuts.
             seed: of the order of the kinds of cut.
         """
-        soaked = Soaked(duration, configured=PREFETCH)
+        soaked = Soaked(duration, configured=PREFETCH, looks_due=duration / self.broker.look_seconds)
         self.site.client.flushall()
         stock(self.site.db)
         for process in self.processes.values():
             process.start()
         ending = threading.Event()
-        looking = threading.Thread(target=self._look_at_the_broker, args=(soaked, ending), daemon=True)
+        looking = threading.Thread(target=look_until, args=(ending, self.broker, soaked), daemon=True)
         looking.start()
         try:
             self._load(soaked, duration, cut_seconds, random.Random(seed))
@@ -121,6 +121,7 @@ class Run:
         finally:
             ending.set()
             looking.join()
+        assert soaked.queued, f"no look at the broker succeeded: {soaked.failed_looks}"
         self._judge(soaked)
         return soaked
 
@@ -152,9 +153,15 @@ class Run:
             soaked.reconnects = facts["connections"] - 1
         events = read_report(self.reports[PUBLISHER]).get("published", 0)
         levels = {name: levels_of(process) for name, process in watched.items()}
-        soaked.samples.append(Sample(at, self._cuts, time.monotonic() - self._last_cut, events, levels))
+        soaked.samples.append(Sample(at, self._cuts, self._calm(facts.get("connected_at", 0.0)), events, levels))
         soaked.spent = {name: sum(process.cpu_times()[:2]) for name, process in watched.items()}
         soaked.load.append(os.getloadavg()[0])
+
+    def _calm(self, connected_at: float) -> float:
+        """For how long the worker has been connected since the last cut, in seconds; 0: it is not."""
+        if not connected_at or (self._cuts and connected_at < self._last_cut):
+            return 0.0
+        return time.monotonic() - max(connected_at, self._last_cut)
 
     def _cut(self, rng: random.Random) -> None:
         """The broker each time, after it hung for a while every third time; with it now and then the other servers."""
@@ -162,26 +169,18 @@ class Run:
             self.proxy.stall("broker", stalled=True)
             time.sleep(_STALL_SECONDS)
             self.proxy.stall("broker", stalled=False)
+        # Before the cut: what connects right behind it counts as connected.
+        self._last_cut = time.monotonic()
         self.proxy.cut("broker")
         if rng.randrange(2) == 0:
             self.proxy.cut("cache")
         if rng.randrange(4) == 0:
             self.proxy.cut("mongo")
         self._cuts += 1
-        self._last_cut = time.monotonic()
 
     def _assert_alive(self) -> None:
         for process in self.processes.values():
             assert process.alive, f"{process.name} {process.exit_text}\n{process.log_tail(60)}"
-
-    def _look_at_the_broker(self, soaked: Soaked, ending: threading.Event) -> None:
-        while not ending.wait(self.broker.look_seconds):
-            seen = self.broker.overview()
-            soaked.queued.append(self.broker.waiting())
-            soaked.unacked.append(seen.unacked)
-            soaked.connected.append(seen.connections)
-            if seen.prefetch is not None:
-                soaked.granted.append(seen.prefetch)
 
     # --- the end
 

@@ -22,7 +22,7 @@ class Sample:
     Attributes:
         at: seconds since the load began.
         cuts: how often connections had been cut by then.
-        calm: seconds since the last cut.
+        calm: for how many seconds the worker has been connected to the broker since the last cut; 0: it is not.
         events: how many were published by then.
         levels: by process, then by metric: how much of it there is.
     """
@@ -58,6 +58,8 @@ class Soaked:
         queued: messages that waited in the queue, at each look at the broker.
         unacked: messages in flight by the broker's account, at each look.
         connected: connections that the broker had, at each look.
+        failed_looks: why a look at the broker failed, one text for each that did.
+        looks_due: how many looks at the broker the duration has room for.
         configured: the prefetch as configured.
         published: events that the broker confirmed.
         applied: how many of them a worker applied.
@@ -82,6 +84,8 @@ class Soaked:
     queued: list[int] = field(default_factory=list)
     unacked: list[int] = field(default_factory=list)
     connected: list[int] = field(default_factory=list)
+    failed_looks: list[str] = field(default_factory=list)
+    looks_due: float = 0
     configured: int = 0
     published: int = 0
     applied: int = 0

@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -85,6 +86,7 @@ class Watch(bootsteps.StartStopStep):
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     connections = 0
+    connected_at = 0.0
     consumer: Any = None
 
     def start(self, c: Any) -> None:
@@ -92,6 +94,7 @@ class Watch(bootsteps.StartStopStep):
         if not Watch.connections:
             threading.Thread(target=_report_for_ever, name="soak-report", daemon=True).start()
         Watch.connections += 1
+        Watch.connected_at = time.monotonic()  # one clock for all processes of a machine
         Watch.consumer = c
         if is_mutant("sockets"):
             # Listeners: the next cut would close connections through the proxy.
@@ -103,6 +106,10 @@ class Watch(bootsteps.StartStopStep):
             c.initial_prefetch_count += 1
             c.qos.increment_eventually()
             c.qos.update()
+
+    def stop(self, c: Any) -> None:  # noqa: ARG002  # Celery's
+        """The connection is lost."""
+        Watch.connected_at = 0.0
 
 
 def _report_for_ever() -> None:
@@ -117,6 +124,7 @@ def _facts() -> dict[str, Any]:
     consumer = Watch.consumer
     facts: dict[str, Any] = {
         "connections": Watch.connections,
+        "connected_at": Watch.connected_at,
         "applied": applied.distinct,
         "twice": applied.twice,
         "wanted": consumer.qos.value,

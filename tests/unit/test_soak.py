@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import threading
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 
 from benchmarks.report import Figure
+from benchmarks.soak.brokers import Broker, Overview, look_until
 from benchmarks.soak.judging import LONG, LONG_SECONDS, SHORT, limits_of, points, trend
 from benchmarks.soak.results import figures_of, series_of
 from benchmarks.soak.sampling import CONNECTIONS, FILES, MEMORY, METRICS, THREADS, Sample, Soaked
@@ -41,6 +44,8 @@ def soaked(
         queued=[0],
         unacked=[0],
         connected=[9],
+        granted=[16],
+        looks_due=1,
         configured=16,
         published=1000,
         applied=1000,
@@ -152,7 +157,10 @@ def test_what_follows_a_cut_and_the_warm_up_do_not_count() -> None:
         ({"granted": [17]}, "prefetch that the broker grants, the most"),
         ({"in_hand": [33]}, "messages that the worker has in hand, the most"),
         ({"queued": [0, 101]}, "messages that wait in the queue, median of the last quarter"),
-        ({"reconnects": 1}, "times that the worker connected to the broker again"),
+        ({"reconnects": 10}, "times that the worker connected to the broker again"),
+        ({"looks_due": 5}, "looks at the broker"),
+        ({"failed_looks": ["TimeoutExpired"]}, "looks at the broker that failed"),
+        ({"granted": []}, "looks at which RabbitMQ granted the worker a prefetch"),
         ({"applied": 14_999}, "events lost behind the broker's confirmation"),
         ({"stale": 1}, "cached names that differ from MongoDB in the end"),
         ({"cached": USERS - 1}, "cached names in the end"),
@@ -167,6 +175,46 @@ def test_each_end_is_judged(change: dict[str, object], figure: str) -> None:
     for name, value in change.items():
         setattr(found, name, value)
     assert missed(found) == [f"rabbitmq: {figure}"]
+
+
+def test_what_the_worker_holds_while_it_is_not_connected_does_not_count() -> None:
+    found = soaked(60, 5, lambda _, cuts: {FILES: 3 * cuts})
+    figure = f"rabbitmq: worker, {FILES}: rise from then to the end"
+    assert figure in missed(found)
+    for index, sample in enumerate(found.samples):
+        if sample.at % 5 == 4:
+            sample.levels["worker"][FILES] = LEVELS[FILES]  # type: ignore[index]
+        else:
+            found.samples[index] = replace(sample, calm=0)
+    assert missed(found) == []
+
+
+class UnreliableBroker(Broker):
+    """Answers every other look, and ends the looks with the last one."""
+
+    look_seconds = 0.0
+
+    def __init__(self, ending: threading.Event, looks: int) -> None:
+        self._ending = ending
+        self._left = looks
+
+    def overview(self) -> Overview:
+        self._left -= 1
+        if not self._left:
+            self._ending.set()
+        if self._left % 2:
+            raise TimeoutError("no answer")
+        return Overview(unacked=1, connections=2, prefetch=16)
+
+    def waiting(self) -> int:
+        return 3
+
+
+def test_a_look_that_fails_is_counted_and_the_next_one_is_made() -> None:
+    ending, found = threading.Event(), Soaked(60)
+    look_until(ending, UnreliableBroker(ending, 6), found)
+    assert (found.queued, found.unacked, found.connected, found.granted) == ([3] * 3, [1] * 3, [2] * 3, [16] * 3)
+    assert found.failed_looks == ["TimeoutError: no answer"] * 3
 
 
 def test_redis_alone_may_lose_what_was_on_its_way() -> None:
