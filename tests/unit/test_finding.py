@@ -155,6 +155,18 @@ def test_what_pip_puts_into_the_environment_is_not_on_path(files: Files) -> None
     assert find_redis(replace(files.machine, path=str(files.root / "a"))).path == path
 
 
+def test_what_pip_puts_into_another_environment_is_not_on_path(files: Files) -> None:
+    files.program("other/bin/redis-server", REDIS.format("6.2.14"))
+    (files.root / "link").symlink_to("other/bin")
+    system = files.program("b/redis-server", REDIS.format("7.0.15"))
+    for scripts in ("other/bin", "link"):
+        files.machine = replace(files.machine, path=f"{files.root / scripts}:{files.root / 'b'}")
+        (files.root / "other/pyvenv.cfg").unlink(missing_ok=True)
+        assert find_redis(files.machine).version == "6.2.14", "a folder like any other"
+        (files.root / "other/pyvenv.cfg").write_text("home = /usr/bin\n")
+        assert find_redis(files.machine).path == system
+
+
 def test_the_environment_is_known_behind_links_and_relative_paths(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
