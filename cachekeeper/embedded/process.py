@@ -18,6 +18,7 @@ from cachekeeper.embedded.ports import free_port
 PORT_ATTEMPTS = 5
 LOG_LINES = 20
 PROBE_SECONDS = 0.01
+PAUSE_SECONDS = 20.0
 _PORT_TAKEN = re.compile(r"address already in use|eaddrinuse", re.IGNORECASE)
 
 
@@ -145,13 +146,13 @@ class ServerProcess(ABC):
         """Freeze it (SIGSTOP), and wait until it is: the kernel goes on accepting connections, nobody answers.
 
         Raises:
-            ServerFailed: it does not run.
+            ServerFailed: it does not run, has ended, or was not stopped in time, as when another thread resumed it.
         """
         self._signal(signal.SIGSTOP)
         # The kernel wakes one thread for it, and that one stops the others. On a busy machine that takes a while:
         # signal sent · a request arrives · another thread answers it · all are stopped.
         if hasattr(os, "waitid"):  # on macOS from Python 3.13 on
-            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            self._wait_until_stopped()
 
     def resume(self) -> None:
         """Undo `pause` (SIGCONT).
@@ -199,6 +200,23 @@ class ServerProcess(ABC):
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
+
+    def _wait_until_stopped(self) -> None:
+        # Looked at again and again: signal sent · another thread resumes it · a call that waits never returns.
+        deadline = time.monotonic() + PAUSE_SECONDS
+        while True:
+            try:
+                seen = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG)
+                ended = seen is not None and seen.si_code != os.CLD_STOPPED
+            except ChildProcessError:  # it ended, and another thread has asked for its status
+                ended = True
+            if ended:
+                raise ServerFailed(self.name, f"{self.exit_text}; it is not paused", self.log_tail())
+            if seen is not None:
+                return
+            if time.monotonic() > deadline:
+                raise ServerFailed(self.name, f"was not stopped by SIGSTOP within {PAUSE_SECONDS:g} s", self.log_tail())
+            time.sleep(PROBE_SECONDS)
 
     def _signal(self, number: signal.Signals) -> None:
         if not self.alive:

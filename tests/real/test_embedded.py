@@ -1,5 +1,7 @@
 """Servers as child processes: start, stop, kill, freeze, and start again where they were."""
 
+import os
+import signal
 import socket
 import sys
 import threading
@@ -71,6 +73,36 @@ def test_a_paused_redis_is_silent_and_goes_on_where_it_was(own_redis: RedisServe
         own_redis.pause()
         own_redis.stop(seconds=60)  # one that stays paused could not end
         assert own_redis.exit_text == "exited with status 0"
+
+
+def test_a_pause_that_is_undone_meanwhile_ends(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill = os.killpg
+
+    def kill_and_resume(group: int, number: int) -> None:
+        kill(group, number)
+        if number == signal.SIGSTOP:
+            kill(group, signal.SIGCONT)  # as another thread's `resume` does, before this one waits
+
+    monkeypatch.setattr(process, "PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(os, "killpg", kill_and_resume)
+    with pytest.raises(ServerFailed, match=r"was not stopped by SIGSTOP within 0\.2 s"):
+        own_redis.pause()
+    assert own_redis.alive
+
+
+def test_a_server_that_ends_while_it_is_paused_is_not_paused(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = os.killpg
+
+    def kill_and_reap(group: int, _number: int) -> None:
+        kill(group, signal.SIGKILL)
+        wait_until(lambda: not own_redis.alive, "reaped")  # as another thread's `alive` does
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "killpg", kill_and_reap)
+        with pytest.raises(ServerFailed, match="was killed by SIGKILL; it is not paused"):
+            own_redis.pause()
 
 
 def test_a_replica_follows(own_redis: RedisServer, guardian: Guardian) -> None:
