@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # No view's name makes it a mark: those end in `-incarnation`.
 _EMPTY_KEY = "cachekeeper:was-empty"
+PROBE_KEY = "cachekeeper:probe"
+"""Written by a worker's gate, which asks whether the server takes writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,9 @@ class RollbackWatch(PeriodicThread):
     - Without a mark there is nothing to drop where the server began empty, where it was empty at some moment of this
       life, or where this worker has seen the mark in this life: it was flushed, or has evicted the mark. Else the mark
       may have been lost before the snapshot was taken: drop.
+    - Empty is a server that holds at most that note and a worker's probe: no view has a key there. The other threads of
+      a worker start when this one has its first answer, since their keys are not told from those of a snapshot:
+          a worker on an empty server: blocks written · its first look finds keys, no mark and no note: drop
     - That it was empty is noted at `cachekeeper:was-empty`, for the other views and workers, whose first look comes
       when there are keys already. It names the life, as a mark does, so a snapshot brings back nothing that fits.
     - The mark is set when all is done. A worker that is killed before leaves it to the next.
@@ -110,6 +116,14 @@ class RollbackWatch(PeriodicThread):
         self._views = sorted(views, key=_order)
         self._nonce = new_nonce()
         self._known: dict[str, str] = {}
+        self._has_asked = threading.Event()
+
+    def wait_for_first_answer(self) -> None:
+        """Wait until the server has said what it is, or has failed to within the time limit of a call to Redis.
+
+        Called after `start`. Dropping, which may take long, is not waited for.
+        """
+        self._has_asked.wait()
 
     def look(self) -> list[str]:
         """Look once, and drop what is due.
@@ -120,28 +134,13 @@ class RollbackWatch(PeriodicThread):
         Raises:
             CacheUnavailable, DatabaseUnavailable: an outage; what is left is due at the next look.
         """
-        store = self._keeper.store(self._server)
-        if store.is_cluster:
-            log_once(f"unwatched:{self._server}", "the %s Redis is a Cluster: not watched for older data", self._server)
-            return []
-        with cache_errors("asking which data it has"):
-            # One transaction, hence one server: what it is, and what its data says.
-            pipe = store.client.pipeline(transaction=True)
-            for section in ("server", "replication", "persistence"):
-                pipe.info(section)
-            pipe.dbsize()
-            pipe.mget([_EMPTY_KEY, *(_mark_key(view) for view in self._views)])
-            *sections, keys, (noted, *marks) = pipe.execute()
         try:
-            now = Incarnation.of({name: value for section in sections for name, value in section.items()})
-        except KeyError as field:
-            log_once(
-                f"unwatched:{self._server}", "the %s Redis is not watched: it does not tell its %s", self._server, field
-            )
+            found = self._ask()
+        finally:
+            self._has_asked.set()
+        if found is None:
             return []
-        if now.is_replica:
-            return []  # it takes no writes; what it will be worth is seen when it is promoted
-        was_empty = self._was_empty(now, keys, noted)
+        now, was_empty, marks = found
         dropped = []
         for view, mark in zip(self._views, marks, strict=True):
             if doubt := self._doubt(view, mark, now, was_empty=was_empty):
@@ -150,9 +149,35 @@ class RollbackWatch(PeriodicThread):
                 dropped.append(view.name)
             if mark != now.mark.encode():
                 with cache_errors("marking its data"):
-                    store.client.set(_mark_key(view), now.mark)
+                    self._keeper.store(self._server).client.set(_mark_key(view), now.mark)
             self._known[view.name] = now.mark
         return dropped
+
+    def _ask(self) -> tuple[Incarnation, bool, list[bytes | None]] | None:
+        """The life of the server's data, whether it was empty in it, and the views' marks; None: it is not watched."""
+        store = self._keeper.store(self._server)
+        if store.is_cluster:
+            log_once(f"unwatched:{self._server}", "the %s Redis is a Cluster: not watched for older data", self._server)
+            return None
+        with cache_errors("asking which data it has"):
+            # One transaction, hence one server: what it is, and what its data says.
+            pipe = store.client.pipeline(transaction=True)
+            for section in ("server", "replication", "persistence"):
+                pipe.info(section)
+            pipe.dbsize()
+            pipe.exists(PROBE_KEY, _EMPTY_KEY)
+            pipe.mget([_EMPTY_KEY, *(_mark_key(view) for view in self._views)])
+            *sections, keys, own, (noted, *marks) = pipe.execute()
+        try:
+            now = Incarnation.of({name: value for section in sections for name, value in section.items()})
+        except KeyError as field:
+            log_once(
+                f"unwatched:{self._server}", "the %s Redis is not watched: it does not tell its %s", self._server, field
+            )
+            return None
+        if now.is_replica:
+            return None  # it takes no writes; what it will be worth is seen when it is promoted
+        return now, self._was_empty(now, keys - own, noted), marks
 
     def _was_empty(self, now: Incarnation, keys: int, noted: bytes | None) -> bool:
         """Whether the server was empty at some moment of this life, so that all its keys were written in this life."""

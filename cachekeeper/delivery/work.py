@@ -18,7 +18,7 @@ from cachekeeper.errors import CachekeeperError, CacheOverloaded, InvalidEvent, 
 from cachekeeper.indexes import IndexKeeper
 from cachekeeper.keeper import Keeper
 from cachekeeper.metrics import COUNTERS, log_once, logger
-from cachekeeper.rollbacks import RollbackWatch
+from cachekeeper.rollbacks import PROBE_KEY, RollbackWatch
 from cachekeeper.store import cache_errors
 from cachekeeper.store.outcomes import Changed, Invalidated
 from cachekeeper.views import BlocklistView, Server, View
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from cachekeeper.registry import Registry
     from cachekeeper.settings import Settings
 
-_PROBE_KEY = "cachekeeper:probe"
 _PROBE_SECONDS = 60
 _WARMED = (Write, Invalidate)  # `|` would make the union anew for each command
 
@@ -76,19 +75,26 @@ class Delivery:
         views = registry.views.values()
         inhabited = sorted({view.server for view in views})
         self._servers = inhabited or [Server.CACHE]
-        self._threads: list[PeriodicThread] = [
+        self._watches = [
             RollbackWatch(self.keeper, server, [view for view in views if view.server is server])
             for server in inhabited
         ]
-        self._threads += [BlocklistKeeper(self.keeper, view) for view in views if isinstance(view, BlocklistView)]
+        self._threads: list[PeriodicThread] = [
+            BlocklistKeeper(self.keeper, view) for view in views if isinstance(view, BlocklistView)
+        ]
         self.indexes = IndexKeeper(self.keeper, [*registry.indexes, EXPIRY])
         self._threads.append(self.indexes)
 
     def start(self) -> None:
         """Watch for older data, make the indexes, keep the blocklists ready, and open the gate.
 
-        Where a server is away, each of these is done when it is back.
+        Where a server is away, each of these is done when it is back. Returns within the time limits of a call to each
+        server.
         """
+        for watch in self._watches:
+            watch.start()
+        for watch in self._watches:
+            watch.wait_for_first_answer()  # before this worker's first key
         for thread in self._threads:
             thread.start()
         self.gate.start()
@@ -96,7 +102,7 @@ class Delivery:
     def stop(self) -> None:
         """End what `start` began. Messages in hand may still be processed."""
         self.gate.stop()
-        for thread in self._threads:
+        for thread in (*self._watches, *self._threads):
             thread.stop()
 
     def process(self, *jobs: Job) -> None:
@@ -248,7 +254,7 @@ class Delivery:
             with cache_errors("asking whether it answers"):
                 if store.is_cluster:
                     store.client.ping(target_nodes="primaries")
-                store.client.set(_PROBE_KEY, "true", ex=_PROBE_SECONDS)
+                store.client.set(PROBE_KEY, "true", ex=_PROBE_SECONDS)
         with database_errors("asking whether it answers", self.keeper.settings.load_timeout_seconds):
             # Deletes nothing, and is answered when a majority has everything that was written before.
             self.keeper.database[COLLECTION].delete_one({"_id": "probe"})

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from benchmarks.older_redis import KINDS, FromAppendOnlyFile
+from cachekeeper.delivery.work import Delivery
 from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer
-from cachekeeper.rollbacks import Incarnation
+from cachekeeper.metrics import COUNTERS
+from cachekeeper.rollbacks import Incarnation, RollbackWatch
 from lookups import read_user
+from tests.real.delivering import REGISTRY
 from tests.real.rollback_lab import ALL, NEW, OLD, Place, Worker, brought_back, forget_the_marks, place_of
 from tests.real.tokens import READY
 from tests.shop import Reads, Shop, put_user
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     import pymongo
@@ -85,6 +90,61 @@ def test_what_one_worker_saw_of_an_empty_server_all_know(place: Place) -> None:
     assert Worker(place.keeper).look() == []
     assert place.shop.redis.exists(READY), "nothing was dropped"
     assert place.seen() == OLD
+
+
+@pytest.mark.parametrize("place", [FromAppendOnlyFile], indirect=True)  # there no server tells what it began with
+def test_a_worker_s_own_first_keys_are_not_taken_for_older_data(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = RollbackWatch.look
+
+    def late_look(watch: RollbackWatch) -> list[str]:
+        """As on a busy machine: the worker's other threads write first, unless they wait for this one."""
+        deadline = time.monotonic() + 1
+        while not place.shop.redis.exists(READY) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return look(watch)
+
+    monkeypatch.setattr(RollbackWatch, "look", late_look)
+    place.shop.redis.flushall()
+    dropped = COUNTERS["rollback_dropped"]
+    delivery = Delivery(place.keeper.settings, REGISTRY)
+    delivery.start()
+    try:
+        wait_until(lambda: place.shop.redis.exists(READY), "the blocklist written")
+        wait_until(lambda: len(place.shop.redis.keys("cachekeeper:*-incarnation")) == len(ALL), "all views marked")
+    finally:
+        delivery.stop()
+        delivery.keeper.close()
+    assert COUNTERS["rollback_dropped"] == dropped
+
+
+@pytest.mark.parametrize("place", [FromAppendOnlyFile], indirect=True)
+def test_a_redis_that_hangs_delays_a_worker_s_start_by_its_time_limits_only(place: Place) -> None:
+    delivery = Delivery(place.shop.settings(redis_timeout_seconds=0.1), REGISTRY)
+    place.older.server.pause()
+    try:
+        began = time.monotonic()
+        delivery.start()
+        assert time.monotonic() - began < 10, "much more than the limits, much less than for ever"
+        assert not delivery.gate.is_open
+    finally:
+        place.older.server.resume()
+        delivery.stop()
+        delivery.keeper.close()
+
+
+@pytest.mark.parametrize("place", [FromAppendOnlyFile], indirect=True)
+def test_a_server_with_nothing_but_a_worker_s_probe_and_note_is_empty(place: Place) -> None:
+    """A worker's gate may open before its watch has seen a server that was away."""
+    place.shop.redis.flushall()
+    place.shop.redis.mset({"cachekeeper:probe": "true", NOTE: "of an earlier life"})
+    assert place.worker.look() == []
+
+
+@pytest.mark.parametrize("place", [FromAppendOnlyFile], indirect=True)
+def test_a_server_with_one_key_more_is_not(place: Place) -> None:
+    place.shop.redis.flushall()
+    place.shop.redis.mset({"cachekeeper:probe": "true", NOTE: "of an earlier life", "user:1:name": "Ann"})
+    assert place.worker.look() == ALL
 
 
 def test_a_note_that_was_evicted_with_the_marks_is_missed_once(place: Place) -> None:
