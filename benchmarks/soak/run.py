@@ -139,7 +139,9 @@ class Run:
             self._assert_alive()
             self._take(soaked, now - began, watched)
             # None behind the last but one interval: each leaves calm seconds.
-            if now >= next_cut and now + cut_seconds <= last:
+            # And none before the worker has been connected for a while: on a busy machine that takes longer.
+            is_calm = soaked.samples[-1].calm >= cut_seconds / 2
+            if now >= next_cut and is_calm and now + cut_seconds <= last:
                 self._cut(rng)
                 next_cut = next(cuts)
             if now >= last:
