@@ -25,18 +25,41 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
+class _Locks:
+    """What the threads of one buffer share, of the kind that `threading` had when this was made.
+
+    gevent replaces `threading.Lock`, and with `gunicorn --preload -k gevent` it does so after the buffer was made. A
+    greenlet that waits for a lock of before stops its whole process, and so also the greenlet that holds the lock.
+    """
+
+    def __init__(self) -> None:
+        self.kind = threading.Lock
+        self.lock = threading.Lock()
+        """Held for moments: nobody sends, waits or starts a thread meanwhile."""
+        self.due = threading.Condition(self.lock)
+        self.room = threading.Condition(self.lock)
+        self.sending = threading.Lock()
+        """One message at a time: two would begin with the same events. Never taken while `lock` is held."""
+
+
 class BufferedPublisher:
-    """Publishes events a little later, many in one message. Safe across threads; a forked child starts with nothing.
+    """Publishes events a little later, many in one message.
+
+    Safe across threads and greenlets, also where gevent patches the process later. A forked child starts with an empty
+    buffer.
 
         with BufferedPublisher() as publisher:
             publisher.publish(UserUpdated(user_id=42, name="Ada", version=7))
 
-    `publish` returns when the event is in the buffer: until it is published, at most `max_milliseconds` later while
-    the broker is well, a process that is killed by SIGKILL, or ends itself by `os._exit` (as the children of Celery's
-    prefork pool do), loses it; the outbox loses nothing. In every other way to end, the buffer is published: by
-    `close`, the end of `with`, of the interpreter, of a child of `multiprocessing`, or SIGTERM; what the broker does
-    not take even then is logged and reported. While the broker is away, events stay in the buffer, in order, and are
-    tried again and again. None is ever dropped to make room.
+    `publish` returns when the event is in the buffer. While the broker is well, the event is published at most
+    `max_milliseconds` later. While the broker is away, events stay in the buffer, in order, and are tried again and
+    again. None is ever dropped to make room.
+
+    The buffer is published by `close`, at the end of `with`, when the interpreter ends (`sys.exit`, an exception,
+    SIGINT), and when a child of `multiprocessing` ends by itself. What the broker does not take even then is logged and
+    reported. Events of the last `max_milliseconds` are lost where a process ends without that: by `os._exit`, by
+    `os.exec…`, in a crash, and by every signal that the program does not handle (SIGTERM and SIGHUP too). Call `close`
+    first, handle the signal, or use the outbox, which loses nothing.
 
     Args:
         publisher: default: one with the settings of this process's environment.
@@ -44,9 +67,13 @@ class BufferedPublisher:
         max_milliseconds: how long an event may wait for others.
         on_error: called with each error of publishing in the background, and how many events wait; by a thread of the
             buffer's own.
-        flush_on_sigterm: publish the buffer when a SIGTERM comes, and end of it then. Only where the program has not
-            decided otherwise when this is made, in the main thread; a handler of yours that ends the interpreter, as
-            most servers have, does as well.
+        flush_on_sigterm: install a handler that publishes the buffer when a SIGTERM comes, and then ends the process
+            by that signal. A handler that the program has already, or `SIG_IGN`, is left alone; one that the program
+            or its server installs later replaces this one.
+
+    Raises:
+        ValueError: a number is out of range; or `flush_on_sigterm`, and this is not the main thread, in which alone
+            Python installs handlers.
     """
 
     def __init__(
@@ -56,7 +83,7 @@ class BufferedPublisher:
         max_events: int = 5000,
         max_milliseconds: float = 50,
         on_error: Callable[[Exception, int], object] | None = None,
-        flush_on_sigterm: bool = True,
+        flush_on_sigterm: bool = False,
     ) -> None:
         if max_events < 1 or not max_milliseconds >= 0:
             raise ValueError("max_events must be at least 1, and max_milliseconds not negative")
@@ -67,17 +94,13 @@ class BufferedPublisher:
         self._seconds = max_milliseconds / 1000
         self._on_error = on_error
         self._closed = False
-        self._reset()
-        _all.add(self)
         if flush_on_sigterm:
             mind_sigterm()
+        self._reset()
+        _all.add(self)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._due = threading.Condition(self._lock)
-        self._room = threading.Condition(self._lock)
-        # One message at a time: two would begin with the same events. Never taken while `_lock` is held.
-        self._sending = threading.Lock()
+        self._locks = _Locks()
         self._waiting: deque[tuple[str, float]] = deque()
         self._taken = 0
         self._confirmed = 0
@@ -90,7 +113,7 @@ class BufferedPublisher:
         return len(self._waiting)
 
     def publish(self, event: Event) -> None:
-        """Put one event into the buffer; once this is closed, publish it at once.
+        """Put one event into the buffer; once this is closed, or where no thread can be started, publish it at once.
 
         Raises:
             InvalidEvent: `event` is none, or longer than 8 MiB as JSON.
@@ -102,6 +125,7 @@ class BufferedPublisher:
         """
         text = event_text(event)
         if not self._put(text, self._publisher.limit_seconds()):
+            self.flush()  # its turn is after those that wait
             self._publisher.publish_texts((text,))
 
     def publish_many(self, events: Iterable[Event]) -> int:
@@ -124,9 +148,9 @@ class BufferedPublisher:
             BrokerUnavailable: the broker did not confirm a message within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`. What
                 it did not confirm stays in the buffer.
         """
-        with self._lock:
+        with self._present().lock:
             last = self._taken
-        while self._send_one(last):
+        while self._send_one(self._present(), last):
             pass
 
     def close(self) -> None:
@@ -135,10 +159,11 @@ class BufferedPublisher:
         Raises:
             As `flush`. What is left stays in the buffer: close again, or leave it to the end of the process.
         """
-        with self._lock:
+        locks = self._present()
+        with locks.lock:
             self._closed = True
-            self._due.notify()
-            self._room.notify_all()
+            locks.due.notify()
+            locks.room.notify_all()
             thread = self._thread
         self.flush()
         forget(self)
@@ -153,92 +178,137 @@ class BufferedPublisher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _present(self) -> _Locks:
+        """The locks of the kind that `threading` has now, which is another one once gevent has patched it."""
+        locks = self._locks
+        if locks.kind is not threading.Lock:
+            # Held for moments only, by threads of before the patch: those go on by themselves.
+            with locks.lock:
+                if self._locks is locks:
+                    self._locks = _Locks()
+                    self._thread = None
+                    locks.due.notify_all()
+                    locks.room.notify_all()
+        return self._locks
+
     def _put(self, text: str, seconds: float) -> bool:
-        """Into the buffer, within so many seconds; False: it is closed."""
-        # Not `with self._due`: that is Python, in which a signal's handler could raise with the lock taken.
-        with self._lock:
-            if self._closed:
+        """Into the buffer, within so many seconds; False: it is closed, or has no thread."""
+        deadline = time.monotonic() + seconds
+        while True:
+            locks = self._present()
+            if self._thread is None and not self._closed and not self._begin(locks):
                 return False
-            if self._thread is None:
-                self._begin()
-            if self._error is not None:
-                error, self._error = self._error, None
-                raise error
-            deadline = time.monotonic() + seconds
-            while len(self._waiting) >= self._max_events and not self._closed:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise BufferFull(
-                        f"{len(self._waiting)} events wait for the broker, and this one found no room among them "
-                        f"within {seconds:g} s"
-                    )
-                self._room.wait(left)
-            if self._closed:
-                return False
-            self._waiting.append((text, time.monotonic()))
-            self._taken += 1
-            if len(self._waiting) in (1, self._batch):
-                self._due.notify()
+            # Not `with locks.due`: that is Python, in which a signal's handler could raise with the lock taken.
+            with locks.lock:
+                if self._closed:
+                    return False
+                if self._error is not None:
+                    error, self._error = self._error, None
+                    raise error
+                while self._locks is locks and len(self._waiting) >= self._max_events and not self._closed:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise BufferFull(
+                            f"{len(self._waiting)} events wait for the broker, and this one found no room among them "
+                            f"within {seconds:g} s"
+                        )
+                    locks.room.wait(left)
+                if self._closed:
+                    return False
+                if self._locks is not locks:
+                    continue
+                self._waiting.append((text, time.monotonic()))
+                self._taken += 1
+                if len(self._waiting) in (1, self._batch):
+                    locks.due.notify()
+            return True
+
+    def _begin(self, locks: _Locks) -> bool:
+        """Start the thread; False: there is none to be had.
+
+        Never called with a lock: `Thread.start` waits for the thread, which would wait for that lock.
+        """
+        remember(self)
+        thread = threading.Thread(target=self._run, args=(locks,), name="cachekeeper-buffer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # this process is out of threads, or its interpreter is ending
+            return False
+        self._claim(locks, thread)
         return True
 
-    def _begin(self) -> None:
-        remember(self)
-        thread = threading.Thread(target=self._run, name="cachekeeper-buffer", daemon=True)
-        thread.start()
-        self._thread = thread
+    def _claim(self, locks: _Locks, thread: threading.Thread) -> bool:
+        """Whether `thread` is the one that publishes: of several that were started at once, one is."""
+        with locks.lock:
+            if self._locks is not locks:
+                return False
+            if self._thread is None:
+                self._thread = thread
+            return self._thread is thread
 
-    def _run(self) -> None:
+    def _run(self, locks: _Locks) -> None:
+        # The caller in `_begin` claims as well; this thread does where that one was interrupted in between.
+        if not self._claim(locks, threading.current_thread()):
+            return
         pause = _FIRST_PAUSE_SECONDS
-        while self._wait():
+        while self._wait(locks):
             try:
-                self._send_one(self._taken)
+                self._send_one(locks, self._taken)
             except Exception as error:  # noqa: BLE001  # without this thread nothing is published; raised at the next call
-                self._failed(error)
-                with self._lock:
-                    if not self._closed:
-                        self._due.wait_for(lambda: self._closed, pause)
+                self._failed(locks, error)
+                with locks.lock:
+                    if self._goes_on(locks):
+                        locks.due.wait_for(lambda: not self._goes_on(locks), pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             else:
                 pause = _FIRST_PAUSE_SECONDS
 
-    def _wait(self) -> bool:
-        """Until there is a message to send; False: until it is closed."""
-        with self._lock:
-            while not self._closed:
+    def _goes_on(self, locks: _Locks) -> bool:
+        return self._locks is locks and not self._closed
+
+    def _wait(self, locks: _Locks) -> bool:
+        """Until there is a message to send; False: until it is closed, or these locks have been replaced."""
+        with locks.lock:
+            while self._goes_on(locks):
                 if not self._waiting:
-                    self._due.wait()
+                    locks.due.wait()
                     continue
                 left = self._waiting[0][1] + self._seconds - time.monotonic()
                 if left <= 0 or len(self._waiting) >= self._batch:
                     return True
-                self._due.wait(left)
+                locks.due.wait(left)
             return False
 
-    def _send_one(self, last: int) -> bool:
+    def _send_one(self, locks: _Locks, last: int) -> bool:
         """Publish a message from the head of the buffer; False: everything up to event number `last` is published.
 
         The events leave the buffer when the broker has confirmed them. Whatever ends this before, they are published
-        again, which does no harm.
+        again, which does no harm. So are those that a thread of before gevent's patch has under way: with the locks of
+        its time it cannot know who else is sending them, and takes none out.
         """
-        with self._sending:
-            with self._lock:
+        with locks.sending:
+            with locks.lock:
+                if self._locks is not locks:
+                    return True
                 if self._confirmed >= last:
                     return False
                 head = [text for text, _ in islice(self._waiting, EVENTS_PER_MESSAGE)]
             batch = next(packed(head))
             self._publisher.publish_texts(batch)
-            with self._lock:
+            with locks.lock:
+                if self._locks is not locks:
+                    return True
                 for _ in batch:
                     self._waiting.popleft()
                 self._confirmed += len(batch)
                 self._error = None
-                self._room.notify_all()
+                locks.room.notify_all()
             return True
 
-    def _failed(self, error: Exception) -> None:
-        with self._lock:
+    def _failed(self, locks: _Locks, error: Exception) -> None:
+        with locks.lock:
             waiting = len(self._waiting)
-            if waiting:  # else another thread has published all since
+            if waiting and self._locks is locks:  # else another thread has published all since, or will
                 self._error = error
         COUNTERS.add("buffer_failed")
         if isinstance(error, CachekeeperError):

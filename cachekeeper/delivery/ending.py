@@ -1,4 +1,4 @@
-"""What is to be done before this process ends: by itself, as a child of `multiprocessing`, or by SIGTERM."""
+"""What is to be done before this process ends: by itself, as a child of `multiprocessing`, or, if asked, by SIGTERM."""
 
 from __future__ import annotations
 
@@ -23,11 +23,21 @@ class _End:
 
     def __init__(self) -> None:
         self.unfinished: set[Unfinished] = set()
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        # What is unfinished is the parent's, and whoever was finishing it is not here.
+        self.unfinished.clear()
+        self.kind = threading.Lock
         self.finishing = threading.Lock()
         self.exiting = False
         self.terminated = False
 
     def finish(self) -> None:
+        if self.kind is not threading.Lock:
+            # gevent has patched the process since. A greenlet that waits for a lock of before stops the greenlet that
+            # holds it and waits for the broker: SIGTERM, then the end of the interpreter, would hang.
+            self.kind, self.finishing = threading.Lock, threading.Lock()
         with self.finishing:
             for one in list(self.unfinished):
                 one.finish()
@@ -60,6 +70,8 @@ _end = _End()
 
 def remember(one: Unfinished) -> None:
     """From now on, `one` is to finish before this process ends; the process keeps it, whoever else forgets it."""
+    if one in _end.unfinished:
+        return
     _end.unfinished.add(one)
     if "multiprocessing.util" in sys.modules:
         from multiprocessing.util import Finalize  # noqa: PLC0415  # costs nothing where it is imported already
@@ -74,16 +86,21 @@ def forget(one: Unfinished) -> None:
 
 
 def mind_sigterm() -> None:
-    """Finish before a SIGTERM ends this process, unless the program handles it, or this is not its main thread."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    """Finish before a SIGTERM ends this process, unless the program handles or ignores that signal already.
+
+    Raises:
+        ValueError: the handler cannot be installed here.
+    """
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    try:
         signal.signal(signal.SIGTERM, _end.on_sigterm)
-
-
-def _after_fork_in_child() -> None:
-    # What is unfinished is the parent's, and whoever was finishing it is not here.
-    _end.unfinished.clear()
-    _end.finishing = threading.Lock()
+    except ValueError as error:
+        raise ValueError(
+            "flush_on_sigterm: Python installs signal handlers in the main thread only. Make this BufferedPublisher "
+            "there, or leave flush_on_sigterm out and call close() before the process ends"
+        ) from error
 
 
 atexit.register(_end.on_exit)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_end.after_fork)

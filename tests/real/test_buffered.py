@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from cachekeeper.delivery import ending as module
-from cachekeeper.delivery.buffered import BufferedPublisher
+from cachekeeper.delivery.buffered import BufferedPublisher, _Locks
 from cachekeeper.delivery.publisher import Publisher
 from cachekeeper.errors import BrokerUnavailable, BufferFull, InvalidEvent, SettingsError
 from cachekeeper.settings import PublisherSettings
@@ -45,11 +45,11 @@ def buffering(
 ) -> Iterator[BufferedPublisher]:
     """A buffer on this broker; what is left in it when the test ends is given up."""
     publisher = Publisher(PublisherSettings(broker_url=broker.url, publish_timeout_seconds=limit))
-    made = kind(publisher, flush_on_sigterm=False, **options)
+    made = kind(publisher, **options)
     try:
         yield made
     finally:
-        with made._lock:
+        with made._present().lock:
             made._waiting.clear()
             made._confirmed = made._taken
         made.close()
@@ -123,7 +123,7 @@ def test_what_is_wrong_is_said_at_once(redis_server: RedisServer, monkeypatch: p
     with buffering(redis_server) as publisher, pytest.raises(InvalidEvent):
         publisher.publish(cast("Any", {"type": "user.deleted"}))
     monkeypatch.delenv("CACHEKEEPER_BROKER_URL", raising=False)
-    nowhere = BufferedPublisher(flush_on_sigterm=False)
+    nowhere = BufferedPublisher()
     with pytest.raises(SettingsError):
         nowhere.publish(events(1)[0])
     assert nowhere.waiting == 0
@@ -168,9 +168,9 @@ def test_nothing_is_lost_while_the_broker_hangs(own_redis: RedisServer) -> None:
 class DropsOnFailure(BufferedPublisher):
     """Takes events out of the buffer before they are confirmed."""
 
-    def _send_one(self, last: int) -> bool:
-        with self._sending:
-            with self._lock:
+    def _send_one(self, locks: _Locks, last: int) -> bool:
+        with locks.sending:
+            with locks.lock:
                 if self._confirmed >= last:
                     return False
                 batch = [text for text, _ in islice(self._waiting, 500)]
@@ -236,12 +236,12 @@ def test_mutant_that_is_unbounded(own_redis: RedisServer) -> None:
 
 def test_a_caller_who_waits_for_room_goes_on_when_there_is_some(own_redis: RedisServer) -> None:
     publisher = Publisher(PublisherSettings(broker_url=own_redis.url, publish_timeout_seconds=20))
-    with BufferedPublisher(publisher, max_events=3, max_milliseconds=LONG, flush_on_sigterm=False) as buffered:
+    with BufferedPublisher(publisher, max_events=3, max_milliseconds=LONG) as buffered:
         with away(own_redis):
             buffered.publish_many(events(3))
             late = threading.Thread(target=buffered.publish, args=(events(1, 3)[0],))
             late.start()
-            wait_until(lambda: buffered._room._waiters, "a caller who waits")  # type: ignore[attr-defined]
+            wait_until(lambda: buffered._locks.room._waiters, "a caller who waits")  # type: ignore[attr-defined]
         late.join(20)
         assert not late.is_alive()
         buffered.flush()

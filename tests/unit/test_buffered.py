@@ -62,8 +62,8 @@ def test_an_event_waits_for_others_as_long_as_is_said_and_no_longer(
     clock = Clock()
     sent = Sent(clock)
     monkeypatch.setattr(module, "time", clock)
-    publisher = BufferedPublisher(cast("Any", sent), max_milliseconds=milliseconds, flush_on_sigterm=False)
-    publisher._due = Due(publisher._lock, clock)
+    publisher = BufferedPublisher(cast("Any", sent), max_milliseconds=milliseconds)
+    publisher._locks.due = Due(publisher._locks.lock, clock)
     expected = []
     for user in range(3):
         clock.now += 100  # while nothing waits
@@ -104,8 +104,8 @@ def test_a_caller_waits_for_room_as_long_as_is_said_and_no_longer(monkeypatch: p
     clock = Clock()
     hangs = Hangs(clock)
     monkeypatch.setattr(module, "time", clock)
-    publisher = BufferedPublisher(cast("Any", hangs), max_events=2, max_milliseconds=0, flush_on_sigterm=False)
-    publisher._room = Wakes(publisher._lock, clock)
+    publisher = BufferedPublisher(cast("Any", hangs), max_events=2, max_milliseconds=0)
+    publisher._locks.room = Wakes(publisher._locks.lock, clock)
     try:
         for user in range(2):
             publisher.publish(UserDeleted(user_id=str(user)))

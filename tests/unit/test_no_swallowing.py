@@ -25,6 +25,7 @@ _OUTAGE = "it waits, tries again, and logs: once for each text, not for each att
 _ENDED_STREAM = "the stream has ended: a new one is begun, and the loss, if any, is told as an event and logged there"
 REASONS: dict[tuple[str, str, str], str] = {
     (_APPLYING, "_Plan._guard", "CachekeeperError"): "the error goes into the results of all events concerned",
+    (f"{_DELIVERY}/buffered.py", "BufferedPublisher._begin", "RuntimeError"): "its caller publishes the event at once",
     (f"{_DELIVERY}/deadletters.py", "shown", "ValueError"): "a body that was cut is no JSON, and shown masked",
     (f"{_DELIVERY}/envelopes.py", "_has_body", "ValueError"): _LETTER,
     (f"{_DELIVERY}/envelopes.py", "_properties", "Exception"): _LETTER,
@@ -152,7 +153,7 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
             "self._log(error)\n            self._logged = _text(error)\n            self._shut.set()",
             "pass",
         ),
-        ("cachekeeper/delivery/buffered.py", "self._failed(error)\n", "pass\n"),
+        ("cachekeeper/delivery/buffered.py", "self._failed(locks, error)\n", "pass\n"),
         (
             "cachekeeper/delivery/lane.py",
             'raise BrokerUnavailable(_said("the broker did not confirm the event", error)) from error',
