@@ -43,6 +43,8 @@ REASONS: dict[tuple[str, str, str], str] = {
     (f"{_DELIVERY}/streaming.py", "ChangeRelay._begin", "feed.Lost"): _ENDED_STREAM,
     (f"{_DELIVERY}/streaming.py", "ChangeRelay._close_stream", "suppress(PyMongoError)"): "a server that is away "
     "forgets a cursor by itself",
+    (f"{_DELIVERY}/transport.py", "Channel._queue_bind", "OutOfMemoryError"): "a script does the same in a full broker",
+    (f"{_DELIVERY}/transport.py", "Channel._put", "OutOfMemoryError"): "a script does the same in a full broker",
     ("cachekeeper/door/app.py", "Door._probe", "BrokerUnavailable"): "the answer to /readyz, 503",
     ("cachekeeper/reader/core.py", "read", "CacheUnavailable"): "MongoDB is asked instead; counted by the breaker",
     ("cachekeeper/reader/core.py", "_load", "CacheUnavailable"): "MongoDB has answered; only the fill is left out",
