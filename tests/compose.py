@@ -13,6 +13,7 @@ import jsonschema
 import yaml
 from pydantic_settings import BaseSettings
 
+from cachekeeper.delivery.leading import SIGN_OF_LIFE_SECONDS
 from cachekeeper.settings import PREFIX, DoorSettings, RelaySettings, StreamSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +92,7 @@ def problems(text: str) -> list[str]:
     found += [f"worker: {problem}" for problem in _worker(services["worker"])]
     for name in PROGRAMS:
         found += [f"{name}: {problem}" for problem in _program(name, services)]
+    found += [f"stream: {problem}" for problem in _stream(services["stream"])]
     for name, command in COMMANDS.items():
         found += [f"{name}: {problem}" for problem in _command(services[name], command)]
     found += [f"host: {problem}" for problem in _host(text, services)]
@@ -142,6 +144,12 @@ def _worker(worker: Mapping[str, Any]) -> Iterator[str]:
 def _command(service: Mapping[str, Any], wanted: list[str]) -> Iterator[str]:
     if service.get("command") != wanted:
         yield f"its command is {service.get('command')}"
+
+
+def _stream(stream: Mapping[str, Any]) -> Iterator[str]:
+    timeout = re.fullmatch(r"(\d+)s", stream.get("healthcheck", {}).get("timeout", ""))
+    if not timeout or int(timeout[1]) < 2 * SIGN_OF_LIFE_SECONDS:
+        yield f"its health check waits {SIGN_OF_LIFE_SECONDS:g} s for a sign of life, and needs time to start"
 
 
 def _program(name: str, services: Mapping[str, Any]) -> Iterator[str]:

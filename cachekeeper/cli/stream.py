@@ -9,7 +9,10 @@ import typer
 
 
 def stream(
-    *, check: Annotated[bool, typer.Option("--check", help="Exit with status 0 if one leads, 1 if none does.")] = False
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with status 0 if a live process leads, 1 if none does.")
+    ] = False,
 ) -> None:
     """Store the events of what changes in MongoDB in the outbox until ctrl-C or SIGTERM.
 
@@ -40,13 +43,12 @@ def stream(
 
 def _check() -> None:
     from cachekeeper.clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
-    from cachekeeper.database import database_errors, majority  # noqa: PLC0415
-    from cachekeeper.delivery.streaming import COLLECTION  # noqa: PLC0415
+    from cachekeeper.delivery.leading import Leader, seek_leader  # noqa: PLC0415
     from cachekeeper.settings import OutboxSettings, load  # noqa: PLC0415
 
     settings = load(OutboxSettings)
-    database = majority(connect_mongodb(settings.mongodb_url, settings.load_timeout_seconds))
-    led = {"leader": {"$ne": None}, "$expr": {"$gt": ["$until", "$$NOW"]}}
-    with database.client, database_errors("looking for who leads the change stream", settings.load_timeout_seconds):
-        if database[COLLECTION].find_one(led) is None:
-            sys.exit("cachekeeper: nobody leads the change stream")
+    database = connect_mongodb(settings.mongodb_url, settings.load_timeout_seconds)
+    with database.client:
+        found = seek_leader(database, settings.load_timeout_seconds)
+    if found is not Leader.ALIVE:
+        sys.exit(f"cachekeeper: {found.value}")

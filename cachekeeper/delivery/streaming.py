@@ -45,9 +45,11 @@ if TYPE_CHECKING:
     from cachekeeper.settings import StreamSettings
 
 COLLECTION = "change_streams"
+STATE_ID = "events"
 LEASE_SECONDS = 10.0
 
-_ID = "events"
+# How often a leader renews its lease at least, since health checks wait for it: see `cachekeeper.delivery.leading`.
+_RENEW_SECONDS = 1.0
 _BATCH = 500  # changes in a transaction, at most
 
 # A name that is not UTF-8 must not end a batch: it is read with marks in the place of what cannot be.
@@ -133,7 +135,7 @@ class ChangeRelay:
         self._close_stream()
         try:
             with database_errors("giving back the lease of the change stream", self._limit):
-                self._state.update_one({"_id": _ID, "leader": self._me}, {"$set": {"leader": None}})
+                self._state.update_one({"_id": STATE_ID, "leader": self._me}, {"$set": {"leader": None}})
         except DatabaseUnavailable as error:
             logger.warning("the next leader has to wait for the end of the lease: %s", error)
 
@@ -207,15 +209,15 @@ class ChangeRelay:
         """
         free = {"$or": [{"leader": {"$in": [self._me, None]}}, {"$expr": {"$lte": ["$until", "$$NOW"]}}]}
         with database_errors("asking for the lease of the change stream", self._limit):
-            self._state.update_one({"_id": _ID}, {"$setOnInsert": {"leader": None}}, upsert=True)
+            self._state.update_one({"_id": STATE_ID}, {"$setOnInsert": {"leader": None}}, upsert=True)
             found: Mapping[str, Any] | None = self._state.find_one_and_update(
-                {"_id": _ID, **free},
+                {"_id": STATE_ID, **free},
                 [{"$set": {"leader": self._me, "until": self._until()}}],
                 return_document=ReturnDocument.AFTER,
             )
         if found is None:
             raise _Deposed
-        self._renew_at = time.monotonic() + self._lease / 3
+        self._renew_at = time.monotonic() + min(self._lease / 3, _RENEW_SECONDS)
         return found
 
     def _until(self) -> dict[str, Any]:
@@ -272,7 +274,7 @@ class ChangeRelay:
             session.with_transaction(
                 lambda session: self._write(session, events, place), write_concern=WriteConcern("majority")
             )
-        self._renew_at = time.monotonic() + self._lease / 3
+        self._renew_at = time.monotonic() + min(self._lease / 3, _RENEW_SECONDS)
 
     def _write(self, session: ClientSession, events: Sequence[Event], place: Mapping[str, Any] | None) -> None:
         outbox.add(self._database, session, *events)
@@ -282,7 +284,7 @@ class ChangeRelay:
             "collections": {"$literal": sorted(self._watches)},
             "until": self._until(),
         }
-        mine = {"_id": _ID, "leader": self._me}
+        mine = {"_id": STATE_ID, "leader": self._me}
         # One that was paused for longer than its lease finds another's name here, and stores nothing.
         if not self._state.update_one(mine, [{"$set": changed}], session=session).matched_count:
             raise _Deposed

@@ -274,7 +274,7 @@ def test_mongodb_away(own_mongo: MongoServer, how: str, caplog: pytest.LogCaptur
     assert caplog.text.count("everything cached") == 4  # at the first start; never for an outage
 
 
-def command(url: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
+def stream_command(url: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", "from cachekeeper.cli import main; main()", "stream", *arguments],
         env={**os.environ, "CACHEKEEPER_MONGODB_URL": url, **more},
@@ -292,7 +292,7 @@ def test_the_command_is_killed_and_started_again(lab: StreamLab) -> None:
         for version in range(2, 40):
             lab.db["users"].update_many({}, {"$set": {"name": f"{version}", "version": version}})
 
-    running = command(url)
+    running = stream_command(url)
     try:
         wait_until(lambda: lab.db["outbox"].count_documents({}) >= 4, "a first start")
         lab.apply()
@@ -305,7 +305,7 @@ def test_the_command_is_killed_and_started_again(lab: StreamLab) -> None:
             running.communicate()
             # Whoever was killed cannot give its lease back.
             lab.db["change_streams"].update_one({}, {"$set": {"leader": None}})
-            running = command(url)
+            running = stream_command(url)
             writing.result(60)
         wait_until(lambda: lab.db["change_streams"].find_one({"leader": {"$ne": None}}), "the next one at work")
         lab.db["users"].update_many({}, {"$set": {"name": "new", "version": 40}})
@@ -325,30 +325,11 @@ def test_the_command_is_killed_and_started_again(lab: StreamLab) -> None:
 
 
 def test_the_command_without_anything_to_watch(lab: StreamLab) -> None:
-    running = command(lab.shop.mongo.url_of(lab.shop.name), CACHEKEEPER_MODULES="lookups")
+    running = stream_command(lab.shop.mongo.url_of(lab.shop.name), CACHEKEEPER_MODULES="lookups")
     _, said = running.communicate(timeout=60)
     assert running.returncode == 1
     assert "CACHEKEEPER_MODULES: none of these modules says what changes in MongoDB mean" in said
     assert load_registry(["lookups"]).watches == {}
-
-
-@pytest.mark.parametrize(
-    ("state", "status"),
-    [
-        (None, 1),
-        ({"leader": "somebody", "until": {"$add": ["$$NOW", 60_000]}}, 0),
-        ({"leader": "somebody", "until": {"$add": ["$$NOW", -1]}}, 1),  # killed
-        ({"leader": None, "until": {"$add": ["$$NOW", 60_000]}}, 1),  # stopped
-    ],
-    ids=["never started", "leads", "lease over", "stepped down"],
-)
-def test_the_command_says_whether_one_leads(lab: StreamLab, state: dict[str, Any] | None, status: int) -> None:
-    if state is not None:
-        lab.db["change_streams"].update_one({"_id": "events"}, [{"$set": state}], upsert=True)
-    running = command(lab.shop.mongo.url_of(lab.shop.name), "--check")
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == status
-    assert said == ("" if status == 0 else "cachekeeper: nobody leads the change stream\n")
 
 
 def test_a_standalone_server_is_told_by_name_and_cure(guardian: Guardian, mongo_found: FoundServer) -> None:
