@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_a_module_that_hides_ours_is_named_in_one_sentence(tmp_path: Path, urls:
     assert "lookups.py) has no function register(registry)" in said
 
 
-@pytest.mark.parametrize("options", [("--autoscale=2,0",), ("--autoscale", "8,2"), ("-P", "processes")])
+@pytest.mark.parametrize("options", [("--autoscale=2,0",), ("--autoscale", "8,2"), ("-P", "processes"), ("-Pgevent",)])
 def test_an_option_that_does_not_fit_ends_it_in_one_line(
     tmp_path: Path, urls: Mapping[str, str], options: Sequence[str]
 ) -> None:
@@ -119,6 +120,19 @@ def test_an_option_that_does_not_fit_ends_it_in_one_line(
     *_, said = done.stderr.strip().splitlines()
     assert said.startswith("run the worker with")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_a_pool_that_celery_imports_by_itself(tmp_path: Path, urls: Mapping[str, str], pool: str) -> None:
+    """Where its package is not installed, the last line is Celery's: docs/operations.md says so."""
+    done = run(["-m", "celery", "-A", "cachekeeper", "worker", "-P", pool], tmp_path, **urls)
+    assert done.returncode == 1
+    *_, said = done.stderr.strip().splitlines()
+    if find_spec(pool) is None:
+        assert said == f"ModuleNotFoundError: No module named '{pool}'"
+    else:
+        assert said.startswith("run the worker with")
+        assert "Traceback" not in done.stderr
 
 
 def test_what_reads_loads_no_celery(tmp_path: Path) -> None:
