@@ -11,7 +11,7 @@ import pymongo
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, WriteConcern
 from pymongo.database import Database
-from pymongo.errors import OperationFailure, PyMongoError, WriteError
+from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError, WriteConcernError, WriteError
 from pymongo.read_concern import ReadConcern
 
 from cachekeeper.errors import DatabaseUnavailable, Overloaded, WriteRefused
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 def database_errors(doing: str, seconds: float) -> Iterator[None]:
     """Bound what is done inside to `seconds`, and turn what pymongo raises into `DatabaseUnavailable`.
 
-    What the server refused is named by its code, with the cure where there is one. The server's own text is kept as the
-    cause only: it may quote a document.
+    What the server refused, and what it gave up for now, is named by its code, with the cure where there is one. The
+    server's own text is kept as the cause only: it may quote a document.
     """
     try:
         with pymongo.timeout(seconds):
             yield
     except OperationFailure as error:
+        if is_passing(error):
+            raise DatabaseUnavailable(f"MongoDB failed while {doing} ({_code(error)})") from error
         raise DatabaseUnavailable(f"MongoDB refused while {doing} ({_code(error)}){_cure(error)}") from error
     except PyMongoError as error:
         raise DatabaseUnavailable(f"MongoDB failed while {doing} ({type(error).__name__})") from error
@@ -44,15 +46,56 @@ def database_errors(doing: str, seconds: float) -> Iterator[None]:
         raise DatabaseUnavailable(f"MongoDB failed while {doing} (a write concern error)") from error
 
 
-AUTHENTICATION_FAILED = 18
+_PASSING = frozenset({
+    *(6, 7, 89, 202, 9001),  # a host or the network between members
+    *(91, 189, 10058, 10107, 11600, 11602, 13435, 13436),  # a primary that steps down or ends
+    *(50, 262),  # a time limit
+    *(64, 100, 133, 134),  # too few members for a concern, for now
+    *(24, 46, 112, 117, 251, 290),  # others at work on the same
+    *(12586, 12587, 276),  # an index build of another, or one that a failover ended
+    *(43, 175, 237, 11601),  # a cursor or an operation that was ended
+    *(146, 279, 461, 462),  # short of memory or of threads
+})  # fmt: skip
+_PASSING_LABELS = ("RetryableWriteError", "TransientTransactionError", "SystemOverloadedError")
+
+
+def is_passing(error: OperationFailure) -> bool:
+    """Whether the server may well do the same another time, with nothing changed: an outage, no refusal.
+
+    Args:
+        error: what pymongo raised. Of a write concern the write is made, but perhaps not by a majority.
+    """
+    return (
+        error.code in _PASSING
+        or isinstance(error, ExecutionTimeout | WriteConcernError)
+        or any(error.has_error_label(label) for label in _PASSING_LABELS)
+    )
+
+
+_UNAUTHORIZED, _AUTHENTICATION_FAILED, _ATLAS = 13, 18, 8000
+# Where the database came with a client of the caller's own, the setting is not what it logs in by.
+_WHERE = "CACHEKEEPER_MONGODB_URL, or your own MongoClient if you passed its database"
+_NO_LOGIN = f"this connection logs in as no user: give a user and its password in {_WHERE}"
+_WRONG_LOGIN = (
+    f"the user that this connection logs in as, its password or its authSource is wrong: correct it in {_WHERE}"
+)
 _CURES = {
-    13: "the user in CACHEKEEPER_MONGODB_URL lacks a role: grant it readWrite and dbAdmin on this database",
-    AUTHENTICATION_FAILED: "the user, the password or the authSource in CACHEKEEPER_MONGODB_URL is wrong",
-    8000: "the user, the password or the authSource in CACHEKEEPER_MONGODB_URL is wrong",  # MongoDB Atlas's own code
+    _UNAUTHORIZED: "the user that this connection logs in as lacks a role: grant it readWrite and dbAdmin on this "
+    "database",
     85: "an index on the same fields has other options: drop that index",
     86: "an index of the same name has other options: drop that index",
     166: "it is a view: cachekeeper needs a collection of that name",
 }
+
+
+def wrong_login(error: OperationFailure) -> str | None:
+    """The cure, where the server knows no such user or was given none; None otherwise. Nothing works then."""
+    said = str((error.details or {}).get("errmsg") or error).lower()
+    if error.code == _AUTHENTICATION_FAILED or (error.code == _ATLAS and said.startswith("bad auth")):
+        return _WRONG_LOGIN  # Atlas has one code for much: over the space quota, a command it does not allow
+    if error.code == _UNAUTHORIZED and ("requires authentication" in said or "no users authenticated" in said):
+        return _NO_LOGIN
+    return None
 
 
 def _code(error: OperationFailure) -> str:
@@ -61,7 +104,7 @@ def _code(error: OperationFailure) -> str:
 
 
 def _cure(error: OperationFailure) -> str:
-    cure = _CURES.get(error.code or 0)
+    cure = wrong_login(error) or _CURES.get(error.code or 0)
     return f": {cure}" if cure else ""
 
 

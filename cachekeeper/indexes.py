@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import ExecutionTimeout, OperationFailure
+from pymongo.errors import OperationFailure
 
-from cachekeeper.database import AUTHENTICATION_FAILED, database_errors
+from cachekeeper.database import database_errors, is_passing, wrong_login
 from cachekeeper.errors import CachekeeperError, DatabaseUnavailable
 from cachekeeper.metrics import COUNTERS, logger
 from cachekeeper.periodic import PeriodicThread
@@ -45,9 +45,7 @@ def ensure_index(collection: Collection[Any], field: str, *, timeout: float, exp
             _ensure(collection, field, expire_seconds)
     except DatabaseUnavailable as error:
         cause = error.__cause__
-        if not isinstance(cause, OperationFailure) or isinstance(cause, ExecutionTimeout):
-            raise
-        if cause.code == AUTHENTICATION_FAILED:
+        if not isinstance(cause, OperationFailure) or is_passing(cause) or wrong_login(cause):
             raise
         COUNTERS.add("index_refused")
         raise IndexRefused(str(error)) from cause
