@@ -12,7 +12,7 @@ from cachekeeper.metrics import COUNTERS, logger
 from cachekeeper.periodic import PeriodicThread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from pymongo.collection import Collection
 
@@ -24,25 +24,38 @@ class IndexRefused(CachekeeperError):
     """MongoDB does not make an index. Whoever meets it goes on without the index, and says what that costs."""
 
 
+class ExpiringIndex(IndexRefused):
+    """An index makes MongoDB delete what must stay. It is an operator's, and is not dropped for them."""
+
+
 def ensure_index(collection: Collection[Any], field: str, *, timeout: float, expire_seconds: int | None = None) -> None:
     """Make an ascending index on one field, or give the one that is there the right time.
 
     An index on that field which somebody else made serves as well, whatever its name, unique or not, if it holds all
-    documents: a partial one does not, and ours is then made beside it.
+    documents: a partial one does not, and ours is then made beside it. A sparse or hidden one deletes what has expired,
+    but answers no query for what has no time yet.
 
     Args:
         collection: of which database and name.
         field: a top-level field.
         timeout: seconds for all of it.
-        expire_seconds: MongoDB removes documents so long after the date in `field`; None: never.
+        expire_seconds: MongoDB removes documents so long after the date in `field`; None: it must remove none of the
+            collection, and the index is for queries.
 
     Raises:
+        ExpiringIndex: with `expire_seconds` None: an index of the collection, on whatever field, removes documents.
         IndexRefused: MongoDB refuses it, and would the next time; the message names the cure.
         DatabaseUnavailable: an outage, or a wrong password: nothing else would work either.
     """
     try:
         with database_errors(f"indexing {collection.name}.{field}", timeout):
-            _ensure(collection, field, expire_seconds)
+            if expire_seconds is None:
+                _ensure_plain(collection, field)
+            else:
+                _ensure_expiring(collection, field, expire_seconds)
+    except IndexRefused:
+        COUNTERS.add("index_refused")
+        raise
     except DatabaseUnavailable as error:
         cause = error.__cause__
         if not isinstance(cause, OperationFailure) or is_passing(cause) or wrong_login(cause):
@@ -51,16 +64,41 @@ def ensure_index(collection: Collection[Any], field: str, *, timeout: float, exp
         raise IndexRefused(str(error)) from cause
 
 
-def _ensure(collection: Collection[Any], field: str, expire_seconds: int | None) -> None:
+def _ensure_expiring(collection: Collection[Any], field: str, seconds: int) -> None:
     existing = list(collection.list_indexes())
     for index in existing:
-        if dict(index["key"]) != {field: 1} or "partialFilterExpression" in index:
-            continue
-        if expire_seconds is not None and index.get("expireAfterSeconds") != expire_seconds:
-            change = {"name": index["name"], "expireAfterSeconds": expire_seconds}
-            collection.database.command("collMod", collection.name, index=change)
+        if _is_on_all(index, field):
+            if index.get("expireAfterSeconds") != seconds:
+                change = {"name": index["name"], "expireAfterSeconds": seconds}
+                collection.database.command("collMod", collection.name, index=change)
+            return
+    _create(collection, field, existing, expireAfterSeconds=seconds)
+
+
+def _ensure_plain(collection: Collection[Any], field: str) -> None:
+    existing = list(collection.list_indexes())
+    for index in existing:
+        if "expireAfterSeconds" in index:
+            raise ExpiringIndex(
+                f"the index {index['name']} of the collection {collection.name} has expireAfterSeconds: MongoDB "
+                "deletes events that were not published: drop that index"
+            )
+    usable = [index for index in existing if _is_on_all(index, field) and not index.get("sparse")]
+    if any(not index.get("hidden") for index in usable):
         return
-    options: dict[str, Any] = {} if expire_seconds is None else {"expireAfterSeconds": expire_seconds}
+    if usable:  # MongoDB makes no second one that differs in nothing else
+        raise IndexRefused(
+            f"the index {usable[0]['name']} of the collection {collection.name} is hidden, and MongoDB makes no other "
+            "on the same field: unhide it or drop it"
+        )
+    _create(collection, field, existing)
+
+
+def _is_on_all(index: Mapping[str, Any], field: str) -> bool:
+    return dict(index["key"]) == {field: 1} and "partialFilterExpression" not in index
+
+
+def _create(collection: Collection[Any], field: str, existing: Iterable[Mapping[str, Any]], **options: Any) -> None:
     if f"{field}_1" in {index["name"] for index in existing}:  # the name that MongoDB would choose
         collection.create_index(field, name=f"cachekeeper_{field}", **options)
     else:

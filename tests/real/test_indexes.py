@@ -14,7 +14,7 @@ from cachekeeper.delivery.relay import Relay
 from cachekeeper.delivery.work import Delivery, Job, Verdict
 from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer
 from cachekeeper.errors import DatabaseUnavailable
-from cachekeeper.indexes import IndexKeeper, IndexRefused, ensure_index
+from cachekeeper.indexes import ExpiringIndex, IndexKeeper, IndexRefused, ensure_index
 from cachekeeper.registry import TtlIndex, load_registry
 from cachekeeper.settings import RelaySettings, Settings
 from producers import UserUpdated
@@ -131,10 +131,52 @@ def test_an_index_of_others_is_used_or_stood_beside(db: Any, other: str) -> None
     assert times(db) == {"_id_": None, **{name: seconds and 90 for name, seconds in expected.items()}}
 
 
-def test_the_outbox_s_index_needs_no_time(db: Any) -> None:
-    db["sessions"].create_index("expires_at", expireAfterSeconds=5)
-    ensure(db, None)
-    assert times(db) == {"_id_": None, "expires_at_1": 5}
+EXPIRING: dict[str, tuple[Any, dict[str, Any]]] = {
+    "on the field": ("due_at", {}),
+    "on the field, by another name": ("due_at", {"name": "theirs"}),
+    "sparse": ("due_at", {"sparse": True}),
+    "hidden": ("due_at", {"hidden": True}),
+    "partial": ("due_at", {"partialFilterExpression": {"attempts": 1}}),
+    "the other way round": ([("due_at", -1)], {}),
+    "on another field": ("created_at", {}),
+}
+
+
+@pytest.mark.parametrize("other", EXPIRING)
+def test_a_time_to_live_of_the_outbox_is_named_and_left(db: Any, other: str) -> None:
+    keys, options = EXPIRING[other]
+    name = db["outbox"].create_index(keys, expireAfterSeconds=3600, **options)
+    for _ in range(2):
+        with pytest.raises(ExpiringIndex) as told:
+            ensure_index(db["outbox"], "due_at", timeout=5)
+        assert str(told.value) == (
+            f"the index {name} of the collection outbox has expireAfterSeconds: MongoDB deletes events that were not "
+            "published: drop that index"
+        )
+    assert db["outbox"].index_information()[name]["expireAfterSeconds"] == 3600
+    db["outbox"].drop_index(name)
+    ensure_index(db["outbox"], "due_at", timeout=5)
+    assert "due_at_1" in db["outbox"].index_information()
+
+
+def test_an_index_that_does_not_serve_the_outbox_is_stood_beside(db: Any) -> None:
+    outbox = db["outbox"]
+    outbox.create_index("due_at", sparse=True)
+    for _ in range(2):
+        ensure_index(outbox, "due_at", timeout=5)
+        assert {*outbox.index_information()} == {"_id_", "due_at_1", "cachekeeper_due_at"}
+    outbox.insert_many([{"_id": str(each), "due_at": None} for each in range(3)])
+    plan = outbox.find({"due_at": None}).sort("due_at", 1).explain()["queryPlanner"]["winningPlan"]
+    assert "cachekeeper_due_at" in str(plan)
+
+
+def test_a_hidden_index_of_the_outbox_is_named(db: Any) -> None:
+    outbox = db["outbox"]
+    outbox.create_index("due_at", hidden=True)
+    with pytest.raises(IndexRefused, match=r"the index due_at_1 of the collection outbox is hidden.*unhide it or drop"):
+        ensure_index(outbox, "due_at", timeout=5)
+    db.command("collMod", "outbox", index={"name": "due_at_1", "hidden": False})
+    ensure_index(outbox, "due_at", timeout=5)
 
 
 def test_a_view_is_refused_by_name(db: Any) -> None:
