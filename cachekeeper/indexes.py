@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pymongo.errors import OperationFailure
 
@@ -103,6 +104,56 @@ def _create(collection: Collection[Any], field: str, existing: Iterable[Mapping[
         collection.create_index(field, name=f"cachekeeper_{field}", **options)
     else:
         collection.create_index(field, **options)
+
+
+class PlainIndex:
+    """The index of a collection of which MongoDB must delete nothing. For one thread.
+
+    It is looked at again and again: an operator may add a time to live, or drop the index, at any time.
+
+    Args:
+        collection: of which database and name.
+        field: a top-level field.
+        timeout: seconds for one look.
+        without: what goes on while MongoDB refuses the index, and at what cost; a sentence for the log.
+    """
+
+    look_seconds: ClassVar[float] = 60.0
+
+    def __init__(self, collection: Collection[Any], field: str, *, timeout: float, without: str) -> None:
+        self._collection = collection
+        self._field = field
+        self._timeout = timeout
+        self._without = without
+        self._look_at = 0.0
+        self._said = ""
+
+    def look(self) -> None:
+        """Make the index if it is missing; once in `look_seconds`, and otherwise nothing.
+
+        A refusal is logged once for each cause. That documents are being deleted is logged at every look.
+
+        Raises:
+            DatabaseUnavailable: an outage.
+        """
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        # Of an outage too: an index that takes longer than the limit to build must not keep all else waiting.
+        self._look_at = now + self.look_seconds
+        try:
+            ensure_index(self._collection, self._field, timeout=self._timeout)
+        except ExpiringIndex as error:
+            logger.error("%s. This is looked at every %d s", error, self.look_seconds)
+            self._said = str(error)
+        except IndexRefused as error:
+            if self._said != str(error):
+                logger.error("%s. %s", error, self._without)
+            self._said = str(error)
+        else:
+            if self._said:
+                logger.warning("the index on %s.%s is as it must be now", self._collection.name, self._field)
+            self._said = ""
 
 
 class IndexKeeper(PeriodicThread):

@@ -22,8 +22,8 @@ from cachekeeper.delivery.messages import too_deep
 from cachekeeper.delivery.outbox import COLLECTION
 from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, LONGEST_EVENT, Publisher, packed
 from cachekeeper.errors import Unavailable
-from cachekeeper.indexes import IndexRefused, ensure_index
-from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.indexes import PlainIndex
+from cachekeeper.metrics import COUNTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +85,12 @@ class Relay:
         self._outbox: Collection[Any] = self._database[COLLECTION]
         self._publisher = Publisher(settings)
         self._retries = _Retries()
-        self._prepared = False
+        self._index = PlainIndex(
+            self._outbox,
+            "due_at",
+            timeout=settings.load_timeout_seconds,
+            without="Events are published all the same; finding them takes longer in a long outbox",
+        )
         self._refused = False
         self._stopping = threading.Event()
 
@@ -128,16 +133,8 @@ class Relay:
             DatabaseUnavailable, BrokerUnavailable: nothing is lost; do it again.
             SettingsError: as `run`.
         """
-        self._prepare()
+        self._index.look()
         return self._publish(self._claim(_FRESH, self._room())) + self._publish_again()
-
-    def _prepare(self) -> None:
-        if not self._prepared:
-            try:
-                ensure_index(self._outbox, "due_at", timeout=self._settings.load_timeout_seconds)
-            except IndexRefused as error:
-                logger.error("%s. Events are published all the same; finding them takes longer in a long outbox", error)
-            self._prepared = True
 
     def _room(self) -> int:
         """How many fresh records may be published now."""

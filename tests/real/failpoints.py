@@ -57,6 +57,11 @@ def delay_writes(server: MongoServer, milliseconds: int) -> None:
     _configure(server, "alwaysOn", {"failCommands": ["update"], "blockConnection": True, "blockTimeMS": milliseconds})
 
 
+def fail_indexing(server: MongoServer, how: dict[str, Any]) -> None:
+    """No index is made, or none acknowledged."""
+    _configure(server, "alwaysOn", {"failCommands": ["createIndexes"], **how})
+
+
 def _configure(server: MongoServer, mode: str | dict[str, int], data: dict[str, Any]) -> None:
     with server.client() as client:
         client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})

@@ -14,10 +14,11 @@ from cachekeeper.delivery.relay import Relay
 from cachekeeper.delivery.work import Delivery, Job, Verdict
 from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer
 from cachekeeper.errors import DatabaseUnavailable
-from cachekeeper.indexes import ExpiringIndex, IndexKeeper, IndexRefused, ensure_index
+from cachekeeper.indexes import ExpiringIndex, IndexKeeper, IndexRefused, PlainIndex, ensure_index
 from cachekeeper.registry import TtlIndex, load_registry
 from cachekeeper.settings import RelaySettings, Settings
 from producers import UserUpdated
+from tests.real.failpoints import be_well, fail_indexing
 from tests.shop import PATIENT
 from tests.waiting import wait_until
 
@@ -262,15 +263,80 @@ def test_what_nothing_works_without_stops_fetching_and_names_the_cure(
         delivery.keeper.close()
 
 
-def test_a_relay_without_the_role_to_index_goes_on(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
-    settings = RelaySettings(mongodb_url=guarded.url_as(*WRITER), broker_url=NOWHERE)
-    relay = Relay(settings)
+def test_a_relay_goes_on_without_the_index_and_makes_it_once_it_may(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Relay(RelaySettings(mongodb_url=guarded.url_as(*WRITER), broker_url=NOWHERE))
+    assert PlainIndex.look_seconds == 60
+    monkeypatch.setattr(PlainIndex, "look_seconds", 0)
     try:
-        assert relay.round() == 0
-        assert relay.round() == 0
+        for _ in range(3):
+            assert relay.round() == 0
         assert caplog.text.count("MongoDB refused while indexing outbox.due_at (Unauthorized, code 13)") == 1
+        with guarded.direct_client() as client:
+            client["shop"].command("grantRolesToUser", WRITER[0], roles=["readWrite"])
+            relay.round()
+            assert "the index on outbox.due_at is as it must be now" in caplog.text
+            assert "due_at_1" in client["shop"]["outbox"].index_information()
+            client["shop"].command("revokeRolesFromUser", WRITER[0], roles=["readWrite"])
+            client["shop"].drop_collection("outbox")
     finally:
         relay.close()
+
+
+def test_a_relay_says_again_and_again_that_an_index_deletes_events(
+    db: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Relay(RelaySettings(mongodb_url="mongodb://127.0.0.1:1/x", broker_url=NOWHERE), db)
+    try:
+        relay.round()
+        db["outbox"].drop_index("due_at_1")
+        db["outbox"].create_index("due_at", expireAfterSeconds=3600)  # while it runs
+        monkeypatch.setattr(PlainIndex, "look_seconds", 0)
+        relay._index._look_at = 0
+        for _ in range(3):
+            assert relay.round() == 0
+        said = "the index due_at_1 of the collection outbox has expireAfterSeconds"
+        assert caplog.text.count(said) == 3
+        db["outbox"].drop_index("due_at_1")
+        relay.round()
+        relay.round()
+        assert caplog.text.count(said) == 3
+        assert caplog.text.count("the index on outbox.due_at is as it must be now") == 1
+        assert "expireAfterSeconds" not in db["outbox"].index_information()["due_at_1"]
+    finally:
+        relay.close()
+
+
+PASSING: dict[str, dict[str, Any]] = {
+    "a write concern": {"writeConcernError": {"code": 64, "errmsg": "failing"}},
+    "a time limit": {"errorCode": 50},
+    "an aborted build": {"errorCode": 276},
+    "a write conflict": {"errorCode": 112},
+    "a primary that steps down": {"errorCode": 11602},
+    "a label": {"errorCode": 4242, "errorLabels": ["RetryableWriteError"]},
+}
+
+
+@pytest.mark.parametrize("how", PASSING)
+def test_what_passes_is_an_outage_of_one_round_and_no_refusal(
+    failing: MongoServer, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    with failing.client() as client:
+        client["shop"].drop_collection("outbox")
+        relay = Relay(RelaySettings(mongodb_url=failing.url, broker_url=NOWHERE), client["shop"])
+        try:
+            fail_indexing(failing, PASSING[how])
+            with pytest.raises(DatabaseUnavailable, match=r"^MongoDB failed while indexing outbox\.due_at"):
+                relay.round()
+            assert relay.round() == 0, "events do not wait for the index"
+            be_well(failing)
+            relay._index._look_at = 0
+            relay.round()
+            assert "due_at_1" in client["shop"]["outbox"].index_information()
+        finally:
+            relay.close()
+    assert "refused" not in caplog.text
 
 
 def test_the_roles_that_the_docs_name_are_enough(guarded: Guarded) -> None:
