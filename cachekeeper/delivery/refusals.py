@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from typing import TYPE_CHECKING
 
-from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.exceptions import AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError
 
 from cachekeeper.metrics import COUNTERS, logger
 
@@ -27,23 +28,30 @@ _CURES = {
     "name a vhost of its own in CACHEKEEPER_BROKER_URL",
     _NOT_ALLOWED: "create the vhost that CACHEKEEPER_BROKER_URL names, or let the user into it",
 }
-_WRONG_LOGIN = "the broker refuses the login: the user or the password in CACHEKEEPER_BROKER_URL is wrong"
+_WRONG_LOGIN = "the broker refuses the login: the user or the password in CACHEKEEPER_BROKER_URL is wrong or missing"
+_LOGIN_ERRORS = AuthenticationError, AuthenticationWrongNumberOfArgsError
+_RIGHTS = "grant it that command, key or channel"
+_COMMAND = re.compile(r"the '([a-z|]+)' command|^Command # \d+ \(([A-Z]+)")
+"""In the text of Redis, or of redis-py before it; the arguments that follow there may be of a message."""
 
 
 def refusal(error: BaseException) -> str | None:
     """What the broker refuses, and the cure, in one sentence; None for an outage.
 
     Args:
-        error: of kombu, py-amqp or redis-py. The text of the broker is part of the sentence: it names the queue, the
+        error: of kombu, py-amqp or redis-py. The text of RabbitMQ is part of the sentence: it names the queue, the
             vhost, the user or the argument that differs, and no password.
     """
     code, text = getattr(error, "reply_code", None), getattr(error, "reply_text", "")
-    if isinstance(error, AuthenticationError) or (code == _ACCESS_REFUSED and "Login" in text):
+    if isinstance(error, _LOGIN_ERRORS) or (code == _ACCESS_REFUSED and "Login" in text):
         return _WRONG_LOGIN
     if code in _CURES:
         return f"RabbitMQ refuses: {text}: {_CURES[code]}"
     if isinstance(error, NoPermissionError):
-        return f"Redis refuses: {error}: grant the user in CACHEKEEPER_BROKER_URL that command and key"
+        command = _COMMAND.search(str(error))
+        what = "a channel" if "channels" in str(error) else "a key"
+        what = (command[1] or command[2]).upper() if command else what
+        return f"Redis refuses: the user in CACHEKEEPER_BROKER_URL has no permission for {what}: {_RIGHTS}"
     return None
 
 

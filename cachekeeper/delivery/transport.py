@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import kombu
 import redis
 from kombu.connection import ConnectionPool, PooledConnection
+from kombu.exceptions import OperationalError
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, OutOfMemoryError
@@ -30,6 +31,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 from cachekeeper.connections import CountingConnection, CountingSSLConnection
 from cachekeeper.delivery import envelopes
 from cachekeeper.delivery.broker import CONTROL_EXCHANGE, PAUSE, UNACKED, UNACKED_INDEX, UNACKED_MUTEX
+from cachekeeper.delivery.refusals import refusal
 from cachekeeper.delivery.unacked import Client, QoS, script
 from cachekeeper.metrics import COUNTERS, logger
 
@@ -262,6 +264,26 @@ class Connection(kombu.Connection):
         """The transport's class."""
         found = super().get_transport_cls()
         return Transport if found is kombu_redis.Transport else found
+
+    def ensure_connection(self, errback: Callable[..., Any] | None = None, *args: Any, **options: Any) -> Any:
+        """Connect; try again while the broker is away.
+
+        What it refuses is raised: kombu counts a wrong password of Redis as an outage, and Celery logs each attempt.
+        """
+
+        def on_error(error: Exception, interval: float) -> None:
+            if refusal(error) is not None:
+                raise error
+            if errback is not None:
+                errback(error, interval)
+
+        try:
+            return super().ensure_connection(on_error, *args, **options)
+        except OperationalError as error:
+            # kombu's own, which a consumer does not take for an error of its connection.
+            if error.__cause__ is not None and refusal(error.__cause__) is not None:
+                raise error.__cause__ from None
+            raise
 
     def Pool(self, limit: int | None = None, **options: Any) -> Any:  # noqa: N802  # kombu's
         """A pool of such connections; `celery inspect` takes them from one."""

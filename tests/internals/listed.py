@@ -203,6 +203,8 @@ INTERNALS = (
     Internal(_TRANSPORT, "kombu"),
     Internal(_TRANSPORT, "kombu:Connection"),
     Internal(_TRANSPORT, "kombu:Connection.Pool", "self, limit, **kwargs"),
+    Internal(_TRANSPORT, "kombu:Connection.ensure_connection", "self, *args, **kwargs"),
+    Internal(_TRANSPORT, "kombu.exceptions:OperationalError"),
     Internal(_TRANSPORT, "kombu:Connection.get_transport_cls", "self"),
     Internal(_TRANSPORT, "kombu.connection:ConnectionPool"),
     Internal(_TRANSPORT, "kombu.connection:ConnectionPool.new", "self"),

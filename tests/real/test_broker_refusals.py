@@ -21,6 +21,8 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import redis
+
     from cachekeeper.embedded import FoundServer, Guardian, MongoServer
     from tests.servers import RabbitServer
 
@@ -80,7 +82,10 @@ def url_of(broker: RabbitServer, *, login: str = "guest:guest", vhost: str = "/"
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("password", "the broker refuses the login: the user or the password in CACHEKEEPER_BROKER_URL is wrong"),
+        (
+            "password",
+            "the broker refuses the login: the user or the password in CACHEKEEPER_BROKER_URL is wrong or missing",
+        ),
         ("vhost", "vhost elsewhere not found: create the vhost that CACHEKEEPER_BROKER_URL names"),
         ("queue type", "inequivalent arg 'x-queue-type' for queue 'cachekeeper' in vhost '/'"),
         ("arguments", "inequivalent arg 'x-delivery-limit' for queue 'cachekeeper' in vhost '/'"),
@@ -136,3 +141,69 @@ def test_a_publisher_is_told_what_differs(site: Site, rabbit_server: RabbitServe
         finally:
             publisher.close()
     assert site.letters == []
+
+
+# --- Redis as the broker
+
+WRONG_LOGIN = "the broker refuses the login: the user or the password in CACHEKEEPER_BROKER_URL is wrong or missing"
+REDIS_REFUSES: dict[str, tuple[str, str]] = {
+    "a wrong password": (":not-it-1234@", WRONG_LOGIN),
+    "no password": ("", WRONG_LOGIN),
+}
+
+
+@pytest.fixture
+def redis_site(
+    guardian: Guardian, redis_found: FoundServer, mongo_server: MongoServer, database: str
+) -> Iterator[Site]:
+    servers = [RedisServer(guardian, redis_found, name=name) for name in ("cache", "broker")]
+    for server in servers:
+        server.start()
+    site = Site(guardian, servers[1], servers[0], mongo_server, database)
+    yield site
+    site.close()
+    for server in servers:
+        server.kill()
+
+
+def refusals(client: redis.Redis) -> int:
+    """How often Redis has refused a login or a command."""
+    counts: dict[str, Any] = client.info("errorstats")
+    names = ("errorstat_WRONGPASS", "errorstat_NOAUTH", "errorstat_NOPERM")
+    return sum(int(counts[name]["count"]) for name in names if name in counts)
+
+
+@pytest.mark.parametrize("how", REDIS_REFUSES)
+def test_a_worker_says_once_what_redis_refuses_and_goes_on_once_it_is_mended(redis_site: Site, how: str) -> None:
+    login, says = REDIS_REFUSES[how]
+    broker = redis_site.broker
+    assert isinstance(broker, RedisServer)
+    # A connection that is logged in stays so, whatever password is asked for later.
+    with broker.client() as client:
+        client.ping()
+        client.config_set("requirepass", "right-1234")
+        worker = refused(
+            redis_site, broker.url.replace("redis://", f"redis://{login}"), f"events wait in the broker: {says}"
+        )
+        try:
+            before, began = refusals(client), time.monotonic()
+            wait_until(lambda: refusals(client) - before >= 5, "further attempts", SOON)
+            assert time.monotonic() - began > 1
+            if how == "no password":
+                client.config_set("requirepass", "")
+            else:
+                client.config_set("requirepass", "not-it-1234")
+            if how == "no password":
+                redis_site.publish(UserLoggedOut(token_id="t1"))
+                wait_until(lambda: redis_site.client.exists("blocked:t1"), "the event applied", SOON)
+            else:
+                wait_until(lambda: any(each["cmd"] == "blmove" for each in client.client_list()), "a consumer", SOON)
+            said = worker.log_tail(1000)
+            assert said.count("events wait in the broker") == 1
+            assert "Trying again in" not in said
+            assert "Traceback" not in said
+            assert "-1234" not in said
+            worker.stop()
+            assert worker.exit_text == "exited with status 0"
+        finally:
+            worker.kill()
