@@ -94,7 +94,8 @@ def test_the_end_of_a_process_publishes_what_is_there(redis_server: RedisServer,
 # As the docs say. Who wants none of these calls `close` first, handles the signal, or asks for `flush_on_sigterm`.
 LOSSY: dict[str, tuple[str, int]] = {
     "SIGTERM": ("signal.raise_signal(signal.SIGTERM)", -signal.SIGTERM),
-    "SIGHUP": ("signal.raise_signal(signal.SIGHUP)", -signal.SIGHUP),
+    # Under nohup it would be ignored.
+    "SIGHUP": ("signal.signal(signal.SIGHUP, signal.SIG_DFL); signal.raise_signal(signal.SIGHUP)", -signal.SIGHUP),
     "SIGKILL": ("signal.raise_signal(signal.SIGKILL)", -signal.SIGKILL),
     "os._exit": ("os._exit(4)", 4),
     "execv": (EXECV, 0),
