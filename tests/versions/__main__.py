@@ -36,7 +36,7 @@ TESTS = (
     "tests/real/test_delivery.py",
     "tests/real/test_dropping.py",
     "tests/real/test_herds.py",
-    "tests/real/test_foreign_clients.py",
+    "tests/unit/test_foreign_clients.py",
     "tests/real/test_full_pool.py",
     "tests/real/test_outages.py",
     "tests/real/test_persisting.py",
