@@ -184,6 +184,8 @@ class Run:
         site.client.flushall()
         stock(site.db, changes)
         site.db[PLAN].insert_one({"_id": "service", "next": 0, "until": 0})
+        if self.streams:  # of a drop the log tells only where there was a key
+            warm_keys(site.keeper, USER_NAME, [next(str(n) for n in range(changes) if not is_product(n))])
         for process in self._processes():
             process.start()
         if self.streams:  # its first start drops what is cached
