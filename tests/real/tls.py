@@ -35,7 +35,10 @@ class Authority:
         directory.mkdir(parents=True, exist_ok=True)
         self.file = directory / f"{name}.pem"
         self._key = directory / f"{name}.key"
-        self._run("req", "-x509", *self._new_key(self._key), "-out", self.file, "-subj", f"/CN={name}", "-days", "2")
+        # Python 3.13 and later ask an authority's certificate what it is for.
+        usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        made = ("req", "-x509", *self._new_key(self._key), "-out", self.file, "-subj", f"/CN={name}", "-days", "2")
+        self._run(*made, *usage)
 
     def certificate(self, name: str, alternative: str) -> Path:
         """A file with a key and its certificate.
@@ -47,7 +50,7 @@ class Authority:
         key, request, signed, extensions = (
             self._directory / f"{name}.{kind}" for kind in ("key", "csr", "crt", "extensions")
         )
-        extensions.write_text(f"subjectAltName={alternative}\n")
+        extensions.write_text(f"subjectAltName={alternative}\nauthorityKeyIdentifier=keyid\n")
         self._run("req", *self._new_key(key), "-out", request, "-subj", f"/CN={name}")
         by = ("-CA", self.file, "-CAkey", self._key, "-CAcreateserial", "-extfile", extensions)
         self._run("x509", "-req", "-in", request, *by, "-out", signed, "-days", "2")
