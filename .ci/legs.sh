@@ -14,9 +14,8 @@
 # runs in wheels and debian12.
 NO_SOAK=--ignore=tests/real/test_soak.py
 # What the second Redis of the wheels is not tried with again: what takes long and tries MongoDB, RabbitMQ, files or the
-# command line, rather than what Redis does. Two stand here that should not: a test of each of full_pool and
-# refused_readers fails on 6.2, where a reader does not name a full server.
-NOT_REPEATED=(soak acl full_pool refused_readers 'buffered*' chaos 'change_stream*' compose demo dev fold_mongod guardian
+# command line, rather than what Redis does.
+NOT_REPEATED=(soak acl 'buffered*' chaos 'change_stream*' compose demo dev fold_mongod guardian
     'http_door*' indexes losses orders_example own_code races replica_set warm_command)
 
 LEGS=(check wheels debian12 debian13 versions)

@@ -32,7 +32,8 @@ _PASSES = (BusyLoadingError, ClusterDownError, MaxConnectionsError, TryAgainErro
 
 _IN_A_SCRIPT = re.compile(r"executing the script|[Nn]o permission|can't run this command|can't access at least one")
 _COMMAND = re.compile(r"'([a-z|]+)' command")
-_CODE = re.compile(r"[A-Z]{3,}\b")
+_CODE = re.compile(r"^(?:Error running script .*@user_script: ?\d+: -)?([A-Z]{3,})\b")
+"""The code a refusal begins with. Redis before 7.0 puts words of its own before it, where a script met the refusal."""
 _RIGHTS = "give it the rights that docs/operations.md lists"
 _CODES: dict[type[BaseException], str] = {OutOfMemoryError: "OOM", ReadOnlyError: "READONLY"}
 """Where redis-py takes the code off the text."""
@@ -101,8 +102,8 @@ def _refusal(error: BaseException) -> tuple[str, str] | None:  # noqa: PLR0911  
         command = _COMMAND.search(text)
         what = f"the command {command[1]}" if command else "a command or a key"
         return f"its user has no permission for {what}", _RIGHTS
-    found = _CODE.match(text)
-    code = _CODES.get(type(error)) or (found[0] if found else "")
+    found = _CODE.search(text)
+    code = _CODES.get(type(error)) or (found[1] if found else "")
     if code in {"", "WRONGTYPE", "NOSCRIPT"}:
         return None
     return f"it refuses commands ({code})", _CURES.get(code, "see its configuration and its log")
