@@ -39,15 +39,24 @@ def pool(redis_server: RedisServer) -> Iterator[WaitingPool]:
     pool.disconnect()
 
 
-def saves(shop: Shop, each_saves: int) -> tuple[int, dict[str, int]]:
-    """How many saves and reads by twelve threads over four connections failed, and what was counted."""
+def saves(shop: Shop, each_saves: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[str, int]]:
+    """How many saves and reads by twelve threads over four connections failed, and what was counted.
+
+    Redis stands still until somebody has found the pool full.
+    """
+    found_full = threading.Event()
+    wait = WaitingPool._wait
+
+    def telling(pool: WaitingPool, waiter: Any) -> Any:
+        found_full.set()
+        return wait(pool, waiter)
+
+    monkeypatch.setattr(WaitingPool, "_wait", telling)
     keeper = shop.keeper(redis_url=f"{shop.server.url}?max_connections=4", watched=False)
     shop.db.users.insert_many([{"_id": each, "name": "Ann"} for each in range(100, 100 + THREADS)])
-    start = threading.Barrier(THREADS)
 
     def one(number: int) -> int:
         failed = 0
-        start.wait(LONG)
         for each in range(each_saves):
             try:
                 save_session(f"s{number}", {"count": each}, keeper=keeper)
@@ -57,22 +66,28 @@ def saves(shop: Shop, each_saves: int) -> tuple[int, dict[str, int]]:
                 failed += 1
         return failed
 
+    save_session("s", {}, keeper=keeper)  # the first call asks the server what it is; the others wait for that
     with counted() as seen, threads(THREADS) as go:
-        calls = [go(one, number) for number in range(THREADS)]
+        shop.server.pause()
+        try:
+            calls = [go(one, number) for number in range(THREADS)]
+            assert found_full.wait(LONG)
+        finally:
+            shop.server.resume()
         failed = sum(call.result(LONG) for call in calls)
     return failed, seen
 
 
-def test_every_caller_waits(stocked: Shop) -> None:
-    failed, seen = saves(stocked, 20)
+def test_every_caller_waits(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed, seen = saves(stocked, 20, monkeypatch)
     assert failed == 0
     assert (seen["cache_unavailable"], seen["cache_overloaded"], seen["uncached_load"]) == (0, 0, 0)
 
 
 def test_redis_py_s_own_pool_is_found_out(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WaitingPool, "_wait", _refuse)
-    _, seen = saves(stocked, 3)
-    assert seen["cache_overloaded"] > 0
+    failed, _ = saves(stocked, 1, monkeypatch)  # a second read would wait for a lease that could not be given up
+    assert failed > 0
 
 
 def _refuse(*_: object) -> None:

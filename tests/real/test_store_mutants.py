@@ -215,11 +215,11 @@ MUTANTS: list[tuple[str, str, str, Check | None]] = [
         blocks.test_a_shorter_block_is_a_late_one_and_changes_nothing,
     ),
     ("block", "else redis.call('PERSIST', KEYS[1]) end", "end", blocks.test_a_block_becomes_endless),
-    ("block", "else redis.call('PEXPIRE', KEYS[1], digits(ms)) end", "end", blocks.test_a_longer_block_grows_it),
+    ("block", "else redis.call('PEXPIREAT', KEYS[1], ARGV[1]) end", "end", blocks.test_a_longer_block_grows_it),
     (
         "block",
-        "if left == -2 then redis.call('SET', KEYS[1], 'true', 'PX', digits(ms)) else",
-        "if true then redis.call('SET', KEYS[1], 'true', 'PX', digits(ms)) else",
+        "if left == -2 then redis.call('SET', KEYS[1], 'true', 'PXAT', ARGV[1]) else",
+        "if true then redis.call('SET', KEYS[1], 'true', 'PXAT', ARGV[1]) else",
         blocks_foreign,
     ),
     (

@@ -55,8 +55,10 @@ def tls_redis_found() -> FoundServer:
         said = subprocess.run(
             [found.path, "--tls-port", "1", "--port", "0"], capture_output=True, check=False, timeout=5
         )
-        if b"Bad directive" not in said.stdout + said.stderr:
-            return found  # it misses a certificate, and nothing else
+        words = said.stdout + said.stderr
+        # Redis 8 knows the setting without being able to follow it. One that is able misses a certificate, and no more.
+        if b"Bad directive" not in words and b"Failed finding TLS support" not in words:
+            return found
     return missing("tls", "none of the Redis servers here was built with it")
 
 

@@ -9,6 +9,7 @@ end
 local ms = tonumber(ARGV[1]) - clock()
 if ms <= 0 then return {'over'} end
 if left >= ms then return {'kept'} end
--- Whatever type lies there means blocked, so an existing key is only given more time.
-if left == -2 then redis.call('SET', KEYS[1], 'true', 'PX', digits(ms)) else redis.call('PEXPIRE', KEYS[1], digits(ms)) end
+-- Whatever type lies there means blocked, so an existing key is only given more time. The end is given as it is, not as
+-- a distance: a server takes the time of the script's start and that of a command for two times, a millisecond apart.
+if left == -2 then redis.call('SET', KEYS[1], 'true', 'PXAT', ARGV[1]) else redis.call('PEXPIREAT', KEYS[1], ARGV[1]) end
 return {'blocked'}
