@@ -171,6 +171,7 @@ class Score:
         reads: values that were asked for after an interruption, or without any.
         wrong: those that were another key's.
         failed: those that were answered with an error.
+        broken: those of them whose error is no `RedisError`: the interruption left a connection in no usable state.
         interrupted: calls in which an exception was thrown.
         places: where, for each wrong one.
     """
@@ -178,6 +179,7 @@ class Score:
     reads: int = 0
     wrong: int = 0
     failed: int = 0
+    broken: int = 0
     interrupted: int = 0
     places: list[str] | None = None
 
@@ -224,8 +226,9 @@ def read(client: Any, key: int, score: Score, place: str) -> None:
     score.reads += 1
     try:
         found = client.get(f"key:{key}")
-    except (RedisError, RedisClusterException):
+    except Exception as error:  # noqa: BLE001  # redis-py's pool met a connection without a socket: a TypeError
         score.failed += 1
+        score.broken += not isinstance(error, (RedisError, RedisClusterException))
         for pool in pools_of(client):
             pool.reset()  # redis-py's own is full of connections that interrupted callers lost
         return
@@ -314,4 +317,6 @@ def main() -> bool:
         figures.append(plain(f"reads, {name}", score.reads, "reads"))
         figures.append(plain(f"calls interrupted, {name}", score.interrupted, "calls"))
         figures.append(plain(f"reads that failed, {name}", score.failed, "reads"))
+        figure = f"reads that failed with an error that is no RedisError, {name}"
+        figures.append(at_most(figure, score.broken, 0) if score is ours else plain(figure, score.broken, "reads"))
     return store("wrong_keys", figures, [server.found])
