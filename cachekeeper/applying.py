@@ -39,7 +39,7 @@ class Applied:
         outcomes: what each of its keys came to, by key; several events of one key share one outcome.
     """
 
-    error: Exception | None = None
+    error: BaseException | None = None
     outcomes: dict[str, Changed | Invalidated | Blocked | str] = field(default_factory=dict)
 
 

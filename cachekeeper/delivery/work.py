@@ -155,9 +155,9 @@ class Delivery:
             for body in message.events:
                 try:
                     commands = self.registry.commands(self.registry.decode(body))
-                # Kept with its traceback: one bad event must not stop the others; nor a `sys.exit`, and come back for
-                # ever.
-                except (Exception, SystemExit) as error:  # noqa: BLE001
+                # Kept with its traceback: one bad event must not stop the others, and come back for ever. A `sys.exit`
+                # or a `CancelledError` is a handler's as well: no signal and no cancellation reaches this thread.
+                except BaseException as error:  # noqa: BLE001
                     letters.append(Letter(body, error, message.failures))
                 else:
                     bodies.append((body, message.failures))
@@ -189,7 +189,7 @@ class Delivery:
                 results = apply(self.keeper, batch)
             except CachekeeperError:
                 raise
-            except Exception as error:  # noqa: BLE001  # such as a value that MongoDB's driver cannot write
+            except BaseException as error:  # noqa: BLE001  # such as a value that MongoDB's driver cannot write
                 _log_fault("a batch failed; it is applied event by event", error)
             else:
                 for result in results:
@@ -215,7 +215,7 @@ class Delivery:
     def _alone(self, commands: Sequence[Command]) -> Applied:
         try:
             (result,) = apply(self.keeper, [commands])
-        except Exception as error:  # noqa: BLE001  # becomes a dead letter, with its traceback
+        except BaseException as error:  # noqa: BLE001  # becomes a dead letter, with its traceback
             return Applied(error)
         return result
 
@@ -238,7 +238,7 @@ class Delivery:
         for view, parts in wanted.items():
             try:
                 warm_keys(self.keeper, view, parts)
-            except Exception as error:  # noqa: BLE001  # the events are applied, whatever is wrong with this
+            except BaseException as error:  # noqa: BLE001  # the events are applied, whatever is wrong with this
                 COUNTERS.add("warm_failed", len(parts))
                 name = type(error).__name__
                 log_once(f"warm:{view.name}:{name}", "view %s: not read through after an event (%s)", view.name, name)
@@ -260,7 +260,7 @@ class Delivery:
             self.keeper.database[COLLECTION].delete_one({"_id": "probe"})
 
 
-def _log_fault(what: str, error: Exception) -> None:
+def _log_fault(what: str, error: BaseException) -> None:
     """Log where it happened, without the error's own text, which may quote a token."""
     COUNTERS.add("delivery_fault")
     logger.error("%s: %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

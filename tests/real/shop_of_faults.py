@@ -1,13 +1,35 @@
 """A package of events whose handlers go wrong in every way, for a real worker."""
 
+import asyncio
 import sys
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-from cachekeeper.commands import Command, Persist
+from cachekeeper.codecs import Text
+from cachekeeper.commands import Command, Persist, Write
 from cachekeeper.events import Event, Id
+from cachekeeper.loaders import Document
 from cachekeeper.registry import Registry
+from cachekeeper.views import View
 from lookups.sessions import SESSION
+
+
+class Leaves(Text):
+    """A codec that is torn out of its thread, as by whoever cancels it."""
+
+    def encode(self, value: object) -> bytes:
+        """Never ends well."""
+        raise asyncio.CancelledError(str(value))
+
+
+TORN = View(
+    name="torn",
+    key="torn:{id}",
+    ttl_seconds=60,
+    codec=Leaves(),
+    loader=Document("torn", lambda document: document["name"], fields=("name",)),
+    version="version",
+)
 
 
 class WentWrong(Event):
@@ -27,6 +49,12 @@ def on_went_wrong(event: WentWrong) -> Iterable[Command]:
             raise LookupError(f"nothing to be had for {event.token}")
         case "exits":
             sys.exit(f"good-bye, {event.token}")
+        case "is cancelled":
+            raise asyncio.CancelledError(f"no more of {event.token}")
+        case "is interrupted":
+            raise KeyboardInterrupt(f"not {event.token}")
+        case "has a value that no codec ends with":
+            yield Write(TORN, "1", event.token, 1)
         case "asks for what cannot be written":
             yield Persist(SESSION, "s1", ({"$set": {"big": 2**70}},))
         case "asks for what MongoDB refuses":
@@ -34,6 +62,7 @@ def on_went_wrong(event: WentWrong) -> Iterable[Command]:
 
 
 def register(registry: Registry) -> None:
-    """Register both."""
+    """Register all."""
+    registry.add_view(TORN)
     registry.add_event(WentWrong)
     registry.add_handler(WentWrong, on_went_wrong)

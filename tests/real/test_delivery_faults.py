@@ -41,7 +41,14 @@ def site(guardian: Guardian, redis_server: RedisServer, mongo_server: MongoServe
 
 @pytest.mark.parametrize(
     ("how", "error"),
-    [("raises", "LookupError"), ("exits", "SystemExit"), ("asks for what cannot be written", "OverflowError")],
+    [
+        ("raises", "LookupError"),
+        ("exits", "SystemExit"),
+        ("is cancelled", "CancelledError"),
+        ("is interrupted", "KeyboardInterrupt"),
+        ("has a value that no codec ends with", "CancelledError"),
+        ("asks for what cannot be written", "OverflowError"),
+    ],
 )
 def test_a_handler_that_goes_wrong(site: Site, how: str, error: str) -> None:
     with site.working() as worker:
