@@ -49,6 +49,14 @@ def test_what_the_legs_require_is_known_and_every_part_is_required_by_one() -> N
     assert {part for parts in declared for part in parts.split(",")} == PARTS.keys()
 
 
+@pytest.mark.parametrize("which", ["NOT_REPEATED", "NOT_IN_DEBIAN13"])
+def test_what_is_left_out_is_there(which: str) -> None:
+    options = bash(f'without "${{{which}[@]}}"').stdout.split()
+    assert len(options) > 10
+    for option in options:
+        assert list(ROOT.glob(option.replace("--ignore-glob=*/", "tests/*/"))), option
+
+
 def test_the_wheels_leg_installs_the_libraries_that_the_readme_names() -> None:
     libraries = bash('printf "%s\\n" "${LIBRARIES[@]}"').stdout.split()
     readme = (ROOT / "README.md").read_text("utf-8")

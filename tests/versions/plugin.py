@@ -13,6 +13,7 @@ import pytest
 import redis
 import redis.utils
 
+from tests.servers import RedisChoice, redis_choices
 from tests.versions.environments import CLIENTS, HIREDIS
 
 
@@ -71,6 +72,19 @@ def pytest_configure(config: pytest.Config) -> None:
     found = problems(config.getoption("--clients"), loaded(), installed())
     if found:
         raise pytest.UsageError(f"these are other clients than asked for ({sys.executable}): {'; '.join(found)}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the Redis servers take the first that is there: clients differ here, servers where all tests run."""
+    server = next((choice.label for choice in redis_choices() if choice.found), None)
+    others = [item for item in items if isinstance(item, pytest.Function) and _is_of_another(item, server)]
+    items[:] = [item for item in items if item not in set(others)]
+    config.hook.pytest_deselected(items=others)
+
+
+def _is_of_another(item: pytest.Function, server: str | None) -> bool:
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return any(isinstance(each, RedisChoice) and each.label != server for each in parameters)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
