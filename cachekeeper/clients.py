@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
@@ -16,7 +16,7 @@ from redis.cluster import ClusterPipeline
 from redis.retry import Retry
 
 from cachekeeper.connections import WaitingPool, pools_of
-from cachekeeper.errors import SettingsError
+from cachekeeper.errors import InputError, SettingsError
 from cachekeeper.given import check_given
 from cachekeeper.lean import LEAN_CODEC_OPTIONS
 from cachekeeper.store import LateCluster, cache_errors
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 WAIT_SECONDS = 2.0
-_OURS = frozenset({"decode_responses", "protocol", "retry_on_error", "retry_on_timeout", "single_connection_client"})
 
 
 def connect_redis(url: str, timeout: float, wait: float = WAIT_SECONDS) -> Redis | LateCluster:
@@ -61,17 +60,21 @@ def make_redis_client(
     read, as where an exception came between a command and its reply. Close it when it is no more needed.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`; with `+cluster` behind the scheme for a Cluster.
+        url: `redis://`, `rediss://` or `unix://`; with `+cluster` behind the scheme for a Cluster. It is checked as the
+            setting `REDIS_URL` is, and may have the same options.
         timeout_seconds: for connecting, and for each answer.
         wait_seconds: for a free connection, where the URL has `max_connections`.
 
     Raises:
         redis.RedisError, redis.exceptions.RedisClusterException: the Cluster cannot be reached. The client of a single
             server connects at first use.
-        ValueError: the URL cannot be read, or has an option that this client sets: the protocol, decoding, retries.
+        InputError: the URL cannot be used, or has an option that is unknown or that this client sets: time limits, the
+            protocol, decoding, retries. The message quotes nothing of the URL but the option's name.
     """
-    if taken := sorted(_OURS & parse_qs(urlsplit(url).query).keys()):
-        raise ValueError(f"the Redis URL must not have the option {taken[0]}: this client sets it")
+    try:
+        url = redis_url(url)
+    except ValueError as error:
+        raise InputError("url", str(error)) from None
     make = _cluster_client if _is_cluster(url) else _plain_client
     return make(url, timeout_seconds, wait_seconds)
 

@@ -125,9 +125,14 @@ def check_redis(url: str) -> None:
     """Raise what keeps a client of Redis from being made with `url`."""
     scheme = urlsplit(url).scheme
     plain = url.replace("+cluster://", "://", 1)
-    _check_options(url, _REDIS_OPTIONS, _REDIS_TLS)
+    found = _check_options(url, _REDIS_OPTIONS, _REDIS_TLS)
     if scheme != "unix":
+        _check_port(url)
         _check_database(url)
+    if not re.fullmatch(r"[0-9]+", found.get("db", "0")):
+        raise NotTaken("has a db that is no number of a database, such as 0")
+    if "db" in found and scheme != "unix" and urlsplit(url).path.strip("/"):
+        raise NotTaken("names its database twice, in its path and by db")
     options = parse_redis_url(plain)  # type: ignore[no-untyped-call]  # redis-py types it not
     if scheme.endswith("+cluster") and options.get("db"):
         raise NotTaken("must not name a database: a Cluster has only the first")
@@ -180,6 +185,11 @@ def _check_certificates(options: Mapping[str, str]) -> None:
         raise NotTaken("has an ssl_certfile or an ssl_keyfile that cannot be read") from None
 
 
+def _check_port(url: str) -> None:
+    if urlsplit(url).port == 0:  # which raises where it is no number, or too large
+        raise NotTaken("has the port 0, on which no server listens")
+
+
 def _check_database(url: str) -> None:
     # redis-py takes anything else for 0, and kombu fails at its first connection.
     if not re.fullmatch(r"/?|/[0-9]+", urlsplit(url).path):
@@ -189,7 +199,7 @@ def _check_database(url: str) -> None:
 def check_broker(url: str) -> None:
     """Raise what keeps publishers and workers from using `url` as their broker."""
     parts = urlsplit(url)
-    _ = parts.port  # raises
+    _check_port(url)
     options = _check_options(url, _AMQP_OPTIONS if parts.scheme.startswith("amqp") else frozenset(), _BROKER_TLS)
     if parts.scheme.startswith("redis"):
         _check_database(url)
