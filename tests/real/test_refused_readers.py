@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 
 from cachekeeper import metrics
+from cachekeeper.errors import CacheUnavailable
 from cachekeeper.refusals import server_name, warn_if_refused
 from lookups import read_user
 from tests.shop import NO_REDIS, Shop
@@ -80,6 +84,55 @@ def test_a_full_server(stocked: Shop, own_redis: RedisServer, caplog: pytest.Log
     assert "(OOM); raise maxmemory" in reads(stocked, own_redis.url, caplog)
 
 
+def test_a_database_that_the_server_does_not_have(
+    stocked: Shop, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = reads(stocked, f"redis://127.0.0.1:{own_redis.port}/99", caplog)
+    assert said == (
+        f"Redis at 127.0.0.1:{own_redis.port}, database 99: it has no database of this number; name a lower one in "
+        "CACHEKEEPER_REDIS_URL or CACHEKEEPER_SECURITY_REDIS_URL, or raise its databases"
+    )
+
+
+def test_a_server_that_is_no_redis(stocked: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with suppress(OSError):  # closed at the end of the test
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(1000)
+                        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        said = reads(stocked, f"redis://127.0.0.1:{server.getsockname()[1]}/0", caplog)
+        server.shutdown(socket.SHUT_RDWR)
+    assert "its answers are not those of a Redis; correct the host and the port" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (redis.ResponseError("unknown command 'EVALSHA', with args beginning with: 'secret'"), "the command EVALSHA"),
+        (redis.ResponseError("unknown command `evalsha`, with args beginning with: `secret`"), "the command evalsha"),
+        (redis.ResponseError("SELECT is not allowed in cluster mode"), "redis+cluster://"),
+        (redis.exceptions.MovedError("12539 secret:7000"), "redis+cluster://"),
+        (redis.ResponseError("some new refusal of 'user:secret'"), "(ResponseError)"),
+        (redis.exceptions.ExecAbortError("secret"), "(ExecAbortError)"),
+        (redis.RedisError("secret is not installed"), "(RedisError)"),
+    ],
+)
+def test_any_other_refusal_is_said_too(error: Exception, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    for server in ("cache:6379", "cache:6379", "safe:6379"):
+        caught = CacheUnavailable("failed")
+        caught.__cause__ = error
+        warn_if_refused(server, caught)
+    found = warnings(caplog)
+    assert [line.partition(": ")[0] for line in found] == ["Redis at cache:6379", "Redis at safe:6379"]
+    assert all(said in line and "secret" not in line for line in found)
+
+
 @pytest.mark.parametrize(
     ("cause", "said"),
     [
@@ -106,10 +159,14 @@ def test_other_causes(cause: Exception, said: str, caplog: pytest.LogCaptureFixt
         redis.TimeoutError(),
         redis.ConnectionError("refused"),
         redis.BusyLoadingError("LOADING"),
+        redis.exceptions.NoScriptError("No matching script. Please use EVAL."),
+        redis.ResponseError("WRONGTYPE Operation against a key"),
+        redis.exceptions.AskError("12539 cache:7000"),
+        redis.exceptions.MasterDownError("Link with MASTER is down"),
         ConnectionRefusedError(),
     ],
 )
-def test_an_outage_is_no_refusal(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_ends_by_itself_is_no_refusal(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     warn_if_refused("cache:6379", error)
     assert warnings(caplog) == []
 

@@ -67,4 +67,4 @@ def test_an_option_that_the_setting_does_not_have(scheme: str, option: str) -> N
 def test_blanks_around_are_nothing(blank: str) -> None:
     """`redis://cache/3` and a line feed is not database 0."""
     with make_redis_client(f"{blank}redis://cache/3{blank}") as client:
-        assert client.connection_pool.connection_kwargs["db"] == 3  # type: ignore[union-attr]  # no Cluster
+        assert client.connection_pool.connection_kwargs["db"] == 3
