@@ -9,12 +9,16 @@ import re
 import ssl
 import unicodedata
 from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
+from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri as parse_mongodb_url
+from pymongo.uri_parser import split_options as split_mongodb_options
 from redis import ConnectionPool, RedisError
 from redis.connection import SSLConnection
 from redis.connection import parse_url as parse_redis_url
@@ -87,7 +91,7 @@ def check_url(text: str, schemes: tuple[str, ...], check: Callable[[str], object
     except (ValueError, TypeError, PyMongoError, RedisError):
         raise ValueError("cannot be read as a URL: its port, its options or the escaping in it are wrong") from None
     except OSError:
-        raise ValueError("names a file that cannot be read") from None
+        raise ValueError("names a file that cannot be read, or that holds no certificate") from None
     return url
 
 
@@ -111,7 +115,8 @@ def _check_escapes(url: str, parts: SplitResult) -> None:
 _REDIS_OPTIONS = frozenset(
     {"client_name", "db", "health_check_interval", "max_connections", "password", "socket_keepalive", "username"}
 )
-_REDIS_TLS = frozenset(name for name in signature(SSLConnection).parameters if name.startswith("ssl_"))
+# redis-py does not look at ssl_validate_ocsp where it is text, and for a stapled answer needs objects and pyOpenSSL.
+_REDIS_TLS = frozenset(name for name in signature(SSLConnection).parameters if re.match("ssl_(?!.*ocsp)", name))
 _AMQP_OPTIONS = frozenset({"heartbeat", "login_method"})
 _BROKER_TLS = frozenset({"ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"})
 _VERIFICATION = {
@@ -133,10 +138,40 @@ def check_redis(url: str) -> None:
         raise NotTaken("has a db that is no number of a database, such as 0")
     if "db" in found and scheme != "unix" and urlsplit(url).path.strip("/"):
         raise NotTaken("names its database twice, in its path and by db")
+    for name in ("health_check_interval", "max_connections"):
+        if not re.fullmatch(r"[0-9]{1,9}", found.get(name, "0")):
+            raise NotTaken(f"has a {name} that is no whole number, or too large")
     options = parse_redis_url(plain)  # type: ignore[no-untyped-call]  # redis-py types it not
     if scheme.endswith("+cluster") and options.get("db"):
         raise NotTaken("must not name a database: a Cluster has only the first")
-    ConnectionPool.from_url(plain).make_connection()  # which connects to nothing, and refuses wrong values
+    connection = ConnectionPool.from_url(plain).make_connection()  # to nothing yet; it refuses wrong values
+    if isinstance(connection, SSLConnection):
+        _check_tls(connection)
+
+
+def _check_tls(connection: SSLConnection) -> None:
+    """Make the TLS context as redis-py does once it is connected: there, what is wrong is an error of every lookup."""
+    context = ssl.create_default_context()
+    path = connection.ca_path
+    if path is not None and not Path(path).is_dir():
+        raise NotTaken("has an ssl_ca_path that is no directory")
+    for name, value, use in (
+        ("ssl_ca_data", connection.ca_data, lambda data: context.load_verify_locations(cadata=data)),
+        ("ssl_min_version", connection.ssl_min_version, partial(setattr, context, "minimum_version")),
+        ("ssl_ciphers", connection.ssl_ciphers, context.set_ciphers),
+    ):
+        try:
+            if value is not None:
+                use(value)
+        except (OSError, OverflowError, TypeError, ValueError):
+            raise NotTaken(f"has an {name} that OpenSSL does not take; {_EXAMPLES[name]}") from None
+
+
+_EXAMPLES = {
+    "ssl_ca_data": "it is certificates as PEM text, escaped",
+    "ssl_min_version": "771 is TLS 1.2, and 772 is 1.3",
+    "ssl_ciphers": "write names as OpenSSL lists them, with : between",
+}
 
 
 def _check_options(url: str, known: frozenset[str], tls: frozenset[str]) -> Mapping[str, str]:
@@ -242,8 +277,33 @@ def check_mongodb(url: str) -> None:
     """Raise what keeps a client of MongoDB from being made with `url`, or where it names no database."""
     if not urlsplit(url).path.strip("/"):
         raise NotTaken("must name its database, as in mongodb://host:27017/shop")
-    if not url.startswith("mongodb+srv:"):  # reading that would ask the name server
-        parse_mongodb_url(url, warn=False)
+    if url.startswith("mongodb+srv:"):
+        url = _without_srv(url)
+    options = parse_mongodb_url(url, warn=False)["options"]
+    if "tlsCertificateKeyFile" in options:  # without a password given, OpenSSL would ask a terminal for that of a key
+        password = options.get("tlsCertificateKeyFilePassword", "")
+        ssl.create_default_context().load_cert_chain(options["tlsCertificateKeyFile"], password=password)
+    client: MongoClient[Any] = MongoClient(url, connect=False)  # makes the TLS context, and connects to nothing
+    client.close()
+
+
+def _without_srv(url: str) -> str:
+    """A `mongodb+srv` URL as one without, so that it can be checked and the name server is not asked."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    if "," in host or ":" in host or re.fullmatch(r"[0-9.]+", host):
+        raise NotTaken(
+            "must name one host and no port, as in mongodb+srv://db.example.com/shop: the name server has the rest"
+        )
+    options = split_mongodb_options(parts.query, warn=False) if parts.query else {}
+    if options.get("directConnection"):
+        raise NotTaken("has directConnection, which mongodb+srv:// does not take")
+    if options.get("srvMaxHosts") and (options.get("replicaSet") or options.get("loadBalanced")):
+        raise NotTaken("has srvMaxHosts, which goes with neither replicaSet nor loadBalanced")
+    if "srvServiceName" in options and not re.fullmatch(r"[A-Za-z0-9-]{1,15}", options["srvServiceName"]):
+        raise NotTaken("has an srvServiceName that is no name of a service")
+    kept = [part for part in parts.query.split("&") if not part.lower().startswith("srv")]
+    return urlunsplit(parts._replace(scheme="mongodb", query="&".join(kept)))
 
 
 def redis_url(text: Any) -> str:

@@ -222,6 +222,23 @@ def test_a_default_that_no_longer_fits_is_said_too(environment: pytest.MonkeyPat
         ("REDIS_URL", "rediss://cache?ssl_ca_certs=/there/is/none"),
         ("REDIS_URL", "rediss+cluster://cache?ssl_ca_certs=/there/is/none"),
         ("REDIS_URL", "redis://cache?ssl_ca_certs=/there/is/none"),
+        ("REDIS_URL", "rediss://cache?ssl_min_version=99"),
+        ("REDIS_URL", "rediss://cache?ssl_min_version=TLSv1.2"),
+        ("REDIS_URL", f"rediss://cache?ssl_min_version={10**30}"),
+        ("REDIS_URL", "rediss+cluster://cache?ssl_min_version=99"),
+        ("REDIS_URL", "rediss://cache?ssl_ciphers=bogus"),
+        ("REDIS_URL", "rediss://cache?ssl_ca_data=junk"),
+        ("REDIS_URL", "rediss://cache?ssl_ca_data=%C3%A4"),
+        ("REDIS_URL", "rediss://cache?ssl_ca_path=/there/is/none"),
+        ("REDIS_URL", "rediss://cache?ssl_ca_path=/dev/null"),
+        ("REDIS_URL", "rediss://cache?ssl_certfile=/dev/null"),
+        ("REDIS_URL", "rediss://cache?ssl_include_verify_flags=bogus"),
+        ("REDIS_URL", "rediss://cache?ssl_validate_ocsp=true"),  # which redis-py would not look at
+        ("REDIS_URL", "rediss://cache?ssl_validate_ocsp_stapled=true"),
+        ("REDIS_URL", "rediss://cache?ssl_ocsp_context=junk"),
+        ("REDIS_URL", f"redis://cache?health_check_interval={10**400}"),
+        ("REDIS_URL", "redis://cache?health_check_interval=-1"),
+        ("REDIS_URL", "redis://cache?max_connections=-1"),
         ("MONGODB_URL", "mongodb://db/"),
         ("MONGODB_URL", "mongodb://db/?replicaSet=rs0"),
         ("MONGODB_URL", "mongodb://db?replicaSet=rs0"),
@@ -231,6 +248,24 @@ def test_a_default_that_no_longer_fits_is_said_too(environment: pytest.MonkeyPat
         ("MONGODB_URL", "mongodb://db/sh op"),
         ("MONGODB_URL", "redis://db/shop"),
         ("MONGODB_URL", "mongodb://db/shop?tls=true&tlsCAFile=/there/is/none"),
+        ("MONGODB_URL", "mongodb://db/shop?tls=true&tlsCAFile=/dev/null"),
+        ("MONGODB_URL", "mongodb://db/shop?tlsCRLFile=/dev/null"),
+        ("MONGODB_URL", "mongodb://db/shop?tlsCertificateKeyFile=/dev/null"),
+        ("MONGODB_URL", "mongodb://db/shop?bogus=1"),
+        ("MONGODB_URL", "mongodb://db:0/shop"),
+        ("MONGODB_URL", "mongodb+srv://db.example.com/shop?tlsCAFile=/there/is/none"),
+        ("MONGODB_URL", "mongodb+srv://db.example.com/shop?tlsCAFile=/dev/null"),
+        ("MONGODB_URL", "mongodb+srv://db.example.com/shop?bogus=1"),
+        ("MONGODB_URL", "mongodb+srv://db.example.com/shop?w=-1"),
+        ("MONGODB_URL", "mongodb+srv://db.example.com/shop?directConnection=true"),
+        ("MONGODB_URL", "mongodb+srv://db.example.com/shop?srvMaxHosts=some"),
+        ("MONGODB_URL", "mongodb+srv://db.example.com/shop?srvMaxHosts=2&replicaSet=rs0"),
+        ("MONGODB_URL", "mongodb+srv://db.example.com/shop?srvServiceName="),
+        ("MONGODB_URL", "mongodb+srv://db.example.com:27017/shop"),
+        ("MONGODB_URL", "mongodb+srv://me:secret@db.example.com:27017/shop"),
+        ("MONGODB_URL", "mongodb+srv://a.example.com,b.example.com/shop"),
+        ("MONGODB_URL", "mongodb+srv://127.0.0.1/shop"),
+        ("MONGODB_URL", "mongodb+srv://[::1]/shop"),
         ("REDIS_TIMEOUT_SECONDS", "0"),
         ("REDIS_TIMEOUT_SECONDS", "nan"),
         ("LEASE_SECONDS", "inf"),
@@ -258,6 +293,8 @@ def test_bad_values(environment: pytest.MonkeyPatch, name: str, value: str) -> N
         "mongodb://user:p%40ss@db/shop?authSource=admin",
         "mongodb://[::1]:27017/shop",
         "mongodb://127.0.0.1:27017/shop?directConnection=true",
+        "mongodb+srv://me:p%40ss@db.example.com/shop?srvMaxHosts=2&srvServiceName=shop&w=majority",
+        "mongodb+srv://db.example.com/shop?replicaSet=rs0&SRVMAXHOSTS=0&tls=true",
     ],
 )
 def test_good_mongodb_urls(environment: pytest.MonkeyPatch, url: str) -> None:
@@ -272,6 +309,8 @@ def test_good_mongodb_urls(environment: pytest.MonkeyPatch, url: str) -> None:
         "redis://:p%40ss@cache:6379/2?health_check_interval=30&client_name=shop",
         "redis://cache/",
         "rediss://cache/1?ssl_cert_reqs=none",
+        "rediss://cache/1?ssl_min_version=771&ssl_ciphers=ECDHE%2BAESGCM&ssl_ca_path=/tmp",
+        "rediss://cache/1?ssl_include_verify_flags=VERIFY_X509_STRICT",
         "unix:///run/redis.sock?db=1",
         "redis+cluster://a:7000",
         "rediss+cluster://a:7000",
@@ -327,6 +366,27 @@ def test_so_is_one_that_only_the_broker_s_library_knows(
 ) -> None:
     said = faults(environment, BROKER_URL=f"{scheme}://broker/0?{option}=1")
     assert said["BROKER_URL"].startswith(f"has the unknown option {option}; ")
+
+
+@pytest.mark.parametrize(
+    ("url", "option"),
+    [
+        ("rediss://cache?ssl_min_version=99", "ssl_min_version"),
+        ("rediss://cache?ssl_ciphers=bogus", "ssl_ciphers"),
+        ("rediss://cache?ssl_ca_data=junk", "ssl_ca_data"),
+        ("rediss://cache?ssl_ca_path=/there/is/none", "ssl_ca_path"),
+        ("rediss://cache?ssl_validate_ocsp_stapled=true", "ssl_validate_ocsp_stapled"),
+        ("redis://cache?max_connections=many", "max_connections"),
+    ],
+)
+def test_an_option_with_a_wrong_value_is_named(environment: pytest.MonkeyPatch, url: str, option: str) -> None:
+    assert f" {option}" in faults(environment, REDIS_URL=url)["REDIS_URL"].partition(";")[0]
+
+
+def test_srv_is_told_what_it_takes_from_the_name_server(environment: pytest.MonkeyPatch) -> None:
+    for hosts in ("a.example.com:27017", "a.example.com,b.example.com"):
+        said = faults(environment, MONGODB_URL=f"mongodb+srv://{hosts}/shop")["MONGODB_URL"]
+        assert said.startswith("must name one host and no port, as in mongodb+srv://db.example.com/shop")
 
 
 ESCAPED = {"#": "%23", "?": "%3F", "/": "%2F"}
