@@ -72,6 +72,24 @@ def is_passing(error: OperationFailure) -> bool:
     )
 
 
+class QueryRefused(DatabaseUnavailable):
+    """MongoDB refuses a query for what it says, and will do so again. No outage, but a mistake of who wrote it."""
+
+
+_QUERY_ERRORS = frozenset({
+    *(2, 9, 14, 15, 16, 22, 52, 56, 57),  # values, types and names that an operator does not take
+    *(28, 168, 241, 31249),  # paths, expressions and what they convert
+    *(27, 291),  # $text and $near without an index
+    *(139, 292),  # a script that fails, a sort that needs too much memory
+})  # fmt: skip
+
+
+def _is_of_the_query(error: OperationFailure) -> bool:
+    # Whatever has no name is called after the place in the server's source: it is the parsers that have so many.
+    name = str((error.details or {}).get("codeName"))
+    return not is_passing(error) and (error.code in _QUERY_ERRORS or name.startswith("Location"))
+
+
 _UNAUTHORIZED, _AUTHENTICATION_FAILED, _ATLAS = 13, 18, 8000
 # Where the database came with a client of the caller's own, the setting is not what it logs in by.
 _WHERE = "CACHEKEEPER_MONGODB_URL, or your own MongoClient if you passed its database"
@@ -199,12 +217,19 @@ class DatabaseReads:
 
         Raises:
             DatabaseUnavailable: MongoDB did not answer in time, or refused.
+            QueryRefused: it refused for what the query says.
         """
         fields = None if find.fields is None else dict.fromkeys(("_id", *find.fields), 1)
-        with database_errors(f"reading {find.collection}", self.timeout):
-            cursor = self.database[find.collection].find(find.filter, fields, limit=find.limit)
-            # In the order of `_id`, so that one text gives one answer, cached or not.
-            return list(cursor if find.limit == 1 else cursor.sort("_id", 1))
+        try:
+            with database_errors(f"reading {find.collection}", self.timeout):
+                cursor = self.database[find.collection].find(find.filter, fields, limit=find.limit)
+                # In the order of `_id`, so that one text gives one answer, cached or not.
+                return list(cursor if find.limit == 1 else cursor.sort("_id", 1))
+        except DatabaseUnavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, OperationFailure) and _is_of_the_query(cause):
+                raise QueryRefused(f"MongoDB refuses its query ({_code(cause)})") from cause
+            raise
 
 
 def check_database(database: object) -> None:

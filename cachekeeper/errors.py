@@ -22,7 +22,7 @@
     │   │   └── BufferFull               events wait for the broker, and there is no room for more
     │   ├── Overloaded                   the cap on concurrent database reads was reached
     │   └── PersistedNotCached           MongoDB has it, Redis does not yet; a retry is safe
-    ├── ViewFailed                       a view's own code (loader or codec) raised; the cause is what it raised
+    ├── ViewFailed                       a view's own code (loader or codec) failed; the cause is what it raised
     └── Damaged
         ├── DamagedValue                 what lies at the key cannot be read
         └── DamagedDocument              what lies in the collection cannot be cached
@@ -136,9 +136,11 @@ class PersistedNotCached(Unavailable):
 
 
 class ViewFailed(CachekeeperError):
-    """A view's own code raised: its loader or its codec. `__cause__` is what it raised. Mend the view.
+    """A view's own code failed: its loader or its codec. Mend the view.
 
-    The message names the view and the exception's class. It leaves out the exception's text, which may hold a value.
+    `__cause__` is what it raised, or what MongoDB said of its query. It is None where the code gave something that it
+    must not, such as a coroutine or a filter that is no mapping. The message names the view and the exception's class.
+    It leaves out the exception's text, which may hold a value.
     """
 
 

@@ -19,7 +19,7 @@ from cachekeeper.loaders import ABSENT
 from cachekeeper.reader import Limits, Start, SyncReader, Target, decoder_failed
 from cachekeeper.settings import Settings, load_settings
 from cachekeeper.store import Registration, Store
-from cachekeeper.views import BlocklistView, Server, Staleness, TextView, View
+from cachekeeper.views import BlocklistView, Server, Staleness, TextView, View, decoder_of
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -76,7 +76,7 @@ class Binding:
             )
         else:
             self.ttl_ms = round(view.ttl_seconds * 1000)
-            self.decode = view.codec.decode
+            self.decode = decoder_of(view.codec)
         # Of a lease, and what is filled under it at its end, on a server that stood still for a moment meanwhile.
         self.life_ms = settings.lease_ms + self.ttl_ms + _PAUSE_MS
         if isinstance(view, View):
@@ -187,7 +187,7 @@ class Keeper:
             CacheUnavailable: others write the key, too, Redis is away, and MongoDB does not have it.
             DamagedValue: others write the key, too, and what lies there cannot be read.
             DamagedDocument: what MongoDB has cannot be cached.
-            ViewFailed: the view's own loader or codec raised.
+            ViewFailed: the view's own loader or codec raised, or MongoDB refuses its query.
             SettingsError: the settings are wrong (at first use).
         """
         began = time.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from bson.errors import BSONError
 
-from cachekeeper.errors import CachekeeperError, DamagedDocument, RegistrationError, ViewFailed
+from cachekeeper.errors import DamagedDocument, RegistrationError, Unavailable, ViewFailed
 from cachekeeper.ids import IdType
 from cachekeeper.keys import Template
 from cachekeeper.loaders import ABSENT, Absent, Document, Find, Query
@@ -18,13 +20,16 @@ from cachekeeper.times import to_ms
 from cachekeeper.versions import version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cachekeeper.codecs import Codec
     from cachekeeper.loaders import StoredDocument
 
 _SHORTEST_TTL = 0.001  # seconds: Redis counts in milliseconds
 _LONGEST_TTL = 10 * 366 * 86_400
+# All else that a view's own code raises is its own, errors of ours for other ids and texts included.
+_PASSED_ON = (DamagedDocument, Unavailable)
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -91,12 +96,16 @@ class View(Generic[T_co]):
 
         Raises:
             DamagedDocument: the document does not hold what this view caches.
-            ViewFailed: the loader or the codec raised.
+            ViewFailed: the loader or the codec raised, or gave what must be awaited.
         """
         try:
             return ABSENT if document is None else self._interpret(document, now or datetime.now(UTC))
         except (DamagedDocument, BSONError) as error:
             raise _damaged(self.name, self.loader.collection, error) from None
+        except ViewFailed as error:
+            if _is_of_the_document(error, document):
+                raise _damaged(self.name, self.loader.collection) from None
+            raise
 
     def encode(self, value: object) -> bytes:
         """The bytes for a value. Raises DamagedDocument, ViewFailed: the codec cannot write it."""
@@ -110,10 +119,11 @@ class View(Generic[T_co]):
             ends = to_ms(moment)
         try:
             value = self.loader.value(document)
-        except (CachekeeperError, BSONError):
+        except _PASSED_ON:
             raise
         except Exception as error:
             raise _failed(self.name, "loader", error) from error
+        value = not_awaitable(self.name, "loader", value)
         if value is ABSENT:
             return ABSENT
         return Value(_readable(self.name, self.codec, value), version_of(document, self.version), ends)
@@ -150,33 +160,47 @@ class TextView(Generic[T_co]):
         return f"cachekeeper:{self.name}-texts"
 
     def query(self, folded: str) -> Find:
-        """The query for everything that the folded text finds. Raises ViewFailed: the loader's filter raised."""
+        """The query for everything that the folded text finds.
+
+        Raises:
+            ViewFailed: the loader's filter raised, or gave no mapping. None, of a forgotten `return`, would find every
+                document.
+        """
         try:
-            return Find(self.loader.collection, self.loader.filter(folded))
-        except CachekeeperError:
+            found: object = self.loader.filter(folded)
+        except Unavailable:
             raise
         except Exception as error:
             raise _failed(self.name, "loader's filter", error) from error
+        found = not_awaitable(self.name, "loader's filter", found)
+        if not isinstance(found, Mapping):
+            raise ViewFailed(f"view {self.name}: its loader's filter must give a mapping, got {type(found).__name__}")
+        return Find(self.loader.collection, found)
 
     def interpret(self, documents: Sequence[StoredDocument]) -> Value:
         """What to cache of them.
 
         Raises:
             DamagedDocument: a document cannot be read, or does not hold what this view caches.
-            ViewFailed: the loader or the codec raised.
+            ViewFailed: the loader or the codec raised, or gave what must be awaited.
         """
         try:
             return Value(_readable(self.name, self.codec, self._value(documents)), None)
-        except (DamagedDocument, BSONError) as error:
+        except DamagedDocument as error:
             raise _damaged(self.name, self.loader.collection, error) from None
+        except ViewFailed as error:
+            if _is_of_the_document(error, documents):
+                raise _damaged(self.name, self.loader.collection) from None
+            raise
 
     def _value(self, documents: Sequence[StoredDocument]) -> object:
         try:
-            return self.loader.value(documents)
-        except (CachekeeperError, BSONError):
+            value = self.loader.value(documents)
+        except _PASSED_ON:
             raise
         except Exception as error:
             raise _failed(self.name, "loader", error) from error
+        return not_awaitable(self.name, "loader", value)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -223,10 +247,11 @@ def _encoded(view: str, codec: Codec[object], value: object) -> bytes:
     """The bytes for a value. Raises DamagedDocument, ViewFailed: the codec cannot write it."""
     try:
         raw: object = codec.encode(value)
-    except (CachekeeperError, BSONError):
+    except _PASSED_ON:
         raise
     except Exception as error:
         raise _failed(view, "codec, encoding a value,", error) from error
+    raw = not_awaitable(view, "codec's encode", raw)
     if not isinstance(raw, bytes):
         raise ViewFailed(f"view {view}: its codec must give bytes, got {type(raw).__name__}")
     return raw
@@ -246,9 +271,30 @@ def decoded(view: str, codec: Codec[T_co], raw: bytes) -> T_co:
         ViewFailed: the codec raised, its own `DamagedValue` included: it is no damage at a key.
     """
     try:
-        return codec.decode(raw)
+        value = codec.decode(raw)
     except Exception as error:
         raise _failed(view, "codec, decoding what it had encoded,", error) from error
+    return not_awaitable(view, "codec's decode", value)
+
+
+def decoder_of(codec: Codec[T_co]) -> Callable[[bytes], T_co]:
+    """The codec's `decode` for hits, which are not looked at: one that is written with `async` raises instead."""
+    if not inspect.iscoroutinefunction(codec.decode):
+        return codec.decode
+
+    def decode(_: bytes) -> T_co:
+        raise TypeError("decode must not be a coroutine function")
+
+    return decode
+
+
+def not_awaitable(view: str, part: str, value: T) -> T:
+    """`value`, which a view's own code gave. Raises ViewFailed: it is not the value yet, but must be awaited for it."""
+    if not inspect.isawaitable(value):
+        return value
+    if inspect.iscoroutine(value):
+        value.close()  # else Python warns that it was never awaited
+    raise ViewFailed(f"view {view}: its {part} gave a {type(value).__name__}: write it without async")
 
 
 def _failed(view: str, part: str, error: Exception) -> ViewFailed:
@@ -256,7 +302,27 @@ def _failed(view: str, part: str, error: Exception) -> ViewFailed:
     return ViewFailed(f"view {view}: its {part} raised {type(error).__name__}")
 
 
-def _damaged(view: str, collection: str, error: DamagedDocument | BSONError) -> DamagedDocument:
+def _is_of_the_document(error: ViewFailed, documents: object) -> bool:
+    """Whether a view's code failed for what no driver can read: raw documents are read when they are looked into."""
+    if not isinstance(error.__cause__, BSONError):
+        return False
+    try:
+        _read_all(documents)
+    except BSONError:
+        return True
+    return False  # it is the code's own: `ObjectId("bad")`
+
+
+def _read_all(value: object) -> None:
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            _read_all(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _read_all(inner)
+
+
+def _damaged(view: str, collection: str, error: Exception | None = None) -> DamagedDocument:
     # Documents are read field by field; other drivers store text that is not UTF-8.
     problem = str(error) if isinstance(error, DamagedDocument) else "the document holds what no driver can read"
     return DamagedDocument(f"view {view}, collection {collection}: {problem}")

@@ -25,7 +25,7 @@ from cachekeeper.loaders import ABSENT, Absent, Find, StoredDocument
 from cachekeeper.metrics import COUNTERS, log_once
 from cachekeeper.store.outcomes import Acquired, Filled, Found, LeaseTaken, Stale
 from cachekeeper.store.steps import Registration, Value, new_nonce
-from cachekeeper.views import Staleness, decoded
+from cachekeeper.views import Staleness, decoded, not_awaitable
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -183,7 +183,7 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
             break
         if isinstance(answer, Found):
             try:
-                return target.codec.decode(answer.raw)
+                return not_awaitable(target.name, "codec's decode", target.codec.decode(answer.raw))
             except Exception as error:  # noqa: BLE001  # whatever a decoder raises, what lies there is damaged
                 decoder_failed(target.name, error)
                 _note_damage(target, state)

@@ -10,6 +10,7 @@ from bson.errors import BSONError
 from redis.exceptions import MaxConnectionsError, RedisClusterException, RedisError, ResponseError
 
 from cachekeeper.connections import waiting_until
+from cachekeeper.database import QueryRefused
 from cachekeeper.errors import CachekeeperError, CacheUnavailable, ViewFailed
 from cachekeeper.loaders import ABSENT, Absent
 from cachekeeper.metrics import COUNTERS
@@ -178,6 +179,8 @@ class SyncReader:
         except _UNSENDABLE as error:
             name = type(error).__name__
             raise ViewFailed(f"view {target.name}: its query cannot be sent to MongoDB ({name})") from error
+        except QueryRefused as error:
+            raise ViewFailed(f"view {target.name}: {error}") from error.__cause__
         return target.interpret(documents)
 
 

@@ -5,14 +5,27 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import bson
 import pytest
+from bson.errors import InvalidBSON, InvalidDocument
+from bson.errors import InvalidId as BsonInvalidId
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import OperationFailure
 
 from cachekeeper import Document, View
 from cachekeeper.applying import apply
 from cachekeeper.auditing import audit
 from cachekeeper.codecs import Json, Text
 from cachekeeper.commands import Write
-from cachekeeper.errors import DamagedDocument, DamagedValue, DatabaseUnavailable, ViewFailed
+from cachekeeper.errors import (
+    CachekeeperError,
+    DamagedDocument,
+    DamagedValue,
+    DatabaseUnavailable,
+    InvalidId,
+    RegistrationError,
+    ViewFailed,
+)
 from cachekeeper.loaders import Query
 from cachekeeper.reader.sync import SyncReader
 from cachekeeper.store import steps
@@ -35,6 +48,23 @@ EXCEPTIONS: list[type[Exception]] = [
     ValueError,
     ZeroDivisionError,
 ]
+REFUSED: dict[str, dict[str, Any]] = {
+    "operator": {"name": {"$bogus": SECRET}},
+    "top": {"$bogus": SECRET},
+    "regex": {"name": {"$regex": f"({SECRET}"}},
+    "options": {"name": {"$regex": SECRET, "$options": "q"}},
+    "in": {"name": {"$in": SECRET}},
+    "or": {"$or": []},
+    "mod": {"name": {"$mod": [0, 1]}},
+    "type": {"name": {"$type": SECRET}},
+    "text": {"$text": {"$search": SECRET}},  # no index
+    "near": {"name": {"$near": [1, 2]}},  # no index
+    "expression": {"$expr": {"$bogus": SECRET}},
+    "conversion": {"$expr": {"$toInt": "$name"}},
+    "division": {"$expr": {"$divide": [1, 0]}},
+    "script": {"$where": f"{SECRET.partition('-')[0]}.horse"},
+}
+"""Filters that MongoDB refuses, by the text that they are for."""
 ANY = pytest.mark.parametrize("kind", EXCEPTIONS)
 QUICK = 5.0  # seconds; a lookup that waits for a lease nobody gives back takes longer
 
@@ -81,6 +111,8 @@ def search(kind: type[BaseException] = KeyError) -> TextView[Any]:
     def condition(text: str) -> dict[str, Any]:
         if text.startswith("unaskable"):
             raise kind(SECRET)
+        if text in REFUSED:
+            return REFUSED[text]
         return {"name": {"$regex": f"^{text}"}} if text != "unsendable" else {"name": {SECRET}}
 
     query = Query("users", condition, value)
@@ -199,6 +231,144 @@ def test_a_filter_that_mongodb_cannot_be_sent(shop: Shop) -> None:
         shop.keeper().search(search(), "unsendable")
     assert SECRET not in str(caught.value)
     assert no_lease(shop, "unsendable")
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_a_filter_that_mongodb_refuses(shop: Shop, text: str) -> None:
+    """It is the view's mistake, and no outage."""
+    put_user(shop, "Ann")
+    with pytest.raises(ViewFailed, match=r"^view own: MongoDB refuses its query \(\w+, code \d+\)$") as caught:
+        shop.keeper().search(search(), text)
+    assert isinstance(caught.value.__cause__, OperationFailure)
+    assert no_lease(shop, text)
+    assert shop.redis.get(f"own:{text}") is None
+
+
+@pytest.mark.parametrize("given", [None, [], "name", 1, True, {"name"}])
+def test_a_filter_that_gives_no_mapping(shop: Shop, given: Any) -> None:
+    """A forgotten `return` would find every document."""
+    put_user(shop, "Ann")
+    query = Query("users", lambda _: given, len)
+    own: Any = TextView(name="own", key="own:{text}", ttl_seconds=60, codec=Json(int), loader=query)
+    for text in ("ann", "a" * 70):  # the second is not cached
+        with pytest.raises(ViewFailed, match="view own: its loader's filter must give a mapping, got "):
+            shop.keeper().search(own, text)
+    assert shop.redis.get("own:ann") is None
+
+
+@pytest.mark.parametrize("raised", [BsonInvalidId, InvalidBSON, InvalidDocument])
+@pytest.mark.parametrize("name", ["unloadable", "unwritable", "unreadable"])
+def test_bson_errors_of_its_own_are_no_damage(shop: Shop, raised: type[Exception], name: str) -> None:
+    """`ObjectId("bad")` in a loader says nothing of the document."""
+    put_user(shop, name)
+    fails(lambda: shop.keeper().read(view(raised), 1), raised)
+    fails(lambda: shop.keeper().search(search(raised), name), raised)
+    assert no_lease(shop)
+
+
+def test_nor_are_those_of_a_codec_that_is_to_write_what_an_event_brings(shop: Shop) -> None:
+    with pytest.raises(ViewFailed, match="InvalidDocument"):
+        view(InvalidDocument).encode("unwritable")
+    assert shop.redis.get("own:1") is None
+
+
+@pytest.mark.parametrize("field", ["name", "more"])
+def test_what_no_driver_can_read_is_a_damaged_document(shop: Shop, field: str) -> None:
+    """A loader meets it as an error of `bson`, too, at whatever depth it looks."""
+    deep = {"data": {"name": "Ann", "more": [{"name": "NAME"}]}}
+    raw = bson.encode({"_id": 1, **deep}).replace(b"NAME", b"\xff\xfe\xfd\xfc" if field == "more" else b"Name")
+    raw = raw.replace(b"Ann\0", b"\xff\xfe\xfd\0") if field == "name" else raw
+    shop.db.users.insert_one(RawBSONDocument(raw))
+
+    def value(document: Any) -> object:
+        data = document["data"]
+        return data["name"] if field == "name" else data["more"][0]["name"]
+
+    loader = Document("users", value, fields=("data",))
+    own = View(name="own", key="own:{id}", ttl_seconds=60, codec=Text(), loader=loader)
+    with pytest.raises(DamagedDocument, match="view own, collection users: "):
+        shop.keeper().read(own, 1)
+    query = Query("users", lambda _: {}, lambda documents: value(documents[0]))
+    found = TextView(name="own", key="own:{text}", ttl_seconds=60, codec=Text(), loader=query)
+    with pytest.raises(DamagedDocument, match="view own, collection users: "):
+        shop.keeper().search(found, "a")
+
+
+class OwnError(CachekeeperError):
+    """Hung into our tree by a program."""
+
+
+@pytest.mark.parametrize("name", ["unloadable", "unwritable", "unreadable"])
+@pytest.mark.parametrize("raised", [OwnError, DamagedValue, RegistrationError, ViewFailed])
+def test_our_own_errors_raised_by_a_view_are_not_the_callers(
+    shop: Shop, raised: type[CachekeeperError], name: str
+) -> None:
+    put_user(shop, name)
+    fails(lambda: shop.keeper().read(view(raised), 1), raised)
+    fails(lambda: shop.keeper().search(search(raised), name), raised)
+    fails(lambda: shop.keeper().search(search(raised), "unaskable"), raised)
+
+
+def test_an_id_that_a_loader_finds_invalid_is_not_the_callers(shop: Shop) -> None:
+    """It may have looked up another one."""
+
+    def value(document: Any) -> object:
+        raise InvalidId("user_id", f"must not be {document['name']}")
+
+    put_user(shop, SECRET)
+    loader = Document("users", value, fields=("name",))
+    own = View(name="own", key="own:{id}", ttl_seconds=60, codec=Text(), loader=loader)
+    fails(lambda: shop.keeper().read(own, 1), InvalidId)
+
+
+async def waits(*_: object) -> str:
+    """Written with `async` by mistake."""
+    return "Ann"
+
+
+class Asynchronous(Text):
+    decode: Any = waits
+
+
+@pytest.mark.filterwarnings("error")  # a coroutine that was never awaited
+@pytest.mark.parametrize("part", ["value", "filter", "encode", "decode"])
+def test_what_must_be_awaited_is_refused(shop: Shop, part: str) -> None:
+    class Encodes(Text):
+        encode: Any = waits
+
+    put_user(shop, "Ann")
+    keeper = shop.keeper()
+    codec: Any = {"encode": Encodes, "decode": Asynchronous}.get(part, Text)()
+    value: Any = waits if part == "value" else lambda _: "Ann"
+    condition: Any = waits if part == "filter" else lambda _: {}
+    how = {"name": "own", "ttl_seconds": 60, "codec": codec}
+    one: Any = View(key="own:{id}", loader=Document("users", value, fields=("name",)), **how)
+    found: Any = TextView(key="own:{text}", loader=Query("users", condition, value), **how)
+    looks: list[Callable[[], object]] = [lambda: keeper.search(found, "a")]
+    if part != "filter":
+        looks.append(lambda: keeper.read(one, 1))
+    for look in looks:
+        for _ in range(2):
+            with pytest.raises(ViewFailed, match=r"view own: its .* gave a coroutine.*without async"):
+                look()
+    assert shop.redis.keys("own:*") == []
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("staleness", Staleness)
+def test_nor_does_a_hit_give_it(shop: Shop, staleness: Staleness) -> None:
+    """Where another program wrote the value."""
+    put_user(shop, "Ann")
+    shop.redis.set("own:1", "Ann")
+    shop.redis.set("own:a", "Ann")
+    loader = Document("users", lambda document: document["name"], fields=("name",))
+    how: Any = {"name": "own", "ttl_seconds": 60, "codec": Asynchronous()}
+    one: Any = View(key="own:{id}", loader=loader, staleness=staleness, **how)
+    with pytest.raises((ViewFailed, DamagedValue)):
+        shop.keeper().read(one, 1)
+    found: Any = TextView(key="own:{text}", loader=Query("users", lambda _: {}, lambda _: "Ann"), **how)
+    with pytest.raises(ViewFailed):
+        shop.keeper().search(found, "a")
 
 
 def test_what_is_typed_already_stays_what_it_is(shop: Shop) -> None:
