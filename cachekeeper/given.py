@@ -41,6 +41,8 @@ def _named(kind: type) -> str:
         ("redis.", "redis"),
         ("pymongo.synchronous.client_session", "pymongo.client_session"),
         ("pymongo.synchronous.database", "pymongo.database"),
+        ("cachekeeper.keeper", "cachekeeper"),
+        ("cachekeeper.delivery.publisher", "producers"),
     ):
         if module.startswith(inside):
             module = outside

@@ -13,11 +13,12 @@ from cachekeeper import fold
 from cachekeeper.blocklist import BlocklistReader, EvictionWatch
 from cachekeeper.clients import check_redis_client, connect_mongodb, connect_redis, disconnect
 from cachekeeper.database import DatabaseReads, check_database
+from cachekeeper.given import check_given
 from cachekeeper.ids import IdType, check_id
 from cachekeeper.keys import check_text
 from cachekeeper.loaders import ABSENT
 from cachekeeper.reader import Limits, Start, SyncReader, Target, decoder_failed
-from cachekeeper.settings import Settings, load_settings
+from cachekeeper.settings import Settings, check_settings, load_settings
 from cachekeeper.store import Registration, Store
 from cachekeeper.views import BlocklistView, Server, Staleness, TextView, View, decoder_of
 
@@ -104,7 +105,8 @@ class Keeper:
     Raises:
         TypeError: what is given is asynchronous, a mock or anything else than a client or a database; a Redis client of
             your own answers text (`decode_responses=True`), retries or has maintenance
-            notifications on, as redis-py's do unless told not to, or a client-side cache or a single connection.
+            notifications on, as redis-py's do unless told not to, or a client-side cache or a single connection. Or
+            `settings` are none, such as a URL.
     """
 
     def __init__(
@@ -120,6 +122,8 @@ class Keeper:
                 check_redis_client(client, field)
         if database is not None:
             check_database(database)
+        if settings is not None:
+            check_settings(settings, Settings, url="redis_url")
         self._settings = settings
         self._given = (cache, cache if security is None else security, database)
         self._lock = threading.RLock()
@@ -350,6 +354,19 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 _default = Keeper()
+
+
+def given_or_default(keeper: Keeper | None) -> Keeper:
+    """`keeper`, or where none is passed, that of this process's environment.
+
+    Raises:
+        TypeError: it is something else. Of a mock every token would be blocked, and every user there.
+    """
+    if keeper is None:
+        return _default
+    if type(keeper) is not Keeper:
+        check_given(keeper, "keeper", Keeper, cure="a Keeper, or nothing for that of the environment")
+    return keeper
 
 
 def default_keeper() -> Keeper:

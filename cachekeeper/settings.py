@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cachekeeper.errors import SettingsError
+from cachekeeper.given import check_given
 from cachekeeper.ids import IdType
 from cachekeeper.metrics import log_once
 from cachekeeper.urls import broker_url, clean, mongodb_url, redis_url, stripped
@@ -261,6 +262,21 @@ class PolicySettings(_Cleaned):
 
 class StreamSettings(OutboxSettings, PolicySettings):
     """What the change stream's relay needs: MongoDB alone."""
+
+
+def check_settings(settings: object, *wanted: type[BaseSettings], url: str) -> None:
+    """Refuse what are no settings.
+
+    Args:
+        settings: what was given as `settings`.
+        wanted: kinds of settings that are taken.
+        url: the field that a URL given in their place was meant for, perhaps.
+
+    Raises:
+        TypeError: they are none of these.
+    """
+    cure = f"cachekeeper.load_settings({url}=…), or nothing for those of the environment"
+    check_given(settings, "settings", *wanted, cure=cure)
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -6,7 +6,7 @@ from typing import Any
 
 from cachekeeper import fold
 from cachekeeper.codecs import Json
-from cachekeeper.keeper import Keeper, default_keeper
+from cachekeeper.keeper import Keeper, given_or_default
 from cachekeeper.loaders import Query
 from cachekeeper.views import TextView
 
@@ -38,4 +38,4 @@ def search_products(text: str, *, keeper: Keeper | None = None) -> list[dict[str
         Unavailable: neither Redis nor MongoDB answered within the time limit (`DatabaseUnavailable`, `Overloaded`).
         DamagedDocument: a product that it finds cannot be read.
     """
-    return (keeper or default_keeper()).search(SEARCH, text)
+    return given_or_default(keeper).search(SEARCH, text)

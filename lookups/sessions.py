@@ -20,7 +20,7 @@ from cachekeeper.errors import (
     Unavailable,
 )
 from cachekeeper.ids import check_id
-from cachekeeper.keeper import Keeper, default_keeper
+from cachekeeper.keeper import Keeper, given_or_default
 from cachekeeper.loaders import ABSENT, Document
 from cachekeeper.store import Value, steps
 from cachekeeper.store.outcomes import Changed, Peeked
@@ -96,7 +96,7 @@ def save_session(session_id: str | int, data: dict[str, Any], *, keeper: Keeper 
         DatabaseUnavailable: MongoDB failed; nothing is known to be written.
         PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
     """
-    keeper = keeper or default_keeper()
+    keeper = given_or_default(keeper)
     part = check_id(session_id, "session_id")
     if not isinstance(data, dict):
         raise InvalidValue("data", f"must be an object, got {type(data).__name__}")
@@ -130,7 +130,7 @@ def read_session(session_id: str | int, *, keeper: Keeper | None = None) -> dict
         CacheUnavailable: Redis is away and MongoDB does not have the session; it may be one that only Redis knows.
         Unavailable: neither Redis nor MongoDB answered within the time limit (`DatabaseUnavailable`, `Overloaded`).
     """
-    data = (keeper or default_keeper()).read(SESSION, session_id, "session_id")
+    data = given_or_default(keeper).read(SESSION, session_id, "session_id")
     return None if data is ABSENT else data
 
 

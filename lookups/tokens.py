@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cachekeeper.applying import block
 from cachekeeper.ids import check_id
-from cachekeeper.keeper import Keeper, default_keeper
+from cachekeeper.keeper import Keeper, given_or_default
 from cachekeeper.times import check_time
 from cachekeeper.views import BlocklistView
 
@@ -43,7 +43,7 @@ def block_token(
     """
     part = check_id(token_id, "token_id")
     until = None if expires_at is None else check_time(expires_at, "expires_at")
-    return block(keeper or default_keeper(), BLOCKED, part, until)
+    return block(given_or_default(keeper), BLOCKED, part, until)
 
 
 def is_blocked(token_id: str | int, *, keeper: Keeper | None = None) -> bool:
@@ -57,4 +57,4 @@ def is_blocked(token_id: str | int, *, keeper: Keeper | None = None) -> bool:
         InvalidId: `token_id` cannot be an id.
         Unavailable: neither Redis nor MongoDB could say. Treat the token as blocked.
     """
-    return (keeper or default_keeper()).is_blocked(BLOCKED, token_id, "token_id")
+    return given_or_default(keeper).is_blocked(BLOCKED, token_id, "token_id")

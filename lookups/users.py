@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cachekeeper.codecs import Text
-from cachekeeper.keeper import Keeper, default_keeper
+from cachekeeper.keeper import Keeper, given_or_default
 from cachekeeper.loaders import ABSENT, Document
 from cachekeeper.views import View
 
@@ -44,5 +44,5 @@ def read_user(user_id: str | int, *, keeper: Keeper | None = None) -> str | None
         Unavailable: neither Redis nor MongoDB answered within the time limit (`DatabaseUnavailable`, `Overloaded`).
         DamagedDocument: the user's name in MongoDB is not text.
     """
-    name = (keeper or default_keeper()).read(USER_NAME, user_id, "user_id")
+    name = given_or_default(keeper).read(USER_NAME, user_id, "user_id")
     return None if name is ABSENT else name

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from cachekeeper.delivery.ending import forget, mind_sigterm, remember
 from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, Publisher, event_text, packed
 from cachekeeper.errors import BufferFull, CachekeeperError
+from cachekeeper.given import check_given
 from cachekeeper.metrics import COUNTERS, logger
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class BufferedPublisher:
     Raises:
         ValueError: a number is out of range; or `flush_on_sigterm`, and this is not the main thread, in which alone
             Python installs handlers.
+        TypeError: `publisher` is none, but a mock, say, or a URL.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class BufferedPublisher:
     ) -> None:
         if max_events < 1 or not max_milliseconds >= 0:
             raise ValueError("max_events must be at least 1, and max_milliseconds not negative")
+        if publisher is not None:
+            check_given(publisher, "publisher", Publisher, cure="a Publisher, or nothing for that of the environment")
         self._publisher = Publisher() if publisher is None else publisher
         self._is_ours = publisher is None
         self._max_events = max_events

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachekeeper.errors import BrokerUnavailable, InvalidEvent, SettingsError
 from cachekeeper.events import Event
-from cachekeeper.settings import PublisherSettings, Settings, load
+from cachekeeper.settings import PublisherSettings, Settings, check_settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,9 +36,14 @@ class Publisher:
 
     Args:
         settings: default: from the environment, at first use; only `CACHEKEEPER_BROKER_URL` must be set for that.
+
+    Raises:
+        TypeError: `settings` are none, such as a URL.
     """
 
     def __init__(self, settings: Settings | PublisherSettings | None = None) -> None:
+        if settings is not None:
+            check_settings(settings, Settings, PublisherSettings, url="broker_url")
         self._settings = settings
         self._lock = threading.Lock()
         self._idle: list[Lane] = []

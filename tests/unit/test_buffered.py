@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cachekeeper.delivery import buffered as module
 from cachekeeper.delivery.buffered import BufferedPublisher
 from cachekeeper.errors import BufferFull
-from producers import UserDeleted
+from producers import Publisher, UserDeleted
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -41,10 +41,11 @@ class Due(threading.Condition):
         return False
 
 
-class Sent:
+class Sent(Publisher):
     """Stands for the publisher: when it was given how many events."""
 
     def __init__(self, clock: Clock) -> None:
+        super().__init__()
         self.at: list[tuple[float, int]] = []
         self._clock = clock
 
@@ -62,7 +63,7 @@ def test_an_event_waits_for_others_as_long_as_is_said_and_no_longer(
     clock = Clock()
     sent = Sent(clock)
     monkeypatch.setattr(module, "time", clock)
-    publisher = BufferedPublisher(cast("Any", sent), max_milliseconds=milliseconds)
+    publisher = BufferedPublisher(sent, max_milliseconds=milliseconds)
     publisher._locks.due = Due(publisher._locks.lock, clock)
     expected = []
     for user in range(3):
@@ -104,7 +105,7 @@ def test_a_caller_waits_for_room_as_long_as_is_said_and_no_longer(monkeypatch: p
     clock = Clock()
     hangs = Hangs(clock)
     monkeypatch.setattr(module, "time", clock)
-    publisher = BufferedPublisher(cast("Any", hangs), max_events=2, max_milliseconds=0)
+    publisher = BufferedPublisher(hangs, max_events=2, max_milliseconds=0)
     publisher._locks.room = Wakes(publisher._locks.lock, clock)
     try:
         for user in range(2):

@@ -20,8 +20,10 @@ from cachekeeper.clients import connect_redis
 from cachekeeper.delivery.letters import DeadLetters
 from cachekeeper.delivery.relay import Relay
 from cachekeeper.delivery.streaming import ChangeRelay
-from cachekeeper.settings import DEFAULT_MODULES, RelaySettings, StreamSettings
-from producers import UserDeleted, outbox
+from cachekeeper.errors import InvalidId
+from cachekeeper.settings import DEFAULT_MODULES, PublisherSettings, RelaySettings, Settings, StreamSettings
+from lookups import block_token, is_blocked, read_session, read_user, save_session, search_products
+from producers import BufferedPublisher, Publisher, UserDeleted, outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,3 +113,48 @@ def test_what_is_one_is_taken() -> None:
     Keeper(cache=fakeredis.FakeRedis(protocol=2, retry=Retry(NoBackoff(), 0)))
     with pytest.raises(NoTransaction):
         outbox.add(MONGO["shop"], None, UserDeleted(user_id="1"))
+
+
+URL = "amqp://me:correcthorse@broker//"
+
+
+@pytest.mark.parametrize("given", [URL, b"amqp://", {"broker_url": URL}, 5, Mock(), Mock(spec=Settings), Settings])
+@pytest.mark.parametrize("kind", [Publisher, Keeper])
+def test_what_are_no_settings(kind: Any, given: Any) -> None:
+    with pytest.raises(TypeError, match=r"^settings: must be a .*Settings.*: pass .*_url=") as caught:
+        kind(given)
+    assert "correct" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [URL, Mock(), Mock(spec=Publisher), Publisher, Settings, 5])
+def test_what_is_no_publisher(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"^publisher: must be a producers\.Publisher, .*: pass "):
+        BufferedPublisher(given)
+
+
+@pytest.mark.parametrize("given", [URL, Mock(), Mock(spec=Keeper), Keeper, 5, 0, "", MONGO["shop"]])
+def test_what_is_no_keeper(given: Any) -> None:
+    """A mock would say of every token that it is blocked, and an empty text was the keeper of the environment."""
+    calls: list[Any] = [
+        lambda: read_user(1, keeper=given),
+        lambda: read_session("s", keeper=given),
+        lambda: save_session("s", {}, keeper=given),
+        lambda: block_token("t", None, keeper=given),
+        lambda: is_blocked("t", keeper=given),
+        lambda: search_products("a", keeper=given),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"^keeper: must be a cachekeeper\.Keeper, .*: pass "):
+            call()
+
+
+def test_settings_and_publishers_that_are_some() -> None:
+    class OwnKeeper(Keeper):
+        pass
+
+    settings = Settings(redis_url="redis://127.0.0.1:1", mongodb_url="mongodb://127.0.0.1:1/shop", broker_url=URL)
+    Publisher(settings)
+    BufferedPublisher(Publisher(PublisherSettings(broker_url=URL))).close()
+    Keeper(settings)
+    with pytest.raises(InvalidId):
+        read_user("", keeper=OwnKeeper(settings))
