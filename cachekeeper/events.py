@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from cachekeeper.errors import InputError, InvalidEvent
 from cachekeeper.ids import MAX_ID_BYTES, check_id
 from cachekeeper.json_fields import Report, look, told
+from cachekeeper.nesting import DEEPEST_FIELD, TOO_DEEP, deeper_than
 from cachekeeper.times import check_time
 from cachekeeper.versions import MAX_VERSION, check_version
 
@@ -33,6 +34,7 @@ def _door(check: Any) -> BeforeValidator:
 
 
 _doors: set[object] = set()
+_CONTAINERS = (dict, list)  # once: a union would be made anew for each field of each event
 
 
 def _check_name(value: object) -> str:
@@ -176,12 +178,16 @@ class Event(BaseModel):
         """The event as it goes over the wire: `to_wire` as JSON text.
 
         Raises:
-            InvalidEvent: a field holds what JSON cannot carry, such as NaN inside of a model of your own.
+            InvalidEvent: a field holds what JSON cannot carry, such as NaN inside of a model of your own, or is nested
+                too deeply for a message.
         """
         try:
             body = self.to_wire()
         except (ValueError, RecursionError) as error:  # pydantic's own, and UnicodeDecodeError, are of the first kind
-            raise InvalidEvent("event", f"cannot be written as JSON ({type(error).__name__})") from None
+            raise InvalidEvent(_unwritable(self), f"cannot be written as JSON ({type(error).__name__})") from None
+        for name, value in body.items():
+            if isinstance(value, _CONTAINERS) and deeper_than(DEEPEST_FIELD, value):
+                raise InvalidEvent(name, TOO_DEEP)
         return _json(body)
 
 
@@ -217,6 +223,16 @@ def _json(body: Mapping[str, Any]) -> str:
         return json.dumps(body, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):
         raise InvalidEvent(_at_fault(body), "JSON cannot carry it: NaN, an infinity, or nested too deeply") from None
+
+
+def _unwritable(event: Event) -> str:
+    """The first field that pydantic cannot write."""
+    for name in type(event).model_fields:
+        try:
+            event.model_dump(mode="json", round_trip=True, include={name})
+        except (ValueError, RecursionError):
+            return name
+    return "event"
 
 
 def _at_fault(body: Mapping[str, Any]) -> str:

@@ -17,7 +17,8 @@ from amqp.spec import Basic
 from kombu.utils.json import dumps, loads
 
 from cachekeeper.delivery.broker import QUEUE, UNREADABLE_HEADER
-from cachekeeper.delivery.messages import LONGEST, Unreadable, too_deep
+from cachekeeper.delivery.messages import LONGEST, Unreadable
+from cachekeeper.nesting import DEEPEST, deeper_than
 
 # As they are; the types that are shipped for them say otherwise.
 _compression: Any = kombu.compression
@@ -66,7 +67,7 @@ def _checked(item: bytes) -> bytes:
     properties = found.get("properties") if isinstance(found, dict) else None
     if not isinstance(properties, dict):
         raise _Unsound(Unreadable.NO_PROPERTIES)
-    if too_deep([found]):
+    if deeper_than(DEEPEST, [found]):
         raise _Unsound(Unreadable.TOO_DEEP)
     tag = properties.get("delivery_tag")
     if not isinstance(tag, str) or not tag:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from cachekeeper.delivery.broker import LETTER_HEADER, OUTBOX_HEADER, TASK, UNREADABLE_HEADER
 from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.nesting import DEEPEST, DEEPEST_EVENT, deeper_than
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,6 @@ LONGEST = 16 * 1024 * 1024
 """Bytes of a message, at most. RabbitMQ 4 takes no more; what is read takes many times its length in memory."""
 
 _PARTS = 3  # a task message, protocol 2, is arguments, keyword arguments, and what to call next
-_DEEPEST = 32  # an event is flat; what is nested deeply can be read here and break what walks over it later
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_FAILURES = 1 << 31  # BSON's smaller integer; nobody counts so far
 _LATEST_MS = 253_402_300_800_000  # the year 10000, which Python's dates do not reach
@@ -47,7 +47,7 @@ class Parcel:
 
     Attributes:
         id: the message's, the same in every redelivery.
-        events: as they came, to be decoded.
+        events: as they came, to be decoded; in the place of one that is nested too deeply, a `DeepEvent`.
         outbox: whether they are records of the outbox.
         failures: of a dead letter that was published again.
     """
@@ -56,6 +56,19 @@ class Parcel:
     events: Sequence[object] = field(repr=False)  # Celery logs the repr, and they may hold tokens
     outbox: bool = False
     failures: Failures | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeepEvent:
+    """An event that is nested too deeply to be walked over. Its neighbours in the message are not.
+
+    Attributes:
+        id: what it has as its id, if it has any.
+        text: the event as JSON.
+    """
+
+    id: object = field(repr=False)
+    text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +142,17 @@ def _read(message: Message) -> Parcel:
         raise _Unreadable("it has keyword arguments")
     if not isinstance(arguments, list) or len(arguments) != 1 or not isinstance(arguments[0], list):
         raise _Unreadable("its argument is not one list of events")
-    if too_deep(arguments[0]):
-        raise _Unreadable("it is nested too deeply")
-    return Parcel(message_id, arguments[0], headers.get(OUTBOX_HEADER) is True, _failures(headers.get(LETTER_HEADER)))
+    events = [_shallow(event) for event in arguments[0]] if deeper_than(DEEPEST, arguments[0]) else arguments[0]
+    return Parcel(message_id, events, headers.get(OUTBOX_HEADER) is True, _failures(headers.get(LETTER_HEADER)))
+
+
+def _shallow(event: object) -> object:
+    if not deeper_than(DEEPEST_EVENT, event):
+        return event
+    try:
+        return DeepEvent(event.get("id") if isinstance(event, dict) else None, json.dumps(event))
+    except RecursionError:  # what was read just now need not be written: this takes more of the stack
+        raise _Unreadable("it is nested too deeply") from None
 
 
 def _failures(found: object) -> Failures | None:
@@ -157,21 +178,6 @@ def _decode(message: Message) -> object:
         return json.loads(body)
     except (ValueError, RecursionError):  # of the first kind: too many digits, and wrong UTF-8
         raise _Unreadable("it is not JSON") from None
-
-
-def too_deep(events: list[object]) -> bool:
-    """Whether a message with these events is refused for their nesting."""
-    level: list[object] = [events]
-    for _ in range(_DEEPEST):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _bytes(body: object) -> bytes:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from cachekeeper.clients import connect_mongodb
 from cachekeeper.database import check_database, database_errors, majority
 from cachekeeper.delivery.backoff import Backoff
-from cachekeeper.delivery.messages import too_deep
 from cachekeeper.delivery.outbox import COLLECTION
 from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, LONGEST_EVENT, Publisher, packed
 from cachekeeper.errors import Unavailable
 from cachekeeper.indexes import PlainIndex
 from cachekeeper.metrics import COUNTERS
+from cachekeeper.nesting import deeper_than
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +40,9 @@ _LONGEST_PAUSE_SECONDS = 0.05
 _GROWTH = 32  # of the time until a record is published again
 _PROBE = 16  # records
 _PROBE_GROWTH = 8  # of the time until a few are tried again, while none leaves
+# Levels of an event that the worker reads, however deep its own stack is, and puts away for itself. The outbox takes no
+# such event; others may have written one there.
+_DEEPEST = 200
 _CROWD = 3  # attempts, after which a record travels alone
 
 _TEXT = {"_id": {"$type": "string"}}
@@ -251,6 +254,6 @@ def _whole_text(record: Mapping[str, Any]) -> str:
         event = json.loads(body) if isinstance(body, str) else None
     except (ValueError, RecursionError):
         event = None
-    if not isinstance(event, dict) or too_deep([event]):
+    if not isinstance(event, dict) or deeper_than(_DEEPEST, event):
         return json.dumps({"id": record_id, "body": str(body)})
     return body if event.get("id") == record_id and isinstance(body, str) else json.dumps({**event, "id": record_id})

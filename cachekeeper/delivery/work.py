@@ -12,12 +12,13 @@ from cachekeeper.commands import Command, Invalidate, Write
 from cachekeeper.database import database_errors
 from cachekeeper.delivery.deadletters import COLLECTION, EXPIRY, Letter, keep
 from cachekeeper.delivery.gate import Gate
-from cachekeeper.delivery.messages import Failures, Parcel, Poison
+from cachekeeper.delivery.messages import DeepEvent, Failures, Parcel, Poison
 from cachekeeper.delivery.outbox import leave
 from cachekeeper.errors import CachekeeperError, CacheOverloaded, InvalidEvent, Unavailable
 from cachekeeper.indexes import IndexKeeper
 from cachekeeper.keeper import Keeper
 from cachekeeper.metrics import COUNTERS, log_once, logger
+from cachekeeper.nesting import TOO_DEEP
 from cachekeeper.rollbacks import PROBE_KEY, RollbackWatch
 from cachekeeper.store import cache_errors
 from cachekeeper.store.outcomes import Changed, Invalidated
@@ -153,6 +154,9 @@ class Delivery:
                 letters.append(Letter(message.body, InvalidEvent("message", message.reason)))
                 continue
             for body in message.events:
+                if isinstance(body, DeepEvent):
+                    letters.append(Letter(body.text, InvalidEvent("event", TOO_DEEP), message.failures))
+                    continue
                 try:
                     commands = self.registry.commands(self.registry.decode(body))
                 # Kept with its traceback: one bad event must not stop the others, and come back for ever. A `sys.exit`
@@ -171,7 +175,10 @@ class Delivery:
         self._keep(letters + failed)
         # Last: a record that is gone is published no more, so whatever it asks for must be done.
         records = [
-            body for message in messages if isinstance(message, Parcel) and message.outbox for body in message.events
+            {"id": body.id} if isinstance(body, DeepEvent) else body
+            for message in messages
+            if isinstance(message, Parcel) and message.outbox
+            for body in message.events
         ]
         if records:
             leave(self.keeper, records)

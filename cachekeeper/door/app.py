@@ -22,13 +22,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.door.decoding import read_events
+from cachekeeper.delivery.publisher import Publisher, packed
+from cachekeeper.door.decoding import read_events, texts_of
 from cachekeeper.door.messages import BATCHED, media_type, read_message
 from cachekeeper.door.openapi import document
 from cachekeeper.door.problems import Problem, Refused, on_failure, on_http_exception, on_problem
 from cachekeeper.errors import BrokerUnavailable
-from cachekeeper.events import Event
 from cachekeeper.registry import Registry, load_registry
 from cachekeeper.settings import DoorSettings
 
@@ -106,10 +105,11 @@ class Door:
         try:
             found = read_message(kind, headers, body, self._settings.http_batch_limit_events)
             events = read_events(self._registry, found, batched=kind == BATCHED)
+            texts = texts_of(events, batched=kind == BATCHED)
         except Refused as refused:
             raise Problem(HTTPStatus.BAD_REQUEST, "nothing was published", faults=refused.faults) from None
-        await self._publish(events)
-        return JSONResponse({"accepted": len(events)}, HTTPStatus.ACCEPTED.value)
+        await self._publish(texts)
+        return JSONResponse({"accepted": len(texts)}, HTTPStatus.ACCEPTED.value)
 
     def _check_key(self, request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -144,11 +144,11 @@ class Door:
             raise Problem(HTTPStatus.BAD_REQUEST, "the body ended early") from None  # for nobody to read
         return bytes(body)
 
-    async def _publish(self, events: Sequence[Event]) -> None:
+    async def _publish(self, texts: Sequence[str]) -> None:
         """Return when the broker has confirmed all of them."""
         if self._slots.statistics().tasks_waiting >= WAITING:
             raise self._unavailable("too many requests wait for the broker")
-        publish = functools.partial(self._publisher.publish_many, events)
+        publish = functools.partial(self._publish_texts, texts)
         try:
             with anyio.fail_after(self._settings.publish_timeout_seconds):
                 await self._slots.acquire()
@@ -162,6 +162,10 @@ class Door:
         finally:
             self._slots.release()
         self._note(away=False)
+
+    def _publish_texts(self, texts: Sequence[str]) -> None:
+        for batch in packed(texts):
+            self._publisher.publish_texts(batch)
 
     def _unavailable(self, detail: str) -> Problem:
         detail = f"{detail}; to send the same events again does no harm"

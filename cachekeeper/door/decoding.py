@@ -7,6 +7,7 @@ from typing import Final
 
 from cloudevents.core.base import BaseCloudEvent
 
+from cachekeeper.delivery.publisher import event_text
 from cachekeeper.door.messages import MOST_FAULTS
 from cachekeeper.door.problems import Fault, Refused
 from cachekeeper.errors import InvalidEvent
@@ -39,6 +40,29 @@ def read_events(registry: Registry, found: Sequence[BaseCloudEvent], *, batched:
     if faults:
         raise Refused(*faults)
     return events
+
+
+def texts_of(events: Sequence[Event], *, batched: bool) -> list[str]:
+    """Events as they are published. All of them, or none.
+
+    Args:
+        events: as `read_events` gives them.
+        batched: whether a fault says which of them has it.
+
+    Raises:
+        Refused: an event is too long or nested too deeply, or JSON would change it.
+    """
+    texts, faults = list[str](), list[Fault]()
+    for index, event in enumerate(events):
+        try:
+            texts.append(event_text(event))
+        except InvalidEvent as error:
+            faults.append(Fault(_place(error.field), error.problem, index if batched else None))
+            if len(faults) >= MOST_FAULTS:
+                break
+    if faults:
+        raise Refused(*faults)
+    return texts
 
 
 def _read(registry: Registry, found: BaseCloudEvent) -> Event:

@@ -6,7 +6,7 @@ import http.client
 import json
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -18,7 +18,6 @@ from cachekeeper.delivery.publisher import Publisher
 from cachekeeper.door import Door, app
 from cachekeeper.door.messages import BATCHED, BINARY, STRUCTURED
 from cachekeeper.embedded import RedisServer
-from cachekeeper.events import Event
 from cachekeeper.settings import PublisherSettings
 from producers import UserUpdated
 from tests.real.doors import AUTHORIZED, REGISTRY, ask, bodies, post, serving, settings, taken, user_deleted
@@ -86,9 +85,9 @@ def test_a_connection_serves_many_requests(url: str, redis_server: RedisServer) 
 class _Hasty(Door):
     """Known bad: answers first, and publishes then."""
 
-    async def _publish(self, events: Sequence[Event]) -> None:
+    async def _publish(self, texts: Sequence[str]) -> None:
         publish = super()._publish
-        threading.Thread(target=anyio.run, args=(publish, events)).start()
+        threading.Thread(target=anyio.run, args=(publish, texts)).start()
 
 
 def answers_before_the_broker(kind: type[Door], server: RedisServer, seconds: float) -> bool:
@@ -255,9 +254,9 @@ class _Held(Publisher):
         super().__init__(settings)
         self.go = threading.Event()
 
-    def publish_many(self, events: Iterable[Event]) -> int:
+    def publish_texts(self, texts: Sequence[str]) -> None:
         assert self.go.wait(30)
-        return super().publish_many(events)
+        super().publish_texts(texts)
 
 
 def test_a_hung_broker_gathers_no_crowd(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel
 
 from cachekeeper.delivery.buffered import BufferedPublisher
 from cachekeeper.delivery.publisher import Publisher
 from cachekeeper.door import Door
 from cachekeeper.embedded import RedisServer
-from cachekeeper.registry import Registry
+from cachekeeper.errors import InvalidEvent
+from cachekeeper.events import Event
+from cachekeeper.registry import Registry, load_registry
 from cachekeeper.settings import PublisherSettings
+from producers import UserLoggedOut
 from tests.golden.own_event import EVENT
 from tests.own_events import OrderPlaced
 from tests.real.doors import post, serving, settings, taken
@@ -33,3 +40,38 @@ def test_every_door_brings_it_as_it_was(redis_server: RedisServer) -> None:
     with serving(Door(settings(url), registry=OWN)) as door:
         assert post(door, {**body, "data": wire}).status == 202
     assert [OWN.decode(found) for found in taken(url)] == [EVENT] * 7
+
+
+class Part(BaseModel):
+    kids: list[Part] = []
+
+
+class Tree(Event):
+    type: Literal["tree"] = "tree"
+    part: Part
+
+
+def test_a_deeply_nested_event_is_refused_by_every_door_and_nothing_of_its_batch_is_published(
+    redis_server: RedisServer,
+) -> None:
+    registry = load_registry(["producers"])
+    registry.add_event(Tree)
+    part = Part()
+    for _ in range(20):
+        part = Part(kids=[part])
+    out, deep = UserLoggedOut(token_id="t1"), Tree(part=part)
+    publisher = Publisher(PublisherSettings(broker_url=redis_server.url))
+    with pytest.raises(InvalidEvent, match="part: is nested too deeply"):
+        publisher.publish_many([out, deep, out])
+    with BufferedPublisher(publisher=publisher) as buffered, pytest.raises(InvalidEvent, match="part: is nested"):
+        buffered.publish(deep)
+    publisher.close()
+    body = {"specversion": "1.0", "source": "/shop"}
+    batch = [
+        {**body, "id": "a", "type": "user.logged_out", "data": {"token_id": "t1"}},
+        {**body, "id": "b", "type": "tree", "data": {"part": part.model_dump()}},
+    ]
+    with serving(Door(settings(redis_server.url), registry=registry)) as door:
+        answer = post(door, batch)
+    assert (answer.status, answer.faults) == (400, [(1, "data.part")])
+    assert taken(redis_server.url) == []

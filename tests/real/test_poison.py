@@ -134,10 +134,6 @@ POISON: dict[str, dict[str, dict[str, Any]]] = {
         "keyword arguments": sent(b'[[[]], {"events": []}, ' + EMPTY + b"]"),
         "keyword arguments that are none": sent(b"[[[]], 5, " + EMPTY + b"]"),
     },
-    "it is nested too deeply": {
-        "nested deeply": sent(task_body(["[" * 900 + "]" * 900])),
-        "objects nested deeply": sent(task_body(['{"a":' * 40 + "1" + "}" * 40])),
-    },
     NO_TYPE: {
         "pickled": sent(b"cos\nsystem\n", content_type="application/x-python-serialize"),
         "YAML": sent(b"!!python/object/apply:os.abort []", content_type="application/x-yaml"),
@@ -189,6 +185,13 @@ ODD: dict[str, dict[str, Any]] = {
 }
 
 
+# Of these, the event alone is put away.
+DEEP = {
+    "nested deeply": "[" * 900 + "]" * 900,
+    "objects nested deeply": '{"a":' * 40 + "1" + "}" * 40,
+}
+
+
 def flat(groups: dict[str, dict[str, dict[str, Any]]]) -> list[Any]:
     return [pytest.param(reason, case, id=name) for reason, cases in groups.items() for name, case in cases.items()]
 
@@ -224,6 +227,18 @@ def test_no_message_ends_a_worker(site: Site, worker: WorkerProcess, reason: str
     pid = worker.pid
     site.send(**poison)
     becomes_a_letter(site, worker, pid, reason)
+
+
+@pytest.mark.parametrize("deep", DEEP.values(), ids=DEEP.keys())
+def test_a_deeply_nested_event_takes_no_neighbour_along(site: Site, worker: WorkerProcess, deep: str) -> None:
+    pid = worker.pid
+    site.send(task_body([EVENT, deep, EVENT]), HEADERS)
+    wait_until(lambda: site.letters or not worker.alive, "a dead letter", SOON)
+    lives_on(site, worker, pid)
+    (letter,) = site.letters
+    assert letter["reason"].startswith("event: is nested too deeply")
+    assert json.loads(json.loads(letter["body"])) == json.loads(deep)
+    assert site.client.exists("blocked:poison")
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())

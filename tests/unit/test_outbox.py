@@ -65,7 +65,7 @@ def test_an_event_that_is_too_long_is_refused_at_the_door() -> None:
         ({"id": "a"}, '{"id": "a", "body": "{\'id\': \'a\'}"}'),
         ("[" * 100_000, None),
         ("9" * 5000, None),
-        ('{"id":"a","x":' + "[" * 40 + "]" * 40 + "}", None),
+        ('{"id":"a","x":' + "[" * 300 + "]" * 300 + "}", None),
     ],
 )
 def test_whatever_a_record_holds_one_event_with_its_id_is_sent(body: object, sent: str | None) -> None:

@@ -20,11 +20,12 @@ from cachekeeper.delivery.broker import (
     task_headers,
     work_queue,
 )
-from cachekeeper.delivery.messages import _DEEPEST, Parcel, read_message
+from cachekeeper.delivery.messages import Parcel, read_message
 from cachekeeper.delivery.publisher import BYTES_PER_MESSAGE, EVENTS_PER_MESSAGE, event_text
 from cachekeeper.errors import InvalidEvent
 from cachekeeper.events import Event, Id, Version
 from cachekeeper.ids import MAX_ID_BYTES
+from cachekeeper.nesting import DEEPEST
 from cachekeeper.registry import Registry, load_registry
 from tests.compose import ROOT
 from tests.golden.wire_events import EVENTS, WIRE
@@ -175,7 +176,7 @@ def test_the_page_says_what_the_code_does() -> None:
         assert said[1].strip("`") == (str(value) or "the empty name"), name
     for number in (
         f"{EVENTS_PER_MESSAGE} events or {BYTES_PER_MESSAGE // 1024} KiB",
-        f"more than {_DEEPEST} levels",
+        f"more than {DEEPEST} levels",
         f"to {MAX_ID_BYTES} bytes",
     ):
         assert number in page
