@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import traceback
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -158,15 +160,18 @@ class Event(BaseModel):
         Raises:
             InvalidEvent: a field is missing, extra or wrong.
         """
-        if not _needs_json_mode(cls):
-            return cls(**fields)
-        text = _json(fields)
-        event = cls.__new__(cls)
         try:
+            if not _needs_json_mode(cls):
+                return cls(**fields)
+            event = cls.__new__(cls)
             # Not `model_validate_json`, which calls `__init__`, and with it strict Python mode.
-            cls.__pydantic_validator__.validate_json(text, self_instance=event)
+            cls.__pydantic_validator__.validate_json(_json(fields), self_instance=event)
         except ValidationError as error:
             raise _invalid(cls, error) from None
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever a validator of one's own makes of this input
+            raise InvalidEvent("event", f"a validator of it raised {_raised(error)}") from None
         return event
 
     def to_wire(self) -> dict[str, Any]:
@@ -216,6 +221,12 @@ def unfit_fields(kind: type[Event]) -> list[str]:
     changed = sorted(name for name, value in Event.model_config.items() if kind.model_config.get(name) != value)
     found = [f"model_config: {name} must stay as it is in Event" for name in changed]
     return [*found, *told(_report(kind).problems)]
+
+
+def _raised(error: Exception) -> str:
+    """What was raised where, without its text, which may quote a token."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def _json(body: Mapping[str, Any]) -> str:

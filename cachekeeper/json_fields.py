@@ -7,6 +7,7 @@ same value. Two members of a union with one form do not: a `UUID | str` that was
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import combinations
@@ -18,6 +19,10 @@ Form = tuple[str, str]
 
 CARE: Final = "make it of one type that JSON carries, and convert it in the handler"
 
+_TOO_EARLY = (
+    "has a validator with mode='before' or 'wrap', below which pydantic wants the Python type where JSON has text or a list: "
+    "let it be one with mode='after'"
+)
 _TEXTS = frozenset({"bytes", "date", "datetime", "decimal", "str", "time", "timedelta", "uuid"})
 _PLAIN: Mapping[str, Form] = {
     "bool": ("boolean", "bool"),
@@ -27,6 +32,8 @@ _PLAIN: Mapping[str, Form] = {
     **{name: ("string", name) for name in _TEXTS},
 }
 _ARRAYS = frozenset({"deque", "frozenset", "list", "set"})
+# Below one of these pydantic no longer knows that it reads JSON: a strict date is then no text any more.
+_BEFORE = frozenset({"function-before", "function-wrap"})
 _WRAPPERS = frozenset({"default", "function-after", "function-before", "function-wrap"})
 # Of these two members of a union may be the same: read as one or as the other, the value is equal.
 _INTERCHANGEABLE = frozenset(_PLAIN.values()) - {("string", name) for name in _TEXTS - {"str"}}
@@ -79,7 +86,8 @@ class _Walk:
             self.fields_of(self._definitions[schema["schema_ref"]], path, config)
         elif kind in _WRAPPERS:
             self._check_serializer(schema, path)
-            self.fields_of(schema["schema"], path, config)
+            with self._below(schema, path):
+                self.fields_of(schema["schema"], path, config)
         elif kind in {"model", "dataclass"}:
             self._check_serializer(schema, path)
             own = schema.get("config", config if kind == "dataclass" else {})
@@ -131,13 +139,9 @@ class _Walk:
                 return self._forms(schema["schema"], path, config)
             case "definition-ref":
                 return self._referred(schema["schema_ref"], path, config)
-            case "function-before" if schema["function"]["function"] in self._doors:
-                needed = self.report.needs_json_mode
-                forms = self._forms(schema["schema"], path, config)
-                self.report.needs_json_mode = needed
-                return forms
             case _ if kind in _WRAPPERS:
-                return self._forms(schema["schema"], path, config)
+                with self._below(schema, path):
+                    return self._forms(schema["schema"], path, config)
             case "model" | "dataclass" | "typed-dict":
                 return self._object(schema, path, config)
             case _ if kind in _ARRAYS or kind in {"tuple", "named-tuple"}:
@@ -195,8 +199,31 @@ class _Walk:
                 self._refuse(inner, "are not all text, and keys in JSON are: give them texts")
             if bare["type"] not in {"str", "literal"}:
                 self.report.needs_json_mode = True
+                if self._has_before(keys):
+                    self._refuse(inner, _TOO_EARLY)
         self._forms(schema.get("values_schema", {"type": "any"}), f"{path} (values)", config)
         return frozenset({("object", "dict")})
+
+    @contextmanager
+    def _below(self, schema: Schema, path: str) -> Iterator[None]:
+        """What is below a validator: nothing that needs JSON mode, unless the validator reads JSON by itself."""
+        needed, self.report.needs_json_mode = self.report.needs_json_mode, False
+        yield
+        if self._is_door(schema):
+            self.report.needs_json_mode = False
+        elif schema["type"] in _BEFORE and self.report.needs_json_mode:
+            self._refuse(path, _TOO_EARLY)
+        self.report.needs_json_mode |= needed
+
+    def _is_door(self, schema: Schema) -> bool:
+        return schema["type"] == "function-before" and schema["function"]["function"] in self._doors
+
+    def _has_before(self, schema: Schema) -> bool:
+        while schema["type"] in _WRAPPERS:
+            if schema["type"] in _BEFORE and not self._is_door(schema):
+                return True
+            schema = schema["schema"]
+        return False
 
     def _unwrapped(self, schema: Schema) -> Schema:
         while schema["type"] in _WRAPPERS:
@@ -229,6 +256,7 @@ class _Walk:
 
     def _referred(self, ref: str, path: str, config: Schema) -> frozenset[Form]:
         if ref in self._inside:
+            self.report.needs_json_mode |= self._unwrapped(self._definitions[ref])["type"] not in _AS_LOADED
             return frozenset({("object", "itself")})
         self._inside.add(ref)
         forms = self._forms(self._definitions[ref], path, config)
