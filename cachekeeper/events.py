@@ -9,9 +9,17 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PydanticUndefinedAnnotation,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from cachekeeper.errors import InputError, InvalidEvent
@@ -34,6 +42,8 @@ def _door(check: Any) -> BeforeValidator:
     _doors.add(validate)
     return BeforeValidator(validate)
 
+
+E = TypeVar("E", bound="Event")
 
 _doors: set[object] = set()
 _CONTAINERS = (dict, list)  # once: a union would be made anew for each field of each event
@@ -105,12 +115,14 @@ class Event(BaseModel):
         allow_inf_nan=False,
         ser_json_bytes="base64",
         val_json_bytes="base64",
+        validate_default=True,
     )
 
-    id: Id = Field(default_factory=lambda: str(uuid.uuid4()))
+    # These defaults are right: to check them for each event would cost time.
+    id: Id = Field(default_factory=lambda: str(uuid.uuid4()), validate_default=False)
     type: str
-    time: Moment = Field(default_factory=lambda: datetime.now(UTC))
-    version: Version = None
+    time: Moment = Field(default_factory=lambda: datetime.now(UTC), validate_default=False)
+    version: Version = Field(default=None, validate_default=False)
 
     secret_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields whose values are masked wherever an event is shown: in its repr, and as a dead letter."""
@@ -175,25 +187,66 @@ class Event(BaseModel):
         return event
 
     def to_wire(self) -> dict[str, Any]:
-        """The event as JSON-ready values. A null stands only where it was given: that may differ from nothing."""
-        body = self.model_dump(mode="json", round_trip=True)
+        """The event as JSON-ready values. A null stands only where it was given: that may differ from nothing.
+
+        Raises:
+            InvalidEvent: a field holds what is not of its type, or what JSON has no form for.
+        """
+        try:
+            # Not as warnings: these quote the value.
+            body = self.model_dump(mode="json", round_trip=True, warnings="error")
+        except (ValueError, RecursionError) as error:  # pydantic's own, and UnicodeDecodeError, are of the first kind
+            name = type(error).__name__
+            raise InvalidEvent(_unwritable(self), f"is not of its type, or JSON has no form for it ({name})") from None
         return {name: value for name, value in body.items() if value is not None or name in self.model_fields_set}
 
     def wire_text(self) -> str:
         """The event as it goes over the wire: `to_wire` as JSON text.
 
         Raises:
-            InvalidEvent: a field holds what JSON cannot carry, such as NaN inside of a model of your own, or is nested
-                too deeply for a message.
+            InvalidEvent: a field holds what JSON cannot carry, such as NaN inside of a model of your own; it is nested
+                too deeply for a message; or the event would not be read as it is.
         """
-        try:
-            body = self.to_wire()
-        except (ValueError, RecursionError) as error:  # pydantic's own, and UnicodeDecodeError, are of the first kind
-            raise InvalidEvent(_unwritable(self), f"cannot be written as JSON ({type(error).__name__})") from None
+        body = self.to_wire()
         for name, value in body.items():
             if isinstance(value, _CONTAINERS) and deeper_than(DEEPEST_FIELD, value):
                 raise InvalidEvent(name, TOO_DEEP)
-        return _json(body)
+        text = _json(body)
+        if type(self.__pydantic_fields_set__) is _Unchecked or _needs_reading_back(type(self)):
+            _check_back(self, text)
+        return text
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, which does not check the update; it is checked where the event is published."""
+        copied = super().model_copy(update=update, deep=deep)
+        return _unchecked(copied) if update else copied
+
+    @classmethod  # type: ignore[no-redef]  # mypy's plugin makes one for each class
+    def model_construct(  # type: ignore[override]
+        cls, _fields_set: set[str] | None = None, **values: Any
+    ) -> Self:
+        """As pydantic's, which checks nothing; the event is checked where it is published."""
+        return _unchecked(super().model_construct(_fields_set, **values))
+
+
+class _Unchecked(set[str]):
+    """The fields given to an event of which no validator has seen all. A copy of the event has a copy of the mark."""
+
+
+def _unchecked(event: E) -> E:
+    object.__setattr__(event, "__pydantic_fields_set__", _Unchecked(event.__pydantic_fields_set__))
+    return event
+
+
+def _check_back(event: Event, text: str) -> None:
+    """Refuse an event that is not read as it is."""
+    found = type(event).from_json(json.loads(text))
+    for name in event.__dict__.keys() | found.__dict__.keys():
+        value, read = event.__dict__.get(name), found.__dict__.get(name)
+        if read != value or not isinstance(value, type(read)) or isinstance(value, bool) > isinstance(read, bool):
+            raise InvalidEvent(
+                name, "would be read as another value than this: JSON cannot carry it, or it is not valid"
+            )
 
 
 @cache
@@ -216,11 +269,21 @@ def _needs_json_mode(kind: type[Event]) -> bool:
     return _names(kind)[0] and _report(kind).needs_json_mode
 
 
+@cache
+def _needs_reading_back(kind: type[Event]) -> bool:
+    """Whether to read each event back before it is published, which costs more than to write it: no shipped event."""
+    return _names(kind)[0] and _report(kind).needs_reading_back
+
+
 def unfit_fields(kind: type[Event]) -> list[str]:
     """What of an event class JSON would change on the wire, a text for each field, with the cure."""
+    try:
+        report = _report(kind)
+    except PydanticUndefinedAnnotation as error:
+        return [f"{error.name} is not defined: define it before the event is registered"]
     changed = sorted(name for name, value in Event.model_config.items() if kind.model_config.get(name) != value)
     found = [f"model_config: {name} must stay as it is in Event" for name in changed]
-    return [*found, *told(_report(kind).problems)]
+    return [*found, *told(report.problems)]
 
 
 def _raised(error: Exception) -> str:
@@ -240,7 +303,7 @@ def _unwritable(event: Event) -> str:
     """The first field that pydantic cannot write."""
     for name in type(event).model_fields:
         try:
-            event.model_dump(mode="json", round_trip=True, include={name})
+            event.model_dump(mode="json", round_trip=True, include={name}, warnings="error")
         except (ValueError, RecursionError):
             return name
     return "event"

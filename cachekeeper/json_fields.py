@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import combinations
-from typing import Any, Final
+from typing import Any, Final, cast
+
+from pydantic_core import SchemaValidator, ValidationError
 
 Schema = Mapping[str, Any]
 Form = tuple[str, str]
@@ -20,10 +22,12 @@ Form = tuple[str, str]
 CARE: Final = "make it of one type that JSON carries, and convert it in the handler"
 
 _TOO_EARLY = (
-    "has a validator with mode='before' or 'wrap', below which pydantic wants the Python type where JSON has text or a list: "
-    "let it be one with mode='after'"
+    "has a validator with mode='before' or 'wrap', below which pydantic wants the Python type where JSON has "
+    "text or a list: let it be one with mode='after'"
 )
 _TEXTS = frozenset({"bytes", "date", "datetime", "decimal", "str", "time", "timedelta", "uuid"})
+# How many of the two settings for moments and durations a type heeds.
+_TEMPORAL = {"date": 1, "datetime": 1, "time": 1, "timedelta": 2}
 _PLAIN: Mapping[str, Form] = {
     "bool": ("boolean", "bool"),
     "float": ("number", "float"),
@@ -39,6 +43,11 @@ _WRAPPERS = frozenset({"default", "function-after", "function-before", "function
 _INTERCHANGEABLE = frozenset(_PLAIN.values()) - {("string", name) for name in _TEXTS - {"str"}}
 # What strict Python mode reads from what `json.loads` gives.
 _AS_LOADED = frozenset({"any", "bool", "dict", "float", "int", "list", "literal", "none", "str"})
+# Of these, single values are not carried: an offset from UTC with seconds, an instance of a subclass, keys that are no
+# Unicode text, and whatever a validator of one's own gives.
+_INEXACT = frozenset(
+    {"dataclass", "datetime", "dict", "function-after", "function-before", "function-wrap", "model", "time"}
+)
 _KEYS = (_TEXTS | {"bool", "enum", "float", "int", "literal"}) - {"none"}
 
 
@@ -49,10 +58,13 @@ class Report:
     Attributes:
         problems: of each field that does not survive, by its path: what is wrong, and the cure.
         needs_json_mode: whether strict Python mode cannot read the wire: it wants a `datetime`, and gets text.
+        needs_reading_back: whether JSON may change single values, though the types are carried: an instance of a
+            subclass, keys that are no Unicode text, an offset from UTC with seconds.
     """
 
     problems: dict[str, str] = field(default_factory=dict)
     needs_json_mode: bool = False
+    needs_reading_back: bool = False
 
 
 def look(schema: Schema, doors: frozenset[object]) -> Report:
@@ -109,7 +121,13 @@ class _Walk:
             elif each.get("init") is False or each.get("init_only"):
                 self._refuse(inner, "is not both an argument and a value: make it a plain field")
             else:
-                self._forms(each["schema"], inner, config)
+                self._field(each["schema"], inner, config)
+
+    def _field(self, schema: Schema, path: str, config: Schema) -> None:
+        try:
+            self._forms(schema, path, config)
+        except Exception as error:  # noqa: BLE001  # a core schema of a form that a later pydantic has, say
+            self._refuse(path, f"cannot be looked into ({type(error).__name__}): {CARE}")
 
     def _forms(self, schema: Schema, path: str, config: Schema) -> frozenset[Form]:  # noqa: C901, PLR0911, PLR0912  # one a kind
         """The forms in which a value is written; what does not survive is noted."""
@@ -117,6 +135,8 @@ class _Walk:
         self._check_serializer(schema, path)
         if kind not in _AS_LOADED and kind not in _WRAPPERS | {"definition-ref", "nullable", "union", "definitions"}:
             self.report.needs_json_mode = True
+        if kind in _INEXACT and not self._is_door(schema):
+            self.report.needs_reading_back = True
         if kind in _PLAIN:
             return self._plain(kind, path, config)
         match kind:
@@ -125,7 +145,10 @@ class _Walk:
             case "literal":
                 return self._literal(schema["expected"], path)
             case "nullable":
-                return self._forms(schema["schema"], path, config) | {_PLAIN["none"]}
+                forms = self._forms(schema["schema"], path, config)
+                if any(form == "null" and python not in {"none", "None"} for form, python in forms):
+                    return self._refuse(path, "is optional, and has a value that is None: give it a text or an integer")
+                return forms | {_PLAIN["none"]}
             case "union":
                 return self._union(schema, path, config)
             case "tagged-union" if isinstance(schema["discriminator"], str):
@@ -140,6 +163,8 @@ class _Walk:
             case "definition-ref":
                 return self._referred(schema["schema_ref"], path, config)
             case _ if kind in _WRAPPERS:
+                if kind == "default":
+                    self._check_default(schema, path, config)
                 with self._below(schema, path):
                     return self._forms(schema["schema"], path, config)
             case "model" | "dataclass" | "typed-dict":
@@ -153,6 +178,10 @@ class _Walk:
             return self._refuse(
                 path, "holds bytes: let its class set ser_json_bytes='base64' and val_json_bytes='base64'"
             )
+        names = ("ser_json_temporal", "ser_json_timedelta")[: _TEMPORAL.get(kind, 0)]
+        for name in names:
+            if config.get(name, "iso8601") != "iso8601":
+                return self._refuse(path, f"is written as a number: let its class set {name}='iso8601'")
         return frozenset({_PLAIN[kind]})
 
     def _values(self, values: Iterable[object], path: str, python: str | None) -> frozenset[Form]:
@@ -207,13 +236,16 @@ class _Walk:
     @contextmanager
     def _below(self, schema: Schema, path: str) -> Iterator[None]:
         """What is below a validator: nothing that needs JSON mode, unless the validator reads JSON by itself."""
-        needed, self.report.needs_json_mode = self.report.needs_json_mode, False
+        report = self.report
+        needed, report.needs_json_mode = report.needs_json_mode, False
+        inexact = report.needs_reading_back
         yield
         if self._is_door(schema):
-            self.report.needs_json_mode = False
-        elif schema["type"] in _BEFORE and self.report.needs_json_mode:
+            report.needs_json_mode, report.needs_reading_back = needed, inexact
+            return
+        if schema["type"] in _BEFORE and report.needs_json_mode:
             self._refuse(path, _TOO_EARLY)
-        self.report.needs_json_mode |= needed
+        report.needs_json_mode |= needed
 
     def _is_door(self, schema: Schema) -> bool:
         return schema["type"] == "function-before" and schema["function"]["function"] in self._doors
@@ -245,7 +277,10 @@ class _Walk:
 
     def _object(self, schema: Schema, path: str, config: Schema) -> frozenset[Form]:
         if schema.get("root_model"):
-            return self._forms(schema["schema"]["schema"], path, schema.get("config", {}))
+            inner = schema["schema"]
+            if inner["type"] == "model-field":
+                inner = inner["schema"]
+            return self._forms(inner, path, schema.get("config", {}))
         if schema.get("custom_init"):
             self._refuse(path, "is of a class with an __init__ of its own, which reads no JSON: use a plain model")
         self.fields_of(schema, path, config)
@@ -262,6 +297,22 @@ class _Walk:
         forms = self._forms(self._definitions[ref], path, config)
         self._inside.discard(ref)
         return forms
+
+    def _check_default(self, schema: Schema, path: str, config: Schema) -> None:
+        if "default" not in schema:
+            return  # a factory may have effects
+        default, checked = schema["default"], schema.get("validate_default", config.get("validate_default", False))
+        whole = {"type": "definitions", "schema": schema["schema"], "definitions": [*self._definitions.values()]}
+        try:
+            found = SchemaValidator(cast("Any", whole), cast("Any", config)).validate_python(default)
+        except ValidationError as error:
+            said = error.errors(include_input=False, include_url=False, include_context=False)[0]["msg"]
+            self._refuse(path, f"has a default that is not valid: {said}")
+            return
+        except Exception:  # noqa: BLE001  # a validator that looks at other fields
+            return
+        if not checked and (found != default or not isinstance(default, type(found))):
+            self._refuse(path, f"has a default that is a {type(default).__name__}: give it a {type(found).__name__}")
 
     def _check_serializer(self, schema: Schema, path: str) -> None:
         if "serialization" in schema:

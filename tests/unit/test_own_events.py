@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+import traceback
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv4Address
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from zoneinfo import ZoneInfo
 
 import pytest
 from cloudevents.core.bindings.http import HTTPMessage, to_binary, to_structured
@@ -24,7 +29,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    RootModel,
     SecretStr,
+    ValidationInfo,
     WrapValidator,
     create_model,
     field_serializer,
@@ -32,6 +39,7 @@ from pydantic import (
     model_validator,
 )
 
+from cachekeeper import events
 from cachekeeper.delivery.broker import task_body, task_headers
 from cachekeeper.delivery.messages import DeepEvent, Parcel
 from cachekeeper.delivery.messages import read_message as read_delivered
@@ -41,15 +49,17 @@ from cachekeeper.delivery.relay import _text
 from cachekeeper.door.decoding import read_events
 from cachekeeper.door.messages import BATCHED, BINARY, media_type, read_message
 from cachekeeper.errors import InvalidEvent, RegistrationError
-from cachekeeper.events import Event, Id, Moment, _report
+from cachekeeper.events import Event, Id, Moment, Version, _report
 from cachekeeper.nesting import DEEPEST
 from cachekeeper.registry import Registry, load_registry
+from producers import UserLoggedOut, UserUpdated
 from tests.golden.own_event import EVENT
 from tests.golden.wire_events import OWN as OWN_FILE
 from tests.own_events import FIELDS, ORDERS, Card, Mixed, OrderPlaced, Size, Transfer
 
 OWN = Registry()
 OWN.add_event(OrderPlaced)
+SHIPPED = load_registry(["producers"])
 SLOW = settings(
     max_examples=15,
     deadline=None,
@@ -532,6 +542,7 @@ def test_a_validator_before_what_needs_json_mode_is_refused(annotation: Any, val
 
 @pytest.mark.parametrize("validator", BEFORE, ids=["before", "wrap"])
 def test_and_before_keys_that_are_no_text(validator: Any) -> None:
+    key: Any
     for key in (int, date, Decimal, Size):
         with pytest.raises(RegistrationError, match=r"field field \(keys\): has a validator .*mode='after'"):
             registered(event_with(dict[Annotated[key, validator], str]))
@@ -655,3 +666,289 @@ def test_whatever_a_validator_raises_is_an_invalid_event(annotation: Any, error:
     assert "2031" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+# --- values that no validator has seen --------------------------------------------------------------------------------
+
+
+SECRET = "correct-horse"
+OUT = UserLoggedOut(token_id="t1", session_id="s1")
+
+
+@pytest.mark.parametrize("write", [event_text, _record, UserLoggedOut.to_wire], ids=["publisher", "outbox", "to_wire"])
+@pytest.mark.parametrize(
+    "update", [{"session_id": [SECRET]}, {"session_id": SECRET.encode()}, {"session_id": {SECRET}}]
+)
+def test_a_copy_with_a_wrong_type_is_refused_and_its_value_is_told_to_nobody(
+    write: Callable[[Event], object], update: dict[str, Any]
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(InvalidEvent) as error:
+            write(OUT.model_copy(update=update))
+    assert error.value.field == "session_id"
+    assert not caught
+    assert SECRET not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize("write", [event_text, _record], ids=["publisher", "outbox"])
+@pytest.mark.parametrize(
+    ("update", "field"),
+    [
+        ({"token_id": ""}, "token_id"),
+        ({"token_id": "a b"}, "token_id"),
+        ({"token_id": 987654321, "session_id": [SECRET]}, "session_id"),
+        ({"token_id": 987654321}, "token_id"),
+        ({"id": ""}, "id"),
+        ({"version": -1}, "version"),
+        ({"version": True}, "version"),
+        ({"type": "user.deleted"}, "type"),
+        ({"time": datetime(2031, 1, 1)}, "time"),  # noqa: DTZ001  # without a zone
+        ({"token_id": None, "session_id": None}, "event"),
+    ],
+)
+def test_a_copy_that_would_not_be_read_is_refused(
+    write: Callable[[Event], object], update: dict[str, Any], field: str
+) -> None:
+    changed = OUT.model_copy(update=update)
+    made = UserLoggedOut.model_construct(**{**OUT.__dict__, **update})
+    for event in (changed, made, changed.model_copy(), copy.deepcopy(made), pickle.loads(pickle.dumps(changed))):  # noqa: S301  # our own
+        with pytest.raises(InvalidEvent) as error:
+            write(event)
+        assert error.value.field == field
+
+
+def test_a_copy_with_a_field_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidEvent, match="other: "):
+        event_text(OUT.model_copy(update={"other": 1}))
+
+
+def test_a_copy_that_is_read_is_published() -> None:
+    event = OUT.model_copy(update={"token_id": "t2"})
+    assert SHIPPED.decode(json.loads(event_text(event))) == event
+    with pytest.raises(InvalidEvent, match="event: give a session_id"):
+        event_text(UserLoggedOut.model_construct())
+
+
+def test_events_that_were_checked_are_not_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would cost each event as much again."""
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(events, "_check_back", never)
+    inexact = event_with(dict[str, int])
+    for event in (OUT, OUT.model_copy(), SHIPPED.decode(OUT.to_wire()), UserUpdated(user_id="1", name="Ada")):
+        event_text(event)
+    annotation: Any
+    for annotation, value in (
+        (date, date(2031, 1, 1)),
+        (list[Decimal], [Decimal(1)]),
+        (Moment, 0),
+        (Mixed, Mixed.TEXT),
+        (tuple[bytes, ...], (b"",)),
+        (set[uuid.UUID], set()),
+    ):
+        event_text(event_with(annotation)(field=value))
+    with pytest.raises(AssertionError):
+        event_text(inexact(field={}))
+
+
+class Base(BaseModel):
+    name: str
+
+
+class Derived(Base):
+    secret: str
+
+
+class HoldsBase(Event):
+    type: Literal["own"] = "own"
+    base: Base
+    more: tuple[Base, ...] = ()
+
+
+class HoldsTexts(Event):
+    type: Literal["own"] = "own"
+    texts: dict[str, str]
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: HoldsBase(base=Derived(name="a", secret="b")), "base"),
+        (lambda: HoldsBase(base=Base(name="a"), more=(Derived(name="a", secret="b"),)), "more"),
+        (lambda: HoldsTexts(texts=dict.fromkeys(("\ud800", "\ud801"), "a")), "texts"),
+        (lambda: HoldsTexts(texts={"\ud800": "a"}), "texts"),
+        (lambda: event_with(datetime)(field=datetime(1890, 1, 1, tzinfo=ZoneInfo("Europe/Berlin"))), "field"),
+        (lambda: event_with(list[datetime])(field=[datetime(1890, 1, 1, tzinfo=ZoneInfo("Europe/Berlin"))]), "field"),
+        (lambda: event_with(Loose)(field=Loose.model_construct(number="a")), "field"),  # type: ignore[arg-type]  # on purpose
+    ],
+)
+def test_a_value_that_json_would_change_is_refused(make: Callable[[], Event], field: str) -> None:
+    event = make()
+    registered(type(event))
+    for write in (event_text, _record):
+        with pytest.raises(InvalidEvent) as error:
+            write(event)
+        assert error.value.field.partition(".")[0] == field
+
+
+class Moments(BaseModel):
+    model_config = ConfigDict(ser_json_temporal="seconds")
+    at: datetime
+
+
+class Milliseconds(BaseModel):
+    model_config = ConfigDict(ser_json_temporal="milliseconds")
+    day: date
+
+
+class Lasting(BaseModel):
+    model_config = ConfigDict(ser_json_timedelta="float")
+    lasts: timedelta
+
+
+class Nothing(Enum):
+    NOTHING = None
+    ONE = 1
+
+
+@pytest.mark.parametrize(
+    ("annotation", "said"),
+    [
+        (Moments, "field.at: is written as a number"),
+        (list[Moments], r"field \(items\).at: is written as a number"),
+        (Milliseconds, "field.day: is written as a number"),
+        (Lasting, "field.lasts: is written as a number"),
+        (Nothing | None, "field: is optional, and has a value that is None"),
+        (list[Nothing | None], r"field \(items\): is optional, and has a value that is None"),
+        (RootModel[bytes], "field: holds bytes"),
+        (RootModel[Any], "field: is of any type"),
+        (RootModel[int] | float, "field: is a union"),
+    ],
+    ids=str,
+)
+def test_what_the_type_says_is_refused_at_registration(annotation: Any, said: str) -> None:
+    with pytest.raises(RegistrationError, match=said):
+        registered(event_with(annotation))
+
+
+class Listed(RootModel[list[date]]):
+    root: list[date] = []
+
+
+ROOTS: list[tuple[Any, Any]] = [
+    (RootModel[list[str]], ["a"]),
+    (RootModel[int] | str, "a"),
+    (RootModel[int] | str, RootModel[int](5)),
+    (RootModel[dict[int, date]], {5: date(2031, 1, 1)}),
+    (Listed, [date(2031, 1, 1)]),
+    (list[RootModel[date]], [RootModel[date](date(2031, 1, 1))]),
+    (Nothing, Nothing.NOTHING),
+]
+
+
+@pytest.mark.parametrize(("annotation", "value"), ROOTS, ids=str)
+def test_root_models_come_back(annotation: Any, value: Any) -> None:
+    own = event_with(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, RootModel):
+        value = annotation(value)
+    event = own(field=value)
+    same(back(registered(own), event), event)
+
+
+def test_what_was_not_foreseen_is_refused_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cachekeeper.json_fields._Walk._array", lambda *_: dict[str, Any]()["schema"])
+    with pytest.raises(RegistrationError, match=r"event Own: field field: cannot be looked into \(KeyError\): make it"):
+        registered(event_with(list[str]))
+
+
+def test_a_name_that_is_not_defined_is_a_registration_error() -> None:
+    make: Any = create_model
+    own = make("Own", __base__=Event, type=(Literal["own"], "own"), field=("NowhereDefined", ...))
+    with pytest.raises(RegistrationError, match=r"event Own: NowhereDefined is not defined"):
+        registered(own)
+
+
+# --- defaults ---------------------------------------------------------------------------------------------------------
+
+
+class Waits(BaseModel):
+    wait: Annotated[int, Field(gt=0)] = 0
+
+
+class Flagged(BaseModel):
+    flag: bool = 0  # type: ignore[assignment]  # on purpose
+
+
+WRONG_DEFAULTS: list[tuple[Any, Any]] = [
+    (Id, ""),
+    (Id, "a b"),
+    (Annotated[int, Field(gt=0)], 0),
+    (bool, 0),
+    (int, None),
+    (timedelta, 5),
+    (date, ""),
+    (datetime, 0),
+    (tuple[int, int], ()),
+    (set[int], []),
+    (Decimal, 0),
+    (Mixed, 1),
+    (bytes, ""),
+    (dict[int, str], {"a": "b"}),
+    (Version, -1),
+]
+
+
+@pytest.mark.parametrize(("annotation", "default"), WRONG_DEFAULTS, ids=str)
+def test_a_default_that_is_not_valid_is_refused(annotation: Any, default: Any) -> None:
+    own = event_with(annotation, default)
+    with pytest.raises(InvalidEvent, match="field"):
+        own()
+    with pytest.raises(RegistrationError, match="field field: has a default that"):
+        registered(own)
+
+
+@pytest.mark.parametrize(("annotation", "field"), [(Waits, "wait"), (Flagged, "flag"), (list[Flagged | None], "flag")])
+def test_and_one_of_a_model_of_ones_own(annotation: Any, field: str) -> None:
+    with pytest.raises(RegistrationError, match=rf"field field.*\.{field}: has a default that"):
+        registered(event_with(annotation))
+
+
+def test_what_a_factory_gives_is_checked_when_it_is_used() -> None:
+    own = event_with(date, Field(default_factory=str))
+    registered(own)
+    with pytest.raises(InvalidEvent, match="field: "):
+        own()
+
+
+LEAST = '{"type": "own", "id": "x", "time": 0}'
+
+
+def test_right_defaults_come_back() -> None:
+    annotations = get_type_hints(OrderPlaced, include_extras=True)
+    for name in FIELDS.keys() - Event.model_fields.keys():
+        own = event_with(annotations[name], getattr(EVENT, name))
+        event = own(id="x", time=0)
+        same(registered(own).decode(json.loads(LEAST)), event)
+        same(back(registered(own), event), event)
+
+
+def test_a_default_that_depends_on_another_field_is_left_to_its_validator() -> None:
+    class Own(Event):
+        type: Literal["own"] = "own"
+        first: int
+        last: int = 9
+
+        @field_validator("last")
+        @classmethod
+        def _after_first(cls, last: int, info: ValidationInfo) -> int:
+            if last < info.data["first"]:
+                raise ValueError("must not be less than first")
+            return last
+
+    registered(Own)
+    Own(first=1)
+    with pytest.raises(InvalidEvent, match="last: must not be less"):
+        Own(first=10)
