@@ -135,7 +135,7 @@ class Gate:
                 self._strikes[message_id] = strikes
             while len(self._strikes) > _REMEMBERED:
                 self._strikes.popitem(last=False)
-        return min(_FIRST_PAUSE_SECONDS * (1 << most), _LONGEST_PAUSE_SECONDS)
+        return min(_FIRST_PAUSE_SECONDS * (1 << min(most, 10)), _LONGEST_PAUSE_SECONDS)
 
     def _unlock(self) -> None:
         with self._lock:

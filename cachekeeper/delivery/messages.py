@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import traceback
-import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -76,7 +76,7 @@ class Poison:
     """A message that cannot be read.
 
     Attributes:
-        id: made up.
+        id: a hash of its body, the same in every redelivery.
         body: what it held, as text.
         reason: what is wrong with it.
     """
@@ -117,7 +117,8 @@ def read_message(message: Message) -> Parcel | Poison:
 
 
 def _poison(message: Message, reason: str) -> Poison:
-    return Poison(str(uuid.uuid4()), _text(message.body), reason)
+    # The same at each delivery: the gate counts failures by it, and slows down.
+    return Poison(f"unreadable-{hashlib.sha256(_bytes(message.body)).hexdigest()}", _text(message.body), reason)
 
 
 def _read(message: Message) -> Parcel:

@@ -141,6 +141,15 @@ def test_a_message_that_fails_again_and_again_makes_it_wait_longer(timed: Gate, 
     assert waits.seconds == [0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5]
 
 
+def test_however_often_a_message_has_failed_the_wait_has_an_end(timed: Gate, waits: Waits) -> None:
+    """A message that cannot be read, where its dead letter cannot be kept: for hours, every five seconds."""
+    timed.start()
+    timed._strikes["m"] = 5000
+    timed.shut("m", AWAY)
+    wait_until(open_again(timed), "an open gate")
+    assert waits.seconds == [5]
+
+
 def test_whatever_an_attempt_raises_there_is_a_next(gate: Gate, servers: Servers) -> None:
     gate.start()
     servers.away = ZeroDivisionError()

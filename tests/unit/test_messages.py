@@ -93,6 +93,13 @@ def test_poison(wrong: tuple[Any, ...]) -> None:
     found.body.encode()  # can be kept
 
 
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_poison_is_known_again_when_it_is_redelivered(wrong: tuple[Any, ...]) -> None:
+    """Else its failures are never counted, and nothing slows a worker down that cannot keep its dead letter."""
+    assert read_message(message(*wrong)).id == read_message(message(*wrong)).id
+    assert read_message(message(*wrong)).id != read_message(message(b"[[other")).id
+
+
 def test_what_cannot_be_unpacked_is_poison() -> None:
     found = message()
     found.errors.append(("type", "error", "traceback"))
