@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,14 @@ import pymongo
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, WriteConcern
 from pymongo.database import Database
-from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError, WriteConcernError, WriteError
+from pymongo.errors import (
+    BulkWriteError,
+    ExecutionTimeout,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+    WriteError,
+)
 from pymongo.read_concern import ReadConcern
 
 from cachekeeper.errors import DatabaseUnavailable, Overloaded, WriteRefused
@@ -23,19 +31,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def database_errors(doing: str, seconds: float) -> Iterator[None]:
+def database_errors(doing: str, seconds: float, collection: str = "") -> Iterator[None]:
     """Bound what is done inside to `seconds`, and turn what pymongo raises into `DatabaseUnavailable`.
 
     What the server refused, and what it gave up for now, is named by its code, with the cure where there is one. The
     server's own text is kept as the cause only: it may quote a document.
+
+    Args:
+        doing: what, for the message.
+        seconds: for all of it.
+        collection: the name of the one that is asked.
     """
     try:
         with pymongo.timeout(seconds):
             yield
     except OperationFailure as error:
-        if is_passing(error):
-            raise DatabaseUnavailable(f"MongoDB failed while {doing} ({_code(error)})") from error
-        raise DatabaseUnavailable(f"MongoDB refused while {doing} ({_code(error)}){_cure(error)}") from error
+        raise unavailable(error, doing, collection) from error
     except PyMongoError as error:
         raise DatabaseUnavailable(f"MongoDB failed while {doing} ({type(error).__name__})") from error
     except AttributeError as error:
@@ -46,6 +57,8 @@ def database_errors(doing: str, seconds: float) -> Iterator[None]:
         raise DatabaseUnavailable(f"MongoDB failed while {doing} (a write concern error)") from error
 
 
+_DUPLICATE_KEY = 11000
+TOO_LARGE = 10334
 _PASSING = frozenset({
     *(6, 7, 89, 202, 9001),  # a host or the network between members
     *(91, 189, 10058, 10107, 11600, 11602, 13435, 13436),  # a primary that steps down or ends
@@ -65,10 +78,13 @@ def is_passing(error: OperationFailure) -> bool:
     Args:
         error: what pymongo raised. Of a write concern the write is made, but perhaps not by a majority.
     """
+    first = _first(error)
     return (
-        error.code in _PASSING
-        or isinstance(error, ExecutionTimeout | WriteConcernError)
-        or any(error.has_error_label(label) for label in _PASSING_LABELS)
+        first.code in _PASSING
+        or isinstance(first, ExecutionTimeout | WriteConcernError)
+        # Of `_id`, or of what is not known: another process made the document meanwhile.
+        or (first.code == _DUPLICATE_KEY and _is_of_the_id(first.details or {}))
+        or any(each.has_error_label(label) for each in (error, first) for label in _PASSING_LABELS)
     )
 
 
@@ -90,6 +106,22 @@ def _is_of_the_query(error: OperationFailure) -> bool:
     return not is_passing(error) and (error.code in _QUERY_ERRORS or name.startswith("Location"))
 
 
+def _first(error: OperationFailure) -> OperationFailure:
+    """Of several writes in one command, the first that failed. pymongo's own code for all of them says nothing."""
+    if not isinstance(error, BulkWriteError):
+        return error
+    details = error.details
+    for name, kind in (("writeErrors", WriteError), ("writeConcernErrors", WriteConcernError)):
+        for said in details.get(name, ()):
+            return kind(str(said.get("errmsg")), said.get("code"), said)
+    return error
+
+
+def _is_of_the_id(said: Mapping[str, Any]) -> bool:
+    """Whether a duplicate is of `_id`. Servers before 4.2 do not say which index it is."""
+    return [*said.get("keyPattern", ["_id"])] == ["_id"]
+
+
 _UNAUTHORIZED, _AUTHENTICATION_FAILED, _ATLAS = 13, 18, 8000
 # Where the database came with a client of the caller's own, the setting is not what it logs in by.
 _WHERE = "CACHEKEEPER_MONGODB_URL, or your own MongoClient if you passed its database"
@@ -97,13 +129,83 @@ _NO_LOGIN = f"this connection logs in as no user: give a user and its password i
 _WRONG_LOGIN = (
     f"the user that this connection logs in as, its password or its authSource is wrong: correct it in {_WHERE}"
 )
-_CURES = {
-    _UNAUTHORIZED: "the user that this connection logs in as lacks a role: grant it readWrite and dbAdmin on this "
-    "database",
-    85: "an index on the same fields has other options: drop that index",
-    86: "an index of the same name has other options: drop that index",
-    166: "it is a view: cachekeeper needs a collection of that name",
+_ORDINARY = "cachekeeper needs an ordinary collection of that name"
+_IS_TOO_LARGE = "the document would be larger than MongoDB allows"
+# By code, and a part of the server's text in small letters where one code is for several causes.
+_CURES: tuple[tuple[int, str, str], ...] = (
+    (
+        _UNAUTHORIZED,
+        "",
+        "the user that this connection logs in as lacks a role: grant it readWrite and dbAdmin on this database",
+    ),
+    (20, "capped", f"{{collection}} is a capped collection: {_ORDINARY}"),
+    (67, "capped", f"{{collection}} is a capped collection: {_ORDINARY}"),
+    (67, "too many indexes", "{collection} has as many indexes as MongoDB allows: drop one of them"),
+    (72, "time-series", f"{{collection}} is a time series collection: {_ORDINARY}"),
+    (73, "", "MongoDB allows no collection {collection} in this database: choose another name"),
+    (85, "", "the index {index} on the same fields has other options: drop that index"),
+    (86, "", "the index {index} has the name that cachekeeper's would have, and differs: drop that index"),
+    (
+        121,
+        "",
+        "the validator of {collection} forbids what cachekeeper writes: remove it, or let it allow that",
+    ),
+    (166, "", f"{{collection}} is a view: {_ORDINARY}"),
+    (10003, "", f"{{collection}} is a capped collection: {_ORDINARY}"),
+    (TOO_LARGE, "", _IS_TOO_LARGE),
+    (_DUPLICATE_KEY, "", "the unique index {index} of {collection} forbids what cachekeeper writes: drop that index"),
+    (14031, "", "the disk of the server is full: make room"),
+    (17419, "", _IS_TOO_LARGE),
+    (17420, "", _IS_TOO_LARGE),
+)
+_INDEX = re.compile(r'existing index: .*?name: "([^"]+)"|different name: (\S+)|index: (\S+) dup key')
+# What the server leaves out where a write is one of several.
+_NAMES = {
+    13: "Unauthorized",
+    20: "IllegalOperation",
+    72: "InvalidOptions",
+    73: "InvalidNamespace",
+    112: "WriteConflict",
+    121: "DocumentValidationFailure",
+    166: "CommandNotSupportedOnView",
+    TOO_LARGE: "BSONObjectTooLarge",
+    _DUPLICATE_KEY: "DuplicateKey",
+    14031: "OutOfDiskSpace",
 }
+
+
+def unavailable(error: OperationFailure, doing: str, collection: str = "") -> DatabaseUnavailable:
+    """What MongoDB refused, or failed at for now: its code, the collection, and the cure.
+
+    Args:
+        error: what pymongo raised; of several writes the first that failed counts.
+        doing: what it was asked for.
+        collection: whom that was about; "" where `doing` says so.
+    """
+    first = _first(error)
+    what = _what(first)
+    login = wrong_login(first)
+    if collection and not login and not re.search(rf"(?<!\S){re.escape(collection)}\b", doing):
+        what += f", collection {collection}"
+    if is_passing(error):
+        return DatabaseUnavailable(f"MongoDB failed while {doing} ({what})")
+    cure = login or _cure(first, collection)
+    return DatabaseUnavailable(f"MongoDB refused while {doing} ({what}){f': {cure}' if cure else ''}")
+
+
+def _what(error: OperationFailure) -> str:
+    name = (error.details or {}).get("codeName") or _NAMES.get(error.code or 0) or type(error).__name__
+    return name if error.code is None else f"{name}, code {error.code}"
+
+
+def _cure(error: OperationFailure, collection: str) -> str:
+    said = str((error.details or {}).get("errmsg") or error)
+    for code, part, cure in _CURES:
+        if code == error.code and part in said.lower():
+            found = _INDEX.search(said)
+            index = next(filter(None, found.groups())) if found else "in the way"
+            return cure.format(collection=collection or "the collection", index=index)
+    return ""
 
 
 def wrong_login(error: OperationFailure) -> str | None:
@@ -116,19 +218,6 @@ def wrong_login(error: OperationFailure) -> str | None:
     return None
 
 
-def _code(error: OperationFailure) -> str:
-    name = (error.details or {}).get("codeName")
-    return f"{name or type(error).__name__}, code {error.code}" if error.code is not None else type(error).__name__
-
-
-def _cure(error: OperationFailure) -> str:
-    cure = wrong_login(error) or _CURES.get(error.code or 0)
-    return f": {cure}" if cure else ""
-
-
-_DUPLICATE_KEY = 11000
-TOO_LARGE = 10334
-_IS_TOO_LARGE = "the document would be larger than MongoDB allows"
 _REFUSALS = {
     121: "the validator of the collection forbids it",
     _DUPLICATE_KEY: "a unique index of the collection forbids it",
@@ -159,8 +248,7 @@ def refusal(collection: str, said: Mapping[str, Any]) -> WriteRefused | None:
         said: the error as the server words it, the second time.
     """
     code = said.get("code")
-    # Servers before 4.2 do not say which index it is.
-    if code not in _REFUSALS or (code == _DUPLICATE_KEY and [*said.get("keyPattern", ["_id"])] == ["_id"]):
+    if code not in _REFUSALS or (code == _DUPLICATE_KEY and _is_of_the_id(said)):
         return None
     refused = WriteRefused(f"a write to {collection} was refused: {_REFUSALS[code]} (code {code})")
     refused.__cause__ = server_error(said)
@@ -221,14 +309,14 @@ class DatabaseReads:
         """
         fields = None if find.fields is None else dict.fromkeys(("_id", *find.fields), 1)
         try:
-            with database_errors(f"reading {find.collection}", self.timeout):
+            with database_errors(f"reading {find.collection}", self.timeout, find.collection):
                 cursor = self.database[find.collection].find(find.filter, fields, limit=find.limit)
                 # In the order of `_id`, so that one text gives one answer, cached or not.
                 return list(cursor if find.limit == 1 else cursor.sort("_id", 1))
         except DatabaseUnavailable as error:
             cause = error.__cause__
             if isinstance(cause, OperationFailure) and _is_of_the_query(cause):
-                raise QueryRefused(f"MongoDB refuses its query ({_code(cause)})") from cause
+                raise QueryRefused(f"MongoDB refuses its query ({_what(cause)})") from cause
             raise
 
 

@@ -70,7 +70,9 @@ def _with_document(keeper: Keeper, view: View[Any], parts: dict[str, None]) -> d
     """Those with a document behind them. The others only Redis knows: dropping them would lose them."""
     ids = keeper.binding(view).ids
     wanted = ids.parse_all(parts)
-    with database_errors(f"reading {view.loader.collection}", keeper.settings.load_timeout_seconds):
+    with database_errors(
+        f"reading {view.loader.collection}", keeper.settings.load_timeout_seconds, view.loader.collection
+    ):
         found = keeper.database[view.loader.collection].find({"_id": {"$in": list(wanted.values())}}, {"_id": 1})
         # By the id's text: not every _id can be in a set.
         known = {ids.text(document["_id"]) for document in found}

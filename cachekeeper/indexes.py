@@ -49,7 +49,7 @@ def ensure_index(collection: Collection[Any], field: str, *, timeout: float, exp
         DatabaseUnavailable: an outage, or a wrong password: nothing else would work either.
     """
     try:
-        with database_errors(f"indexing {collection.name}.{field}", timeout):
+        with database_errors(f"indexing {collection.name}.{field}", timeout, collection.name):
             if expire_seconds is None:
                 _ensure_plain(collection, field)
             else:

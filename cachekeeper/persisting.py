@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, OperationFailure, WriteConcernError
+from pymongo.errors import BulkWriteError, OperationFailure, WriteConcernError, WriteError
 
 from cachekeeper.commands import Block, Command, Persist
-from cachekeeper.database import TOO_LARGE, database_errors, is_refused, refusal, server_error
+from cachekeeper.database import TOO_LARGE, database_errors, is_refused, refusal, server_error, unavailable
 from cachekeeper.errors import CachekeeperError, DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _write_documents(keeper: Keeper, name: str, wanted: Sequence[Persist]) -> _E
         UpdateOne({"_id": keeper.binding(persist.view).ids.parse(persist.id)}, list(persist.update), upsert=True)
         for persist in wanted
     ]
-    with database_errors(doing, keeper.settings.load_timeout_seconds):
+    with database_errors(doing, keeper.settings.load_timeout_seconds, name):
         return _bulk(keeper, name, writes, doing).refused
 
 
@@ -105,7 +105,7 @@ def _write_blocks(keeper: Keeper, view: BlocklistView, wanted: Sequence[Block]) 
     errors: _Errors = {}
     left = list(range(len(wanted)))
     doing = "writing blocks"
-    with database_errors(doing, keeper.settings.load_timeout_seconds):
+    with database_errors(doing, keeper.settings.load_timeout_seconds, view.collection):
         while left:
             inserts = [
                 UpdateOne({"_id": wanted[place].id}, {"$setOnInsert": {view.ends: wanted[place].until}}, upsert=True)
@@ -201,6 +201,7 @@ def _joined(first: Mapping[str, Any], second: Mapping[str, Any], middle: int) ->
 def _failure(name: str, problem: Mapping[str, Any], doing: str) -> CachekeeperError:
     error: CachekeeperError | None = refusal(name, problem)
     if error is None:
-        error = DatabaseUnavailable(f"MongoDB failed while {doing} (code {problem.get('code')})")
-        error.__cause__ = server_error(problem)
+        failed = WriteError(str(problem.get("errmsg")), problem.get("code"), problem)
+        error = unavailable(failed, doing, name)
+        error.__cause__ = server_error(problem)  # not `failed`, which holds what was to be written
     return error

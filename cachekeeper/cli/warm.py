@@ -81,7 +81,7 @@ def _warm_blocklist(keeper: "Keeper", view: "BlocklistView") -> None:
     from cachekeeper.database import database_errors  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.warming import warm_blocklist  # noqa: PLC0415
 
-    with database_errors(f"counting {view.collection}", keeper.settings.load_timeout_seconds):
+    with database_errors(f"counting {view.collection}", keeper.settings.load_timeout_seconds, view.collection):
         total = keeper.database[view.collection].estimated_document_count()
     written = 0
 

@@ -67,7 +67,7 @@ def keep(keeper: Keeper, registry: Registry, letters: Sequence[Letter]) -> None:
     now = datetime.now(UTC)
     writes = [_write(registry, letter, now) for letter in letters]
     for start in range(0, len(writes), _AT_ONCE):
-        with database_errors("keeping dead letters", keeper.settings.load_timeout_seconds):
+        with database_errors("keeping dead letters", keeper.settings.load_timeout_seconds, COLLECTION):
             keeper.database[COLLECTION].bulk_write(writes[start : start + _AT_ONCE], ordered=False)
 
 

@@ -51,7 +51,7 @@ def seek_leader(database: Database[Any], limit_seconds: float) -> Leader:
     held = {"_id": STATE_ID, "leader": {"$ne": None}, "$expr": {"$gt": ["$until", "$$NOW"]}}
 
     def lease() -> Mapping[str, Any] | None:
-        with database_errors("looking for the leader of the change stream", limit_seconds):
+        with database_errors("looking for the leader of the change stream", limit_seconds, COLLECTION):
             found: Mapping[str, Any] | None = states.find_one(held, {"leader": 1, "until": 1})
         return found
 

@@ -90,12 +90,12 @@ class DeadLetters:
         Raises:
             DatabaseUnavailable: MongoDB failed.
         """
-        with database_errors("listing dead letters", self._seconds):
+        with database_errors("listing dead letters", self._seconds, COLLECTION):
             return list(self._letters.find(which.filter(), dict.fromkeys(_SUMMARY, 1)).sort("last_at", -1).limit(limit))
 
     def count(self, which: Which) -> int:
         """How many there are. Raises DatabaseUnavailable."""
-        with database_errors("counting dead letters", _COUNT_SECONDS):
+        with database_errors("counting dead letters", _COUNT_SECONDS, COLLECTION):
             return self._letters.count_documents(which.filter())
 
     def named(self, prefix: str) -> str:
@@ -107,7 +107,7 @@ class DeadLetters:
         """
         if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},64}}", prefix):
             raise InputError("LETTER", f"must be the beginning of an id, at least {_SHORTEST_PREFIX} of its digits")
-        with database_errors("looking for a dead letter", self._seconds):
+        with database_errors("looking for a dead letter", self._seconds, COLLECTION):
             found = list(self._letters.find({"_id": {"$regex": f"^{prefix}"}}, {"_id": 1}).limit(2))
         if not found:
             raise InputError("LETTER", f"no dead letter has an id that begins with {prefix}")
@@ -134,7 +134,7 @@ class DeadLetters:
             DatabaseUnavailable: MongoDB failed.
             BrokerUnavailable: an event was not confirmed; its letter stays.
         """
-        with database_errors("listing dead letters", _COUNT_SECONDS):
+        with database_errors("listing dead letters", _COUNT_SECONDS, COLLECTION):
             # All of them first: what comes back while this runs is not published a second time.
             ids = [found["_id"] for found in self._letters.find(which.filter(), {"_id": 1}).sort("last_at", 1)]
         for letter_id in ids:
@@ -151,17 +151,17 @@ class DeadLetters:
 
     def drop(self, which: Which) -> int:
         """Remove letters for good, and say how many. Raises DatabaseUnavailable."""
-        with database_errors("dropping dead letters", _COUNT_SECONDS):
+        with database_errors("dropping dead letters", _COUNT_SECONDS, COLLECTION):
             return self._letters.delete_many(which.filter()).deleted_count
 
     def _find(self, letter_id: str) -> dict[str, Any] | None:
-        with database_errors("reading a dead letter", self._seconds):
+        with database_errors("reading a dead letter", self._seconds, COLLECTION):
             return self._letters.find_one({"_id": letter_id})
 
     def _remove(self, found: Mapping[str, Any]) -> bool:
         # publish · a worker: the event fails, count + 1 · remove
         # Without the count the letter, and with it the event, would be lost.
-        with database_errors("removing a dead letter", self._seconds):
+        with database_errors("removing a dead letter", self._seconds, COLLECTION):
             gone = self._letters.delete_one({"_id": found["_id"], "count": found["count"]})
         return gone.deleted_count == 1
 

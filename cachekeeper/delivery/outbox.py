@@ -120,7 +120,7 @@ def leave(keeper: Keeper, events: Sequence[object]) -> None:
     """
     ids = list(_ids(events))
     for start in range(0, len(ids), _IDS_AT_ONCE):
-        with database_errors("removing events from the outbox", keeper.settings.load_timeout_seconds):
+        with database_errors("removing events from the outbox", keeper.settings.load_timeout_seconds, COLLECTION):
             keeper.database[COLLECTION].delete_many({"_id": {"$in": ids[start : start + _IDS_AT_ONCE]}})
 
 
@@ -138,7 +138,7 @@ def outbox_lag(database: Database[Any]) -> Lag:
     published = {"$eq": [{"$type": "$due_at"}, "date"]}
     # A record whose id is no text is never published, by any relay.
     waits = {"$and": [{"$not": [published]}, {"$eq": [{"$type": "$_id"}, "string"]}]}
-    with database_errors("looking into the outbox", _COUNT_SECONDS):
+    with database_errors("looking into the outbox", _COUNT_SECONDS, COLLECTION):
         found: list[dict[str, Any]] = list(
             database[COLLECTION].aggregate(
                 [

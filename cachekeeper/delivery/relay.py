@@ -142,7 +142,7 @@ class Relay:
     def _room(self) -> int:
         """How many fresh records may be published now."""
         limit = self._settings.outbox_limit_events
-        with database_errors("counting what is under way", self._settings.load_timeout_seconds):
+        with database_errors("counting what is under way", self._settings.load_timeout_seconds, COLLECTION):
             if self._outbox.find_one(_FRESH, {"_id": 1}) is None:
                 return 0
             room = limit - self._outbox.count_documents(_PUBLISHED, limit=limit)
@@ -153,7 +153,9 @@ class Relay:
     def _publish_again(self) -> int:
         retries, now = self._retries, time.monotonic()
         if retries.last:
-            with database_errors("looking for what has left the outbox", self._settings.load_timeout_seconds):
+            with database_errors(
+                "looking for what has left the outbox", self._settings.load_timeout_seconds, COLLECTION
+            ):
                 stay = self._outbox.count_documents({"_id": {"$in": list(retries.last)}})
             if stay < len(retries.last):
                 retries.last, retries.size, retries.growth = (), min(2 * retries.size, EVENTS_PER_MESSAGE), 1
@@ -178,7 +180,7 @@ class Relay:
         if limit <= 0:
             return []
         claim = uuid.uuid4().hex
-        with database_errors("reading the outbox", self._settings.load_timeout_seconds):
+        with database_errors("reading the outbox", self._settings.load_timeout_seconds, COLLECTION):
             # Only what a majority holds is read: of a change that is rolled back, nobody must hear.
             chosen = [found["_id"] for found in self._outbox.find(due, {"_id": 1}).sort("due_at", 1).limit(limit)]
             if not chosen:
@@ -216,7 +218,7 @@ class Relay:
         fresh = [record["_id"] for record in records if record["attempts"] == 1]
         if not fresh:
             return
-        with database_errors("putting back what was not published", self._settings.load_timeout_seconds):
+        with database_errors("putting back what was not published", self._settings.load_timeout_seconds, COLLECTION):
             self._outbox.update_many({"_id": {"$in": fresh}}, {"$set": {"due_at": None, "attempts": 0}})
 
 

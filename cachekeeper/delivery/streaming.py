@@ -134,7 +134,7 @@ class ChangeRelay:
             return
         self._close_stream()
         try:
-            with database_errors("giving back the lease of the change stream", self._limit):
+            with database_errors("giving back the lease of the change stream", self._limit, COLLECTION):
                 self._state.update_one({"_id": STATE_ID, "leader": self._me}, {"$set": {"leader": None}})
         except DatabaseUnavailable as error:
             logger.warning("the next leader has to wait for the end of the lease: %s", error)
@@ -208,7 +208,7 @@ class ChangeRelay:
             _Deposed: another one leads.
         """
         free = {"$or": [{"leader": {"$in": [self._me, None]}}, {"$expr": {"$lte": ["$until", "$$NOW"]}}]}
-        with database_errors("asking for the lease of the change stream", self._limit):
+        with database_errors("asking for the lease of the change stream", self._limit, COLLECTION):
             self._state.update_one({"_id": STATE_ID}, {"$setOnInsert": {"leader": None}}, upsert=True)
             found: Mapping[str, Any] | None = self._state.find_one_and_update(
                 {"_id": STATE_ID, **free},

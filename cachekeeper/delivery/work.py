@@ -262,7 +262,7 @@ class Delivery:
                 if store.is_cluster:
                     store.client.ping(target_nodes="primaries")
                 store.client.set(PROBE_KEY, "true", ex=_PROBE_SECONDS)
-        with database_errors("asking whether it answers", self.keeper.settings.load_timeout_seconds):
+        with database_errors("asking whether it answers", self.keeper.settings.load_timeout_seconds, COLLECTION):
             # Deletes nothing, and is answered when a majority has everything that was written before.
             self.keeper.database[COLLECTION].delete_one({"_id": "probe"})
 

@@ -87,7 +87,7 @@ def in_order(
             # a command, since `Cursor.min` takes values only.
             bound = {"min": RawBSONDocument(after)}
         limit = size + (after is not None)
-        with database_errors(f"reading {collection}", keeper.settings.load_timeout_seconds):
+        with database_errors(f"reading {collection}", keeper.settings.load_timeout_seconds, collection):
             found: list[StoredDocument] = list(
                 database.cursor_command(page | bound | {"limit": limit}, codec_options=LEAN_CODEC_OPTIONS)
             )

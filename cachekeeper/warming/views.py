@@ -132,7 +132,7 @@ class _Run:
 
     def run(self, *, restart: bool) -> Progress:
         loader, settings = self._view.loader, self._keeper.settings
-        with database_errors(f"counting {loader.collection}", settings.load_timeout_seconds):
+        with database_errors(f"counting {loader.collection}", settings.load_timeout_seconds, loader.collection):
             total = self._keeper.database[loader.collection].estimated_document_count()
         if restart:
             self._forget()

@@ -186,7 +186,7 @@ def test_a_view_is_refused_by_name(db: Any) -> None:
         ensure(db)
     assert str(told.value) == (
         "MongoDB refused while indexing sessions.expires_at (CommandNotSupportedOnView, code 166): "
-        "it is a view: cachekeeper needs a collection of that name"
+        "sessions is a view: cachekeeper needs an ordinary collection of that name"
     )
 
 
@@ -235,7 +235,13 @@ def test_a_refused_index_is_made_once_the_role_is_there(
             ("writer", "not-its-password"),
             "(AuthenticationFailed, code 18): the user that this connection logs in as, its password or its authSource",
         ),
-        (READER, "(Unauthorized, code 13): the user that this connection logs in as lacks a role: grant it readWrite"),
+        (
+            READER,
+            (
+                "(Unauthorized, code 13, collection dead_letters): the user that this connection logs in as lacks a role: "
+                "grant it readWrite"
+            ),
+        ),
         (("", ""), "(Unauthorized, code 13): this connection logs in as no user: give a user and its password in"),
     ],
     ids=["a wrong password", "a role that only reads", "no user"],
