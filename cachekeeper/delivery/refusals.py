@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shlex
 import time
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,14 @@ _WORKED_SECONDS = 2.0
 
 _ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED, _NOT_ALLOWED = 403, 404, 406, 530
 _CURES = {
-    _ACCESS_REFUSED: "grant the user in CACHEKEEPER_BROKER_URL configure, write and read on cachekeeper.*",
     _NOT_FOUND: "it was deleted while it was in use; it is made again",
     _PRECONDITION_FAILED: "delete that queue or exchange while no worker and no publisher runs (it is made anew), or "
     "name a vhost of its own in CACHEKEEPER_BROKER_URL",
     _NOT_ALLOWED: "create the vhost that CACHEKEEPER_BROKER_URL names, or let the user into it",
 }
+_PLACE = re.compile(r"in vhost '([^']+)' refused for user '([^']+)'")
+# Patterns match anywhere in a name. `amq.default` is the exchange that is called "" by all others.
+_GRANT = r"run rabbitmqctl set_permissions -p {vhost} {user} cachekeeper 'cachekeeper|^amq\.default$' cachekeeper"
 _WRONG_LOGIN = "the broker refuses the login: the user or the password in CACHEKEEPER_BROKER_URL is wrong or missing"
 _LOGIN_ERRORS = AuthenticationError, AuthenticationWrongNumberOfArgsError
 _RIGHTS = "grant it that command, key or channel"
@@ -45,6 +48,10 @@ def refusal(error: BaseException) -> str | None:
     code, text = getattr(error, "reply_code", None), getattr(error, "reply_text", "")
     if isinstance(error, _LOGIN_ERRORS) or (code == _ACCESS_REFUSED and "Login" in text):
         return _WRONG_LOGIN
+    if code == _ACCESS_REFUSED:
+        place = _PLACE.search(text)
+        vhost, user = (shlex.quote(name) for name in place.groups()) if place else ("VHOST", "USER")
+        return f"RabbitMQ refuses: {text}: {_GRANT.format(vhost=vhost, user=user)}"
     if code in _CURES:
         return f"RabbitMQ refuses: {text}: {_CURES[code]}"
     if isinstance(error, NoPermissionError):

@@ -11,10 +11,10 @@ from kombu import Connection
 from cachekeeper.delivery.broker import DEAD_QUEUE, DELIVERY_LIMIT, QUEUE
 from cachekeeper.delivery.publisher import Publisher
 from cachekeeper.embedded import RedisServer
-from cachekeeper.embedded.worker_process import WorkerProcess
 from cachekeeper.errors import BrokerUnavailable
 from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut
+from tests.real.broker_workers import Refused
 from tests.real.delivering import Site, forget_queues
 from tests.waiting import wait_until
 
@@ -31,15 +31,6 @@ LOGIN = "accepting AMQP connection"
 DEAD = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD_QUEUE}
 CLASSIC = {"x-queue-type": "classic", **DEAD}
 OTHER_LIMIT = {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT - 1, **DEAD}
-
-
-class Refused(WorkerProcess):
-    """A worker that is to say a sentence, and is ready then."""
-
-    says = ""
-
-    def _not_ready(self) -> str | None:
-        return None if self.says in self.log_tail(1000) else f"it has not said: {self.says}"
 
 
 @pytest.fixture

@@ -238,8 +238,8 @@ def test_a_refused_index_is_made_once_the_role_is_there(
         (
             READER,
             (
-                "(Unauthorized, code 13, collection dead_letters): the user that this connection logs in as lacks a role: "
-                "grant it readWrite"
+                "(Unauthorized, code 13, collection dead_letters): the user that this connection logs in as lacks a "
+                "role: grant it readWrite"
             ),
         ),
         (("", ""), "(Unauthorized, code 13): this connection logs in as no user: give a user and its password in"),
