@@ -128,7 +128,7 @@ def _answered(error: RedisError) -> tuple[str, str] | None:
     What has no line of its own is said by its class: without a warning, lookups would go to MongoDB unnoticed.
     """
     text = str(error)
-    if isinstance(error, NoPermissionError) or _IN_A_SCRIPT.search(text):
+    if isinstance(error, NoPermissionError) or is_permission(text):
         command = _COMMAND.search(text)
         what = f"the command {command[1]}" if command else "a command or a key"
         return f"its user has no permission for {what}", _RIGHTS
@@ -137,8 +137,23 @@ def _answered(error: RedisError) -> tuple[str, str] | None:
     for beginning, found in _WITHOUT_CODE.items():
         if text.startswith(beginning):
             return found
-    coded = _CODE.search(text)
-    code = _CODES.get(type(error)) or (coded[1] if coded else "")
+    code = redis_code(error, text)
     if code in {"WRONGTYPE", "NOSCRIPT"}:
         return None
     return f"it refuses commands ({code or type(error).__name__})", _CURES.get(code, _SEE)
+
+
+def is_permission(text: str) -> bool:
+    """Whether Redis says that its user lacks a right; where a script met that, redis-py has no type for it."""
+    return _IN_A_SCRIPT.search(text) is not None
+
+
+def redis_code(error: BaseException, text: str) -> str:
+    """The code that a refusal of Redis begins with, such as READONLY; "" where it has none.
+
+    Args:
+        error: as redis-py raised it, which takes some codes off.
+        text: its text.
+    """
+    found = _CODE.search(text)
+    return _CODES.get(type(error)) or (found[1] if found else "")

@@ -35,6 +35,16 @@ PAUSE = "cachekeeper.pause"
 CONTROL_EXCHANGE = "cachekeeper"
 """Celery's name for what `celery inspect` and `celery control` use. The exchange is called `cachekeeper.pidbox`."""
 
+KEY_TYPES = {
+    QUEUE: "list",
+    UNACKED: "hash",
+    UNACKED_INDEX: "zset",
+    f"_kombu.binding.{QUEUE}": "set",
+    f"_kombu.binding.{CONTROL_EXCHANGE}.pidbox": "set",
+    f"_kombu.binding.reply.{CONTROL_EXCHANGE}.pidbox": "set",
+}
+"""On Redis, the keys of a fixed name, and of which type each is."""
+
 EVENT_EXCHANGE = "cachekeeper.events"
 """Of Celery's task events. Workers send them only where somebody has turned them on."""
 

@@ -8,9 +8,15 @@ import shlex
 import time
 from typing import TYPE_CHECKING
 
-from redis.exceptions import AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    NoPermissionError,
+    ResponseError,
+)
 
 from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.refusals import is_permission, redis_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,45 +27,126 @@ _LOOK_SECONDS = 0.2
 _WORKED_SECONDS = 2.0
 """A connection that consumed for so long was not refused."""
 
-_ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED, _NOT_ALLOWED = 403, 404, 406, 530
+_ACCESS_REFUSED, _PRECONDITION_FAILED = 403, 406
+_OTHER_VHOST = "give the broker a vhost of its own in CACHEKEEPER_BROKER_URL"
 _CURES = {
-    _NOT_FOUND: "it was deleted while it was in use; it is made again",
-    _PRECONDITION_FAILED: "delete that queue or exchange while no worker and no publisher runs (it is made anew), or "
-    "name a vhost of its own in CACHEKEEPER_BROKER_URL",
-    _NOT_ALLOWED: "create the vhost that CACHEKEEPER_BROKER_URL names, or let the user into it",
+    404: "it was deleted while it was in use; it is made again",
+    405: "another connection has declared it for itself alone (exclusive): end that connection, or " + _OTHER_VHOST,
+    506: "RabbitMQ is short of memory, disk or processes: see its log",
+    530: "create the vhost that CACHEKEEPER_BROKER_URL names, or let the user into it",
+    540: "this RabbitMQ is too old or lacks a plugin: it must know quorum queues (3.8 or later)",
+    541: "RabbitMQ failed by itself: see its log",
 }
+# Of 406, which has many causes: what differs, and what is too large or too slow.
+_DIFFERS = "delete that queue or exchange while no worker and no publisher runs (it is made anew), or " + _OTHER_VHOST
+_PRECONDITIONS = (
+    ("larger than", "raise max_message_size in RabbitMQ, or publish smaller events"),
+    ("timed out", "raise consumer_timeout in RabbitMQ: an event waited longer than that for a server"),
+)
+_LIMIT = re.compile(r"\blimit\b.*\breached\b|\breached\b.*\b(?:limit|maximum|channel_max)\b")
+_RAISE_LIMIT = "raise that limit in RabbitMQ (list_user_limits, list_vhost_limits), or use less of it"
+_QUOTED = re.compile(r"'[^']*'")
 _PLACE = re.compile(r"in vhost '([^']+)' refused for user '([^']+)'")
 # Patterns match anywhere in a name. `amq.default` is the exchange that is called "" by all others.
 _GRANT = r"run rabbitmqctl set_permissions -p {vhost} {user} cachekeeper 'cachekeeper|^amq\.default$' cachekeeper"
 _WRONG_LOGIN = "the broker refuses the login: the user or the password in CACHEKEEPER_BROKER_URL is wrong or missing"
 _LOGIN_ERRORS = AuthenticationError, AuthenticationWrongNumberOfArgsError
-_RIGHTS = "grant it that command, key or channel"
-_COMMAND = re.compile(r"the '([a-z|]+)' command|^Command # \d+ \(([A-Z]+)")
-"""In the text of Redis, or of redis-py before it; the arguments that follow there may be of a message."""
+
+_COMMAND = re.compile(r"the '([a-z|]+)' command")
+_PIPELINE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
+"""What redis-py puts before the text of Redis. The arguments in it may be of a message."""
+_UNKNOWN_COMMAND = re.compile(r"^unknown command ['`]([A-Za-z]{1,20})['`]")
+_WRONG_TYPE = re.compile(r"(?:^|: -?)WRONGTYPE ")
+_REDIS_CURES = {
+    "OOM": ("it is at its maxmemory", "raise that; do not let it evict, which loses events"),
+    "READONLY": ("it is a replica that takes no writes", "name the primary in CACHEKEEPER_BROKER_URL"),
+    "NOREPLICAS": (
+        "it takes no writes, since fewer replicas are connected than min-replicas-to-write",
+        "connect them, or lower that setting",
+    ),
+    "MISCONF": ("it takes no writes, since it could not save to its disk", "see its log; make room on the disk"),
+    "MOVED": ("it is a Redis Cluster", "name a single server in CACHEKEEPER_BROKER_URL"),
+    "CROSSSLOT": ("it is a Redis Cluster", "name a single server in CACHEKEEPER_BROKER_URL"),
+    "DENIED": ("it is in protected mode", "give it a password, or bind it otherwise"),
+}
+_OF_ITS_OWN = "delete it, or give the broker a database of its own"
+
+
+class WrongKey(ResponseError):
+    """A key of this library's name in the broker holds a value of another type.
+
+    Args:
+        key: its name; None where that is not known.
+        found: the type that it has, in Redis's words.
+        wanted: the type that it must have.
+    """
+
+    def __init__(self, key: str | None, found: str = "", wanted: str = "") -> None:
+        what = f"the key {key} is a {found}, not a {wanted}" if key else "a key of cachekeeper's has another type"
+        super().__init__(what)
+
+
+def is_wrong_type(error: ResponseError) -> bool:
+    """Whether Redis says that a key holds a value of another type. It does not say which key."""
+    return _WRONG_TYPE.search(str(error)) is not None
 
 
 def refusal(error: BaseException) -> str | None:
     """What the broker refuses, and the cure, in one sentence; None for an outage.
 
     Args:
-        error: of kombu, py-amqp or redis-py. The text of RabbitMQ is part of the sentence: it names the queue, the
-            vhost, the user or the argument that differs, and no password.
+        error: of kombu, py-amqp or redis-py, or one of which such a one is the cause. The text of RabbitMQ is part of
+            the sentence: it names the queue, the vhost, the user or the argument that differs, and no password. Of the
+            text of Redis only names of commands are.
     """
+    cause = error.__cause__
+    return _refusal(error) or (None if cause is None else _refusal(cause))
+
+
+def _refusal(error: BaseException) -> str | None:
     code, text = getattr(error, "reply_code", None), getattr(error, "reply_text", "")
     if isinstance(error, _LOGIN_ERRORS) or (code == _ACCESS_REFUSED and "Login" in text):
         return _WRONG_LOGIN
+    if isinstance(code, int) and (cure := _rabbit_cure(code, str(text))) is not None:
+        return f"RabbitMQ refuses: {text}: {cure}"
+    if isinstance(error, ResponseError) and (said := _redis_refusal(error)) is not None:
+        return f"Redis refuses: {said[0]}: {said[1]}"
+    return None
+
+
+def _rabbit_cure(code: int, text: str) -> str | None:
+    if _LIMIT.search(_QUOTED.sub("", text)):  # one code each is for limits and for much else
+        return _RAISE_LIMIT
     if code == _ACCESS_REFUSED:
         place = _PLACE.search(text)
         vhost, user = (shlex.quote(name) for name in place.groups()) if place else ("VHOST", "USER")
-        return f"RabbitMQ refuses: {text}: {_GRANT.format(vhost=vhost, user=user)}"
-    if code in _CURES:
-        return f"RabbitMQ refuses: {text}: {_CURES[code]}"
-    if isinstance(error, NoPermissionError):
-        command = _COMMAND.search(str(error))
-        what = "a channel" if "channels" in str(error) else "a key"
-        what = (command[1] or command[2]).upper() if command else what
-        return f"Redis refuses: the user in CACHEKEEPER_BROKER_URL has no permission for {what}: {_RIGHTS}"
-    return None
+        return _GRANT.format(vhost=vhost, user=user)
+    if code == _PRECONDITION_FAILED:
+        return next((cure for part, cure in _PRECONDITIONS if part in text), _DIFFERS)
+    return _CURES.get(code)
+
+
+def _redis_refusal(error: ResponseError) -> tuple[str, str] | None:
+    """Cause and cure."""
+    text = _PIPELINE.sub("", str(error))
+    if isinstance(error, WrongKey) or is_wrong_type(error):
+        return str(error if isinstance(error, WrongKey) else WrongKey(None)), _OF_ITS_OWN
+    if isinstance(error, NoPermissionError) or is_permission(text):
+        return _permission(text)
+    if text == "DB index is out of range":
+        return "it has no database of the number in CACHEKEEPER_BROKER_URL", "name a lower one, or raise `databases`"
+    if unknown := _UNKNOWN_COMMAND.search(text):
+        return f"it does not know the command {unknown[1].upper()}", "use Redis 6.2 or later, with no command renamed"
+    return _REDIS_CURES.get(redis_code(error, text))
+
+
+def _permission(text: str) -> tuple[str, str]:
+    who = "the user in CACHEKEEPER_BROKER_URL has no permission for"
+    if command := _COMMAND.search(text):
+        return f"{who} the command {command[1].upper()}", "grant it that command"
+    if "channel" in text:
+        return f"{who} a channel", "grant it &*cachekeeper*"
+    return f"{who} a key, whatever its commands", "grant it ~*cachekeeper*"
 
 
 class ReconnectPause:

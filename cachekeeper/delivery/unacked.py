@@ -6,12 +6,17 @@ refused at `maxmemory`: no transaction, and no script that adds before it remove
 
 from __future__ import annotations
 
+import contextlib
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from redis.utils import str_if_bytes
+
+from cachekeeper.delivery.broker import KEY_TYPES
+from cachekeeper.delivery.refusals import WrongKey, is_wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +42,42 @@ class Client(redis.Redis):
 
     def pipeline(self, transaction: bool = False, shard_hint: str | None = None) -> Any:  # noqa: FBT001, FBT002  # redis-py's
         """As redis-py's."""
-        return super().pipeline(transaction, shard_hint)
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        """As redis-py's, but a key that holds another type is named, which Redis does not do.
+
+        Raises:
+            WrongKey: one does.
+        """
+        try:
+            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            raise _wrong_key(self) from error
+
+
+class _Pipeline(redis.client.Pipeline):
+    """Names a key of another type, as the client above does."""
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002  # redis-py's
+        """As redis-py's."""
+        try:
+            return super().execute(raise_on_error)
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            raise _wrong_key(redis.Redis(connection_pool=self.connection_pool)) from error
+
+
+def _wrong_key(client: redis.Redis) -> WrongKey:
+    with contextlib.suppress(redis.RedisError):  # a user without the right to ask
+        for key, wanted in KEY_TYPES.items():
+            found = str_if_bytes(client.type(key))
+            if found not in {wanted, "none"}:
+                return WrongKey(key, found, wanted)
+    return WrongKey(None)
 
 
 class QoS(kombu_redis.QoS):

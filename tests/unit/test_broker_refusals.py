@@ -4,6 +4,7 @@ import random
 import time
 
 import pytest
+from redis.exceptions import BusyLoadingError, NoPermissionError, ReadOnlyError, ResponseError
 
 from cachekeeper.delivery.refusals import ReconnectPause, refusal
 
@@ -63,14 +64,15 @@ def test_a_worker_that_is_to_stop_does_not_wait_to_the_end() -> None:
         pause.failed(OSError())
 
 
+class Said(Exception):
+    """An error of RabbitMQ."""
+
+    def __init__(self, text: str, code: int = 406) -> None:
+        self.reply_text, self.reply_code = text, code
+
+
 @pytest.mark.usefixtures("clock")
 def test_a_cause_is_said_once_until_another_comes(caplog: pytest.LogCaptureFixture) -> None:
-    class Said(Exception):
-        reply_code = 406
-
-        def __init__(self, text: str) -> None:
-            self.reply_text = text
-
     pause = ReconnectPause(lambda: None)
     for text in ("one", "one", "two", "two", "one"):
         pause.failed(Said(text))
@@ -80,3 +82,76 @@ def test_a_cause_is_said_once_until_another_comes(caplog: pytest.LogCaptureFixtu
 def test_an_outage_is_no_refusal() -> None:
     assert refusal(OSError("connection refused")) is None
     assert refusal(ValueError()) is None
+    assert refusal(BusyLoadingError("Redis is loading the dataset in memory")) is None
+    assert refusal(ResponseError("no such key")) is None
+
+
+LIMIT = "raise that limit in RabbitMQ"
+DELETE = "delete that queue or exchange"
+OF_RABBIT: list[tuple[int, str, str]] = [
+    (
+        405,
+        "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'cachekeeper' in vhost '/'",
+        "end that conn",
+    ),
+    (506, "RESOURCE_ERROR", "short of memory, disk or processes"),
+    (540, "NOT_IMPLEMENTED - queue type", "must know quorum queues"),
+    (541, "INTERNAL_ERROR", "see its log"),
+    (530, "NOT_ALLOWED - vhost elsewhere not found", "create the vhost"),
+    (530, "NOT_ALLOWED - connection refused for user 'shop': user connection limit (0) is reached", LIMIT),
+    (530, "NOT_ALLOWED - access to vhost '/' refused for user 'shop': connection limit (0) is reached", LIMIT),
+    (530, "NOT_ALLOWED - number of channels opened (2) has reached the negotiated channel_max (1)", LIMIT),
+    (
+        530,
+        "NOT_ALLOWED - number of channels opened for user 'shop' has reached the maximum allowed limit of (1)",
+        LIMIT,
+    ),
+    (406, "PRECONDITION_FAILED - cannot declare queue 'cachekeeper': queue limit in vhost '/' (0) is reached", LIMIT),
+    (406, "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'cachekeeper' in vhost '/'", DELETE),
+    (406, "PRECONDITION_FAILED - inequivalent arg 'x-max' for queue 'limit is reached' in vhost '/'", DELETE),
+    (406, "PRECONDITION_FAILED - message size 9 is larger than configured max size 5", "raise max_message_size"),
+    (
+        406,
+        "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used",
+        "raise consumer_t",
+    ),
+    (403, "ACCESS_REFUSED - access to queue 'cachekeeper' in vhost '/a b' refused for user 'it'", "-p '/a b' it cache"),
+    (403, "ACCESS_REFUSED - operation not permitted on the default exchange", "-p VHOST USER cachekeeper"),
+]
+
+
+@pytest.mark.parametrize(("code", "text", "cure"), OF_RABBIT)
+def test_the_cure_is_that_of_the_cause(code: int, text: str, cure: str) -> None:
+    said = refusal(Said(text, code))
+    assert said is not None
+    assert said.startswith(f"RabbitMQ refuses: {text}: ")
+    assert cure in said
+
+
+NO_KEY, NO_COMMAND, NO_CHANNEL = "a key, whatever its commands", "the command LPUSH", "a channel"
+PIPELINE = "Command # 1 (LPUSH cachekeeper secret-of-a-command or key) of pipeline caused error: "
+
+
+@pytest.mark.parametrize("before", ["", PIPELINE])
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("No permissions to access a key", NO_KEY),
+        ("this user has no permissions to access one of the keys used as arguments", NO_KEY),
+        ("User shop has no permissions to run the 'lpush' command", NO_COMMAND),
+        ("this user has no permissions to run the 'lpush' command or its subcommand", NO_COMMAND),
+        ("No permissions to access a channel", NO_CHANNEL),
+    ],
+)
+def test_a_right_to_a_key_is_told_from_one_to_a_command(before: str, text: str, what: str) -> None:
+    said = refusal(NoPermissionError(before + text))
+    assert said is not None
+    assert f"has no permission for {what}: " in said
+    assert "secret" not in said
+
+
+def test_what_is_refused_behind_another_error() -> None:
+    """A refused acknowledgement is raised as a lost connection."""
+    error = ConnectionError("the broker refused an answer")
+    error.__cause__ = ReadOnlyError("You can't write against a read only replica.")
+    assert "name the primary" in str(refusal(error))
