@@ -98,6 +98,7 @@ class Consumer(CeleryConsumer):
         self._lots = Lots(self.pool)
         self._acknowledgements = Acknowledgements(self.hub.call_later)
         self._consuming = False
+        self._looping = False  # whether the event loop runs, with a connection
         self._reconnecting = ReconnectPause(state.maybe_shutdown)
         self.delivery.gate.on_open = lambda: self.hub.call_soon(self._settle)
         # The event loop looks whether it should stop when something has happened, or the next timer is due: with an
@@ -123,7 +124,11 @@ class Consumer(CeleryConsumer):
         self._consuming = False
         self._reconnecting.connected()
         spare_deliveries(consumer.channel)
-        asynloop(self, connection, _Tap(consumer, self._settle), *args)
+        self._looping = True
+        try:
+            asynloop(self, connection, _Tap(consumer, self._settle), *args)
+        finally:
+            self._looping = False
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """The broker took no connection. Celery's own logs each attempt, and makes the next at once."""
@@ -192,13 +197,15 @@ class Consumer(CeleryConsumer):
         delivery limit.
         """
         is_open = self.delivery.gate.is_open
-        if self._consuming and not is_open:
+        # the connection is refused · the gate opens, which asks for this · SIGTERM: the hub, as it closes, calls
+        # whatever was asked for, and to consume over the connection that is lost would raise.
+        if self._looping and self._consuming and not is_open:
             # A message that is on its way is put back by kombu, since nobody waits for it.
             self._consuming = False
             self.task_consumer.cancel()
         while self._held:
             self._held.popleft().reject(requeue=True)
-        if is_open and not self._consuming and self.task_consumer is not None:
+        if self._looping and is_open and not self._consuming and self.task_consumer is not None:
             self._consuming = True
             self.task_consumer.consume()
 
