@@ -159,7 +159,7 @@ def _cached(
 ) -> dict[str, tuple[bytes | None, bytes | None]]:
     """The value at each key that lives, None for one that is known to be absent; and its version, where it is known."""
     store = keeper.store(view.server)
-    with cache_errors("auditing"):
+    with cache_errors("auditing", store.source):
         pipe = store.client.pipeline(transaction=False)
         for part in parts:
             key = view.template.key(part)
@@ -204,7 +204,7 @@ def _lacking(keeper: Keeper, view: BlocklistView, parts: Sequence[str], result: 
     store = keeper.store(view.server)
     ids = [document_id for part in parts for document_id in ids_of(part)]
     blocks = _blocks(view, keeper.reads.find(Find(view.collection, {"_id": {"$in": ids}}, (view.ends,))))
-    with cache_errors("auditing"):
+    with cache_errors("auditing", store.source):
         pipe = store.client.pipeline(transaction=not store.is_cluster)
         for part in parts:
             pipe.exists(view.template.key(part))

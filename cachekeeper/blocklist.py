@@ -140,7 +140,7 @@ class EvictionWatch:
             if not self._lock.acquire(blocking=False):
                 return True
             try:
-                with cache_errors("asking for the eviction policy"):
+                with cache_errors("asking for the eviction policy", self._store.source):
                     self._may_evict = drops_keys(self._store.client.info("memory"))
                 self._asked = time.monotonic()
             finally:
@@ -194,7 +194,7 @@ class BlocklistReader:
     def _ask_redis(self, key: str) -> bool | None:
         """True or False where Redis can say, else None."""
         client: Redis = self._reader.store.client
-        with cache_errors("asking for a block"):
+        with cache_errors("asking for a block", self._reader.store.source):
             if self._reader.store.is_cluster:
                 blocked, ready = client.exists(key), 0
             else:

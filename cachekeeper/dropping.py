@@ -60,7 +60,7 @@ def _unready(keeper: Keeper, view: BlocklistView) -> None:
     store = keeper.store(view.server)
     if store.is_cluster:
         return  # it has no *ready*
-    with cache_errors("taking *ready* from a blocklist"):
+    with cache_errors("taking *ready* from a blocklist", store.source):
         # Both at once. A pass under way may have read past the place of a block that nobody told of; without its nonce
         # it cannot set *ready* afterwards.
         store.client.delete(view.warming_key, view.ready_key)

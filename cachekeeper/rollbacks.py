@@ -148,7 +148,7 @@ class RollbackWatch(PeriodicThread):
                     continue
                 dropped.append(view.name)
             if mark != now.mark.encode():
-                with cache_errors("marking its data"):
+                with cache_errors("marking its data", self._keeper.store(self._server).source):
                     self._keeper.store(self._server).client.set(_mark_key(view), now.mark)
             self._known[view.name] = now.mark
         return dropped
@@ -159,7 +159,7 @@ class RollbackWatch(PeriodicThread):
         if store.is_cluster:
             log_once(f"unwatched:{self._server}", "the %s Redis is a Cluster: not watched for older data", self._server)
             return None
-        with cache_errors("asking which data it has"):
+        with cache_errors("asking which data it has", store.source):
             # One transaction, hence one server: what it is, and what its data says.
             pipe = store.client.pipeline(transaction=True)
             for section in ("server", "replication", "persistence"):
@@ -187,7 +187,7 @@ class RollbackWatch(PeriodicThread):
             return False
         # Before the first mark, which is a key. Keys that come in between are of this life; and where the server has
         # begun another life meanwhile, the note does not fit that one.
-        with cache_errors("noting that it was empty"):
+        with cache_errors("noting that it was empty", self._keeper.store(self._server).source):
             self._keeper.store(self._server).client.set(_EMPTY_KEY, now.mark)
         return True
 
@@ -218,7 +218,7 @@ class RollbackWatch(PeriodicThread):
         return True
 
     def _acquire(self, lease: str) -> bool:
-        with cache_errors("beginning to drop a view"):
+        with cache_errors("beginning to drop a view", self._keeper.store(self._server).source):
             pipe = self._keeper.store(self._server).client.pipeline(transaction=False)
             pipe.set(lease, self._nonce, px=self._keeper.settings.lease_ms, nx=True)
             pipe.get(lease)
@@ -226,7 +226,7 @@ class RollbackWatch(PeriodicThread):
 
     def _release(self, lease: str) -> None:
         client = self._keeper.store(self._server).client
-        with cache_errors("leaving a view to another worker"):
+        with cache_errors("leaving a view to another worker", self._keeper.store(self._server).source):
             if client.get(lease) == self._nonce.encode():
                 client.delete(lease)
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from cachekeeper.errors import CacheUnavailable
+from cachekeeper.refusals import warn_if_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,7 @@ class LateCluster:
         try:
             made = self._connect()
         except BaseException as error:  # whatever it is, nobody may wait for it in vain
+            warn_if_refused(self.name, error)
             attempt.set_exception(error if isinstance(error, CacheUnavailable) else CacheUnavailable("not connected"))
             raise
         finally:

@@ -13,6 +13,7 @@ from cachekeeper.errors import CacheOverloaded, CacheUnavailable
 from cachekeeper.fold import escape_braces
 from cachekeeper.keys import key_of_meta, meta_key
 from cachekeeper.metrics import COUNTERS, log_once
+from cachekeeper.refusals import server_name, warn_if_refused
 from cachekeeper.store.late import LateCluster
 from cachekeeper.store.steps import invalidate_within, mend
 
@@ -31,10 +32,14 @@ STEPS_PER_PIPELINE = 1000
 
 
 @contextmanager
-def cache_errors(doing: str) -> Iterator[None]:
+def cache_errors(doing: str, source: object = None) -> Iterator[None]:
     """Turn what redis-py raises into `CacheUnavailable`; where its pool was full, into `CacheOverloaded`.
 
     The text of a server's error is kept as the cause only: it may quote arguments.
+
+    Args:
+        doing: what is done meanwhile, for the error's text.
+        source: the client, or what makes it: a server that refuses it is warned of, once for each cause.
     """
     try:
         yield
@@ -43,6 +48,9 @@ def cache_errors(doing: str) -> Iterator[None]:
             f"no connection to Redis was free while {doing}: raise max_connections in its URL, or leave it out"
         ) from error
     except (RedisError, RedisClusterException) as error:  # the second: a Cluster that is away; it is no RedisError
+        if source is not None:
+            # Here, and not where the error ends: a caller that only writes has no breaker, and is asked to try again.
+            warn_if_refused(server_name(source), error)
         raise CacheUnavailable(f"Redis failed while {doing} ({type(error).__name__})") from error
 
 
@@ -80,7 +88,7 @@ class Store:
         Raises:
             CacheUnavailable: Redis did not answer, or refused.
         """
-        with cache_errors(f"running {step.script.name}"):
+        with cache_errors(f"running {step.script.name}", self.source):
             try:
                 answer = self._call(step)
             except ResponseError as error:
@@ -117,7 +125,7 @@ class Store:
             return
         keys = [template.key(escape_braces(text)) for text in substrings(names, limit)]
         for at in range(0, len(keys), STEPS_PER_PIPELINE):
-            with cache_errors("invalidating what a name is found by"):
+            with cache_errors("invalidating what a name is found by", self.source):
                 pipe = self.client.pipeline(transaction=False)
                 for key in keys[at : at + STEPS_PER_PIPELINE]:
                     pipe.unlink(key, meta_key(key))
@@ -135,7 +143,7 @@ class Store:
         prefix = "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in template.prefix)
         scan = self.client.scan_iter(match=f"*{prefix}*", count=1000)
         while True:
-            with cache_errors("scanning the keys"):
+            with cache_errors("scanning the keys", self.source):
                 found = next(scan, None)
             if found is None:
                 return
@@ -162,7 +170,7 @@ class Store:
             self._call(mend(meta))
 
     def _pipeline(self, steps: Sequence[Step[Any]]) -> list[Any]:
-        with cache_errors(f"running {len(steps)} steps"):
+        with cache_errors(f"running {len(steps)} steps", self.source):
             pipe: Any = self.client.pipeline(transaction=False)
             for step in steps:
                 # Not `pipe.evalsha`: a Cluster's pipeline refuses that method, and sends this by its slot.

@@ -156,12 +156,12 @@ class _Pass:
         return Passed.READY if declared is Readiness.READY else Passed.LOST
 
     def _may_evict(self) -> bool:
-        with cache_errors("asking for the eviction policy"):
+        with cache_errors("asking for the eviction policy", self._store.source):
             return drops_keys(self._store.client.info("memory"))
 
     def _begin(self) -> bool:
         """Set the nonce, unless another pass has its own there; that of a dead process ends by itself."""
-        with cache_errors("beginning to write the blocks"):
+        with cache_errors("beginning to write the blocks", self._store.source):
             pipe = self._store.client.pipeline(transaction=False)
             pipe.set(self._view.warming_key, self._nonce, px=self._nonce_ms, nx=True)
             # Not the SET's own answer: a client that asks again where an answer was lost has met its own nonce.
@@ -174,7 +174,7 @@ class _Pass:
         PEXPIRE makes no key, so a nonce that a flush has taken stays gone. It may lengthen another pass's, which does
         no harm.
         """
-        with cache_errors("writing the blocks"):
+        with cache_errors("writing the blocks", self._store.source):
             pipe = self._store.client.pipeline(transaction=False)
             pipe.get(self._view.warming_key)
             pipe.pexpire(self._view.warming_key, self._nonce_ms)
@@ -186,7 +186,7 @@ class _Pass:
         Between the two commands the nonce may become another pass's; then that one is LOST, and begins once more.
         """
         client = self._store.client
-        with cache_errors("ending a pass"):
+        with cache_errors("ending a pass", self._store.source):
             if client.get(self._view.warming_key) == self._nonce.encode():
                 client.delete(self._view.warming_key)
 
@@ -196,7 +196,7 @@ class _Pass:
         If a flush comes before, this key does no harm: without *ready* a pass is due all the same.
         """
         rest = max(_REST_SECONDS, _REST_FACTOR * seconds)
-        with cache_errors("ending a pass"):
+        with cache_errors("ending a pass", self._store.source):
             self._store.client.set(rested_key(self._view), "true", px=round(rest * 1000))
 
     def _note_unspelt(self) -> None:

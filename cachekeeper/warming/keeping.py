@@ -54,7 +54,7 @@ class BlocklistKeeper(PeriodicThread):
         if store.is_cluster:
             self._note_unfit("is a Cluster")
             return None
-        with cache_errors("looking at the blocklist"):
+        with cache_errors("looking at the blocklist", store.source):
             pipe = store.client.pipeline(transaction=False)
             pipe.exists(self._view.ready_key)
             pipe.exists(rested_key(self._view))

@@ -276,7 +276,7 @@ class _Run:
 
     def _recall(self) -> bytes | None:
         """Where the last run was interrupted, as `place_of` gives it; None for none, or for what this cannot read."""
-        with cache_errors("asking how far the last run came"):
+        with cache_errors("asking how far the last run came", self._store.source):
             raw = self._store.client.get(self._state_key)
         if raw is None:
             return None
@@ -295,11 +295,11 @@ class _Run:
     def _keep(self, place: bytes) -> None:
         fates = {fate.name: count for fate, count in self._progress.fates.items()}
         state = bson.encode({"last": place, "done": self._progress.done, "fates": fates})
-        with cache_errors("noting how far this run came"):
+        with cache_errors("noting how far this run came", self._store.source):
             self._store.client.set(self._state_key, state, px=self._binding.ttl_ms)
 
     def _forget(self) -> None:
-        with cache_errors("forgetting how far the last run came"):
+        with cache_errors("forgetting how far the last run came", self._store.source):
             self._store.client.delete(self._state_key)
 
 
