@@ -39,6 +39,7 @@ _IN_A_SCRIPT = re.compile(r"executing the script|[Nn]o permission|can't run this
 _COMMAND = re.compile(r"'([a-z|]+)' command")
 _CODE = re.compile(r"^(?:Error running script .*@user_script: ?\d+: -)?([A-Z]{3,})\b")
 """The code a refusal begins with. Redis before 7.0 puts words of its own before it, where a script met the refusal."""
+_NO_CLUSTER = "cluster support disabled"
 _RIGHTS = "give it the rights that docs/operations.md lists"
 _CODES: dict[type[BaseException], str] = {MovedError: "MOVED", OutOfMemoryError: "OOM", ReadOnlyError: "READONLY"}
 """Where redis-py takes the code off the text."""
@@ -132,6 +133,8 @@ def _answered(error: RedisError) -> tuple[str, str] | None:
         command = _COMMAND.search(text)
         what = f"the command {command[1]}" if command else "a command or a key"
         return f"its user has no permission for {what}", _RIGHTS
+    if _NO_CLUSTER in text:
+        return "it is no Cluster", "begin the URL with redis:// (or rediss://), without +cluster"
     if unknown := _UNKNOWN_COMMAND.search(text):
         return f"it does not know the command {unknown[1]}", "use Redis 6.2 or later, and do not rename its commands"
     for beginning, found in _WITHOUT_CODE.items():

@@ -78,6 +78,20 @@ def test_an_unknown_host_of_a_cluster(stocked: Shop, caplog: pytest.LogCaptureFi
     assert said.startswith("Redis at cache.invalid:7000: its host name is unknown; correct")
 
 
+@pytest.mark.parametrize("auth", ["", ":secret@"])
+def test_a_server_that_is_no_cluster(
+    stocked: Shop, own_redis: RedisServer, caplog: pytest.LogCaptureFixture, auth: str
+) -> None:
+    if auth:
+        with own_redis.client() as client:
+            client.config_set("requirepass", "secret")
+    said = reads(stocked, f"redis+cluster://{auth}127.0.0.1:{own_redis.port}", caplog)
+    assert said == (
+        f"Redis at 127.0.0.1:{own_redis.port}: it is no Cluster; begin the URL with redis:// (or rediss://), without "
+        "+cluster"
+    )
+
+
 def test_a_full_server(stocked: Shop, own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     with own_redis.client() as client:
         client.config_set("maxmemory", "1")
@@ -141,6 +155,8 @@ def test_any_other_refusal_is_said_too(error: Exception, said: str, caplog: pyte
         (FileNotFoundError(2, "secret"), "cannot be read"),
         (redis.exceptions.ReadOnlyError("READONLY secret"), "READONLY"),
         (redis.ResponseError("NOAUTH secret"), "the password into the URL"),
+        (redis.ResponseError("This instance has cluster support disabled"), "without +cluster"),
+        (redis.ResponseError("ERR This instance has cluster support disabled"), "without +cluster"),
     ],
 )
 def test_other_causes(cause: Exception, said: str, caplog: pytest.LogCaptureFixture) -> None:

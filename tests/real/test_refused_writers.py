@@ -125,3 +125,14 @@ def test_a_cluster_whose_host_is_unknown(
         write(keeper)
     (warning,) = said()
     assert warning.startswith("Redis at cache.invalid:7000: its host name is unknown; correct")
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_server_that_is_no_cluster(
+    shop: Shop, own_redis: RedisServer, said: Callable[[], list[str]], write: Callable[[Keeper], None]
+) -> None:
+    keeper = shop.keeper(redis_url=f"redis+cluster://127.0.0.1:{own_redis.port}", **NO_REDIS)
+    for _ in range(2):
+        write(keeper)
+    (warning,) = said()
+    assert warning.startswith(f"Redis at 127.0.0.1:{own_redis.port}: it is no Cluster; begin the URL with redis://")
