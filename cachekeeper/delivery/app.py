@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
 from celery.app.amqp import AMQP
+from celery.apps.worker import Worker as CeleryWorker
+from celery.exceptions import ImproperlyConfigured
 
 from cachekeeper.delivery.broker import (
     CONTROL_EXCHANGE,
@@ -27,18 +30,34 @@ from cachekeeper.registry import Registry, load_registry
 from cachekeeper.urls import without_tls_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import kombu
 
     from cachekeeper.settings import Settings
 
 # For one answer of the broker. Longer than a publisher's: only a broker that hangs keeps a worker waiting.
 _BROKER_SECONDS = 10.0
+_WRONG_QUEUES = f"run the worker without -Q and -X: it consumes the queue {QUEUE}, and no other"
 
 
 class Messaging(AMQP):
     """Celery's messaging, on connections whose transport for Redis is ours."""
 
     Connection = Connection
+
+
+class Worker(CeleryWorker):
+    """Celery's worker, on the one queue."""
+
+    def setup_queues(self, include: Sequence[str], exclude: Sequence[str] | None = None) -> None:
+        """Called with -Q and -X. For whoever gave them, who has no use for a traceback or for an idle worker."""
+        try:
+            super().setup_queues(include, exclude)
+        except ImproperlyConfigured:  # it has no such queue
+            raise SystemExit(_WRONG_QUEUES) from None
+        if set(self.app.amqp.queues.consume_from) != {QUEUE}:
+            raise SystemExit(_WRONG_QUEUES)
 
 
 class WorkerApp(Celery):
@@ -49,6 +68,12 @@ class WorkerApp(Celery):
     """
 
     amqp_cls = f"{__name__}:{Messaging.__name__}"
+
+    @cached_property
+    def Worker(self) -> type[Worker]:  # noqa: N802  # Celery's name
+        """What the command `celery worker` makes."""
+        return self.subclass_with_self(Worker)
+
     delivery: Delivery
 
     backend_cls = "disabled"  # else that of CELERY_RESULT_BACKEND

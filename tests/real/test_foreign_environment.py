@@ -122,6 +122,45 @@ def test_an_option_that_does_not_fit_ends_it_in_one_line(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-Q", "other"),
+        ("-Qcachekeeper,other",),
+        ("--queues=other, cachekeeper",),
+        ("-Q", "cachekeeper,"),
+        ("-X", "cachekeeper"),
+        ("--exclude-queues=other,cachekeeper",),
+        ("-Q", "cachekeeper", "-X", "cachekeeper"),
+        ("-Q", "other", "-X", "other"),
+    ],
+)
+def test_queues_that_do_not_fit_end_it_in_one_line(
+    tmp_path: Path, urls: Mapping[str, str], options: Sequence[str]
+) -> None:
+    done = run(["-m", "celery", "-A", "cachekeeper", "worker", *options], tmp_path, **urls)
+    assert done.returncode == 1
+    *_, said = done.stderr.strip().splitlines()
+    assert said == "run the worker without -Q and -X: it consumes the queue cachekeeper, and no other"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [("-Q", "cachekeeper"), ("-X", "other")])
+def test_queues_that_fit(guardian: Guardian, urls: Mapping[str, str], shop: Shop, options: Sequence[str]) -> None:
+    class Told(WorkerProcess):
+        def _command(self) -> Sequence[str]:
+            return [*super()._command(), *options]
+
+    worker = Told(guardian, urls)
+    worker.start()
+    publisher = Publisher(PublisherSettings(broker_url=urls["CACHEKEEPER_BROKER_URL"]))
+    publisher.publish(UserLoggedOut(token_id="t"))
+    with shop.server.client() as client:
+        wait_until(lambda: client.exists("blocked:t"), "the event applied")
+    publisher.close()
+    worker.stop()
+
+
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
 def test_a_pool_that_celery_imports_by_itself(tmp_path: Path, urls: Mapping[str, str], pool: str) -> None:
     """Where its package is not installed, the last line is Celery's: docs/operations.md says so."""
