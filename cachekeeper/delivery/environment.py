@@ -1,4 +1,7 @@
-"""What other Celery applications leave in the environment: a worker of ours reads none of it, and says so."""
+"""What other Celery applications leave in the environment: a worker of ours reads none of it, and says so.
+
+The command `celery` itself reads a few variables earlier, which no application can keep from it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,14 @@ from celery.loaders.base import BaseLoader
 
 from cachekeeper.metrics import log_once
 
-_HARMLESS = ("CELERY_LOG_", "CELERY_SKIP_CHECKS", "CELERY_APP")
-"""How the names begin that Celery sets itself, or that only say which application the command is for."""
+READ_BY_CELERY = frozenset(
+    {
+        *("CELERY_APP", "CELERY_NO_COLOR", "CELERY_QUIET", "CELERY_SKIP_CHECKS", "CELERY_VERSION", "CELERY_WORKDIR"),
+    }
+)
+"""What the command `celery` has read and applied before it imports the application."""
+
+_SET_BY_CELERY = "CELERY_LOG_"  # how those names begin
 
 
 class OwnConfiguration(BaseLoader):
@@ -32,7 +41,11 @@ def ignore_foreign() -> None:
     if context is not None:
         # It would read CELERY_WORKER_POOL, CELERY_WORKER_QUEUES and the like, once it comes to the worker's options.
         context.auto_envvar_prefix = None
-    names = sorted(name for name in os.environ if name.startswith("CELERY_") and not name.startswith(_HARMLESS))
+    names = sorted(
+        name
+        for name in os.environ.keys() - READ_BY_CELERY
+        if name.startswith("CELERY_") and not name.startswith(_SET_BY_CELERY)
+    )
     if names:
         log_once(
             f"foreign:{names}",

@@ -10,7 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from celery.bin.celery import celery
 
+from cachekeeper.delivery import environment
 from cachekeeper.embedded import Guardian
 from cachekeeper.embedded.worker_process import WorkerProcess
 from cachekeeper.settings import PublisherSettings
@@ -32,6 +34,7 @@ FOREIGN = {
 }
 MODULES = ("worker", "lookups", "producers", "celeryconfig", "tasks")
 PREFIX = "CACHEKEEPER_"
+ROOT = Path(__file__).parents[2]
 
 
 class ElsewhereProcess(WorkerProcess):
@@ -81,6 +84,29 @@ def test_a_worker_applies_what_is_published_whatever_others_have_left(
     names = ", ".join(sorted(name for name in FOREIGN if name != "CELERY_APP"))
     assert said.endswith(f"{names}: not read by this worker, whose settings begin with CACHEKEEPER_")
     assert "127.0.0.1:1/7" not in worker.log_tail(1000)
+
+
+def test_what_the_command_celery_has_read_is_not_said_to_be_unread(tmp_path: Path, urls: Mapping[str, str]) -> None:
+    read = {
+        "CELERY_WORKDIR": str(tmp_path),
+        "CELERY_QUIET": "1",
+        "CELERY_SKIP_CHECKS": "1",
+        "CELERY_NO_COLOR": "1",
+    }
+    theirs = {"CELERY_RESULT_BACKEND": "nowhere://127.0.0.1:1/7", "CELERY_REPORT_NOTHING": "1"}
+    for given, said in ((read, None), ({**read, **theirs}, "CELERY_REPORT_NOTHING, CELERY_RESULT_BACKEND: not read")):
+        done = run(["-m", "celery", "-A", "cachekeeper", "report"], ROOT, **given, **urls)
+        assert done.returncode == 0, done.stderr
+        found = [line for line in done.stderr.splitlines() if "CELERY_" in line]
+        assert len(found) == (said is not None), done.stderr
+        assert said is None or found[0].startswith(said)
+
+
+def test_each_option_of_the_command_celery_is_told_apart() -> None:
+    """Celery reads those before it imports our application, each from a variable of its name."""
+    options = {f"CELERY_{option.name.upper()}" for option in celery.params if option.name}
+    in_vain = {"CELERY_BROKER", "CELERY_CONFIG", "CELERY_LOADER", "CELERY_RESULT_BACKEND"}
+    assert options - in_vain == environment.READ_BY_CELERY
 
 
 def run(words: Sequence[str], where: Path, **variables: str) -> subprocess.CompletedProcess[str]:
