@@ -13,6 +13,7 @@ import jsonschema
 import yaml
 from pydantic_settings import BaseSettings
 
+from cachekeeper.cli.relay import CHECK_SECONDS
 from cachekeeper.delivery.leading import SIGN_OF_LIFE_SECONDS
 from cachekeeper.settings import PREFIX, DoorSettings, RelaySettings, StreamSettings, WorkerSettings
 
@@ -92,6 +93,7 @@ def problems(text: str) -> list[str]:
     found += [f"worker: {problem}" for problem in _worker(services["worker"])]
     for name in PROGRAMS:
         found += [f"{name}: {problem}" for problem in _program(name, services)]
+    found += [f"relay: {problem}" for problem in _relay(services["relay"])]
     found += [f"stream: {problem}" for problem in _stream(services["stream"])]
     for name, command in COMMANDS.items():
         found += [f"{name}: {problem}" for problem in _command(services[name], command)]
@@ -146,9 +148,19 @@ def _command(service: Mapping[str, Any], wanted: list[str]) -> Iterator[str]:
         yield f"its command is {service.get('command')}"
 
 
+def health_seconds(service: Mapping[str, Any]) -> int:
+    """How long its health check may take; 0 where that is not said in seconds."""
+    timeout = re.fullmatch(r"(\d+)s", service.get("healthcheck", {}).get("timeout", ""))
+    return int(timeout[1]) if timeout else 0
+
+
+def _relay(relay: Mapping[str, Any]) -> Iterator[str]:
+    if health_seconds(relay) < 2 * CHECK_SECONDS:
+        yield f"its health check waits {CHECK_SECONDS:g} s for MongoDB, and needs time to start"
+
+
 def _stream(stream: Mapping[str, Any]) -> Iterator[str]:
-    timeout = re.fullmatch(r"(\d+)s", stream.get("healthcheck", {}).get("timeout", ""))
-    if not timeout or int(timeout[1]) < 2 * SIGN_OF_LIFE_SECONDS:
+    if health_seconds(stream) < 2 * SIGN_OF_LIFE_SECONDS:
         yield f"its health check waits {SIGN_OF_LIFE_SECONDS:g} s for a sign of life, and needs time to start"
 
 

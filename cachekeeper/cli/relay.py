@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 _LONGEST_WAIT_SECONDS = 60.0
 """For an event to be published the first time, while a relay runs and the broker answers."""
 
+_LAG_SECONDS = 30.0
+"""For MongoDB to count what may be millions of records."""
+
+CHECK_SECONDS = 10.0
+"""For MongoDB's answer to a health check: it must say what is wrong before it is killed (docker-compose.yml)."""
+
 
 def relay(
     *,
@@ -50,7 +56,7 @@ def relay(
 def _print_lag() -> None:
     from cachekeeper.settings import OutboxSettings, load  # noqa: PLC0415  (see cachekeeper.cli.app)
 
-    found = _lag(load(OutboxSettings))
+    found = _lag(load(OutboxSettings), _LAG_SECONDS)
     for name in ("events", "under_way"):
         sys.stdout.write(f"{name} {getattr(found, name)}\n")
     for name in ("oldest_seconds", "unpublished_seconds"):
@@ -62,7 +68,7 @@ def _check() -> None:
     from cachekeeper.settings import RelaySettings, load  # noqa: PLC0415  (see cachekeeper.cli.app)
 
     settings = load(RelaySettings)
-    found = _lag(settings)
+    found = _lag(settings, CHECK_SECONDS)
     # While no worker runs, the relay publishes no more than the limit. Half of it: once they run it is soon below.
     if found.unpublished_seconds is None or 2 * found.under_way >= settings.outbox_limit_events:
         return
@@ -70,11 +76,11 @@ def _check() -> None:
         sys.exit(f"cachekeeper: an event waits in the outbox since {found.unpublished_seconds:.0f} s, unpublished")
 
 
-def _lag(settings: OutboxSettings) -> Lag:
+def _lag(settings: OutboxSettings, seconds: float) -> Lag:
     from cachekeeper.clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.database import majority  # noqa: PLC0415
     from cachekeeper.delivery.outbox import outbox_lag  # noqa: PLC0415
 
     database = majority(connect_mongodb(settings.mongodb_url, settings.load_timeout_seconds))
     with database.client:
-        return outbox_lag(database)
+        return outbox_lag(database, seconds=seconds)

@@ -124,11 +124,12 @@ def leave(keeper: Keeper, events: Sequence[object]) -> None:
             keeper.database[COLLECTION].delete_many({"_id": {"$in": ids[start : start + _IDS_AT_ONCE]}})
 
 
-def outbox_lag(database: Database[Any]) -> Lag:
+def outbox_lag(database: Database[Any], *, seconds: float = _COUNT_SECONDS) -> Lag:
     """How much is in the outbox, and for how long. Looks at every record.
 
     Args:
         database: where the outbox is.
+        seconds: for MongoDB's answer, the connection included.
 
     Raises:
         DatabaseUnavailable: MongoDB failed.
@@ -138,7 +139,7 @@ def outbox_lag(database: Database[Any]) -> Lag:
     published = {"$eq": [{"$type": "$due_at"}, "date"]}
     # A record whose id is no text is never published, by any relay.
     waits = {"$and": [{"$not": [published]}, {"$eq": [{"$type": "$_id"}, "string"]}]}
-    with database_errors("looking into the outbox", _COUNT_SECONDS, COLLECTION):
+    with database_errors("looking into the outbox", seconds, COLLECTION):
         found: list[dict[str, Any]] = list(
             database[COLLECTION].aggregate(
                 [

@@ -5,16 +5,20 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
+from cachekeeper.embedded.ports import free_port
 from cachekeeper.embedded.worker_process import WorkerProcess
 from lookups import read_user
 from producers import UserLoggedOut, UserUpdated, outbox
+from tests.compose import health_seconds
 from tests.real.delivering import RELAY_SAYS, Program, Site, forget_queues
 from tests.real.faults import VARIABLE
 from tests.real.leftovers import ROOT
@@ -269,6 +273,20 @@ def test_the_check_finds_what_was_never_published(quiet: Stand) -> None:
     assert command(quiet, "--check", CACHEKEEPER_OUTBOX_LIMIT_EVENTS="2").returncode == 0  # no room for it
     records.update_one({"_id": "waits"}, {"$set": {"created_at": now}})
     assert command(quiet, "--check").returncode == 0  # it has only just come
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_the_check_says_in_time_that_mongodb_is_away(quiet: Stand, own_redis: RedisServer, *, hangs: bool) -> None:
+    """Compose kills a check that takes longer, and with it what it would have said."""
+    relay = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]["relay"]
+    port = own_redis.port if hangs else free_port()
+    if hangs:
+        own_redis.pause()  # it takes a connection, and says nothing: whatever it is
+    began = time.monotonic()
+    ended = command(quiet, "--check", CACHEKEEPER_MONGODB_URL=f"mongodb://127.0.0.1:{port}/shop")
+    assert time.monotonic() - began < health_seconds(relay)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("cachekeeper: MongoDB failed while looking into the outbox (")
 
 
 def test_what_it_needs_is_said_by_name(quiet: Stand) -> None:

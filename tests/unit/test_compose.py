@@ -30,6 +30,7 @@ COMPOSE = (ROOT / "docker-compose.yml").read_text("utf-8")
 WORKER = "  worker:\n    <<: *program\n"
 STREAM = COMPOSE[COMPOSE.index("    # No broker:") : COMPOSE.index("    healthcheck:\n      # That one leads and")]
 STREAM_CHECK = COMPOSE[COMPOSE.index('["CMD", "cachekeeper", "stream"') : COMPOSE.index("  # Takes events over HTTP")]
+RELAY_CHECK = COMPOSE[COMPOSE.index('["CMD", "cachekeeper", "relay"') : COMPOSE.index("    # No broker:")]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
 
@@ -92,6 +93,7 @@ def test_compose_file_is_as_promised() -> None:
         ("- 127.0.0.1:8080:8080", "- 127.0.0.1:8080:80", "door: publishes"),
         ("CACHEKEEPER_HTTP_API_KEYS: key", "CACHEKEEPER_HTTP_KEYS: key", "door: CACHEKEEPER_HTTP_KEYS is no variable"),
         ('      test: ["CMD", "cachekeeper", "stream", "--check"]\n', "", "stream: no health check"),
+        (RELAY_CHECK, RELAY_CHECK.replace("20s", "15s"), "relay: its health check"),
         (STREAM_CHECK, STREAM_CHECK.replace("20s", "6s"), "stream: its health check"),
         (STREAM, STREAM.replace("shop", "store"), "stream: uses another database"),
         (STREAM, STREAM.replace("mongodb:27017", "mongodb:27018"), "stream: CACHEKEEPER_MONGODB_URL leads to"),
