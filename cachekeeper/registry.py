@@ -172,11 +172,14 @@ def load_registry(modules: Iterable[str]) -> Registry:
         modules: package names, from the setting `MODULES`; each has a function `register(registry)`.
 
     Raises:
-        SettingsError: a module cannot be found, or has no `register`.
+        SettingsError: a module is named twice, cannot be found, or has no `register`.
         RegistrationError: what they register does not fit together.
     """
     registry = Registry()
     modules = tuple(modules)
+    for at, name in enumerate(modules):
+        if name in modules[:at]:
+            raise SettingsError(f"CACHEKEEPER_MODULES: {name!r} is there twice; name each module once")
     if modules == DEFAULT_MODULES:
         for name in modules:
             _import_ours(name)

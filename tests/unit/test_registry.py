@@ -247,3 +247,10 @@ def test_a_module_that_imports_in_vain_shows_what(modules: Path) -> None:
 def test_a_body_with_a_type_that_cannot_be_looked_up() -> None:
     with pytest.raises(InvalidEvent):
         load_registry(["producers"]).decode({"type": ["user.updated"]})
+
+
+@pytest.mark.parametrize("modules", [("lookups", "lookups"), ("producers", "lookups", "producers")])
+def test_a_module_that_is_named_twice(modules: tuple[str, ...]) -> None:
+    twice = modules[-1]
+    with pytest.raises(SettingsError, match=f"^CACHEKEEPER_MODULES: '{twice}' is there twice; name each module once$"):
+        load_registry(modules)
