@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Final
 
 from cloudevents.core.base import BaseCloudEvent
 
 from cachekeeper.delivery.publisher import event_text
 from cachekeeper.door.messages import MOST_FAULTS
-from cachekeeper.door.problems import Fault, Refused
+from cachekeeper.door.problems import Fault, Problem, Refused
 from cachekeeper.errors import InvalidEvent
 from cachekeeper.events import Event
 from cachekeeper.registry import Registry
@@ -50,16 +51,22 @@ def texts_of(events: Sequence[Event], *, batched: bool) -> list[str]:
         batched: whether a fault says which of them has it.
 
     Raises:
-        Refused: an event is too long or nested too deeply, or JSON would change it.
+        Refused: an event is nested too deeply, or JSON would change it.
+        Problem: an event is too long (413).
     """
     texts, faults = list[str](), list[Fault]()
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     for index, event in enumerate(events):
         try:
             texts.append(event_text(event))
         except InvalidEvent as error:
             faults.append(Fault(_place(error.field), error.problem, index if batched else None))
+            if error.field != "event":  # it is not the whole, hence not its length
+                status = HTTPStatus.BAD_REQUEST
             if len(faults) >= MOST_FAULTS:
                 break
+    if faults and status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        raise Problem(status, "nothing was published", faults=faults)
     if faults:
         raise Refused(*faults)
     return texts

@@ -168,6 +168,8 @@ _ANY_TIME = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 def _said(name: str, error: BaseCloudEventException) -> str:
     if name == "specversion":
         return 'must be "1.0"'
+    if name == "data":  # in the JSON format it is taken out before; this one was a header
+        return "is no attribute: in the binary mode the body is the data"
     if isinstance(error, CustomExtensionAttributeError):
         return "is no name of an attribute: these have lower-case letters and digits only"
     return "must be text" if isinstance(error, InvalidAttributeTypeError) else "must be text, and not empty"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
 
 from cachekeeper.delivery.buffered import BufferedPublisher
-from cachekeeper.delivery.publisher import Publisher
+from cachekeeper.delivery.publisher import LONGEST_EVENT, Publisher
 from cachekeeper.door import Door
+from cachekeeper.door.messages import BATCHED, STRUCTURED
 from cachekeeper.embedded import RedisServer
 from cachekeeper.errors import InvalidEvent
 from cachekeeper.events import Event
@@ -19,10 +20,19 @@ from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut
 from tests.golden.own_event import EVENT
 from tests.own_events import OrderPlaced
-from tests.real.doors import post, serving, settings, taken
+from tests.real.doors import AUTHORIZED, Answer, ask, post, serving, settings, taken
+
+
+class PagesScanned(Event):
+    """An event that grows on its way: in the request its texts are UTF-8, on the wire ASCII."""
+
+    type: Literal["pages.scanned"] = "pages.scanned"
+    texts: list[str]
+
 
 OWN = Registry()
 OWN.add_event(OrderPlaced)
+OWN.add_event(PagesScanned)
 
 
 def test_every_door_brings_it_as_it_was(redis_server: RedisServer) -> None:
@@ -75,3 +85,27 @@ def test_a_deeply_nested_event_is_refused_by_every_door_and_nothing_of_its_batch
         answer = post(door, batch)
     assert (answer.status, answer.faults) == (400, [(1, "data.part")])
     assert taken(redis_server.url) == []
+
+
+def scanned(**data: object) -> dict[str, Any]:
+    return {"specversion": "1.0", "id": "1", "source": "/scans", "type": "pages.scanned", "data": {"texts": [], **data}}
+
+
+def test_an_event_that_grows_too_large_is_refused_with_all_of_its_batch(redis_server: RedisServer) -> None:
+    data = {"texts": ["\u00e9" * (LONGEST_EVENT // 6)]}
+    with serving(Door(settings(redis_server.url, http_body_limit_bytes=2**24), registry=OWN)) as url:
+        single = post_utf8(url, scanned(**data), STRUCTURED)
+        batch = post_utf8(url, [scanned(texts=["x" * 300_000]), scanned(**data)], BATCHED)
+        assert post_utf8(url, scanned(texts=["\u00e9" * 1000]), STRUCTURED).status == 202
+    assert (single.status, batch.status) == (413, 413)
+    (fault,) = single.body["errors"]
+    assert (fault["field"], "index" in fault) == ("data", False)
+    assert fault["detail"].startswith(f"must be at most {LONGEST_EVENT} bytes as JSON, is 8")
+    (fault,) = batch.body["errors"]
+    assert (fault["index"], fault["field"]) == (1, "data")
+    assert len(taken(redis_server.url)) == 1
+
+
+def post_utf8(url: str, events: object, kind: str) -> Answer:
+    body = json.dumps(events, ensure_ascii=False).encode()
+    return ask(url, "/events", body, {**AUTHORIZED, "Content-Type": kind})

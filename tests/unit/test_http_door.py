@@ -365,3 +365,10 @@ def test_what_is_refused_for_its_form_is_not_described(field: str) -> None:
     wrong = [{**GOOD, **change} for change, at in WRONG if at == field]
     assert wrong
     assert [event for event in wrong if described(event)] == []
+
+
+def test_a_header_for_the_data_is_told_what_the_data_is() -> None:
+    with pytest.raises(Refused) as caught:
+        binary(GOOD, **{"ce-data": "{}"})
+    (fault,) = caught.value.faults
+    assert (fault.field, fault.detail) == ("data", "is no attribute: in the binary mode the body is the data")
