@@ -62,6 +62,12 @@ class BufferedPublisher:
     `os.exec…`, in a crash, and by every signal that the program does not handle (SIGTERM and SIGHUP too). Call `close`
     first, handle the signal, or use the outbox, which loses nothing.
 
+    Never call `publish`, `flush` or `close` in a signal handler. Python runs the handler in the main thread: if that
+    is inside `publish`, the handler waits for ever for its lock. Set a flag in the handler, or raise `SystemExit`.
+
+    Where gevent patches after the first `publish`, the thread of before the patch may print `Exception ignored in
+    thread … KeyError` when it ends. Nothing is lost by it.
+
     Args:
         publisher: default: one with the settings of this process's environment.
         max_events: in the buffer. When it is full, `publish` waits.
