@@ -13,7 +13,7 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, unquote_plus, urlencode, urlsplit, urlunsplit
 
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
@@ -23,9 +23,14 @@ from redis import ConnectionPool, RedisError
 from redis.connection import SSLConnection
 from redis.connection import parse_url as parse_redis_url
 
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode's categories of what cannot be seen: control characters, what has no width, ends of lines. Also bytes of the
-environment that are no UTF-8."""
+_HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what cannot be seen: control characters, what has no width, what is not assigned or for
+private use, ends of lines. Also bytes of the environment that are no UTF-8."""
+
+_FILLERS = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Letters, marks and a sign of other categories that cannot be seen either (Unicode: default ignorable)."""
 
 _PLAIN = re.compile(r"[!-~]+")  # letters, digits and signs of ASCII: nothing to look for
 
@@ -53,9 +58,15 @@ def clean(text: str) -> str:
     text = stripped(text)
     if not _PLAIN.fullmatch(text):
         for character in text:
-            if unicodedata.category(character) in _HIDDEN:
-                raise ValueError(f"has a control character inside (U+{ord(character):04X}): write it without")
+            if _is_hidden(character):
+                raise ValueError(
+                    f"has a character inside that cannot be seen (U+{ord(character):04X}): write it without"
+                )
     return text
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in _HIDDEN or _FILLERS.match(character) is not None
 
 
 def _is_blank(character: str) -> bool:
@@ -107,8 +118,23 @@ def _check_escapes(url: str, parts: SplitResult) -> None:
     # What is escaped in a user's name or password may be anything; a host or a database has no such character.
     for text in (parts.netloc.rpartition("@")[2], "" if parts.scheme == "unix" else parts.path):
         plain = unquote(text)
-        if any(_is_blank(character) or unicodedata.category(character) in _HIDDEN for character in plain):
-            raise ValueError("has a blank or a control character, escaped, in its host or its database")
+        if any(_is_blank(character) or _is_hidden(character) for character in plain):
+            raise ValueError("has a blank or what cannot be seen, escaped, in its host or its database")
+    for name, text in parse_qsl(parts.query, keep_blank_values=True):
+        plain = stripped(text)
+        if name.lower() not in _FREE_TEXT and (plain != text or any(map(_is_hidden, plain))):
+            raise ValueError(f"has the option {_shown(name)} with a blank at its end, or with what cannot be seen")
+
+
+_FREE_TEXT = frozenset({"authmechanismproperties", "password", "ssl_ca_data", "ssl_password", "username"}) | {
+    "tlscertificatekeyfilepassword"
+}
+"""Options, in small letters, whose values are as they are."""
+
+
+def _shown(name: str) -> str:
+    # A name as options have it can be no part of a password: that would have an @ behind it.
+    return name if re.fullmatch(r"[A-Za-z_]{1,40}", name) else "(not shown)"
 
 
 # Whatever else a URL sets would win over what this library sets, time limits and retries among them.
@@ -141,6 +167,8 @@ def check_redis(url: str) -> None:
     for name in ("health_check_interval", "max_connections"):
         if not re.fullmatch(r"[0-9]{1,9}", found.get(name, "0")):
             raise NotTaken(f"has a {name} that is no whole number, or too large")
+    if not _PLAIN.fullmatch(found.get("client_name", "-")):
+        raise NotTaken("has a client_name with blanks or letters that are not ASCII, which Redis refuses")
     options = parse_redis_url(plain)  # type: ignore[no-untyped-call]  # redis-py types it not
     if scheme.endswith("+cluster") and options.get("db"):
         raise NotTaken("must not name a database: a Cluster has only the first")
@@ -186,10 +214,8 @@ def _check_options(url: str, known: frozenset[str], tls: frozenset[str]) -> Mapp
     options = parse_qs(parts.query, keep_blank_values=True)
     for name, values in options.items():
         if name not in known | tls:
-            # A name as options have it can be no part of a password: that would have an @ behind it.
-            shown = name if re.fullmatch(r"[A-Za-z_]{1,40}", name) else "(not shown)"
             may = ", ".join(sorted(known | (tls if _has_tls(parts.scheme) else frozenset()))) or "none"
-            raise NotTaken(f"has the unknown option {shown}; it may have {may}")
+            raise NotTaken(f"has the unknown option {_shown(name)}; it may have {may}")
         if name in tls and not _has_tls(parts.scheme):
             raise NotTaken(f"has {name}, which needs TLS: begin the URL with {parts.scheme}s://")
         if len(values) > 1 or not values[0]:
@@ -275,8 +301,13 @@ def without_tls_options(url: str) -> str:
 
 def check_mongodb(url: str) -> None:
     """Raise what keeps a client of MongoDB from being made with `url`, or where it names no database."""
-    if not urlsplit(url).path.strip("/"):
+    path = urlsplit(url).path
+    if not path.strip("/"):
         raise NotTaken("must name its database, as in mongodb://host:27017/shop")
+    if not re.fullmatch(
+        r"/[\w-]+", unquote_plus(path)
+    ):  # MongoDB takes more, but `shop;` or `shop&w=1` by mistake, too
+        raise NotTaken("must name a database of letters, digits, - and _, with ? before its options")
     if url.startswith("mongodb+srv:"):
         url = _without_srv(url)
     options = parse_mongodb_url(url, warn=False)["options"]

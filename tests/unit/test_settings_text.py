@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import traceback
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,9 @@ from cachekeeper.clients import connect_mongodb, connect_redis
 from cachekeeper.errors import SettingsError
 from cachekeeper.settings import PREFIX, load
 from tests.unit.test_settings import kinds
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VALUES = {
     "redis_url": "redis://:correcthorse@cache:6379/0",
@@ -81,10 +85,19 @@ def test_blanks_around_what_a_list_holds_are_nothing(monkeypatch: pytest.MonkeyP
         assert read(monkeypatch, kind, **{field: f"{spread},{around}"}) == plain, ascii(around)
 
 
+# Letters, marks and signs that show nothing: fillers of Hangul, joiners, variation selectors, an empty Braille cell.
+# Also private use, and what is not assigned.
+INVISIBLE = [
+    *"\u3164\u115f\u1160\uffa0\u2800\u034f\ufe00\ufe0f\u17b4\u17b5\u180b\u180d\u180f\U000e0100\U000e01ef",
+    *"\ue000\uf8ff\U000f0000\U0010fffd\u0378\uffff\U000e0fff",
+]
+
+
 def inside() -> list[str]:
     """What cannot be seen: control characters, characters without width, ends of lines, undecodable bytes."""
-    hidden = {chr(code) for code in range(1, 0x110000) if unicodedata.category(chr(code)) in {"Cc", "Cf", "Zl", "Zp"}}
-    return sorted({*hidden, *map(chr, range(0xDC80, 0xDD00))})  # bytes that are no UTF-8
+    kinds = {"Cc", "Cf", "Zl", "Zp"}
+    hidden = {chr(code) for code in range(1, 0x110000) if unicodedata.category(chr(code)) in kinds}
+    return sorted({*hidden, *INVISIBLE, *map(chr, range(0xDC80, 0xDD00))})  # the last: bytes that are no UTF-8
 
 
 def said(monkeypatch: pytest.MonkeyPatch, kind: type[BaseSettings], **values: str) -> dict[str, str]:
@@ -140,6 +153,65 @@ def test_nor_is_one_escaped_into_a_host_or_a_database(monkeypatch: pytest.Monkey
     for escaped in ("%0A", "%0d", "%09", "%20", "%C2%A0", "%00", "%EF%BB%BF"):
         found = said(monkeypatch, kind_with(field), **{field: before + escaped + mark + after})
         assert found.keys() == {field}
+
+
+@pytest.mark.parametrize("character", INVISIBLE, ids=ascii)
+def test_what_is_invisible_names_no_other_database(monkeypatch: pytest.MonkeyPatch, character: str) -> None:
+    escaped = quote(character, errors="surrogatepass")
+    for name in ("sh{}op", "shop{}", "{}shop"):
+        for written in (character, escaped):
+            url = f"mongodb://me:correct@db/{name.format(written)}?replicaSet=rs0"
+            assert said(monkeypatch, kind_with("mongodb_url"), mongodb_url=url).keys() == {"mongodb_url"}
+
+
+@pytest.mark.parametrize(
+    "sign", [*";,&='`)(]}>:|*!^\\", "%3B", "%3F", "%2C", "%0A", "%20", "%40", ".", ".users", "%2F"]
+)
+def test_nor_does_a_sign_by_mistake(monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
+    """`shop;` for a list of URLs, `shop&w=1` for a forgotten question mark."""
+    for name in (f"shop{sign}", f"shop{sign}w=1"):
+        found = said(monkeypatch, kind_with("mongodb_url"), mongodb_url=f"mongodb://me:correct@db/{name}")
+        assert found.keys() == {"mongodb_url"}
+    url = f"mongodb://me:correct@db/shop{sign}?replicaSet=rs0"
+    assert said(monkeypatch, kind_with("mongodb_url"), mongodb_url=url).keys() == {"mongodb_url"}
+
+
+@pytest.mark.parametrize(
+    "name", ["shop", "shop-2", "shop_eu", "Shop", "42", "boutique-\u00e9t\u00e9", "\u5e97", "%E5%BA%97"]
+)
+def test_names_of_databases(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    url = f"mongodb://db/{name}"
+    settings: Any = read(monkeypatch, kind_with("mongodb_url"), mongodb_url=url)
+    assert settings.mongodb_url == url
+
+
+@pytest.mark.parametrize(
+    ("field", "option"),
+    [
+        ("mongodb_url", "mongodb://db/shop?replicaSet=rs0{}"),
+        ("mongodb_url", "mongodb://db/shop?authSource={}admin"),
+        ("mongodb_url", "mongodb+srv://db.example.com/shop?authSource=admin{}&w=1"),
+        ("mongodb_url", "mongodb://db/shop?w=1{}"),
+        ("redis_url", "redis://cache?client_name=shop{}"),
+        ("redis_url", "redis://cache?db=1{}"),
+        ("broker_url", "amqp://broker//?heartbeat=15{}"),
+        ("broker_url", "amqps://broker//?ssl_cert_reqs=none{}"),
+    ],
+)
+@pytest.mark.parametrize("blank", ["%0A", "%0D%0A", "%20", "%09", "%00", "%E2%80%8B", "%EF%BB%BF", "%E3%85%A4", "+"])
+def test_nor_does_an_option_end_in_an_escaped_blank(
+    monkeypatch: pytest.MonkeyPatch, field: str, option: str, blank: str
+) -> None:
+    found = said(monkeypatch, kind_with(field), **{field: option.format(blank)})
+    assert found.keys() == {field}
+
+
+def test_a_file_may_have_a_blank_in_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    url = f"rediss://cache?ssl_ca_path={quote(str(folder))}&ssl_password=%20a%0A"
+    settings: Any = read(monkeypatch, kind_with("redis_url"), redis_url=url)
+    assert settings.redis_url == url
 
 
 @of_every_url
