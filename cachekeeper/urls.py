@@ -85,6 +85,7 @@ def check_url(text: str, schemes: tuple[str, ...], check: Callable[[str], object
         ValueError: it cannot be used. The text quotes nothing of the URL but the names of its options.
     """
     url = clean(text)
+    _check_one(url, schemes)
     if any(character.isspace() for character in url):
         raise ValueError("has a blank inside: a blank in a password is written %20")
     try:
@@ -104,6 +105,25 @@ def check_url(text: str, schemes: tuple[str, ...], check: Callable[[str], object
     except OSError:
         raise ValueError("names a file that cannot be read, or that holds no certificate") from None
     return url
+
+
+_LISTS = {
+    "amqp": "must be the URL of one broker: for several, name a load balancer or a DNS name; a ; in a password is %3B",
+    "redis": "must be the URL of one server; that of a Cluster begins with redis+cluster:// and names one of its nodes",
+    "mongodb": "must be one URL: it names the members of a replica set, as in mongodb://a,b/shop",
+}
+
+
+def _check_one(url: str, schemes: tuple[str, ...]) -> None:
+    """Refuse a list, before a sign in it is taken for one of a password, or its half for the whole."""
+    kind = next(kind for kind in _LISTS if kind in schemes)
+    listed = url.count("://") > 1
+    if kind != "mongodb":
+        server = url.partition("://")[2].partition("/")[0].partition("?")[0]
+        listed = listed or re.search("[,;]", server.partition("@")[2] or server) is not None
+    # kombu begins another broker at each ; wherever it stands.
+    if listed or (kind == "amqp" and ";" in url):
+        raise ValueError(_LISTS[kind])
 
 
 class NotTaken(ValueError):

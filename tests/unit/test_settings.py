@@ -419,6 +419,53 @@ def test_a_sign_in_a_password_that_is_not_escaped_is_found(
     load_settings()
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://a//;amqp://b//",
+        "amqp://a//,amqp://b//",
+        "amqp://a// amqp://b//",
+        "amqp://a,b//",
+        "amqp://a;b//",
+        "amqp://a:5672,b:5672//",
+        "amqp://a/shop;b/shop",
+        "amqps://a//;amqps://b//?ssl_cert_reqs=none",
+        "redis://a/0;redis://b/0",
+        "redis://a,b/0",
+        f"amqp://me:{SECRET}@a//;amqp://me:{SECRET}@b//",
+        f"amqp://me:{SECRET}@a,me:{SECRET}@b//",
+        f"amqp://me:{SECRET}@a,b//",
+        f"amqp://me:{SECRET};x@a//",  # where kombu would begin a second one
+    ],
+)
+def test_a_list_of_brokers_is_told_what_to_do(environment: pytest.MonkeyPatch, url: str) -> None:
+    said = faults(environment, BROKER_URL=url)["BROKER_URL"]
+    assert said.startswith("must be the URL of one broker: for several, name a load balancer or a DNS name")
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "SECURITY_REDIS_URL"])
+@pytest.mark.parametrize(
+    "url",
+    ["redis://a,b/0", "redis://a:1,b:1/0", "redis+cluster://a:1,b:1", "redis://a/0;redis://b/0", "redis://a;b/0"],
+)
+def test_so_is_a_list_of_servers(environment: pytest.MonkeyPatch, name: str, url: str) -> None:
+    said = faults(environment, **{name: url})[name]
+    assert said.startswith("must be the URL of one server; that of a Cluster begins with redis+cluster://")
+
+
+@pytest.mark.parametrize("url", ["mongodb://a/shop,mongodb://b/shop", "mongodb://me:x@a/shop;mongodb://me:x@b/shop"])
+def test_and_of_replica_sets(environment: pytest.MonkeyPatch, url: str) -> None:
+    said = faults(environment, MONGODB_URL=url)["MONGODB_URL"]
+    assert said.startswith("must be one URL: it names the members of a replica set")
+
+
+def test_signs_of_a_list_may_be_in_a_password(environment: pytest.MonkeyPatch) -> None:
+    urls = {"REDIS_URL": "redis://:a,b;c@cache/0", "BROKER_URL": "amqp://me:a,b%3Bc%40d@broker//"}
+    put(environment, **{**GOOD, **urls})
+    assert load_settings().broker_url == urls["BROKER_URL"]
+
+
 # --- secrets --------------------------------------------------------------------------------------------------------
 
 
