@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 
     from redis.connection import AbstractConnection
 
+_PLAIN = frozenset({"GET", "SET", "DEL", "EVAL", "EVALSHA", "HMGET", "MGET", "PING", "BRPOP", "EXEC", "LPUSH"})
+"""The most frequent commands, which change nothing for the one who takes their connection next."""
+
 _SUBSCRIBE = frozenset({"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"})
+_CHANGES = frozenset({"AUTH", "CLIENT", "HELLO", "MONITOR", "MULTI", "READONLY", "READWRITE", "RESET", "SELECT"})
 _UNLIMITED = 2**31
 _LOOK_AGAIN_SECONDS = 0.05
 
@@ -77,9 +81,16 @@ _parsers: dict[type[Any], type[Any]] = {}
 
 
 class _Packed(list[Any]):
-    """Commands as bytes, and how many they are."""
+    """Commands as bytes, how many they are, and whether one of them changes its connection."""
 
     commands = 0
+    changes = False
+
+
+def _word(name: Any) -> str:
+    """The first word of a command's name, which redis-py takes as text or bytes, in any case, with arguments or not."""
+    text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+    return text.partition(" ")[0].upper()
 
 
 if TYPE_CHECKING:
@@ -99,7 +110,8 @@ class _CountsCommands(_Base):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._sent = 0
-        self._subscribed = False
+        self._changed = False
+        self._shakes_hands = False
         # A pool of redis-py adds what its notifications need; they are another protocol's.
         kwargs = {name: value for name, value in kwargs.items() if "maint_notifications" not in name}
         super().__init__(*args, **{**kwargs, "protocol": 2})
@@ -111,32 +123,45 @@ class _CountsCommands(_Base):
 
     @property
     def owes_replies(self) -> bool:
-        """Whether something was sent on this connection whose reply was not read, or a subscription may send more."""
-        return self._sock is not None and (self._subscribed or self._sent != self._parser.replies)
+        """Whether something was sent on this connection whose reply was not read, or a command has changed it.
+
+        A subscription may send more; after MULTI, SELECT and the like, the next caller would get other replies.
+        """
+        return self._sock is not None and (self._changed or self._sent != self._parser.replies)
 
     def set_parser(self, parser_class: type[Any]) -> None:
         super().set_parser(_counting_parser(parser_class))  # type: ignore[no-untyped-call]  # redis-py types it not
 
     def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         # A subscriber calls this between what it sends and what it reads.
-        if self.owes_replies and not self._subscribed:
+        if self.owes_replies and not self._changed:
             self.disconnect()  # type: ignore[no-untyped-call]  # redis-py types it not
         if self._sock is not None:
             return
         # The handshake counts as one: a connection on which it was interrupted may be in another database.
-        self._sent, self._parser.replies, self._subscribed = 1, 0, False
-        super().connect_check_health(*args, **kwargs)
+        self._sent, self._parser.replies, self._changed = 1, 0, False
+        self._shakes_hands = True  # which selects the database, for every caller
+        try:
+            super().connect_check_health(*args, **kwargs)
+        finally:
+            self._shakes_hands = False
         self._sent -= 1
 
     def send_command(self, *args: Any, **kwargs: Any) -> None:
         super().send_command(*args, **kwargs)  # type: ignore[no-untyped-call]  # redis-py types it not
         # kombu's subscriber takes its connection from the pool itself, so nothing else tells that it is one.
-        self._subscribed = self._subscribed or args[0] in _SUBSCRIBE
+        if args[0] not in _PLAIN:
+            word = _word(args[0])
+            self._changed = self._changed or word in _SUBSCRIBE or (word in _CHANGES and not self._shakes_hands)
 
     def pack_commands(self, commands: Iterable[Any]) -> _Packed:
         commands = list(commands)
         packed = _Packed(super().pack_commands(commands))  # type: ignore[no-untyped-call]  # redis-py types it not
         packed.commands = len(commands)
+        words = {_word(command[0]) for command in commands if command[0] not in _PLAIN}
+        if any("EXEC" in command[:1] for command in commands):
+            words.discard("MULTI")
+        packed.changes = not words.isdisjoint(_CHANGES | _SUBSCRIBE)
         return packed
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002  # redis-py's
@@ -145,7 +170,11 @@ class _CountsCommands(_Base):
             self.connect_check_health(check_health=False)
         if check_health and self.health_check_interval:
             self.check_health()  # type: ignore[no-untyped-call]  # redis-py types it not
-        self._sent += command.commands if type(command) is _Packed else 1
+        if type(command) is _Packed:
+            self._sent += command.commands
+            self._changed = self._changed or command.changes
+        else:
+            self._sent += 1
         super().send_packed_command(command, check_health=False)  # type: ignore[no-untyped-call]  # redis-py types it not
 
 
