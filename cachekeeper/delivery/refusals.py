@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import (
     AuthenticationError,
     AuthenticationWrongNumberOfArgsError,
+    ClusterCrossSlotError,
     NoPermissionError,
     ResponseError,
 )
@@ -66,24 +67,17 @@ _REDIS_CURES = {
     ),
     "MISCONF": ("it takes no writes, since it could not save to its disk", "see its log; make room on the disk"),
     "MOVED": ("it is a Redis Cluster", "name a single server in CACHEKEEPER_BROKER_URL"),
-    "CROSSSLOT": ("it is a Redis Cluster", "name a single server in CACHEKEEPER_BROKER_URL"),
     "DENIED": ("it is in protected mode", "give it a password, or bind it otherwise"),
 }
+_PASSING_CODES = frozenset({"BUSY", "NOSCRIPT", "UNBLOCKED"})
+"""Without a type of redis-py's own, as LOADING has it: an outage."""
+
+SOME_WRONG_KEY = "a key of cachekeeper's has another type"
 _OF_ITS_OWN = "delete it, or give the broker a database of its own"
 
 
 class WrongKey(ResponseError):
-    """A key of this library's name in the broker holds a value of another type.
-
-    Args:
-        key: its name; None where that is not known.
-        found: the type that it has, in Redis's words.
-        wanted: the type that it must have.
-    """
-
-    def __init__(self, key: str | None, found: str = "", wanted: str = "") -> None:
-        what = f"the key {key} is a {found}, not a {wanted}" if key else "a key of cachekeeper's has another type"
-        super().__init__(what)
+    """A key of this library's name in the broker holds a value of another type. Its text says which, and which type."""
 
 
 def is_wrong_type(error: ResponseError) -> bool:
@@ -126,18 +120,23 @@ def _rabbit_cure(code: int, text: str) -> str | None:
     return _CURES.get(code)
 
 
-def _redis_refusal(error: ResponseError) -> tuple[str, str] | None:
+def _redis_refusal(error: ResponseError) -> tuple[str, str] | None:  # noqa: PLR0911  # a line for each kind
     """Cause and cure."""
     text = _PIPELINE.sub("", str(error))
     if isinstance(error, WrongKey) or is_wrong_type(error):
-        return str(error if isinstance(error, WrongKey) else WrongKey(None)), _OF_ITS_OWN
+        return str(error) if isinstance(error, WrongKey) else SOME_WRONG_KEY, _OF_ITS_OWN
     if isinstance(error, NoPermissionError) or is_permission(text):
         return _permission(text)
     if text == "DB index is out of range":
         return "it has no database of the number in CACHEKEEPER_BROKER_URL", "name a lower one, or raise `databases`"
     if unknown := _UNKNOWN_COMMAND.search(text):
         return f"it does not know the command {unknown[1].upper()}", "use Redis 6.2 or later, with no command renamed"
-    return _REDIS_CURES.get(redis_code(error, text))
+    if isinstance(error, ClusterCrossSlotError) or text.startswith("SELECT is not allowed in cluster"):
+        return _REDIS_CURES["MOVED"]
+    code = redis_code(error, text)
+    if not code or code in _PASSING_CODES:
+        return None
+    return _REDIS_CURES.get(code, (f"it refuses commands ({code})", "see its configuration and its log"))
 
 
 def _permission(text: str) -> tuple[str, str]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from redis.client import Pipeline
 from redis.utils import str_if_bytes
 
 from cachekeeper.delivery.broker import KEY_TYPES
-from cachekeeper.delivery.refusals import WrongKey, is_wrong_type
+from cachekeeper.delivery.refusals import SOME_WRONG_KEY, WrongKey, is_wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ class Client(redis.Redis):
             raise _wrong_key(self) from error
 
 
-class _Pipeline(redis.client.Pipeline):
+class _Pipeline(Pipeline):
     """Names a key of another type, as the client above does."""
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002  # redis-py's
@@ -76,8 +77,8 @@ def _wrong_key(client: redis.Redis) -> WrongKey:
         for key, wanted in KEY_TYPES.items():
             found = str_if_bytes(client.type(key))
             if found not in {wanted, "none"}:
-                return WrongKey(key, found, wanted)
-    return WrongKey(None)
+                return WrongKey(f"the key {key} is a {found}, not a {wanted}")
+    return WrongKey(SOME_WRONG_KEY)
 
 
 class QoS(kombu_redis.QoS):

@@ -70,11 +70,11 @@ def cannot_save(server: RedisServer, client: redis.Redis) -> None:
 
 
 def no_key(_: RedisServer, client: redis.Redis) -> None:
-    client.execute_command("ACL", "SETUSER", "default", "resetkeys", "~theirs:*")  # type: ignore[no-untyped-call]
+    client.acl_setuser("default", enabled=True, reset_keys=True, keys=["theirs:*"])
 
 
 def no_command(_: RedisServer, client: redis.Redis) -> None:
-    client.execute_command("ACL", "SETUSER", "default", "-lpush", "-eval", "-evalsha")  # type: ignore[no-untyped-call]
+    client.acl_setuser("default", enabled=True, commands=["-lpush", "-eval", "-evalsha"])
 
 
 def nothing(_: RedisServer, __: redis.Redis) -> None:

@@ -84,6 +84,13 @@ def test_an_outage_is_no_refusal() -> None:
     assert refusal(ValueError()) is None
     assert refusal(BusyLoadingError("Redis is loading the dataset in memory")) is None
     assert refusal(ResponseError("no such key")) is None
+    assert refusal(ResponseError("BUSY Redis is busy running a script.")) is None
+
+
+def test_a_refusal_without_a_line_of_its_own_is_said_by_its_code() -> None:
+    assert refusal(ResponseError("NEWCODE with somebody's words")) == (
+        "Redis refuses: it refuses commands (NEWCODE): see its configuration and its log"
+    )
 
 
 LIMIT = "raise that limit in RabbitMQ"

@@ -45,6 +45,8 @@ REASONS: dict[tuple[str, str, str], str] = {
     "forgets a cursor by itself",
     (f"{_DELIVERY}/transport.py", "Channel._queue_bind", "OutOfMemoryError"): "a script does the same in a full broker",
     (f"{_DELIVERY}/transport.py", "Channel._put", "OutOfMemoryError"): "a script does the same in a full broker",
+    (f"{_DELIVERY}/unacked.py", "_wrong_key", "contextlib.suppress(redis.RedisError)"): "a refusal is raised all the "
+    "same, without the name of the key",
     ("cachekeeper/door/app.py", "Door._probe", "BrokerUnavailable"): "the answer to /readyz, 503",
     ("cachekeeper/reader/core.py", "read", "CacheUnavailable"): "MongoDB is asked instead; counted by the breaker",
     ("cachekeeper/reader/core.py", "_load", "CacheUnavailable"): "MongoDB has answered; only the fill is left out",
