@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 
 from cachekeeper.errors import InvalidTime
 
@@ -20,9 +22,9 @@ def check_time(value: object, field: str = "time") -> datetime:
     """`value` as a time in UTC.
 
     Args:
-        value: a datetime with a zone, ISO 8601 text with a zone, or seconds since 1970. A fraction of a second in a
-            number (RFC 7519 allows it in `exp`) is rounded up to the next second, and a text to the next microsecond:
-            whatever ends by this time does not end early.
+        value: a datetime with a zone, ISO 8601 text with a zone, or seconds since 1970 (an integer, float, `Decimal`
+            or `Fraction`). A fraction of a second in a number (RFC 7519 allows it in `exp`) is rounded up to the next
+            second, and a text to the next microsecond: whatever ends by this time does not end early.
         field: how the caller names it, for the error.
 
     Raises:
@@ -37,11 +39,13 @@ def check_time(value: object, field: str = "time") -> datetime:
             return value.astimezone(UTC)
         except OverflowError:
             raise InvalidTime(field, "lies outside the years 1 to 9999") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | Fraction):
         raise InvalidTime(field, f"must be ISO 8601 with a zone, or seconds since 1970, got {type(value).__name__}")
-    if isinstance(value, float) and not math.isfinite(value):
+    if (isinstance(value, float) and not math.isfinite(value)) or (
+        isinstance(value, Decimal) and not value.is_finite()
+    ):
         raise InvalidTime(field, "must be a finite number of seconds")
-    if abs(value) >= _MOST_SECONDS:
+    if not -_MOST_SECONDS < value < _MOST_SECONDS:  # not by `abs`, which raises for a Decimal that is large enough
         raise InvalidTime(field, "must be seconds since 1970, got what can only be milliseconds or more")
     try:
         return datetime.fromtimestamp(math.ceil(value), UTC)
@@ -50,6 +54,8 @@ def check_time(value: object, field: str = "time") -> datetime:
 
 
 def _from_text(text: str, field: str) -> datetime:
+    if text.endswith("z"):  # as RFC 3339 allows it
+        text = f"{text[:-1]}Z"
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

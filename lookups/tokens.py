@@ -12,6 +12,8 @@ from cachekeeper.views import BlocklistView
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from decimal import Decimal
+    from fractions import Fraction
 
     from cachekeeper.store.outcomes import Blocked
 
@@ -19,7 +21,7 @@ BLOCKED = BlocklistView(name="blocked", key="blocked:{id}", collection="blocked_
 
 
 def block_token(
-    token_id: str | int, expires_at: datetime | str | float | None, *, keeper: Keeper | None = None
+    token_id: str | int, expires_at: datetime | str | float | Decimal | Fraction | None, *, keeper: Keeper | None = None
 ) -> Blocked:
     """Block a token until it expires by itself, plus the leeway of the setting `BLOCK_LEEWAY_SECONDS`.
 

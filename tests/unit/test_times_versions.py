@@ -1,6 +1,9 @@
 """Times and versions at the door."""
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from bson import Decimal128, Int64, Timestamp
@@ -11,6 +14,7 @@ from cachekeeper import metrics
 from cachekeeper.errors import InvalidTime, InvalidVersion
 from cachekeeper.times import check_time, to_ms, up_to_ms
 from cachekeeper.versions import MAX_VERSION, as_version, check_version, version_of
+from producers import UserLoggedOut
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -28,6 +32,11 @@ NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
         int(NOON.timestamp()),
         NOON.timestamp(),
         Int64(int(NOON.timestamp())),
+        Decimal(int(NOON.timestamp())),
+        Decimal("1772366399.1"),
+        Fraction(int(NOON.timestamp()) * 3 - 1, 3),
+        "2026-03-01T12:00:00z",
+        "2026-03-01t12:00:00z",
     ],
 )
 def test_times(value: object) -> None:
@@ -54,6 +63,14 @@ def test_times(value: object) -> None:
         (float("nan"), "finite"),
         (float("inf"), "finite"),
         (float("-inf"), "finite"),
+        (Decimal("NaN"), "finite"),
+        (Decimal("sNaN"), "finite"),
+        (Decimal("-Infinity"), "finite"),
+        (Decimal("1e99999999999"), "milliseconds"),
+        (Decimal(10**11), "milliseconds"),
+        (Fraction(10**400, 3), "milliseconds"),
+        ("z", "ISO 8601"),
+        (1j, "got complex"),
         (1e308, "milliseconds"),
         (1e11, "milliseconds"),
         (1.7e12 + 0.5, "milliseconds"),
@@ -76,6 +93,16 @@ def test_what_is_no_time(value: object, problem: str) -> None:
 @pytest.mark.parametrize("fraction", [0.5, 0.000_001, 0.999_999, 0.1])
 def test_a_fraction_of_a_second_is_rounded_up(fraction: float) -> None:
     assert check_time(NOON.timestamp() + fraction) == NOON + timedelta(seconds=1)
+
+
+def test_the_smallest_decimal_is_rounded_up_at_once() -> None:
+    for digits in (9, 99_999_999):
+        assert check_time(Decimal(f"1e-{digits}")) == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
+
+
+def test_a_logout_whose_token_was_read_with_decimals() -> None:
+    claims = json.loads('{"exp": 1772366399.25}', parse_float=Decimal)
+    assert UserLoggedOut(token_id="t", token_expires_at=claims["exp"]).token_expires_at == NOON
 
 
 @given(st.floats(-6e10, 1e11, exclude_max=True))
