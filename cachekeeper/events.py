@@ -221,6 +221,10 @@ class Event(BaseModel):
         copied = super().model_copy(update=update, deep=deep)
         return _unchecked(copied) if update else copied
 
+    def copy(self, **options: Any) -> Self:
+        """As pydantic's, which is deprecated: use `model_copy`. The copy is checked where it is published."""
+        return _unchecked(super().copy(**options))
+
     @classmethod  # type: ignore[no-redef]  # mypy's plugin makes one for each class
     def model_construct(  # type: ignore[override]
         cls, _fields_set: set[str] | None = None, **values: Any

@@ -283,6 +283,8 @@ class _Walk:
             return self._forms(inner, path, schema.get("config", {}))
         if schema.get("custom_init"):
             self._refuse(path, "is of a class with an __init__ of its own, which reads no JSON: use a plain model")
+        if schema["type"] == "dataclass" and schema["cls"].__eq__ is object.__eq__:
+            self._refuse(path, "is of a class without an __eq__, so nothing read equals it: leave out eq=False")
         self.fields_of(schema, path, config)
         return frozenset({("object", schema["type"])})
 

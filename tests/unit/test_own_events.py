@@ -9,6 +9,7 @@ import traceback
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -265,6 +266,11 @@ class Inner(BaseModel):
     value: Any
 
 
+@dataclass(eq=False)
+class WithoutEq:
+    number: int
+
+
 class Dated(Enum):
     DAY = date(2031, 1, 1)
 
@@ -328,6 +334,8 @@ REFUSED: list[tuple[Any, str]] = [
     (TakesAll, "field: takes fields of any name"),
     (Aliased, "field.name: has an alias"),
     (WithInit, "field: is of a class with an __init__"),
+    (WithoutEq, "field: is of a class without an __eq__"),
+    (list[WithoutEq], "field (items): is of a class without an __eq__"),
     (Serialized, "field.day: has a serializer of its own"),
     (SecretStr, "field: "),
     (IPv4Address, "field: "),
@@ -716,6 +724,13 @@ def test_a_copy_that_would_not_be_read_is_refused(
         with pytest.raises(InvalidEvent) as error:
             write(event)
         assert error.value.field == field
+
+
+def test_nor_is_a_copy_of_the_older_kind() -> None:
+    with pytest.deprecated_call():
+        changed = OUT.copy(update={"token_id": ""})
+    with pytest.raises(InvalidEvent, match="token_id: must not be empty"):
+        event_text(changed)
 
 
 def test_a_copy_with_a_field_that_is_none_is_refused() -> None:
