@@ -193,8 +193,9 @@ class Event(BaseModel):
             InvalidEvent: a field holds what is not of its type, or what JSON has no form for.
         """
         try:
-            # Not as warnings: these quote the value.
-            body = self.model_dump(mode="json", round_trip=True, warnings="error")
+            # Not as warnings: these quote the value. Not by `model_dump`, whose own work costs a fifth of this.
+            write = self.__pydantic_serializer__.to_python
+            body: dict[str, Any] = write(self, mode="json", round_trip=True, warnings="error")
         except (ValueError, RecursionError) as error:  # pydantic's own, and UnicodeDecodeError, are of the first kind
             name = type(error).__name__
             raise InvalidEvent(_unwritable(self), f"is not of its type, or JSON has no form for it ({name})") from None
