@@ -916,7 +916,7 @@ WRONG_DEFAULTS: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "default"), WRONG_DEFAULTS, ids=str)
+@pytest.mark.parametrize(("annotation", "default"), WRONG_DEFAULTS, ids=range(len(WRONG_DEFAULTS)))
 def test_a_default_that_is_not_valid_is_refused(annotation: Any, default: Any) -> None:
     own = event_with(annotation, default)
     with pytest.raises(InvalidEvent, match="field"):
