@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import deque
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from enum import Enum, IntEnum, StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from typing_extensions import TypedDict
 
+from cachekeeper.delivery.publisher import event_text
 from cachekeeper.events import Event, Id, Moment, Name
+from cachekeeper.registry import Registry
 
 
 class Size(StrEnum):
@@ -165,3 +168,32 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 ORDERS = st.fixed_dictionaries(FIELDS).map(lambda fields: OrderPlaced(**fields))
 """Any of them."""
+
+
+OWN = Registry()
+OWN.add_event(OrderPlaced)
+
+
+def event_with(annotation: Any, default: Any = ..., **config: Any) -> type[Event]:
+    """A class with one field of its own."""
+    make: Any = create_model
+    made: type[Event] = make("Own", __base__=Event, type=(Literal["own"], "own"), field=(annotation, default), **config)
+    return made
+
+
+def registered(kind: type[Event]) -> Registry:
+    registry = Registry()
+    registry.add_event(kind)
+    return registry
+
+
+def back(registry: Registry, event: Event) -> Event:
+    """Over the wire."""
+    return registry.decode(json.loads(event_text(event)))
+
+
+def same(found: Event, event: Event) -> None:
+    """Equal, and of the same types: `True == 1`, and a set equals a frozenset."""
+    assert found == event
+    for name in type(event).model_fields:
+        assert type(getattr(found, name)) is type(getattr(event, name)), name

@@ -1,0 +1,100 @@
+"""Own events that are nested too deeply: refused before they are published, and judged alone where they arrive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from kombu import Message
+from pydantic import (
+    BaseModel,
+)
+
+from cachekeeper.delivery.broker import task_body, task_headers
+from cachekeeper.delivery.messages import DeepEvent, Parcel
+from cachekeeper.delivery.messages import read_message as read_delivered
+from cachekeeper.delivery.outbox import _record
+from cachekeeper.delivery.publisher import event_text
+from cachekeeper.delivery.relay import _text
+from cachekeeper.errors import InvalidEvent
+from cachekeeper.events import Event
+from cachekeeper.nesting import DEEPEST
+from cachekeeper.registry import load_registry
+from tests.own_events import registered
+
+SHIPPED = load_registry(["producers"])
+SLOW = settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.generate),  # one event has 30 fields: to shrink it takes minutes
+)
+NAN, INFINITY = float("nan"), float("inf")
+
+
+class Part(BaseModel):
+    kids: list[Part] = []
+
+
+class Tree(Event):
+    type: Literal["tree"] = "tree"
+    note: str = ""
+    part: Part
+
+
+def tree(levels: int) -> Tree:
+    part = Part()
+    for _ in range(levels - 1):
+        part = Part(kids=[part])
+    return Tree(id="deep", part=part)
+
+
+FITS = (DEEPEST - 2) // 2  # the list of events and the event are two levels, and each part is two: itself, and its list
+
+
+@pytest.mark.parametrize("write", [event_text, _record], ids=["publisher", "outbox"])
+def test_what_is_nested_too_deeply_is_refused_before_it_is_published(write: Callable[[Event], object]) -> None:
+    write(tree(FITS))
+    for levels in (FITS + 1, 100, 300):
+        with pytest.raises(InvalidEvent) as caught:
+            write(tree(levels))
+        assert caught.value.field == "part"
+
+
+def test_the_deepest_event_that_is_published_is_read() -> None:
+    event = tree(FITS)
+    (found,) = parcel(event_text(event))
+    assert registered(Tree).decode(found) == event
+
+
+def parcel(*texts: str) -> Sequence[object]:
+    message: Any = Message(task_body(list(texts)), content_type="application/json", content_encoding="utf-8")  # type: ignore[arg-type]  # bytes will do
+    message.headers = task_headers("m1", len(texts))
+    found = read_delivered(message)
+    assert isinstance(found, Parcel), found
+    return found.events
+
+
+@pytest.mark.parametrize("levels", [DEEPEST, 100, 700])
+def test_in_a_message_each_event_is_judged_by_itself(levels: int) -> None:
+    deep = '{"id": "deep", "type": "tree", "part": ' + "[" * levels + "]" * levels + "}"
+    good = event_text(tree(1))
+    first, found, last = parcel(good, deep, good)
+    assert first == last == json.loads(good)
+    assert isinstance(found, DeepEvent)
+    assert found.id == "deep"
+    assert json.loads(found.text) == json.loads(deep)
+
+
+def test_the_relay_leaves_it_to_the_worker_to_say_so() -> None:
+    body = '{"id": "deep", "type": "tree", "part": ' + "[" * 100 + "]" * 100 + "}"
+    (found,) = parcel(_text({"_id": "deep", "body": body, "attempts": 0}))
+    assert found == DeepEvent("deep", json.dumps(json.loads(body)))
+    hopeless = '{"id": "deep", "part": ' + "[" * 700 + "]" * 700 + "}"
+    (found,) = parcel(_text({"_id": "deep", "body": hopeless, "attempts": 0}))
+    assert isinstance(found, dict)
+    assert found["id"] == "deep"
