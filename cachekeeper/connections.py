@@ -9,20 +9,21 @@ with Redis: Ctrl-C, Celery's soft time limit, a signal handler of the program:
 redis-py looks for unread bytes when it takes a connection from the pool, but not with maintenance notifications on, as
 they are by default since redis-py 7.1, and it cannot see a reply that is still on its way. So a connection here counts
 the commands it sent and the replies it read, and is closed where the two differ. It speaks RESP2, in which a server
-sends nothing that was not asked for.
-
-A connection class of another library takes them as they are: `connection_class=CountingConnection`.
+sends nothing that was not asked for. A connection class of another library takes them as they are:
+`connection_class=CountingConnection`.
 """
 
 from __future__ import annotations
 
 import os
+import selectors
 import threading
 import time
 import weakref
 from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, cast
 
 from redis import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
@@ -106,7 +107,7 @@ class _CountsCommands(_Base):
     sent, that of replies after they were read.
     """
 
-    leased = False  # by the pool, to one caller
+    lessee: int | None = None  # the thread that took it from the pool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._sent = 0
@@ -129,6 +130,26 @@ class _CountsCommands(_Base):
         """
         return self._sock is not None and (self._changed or self._sent != self._parser.replies)
 
+    @property
+    def replies(self) -> int:
+        """How many were read, on all sockets that it had."""
+        return int(self._parser.replies)
+
+    @property
+    def awaits_reply(self) -> bool:
+        """Whether its caller waits for the server: for a reply or to be connected. A subscriber waits for messages."""
+        return self._shakes_hands or (self.owes_replies and not self._changed)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether the server has sent what its caller has not read yet. Other threads may ask: it reads nothing."""
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(cast("Any", self._sock) or -1, selectors.EVENT_READ)
+                return bool(selector.select(0))
+        except (OSError, ValueError):  # it has no socket, its caller closes it, or no file descriptor is left
+            return False
+
     def set_parser(self, parser_class: type[Any]) -> None:
         super().set_parser(_counting_parser(parser_class))  # type: ignore[no-untyped-call]  # redis-py types it not
 
@@ -139,7 +160,7 @@ class _CountsCommands(_Base):
         if self._sock is not None:
             return
         # The handshake counts as one: a connection on which it was interrupted may be in another database.
-        self._sent, self._parser.replies, self._changed = 1, 0, False
+        self._sent, self._changed = self._parser.replies + 1, False
         self._shakes_hands = True  # which selects the database, for every caller
         try:
             super().connect_check_health(*args, **kwargs)
@@ -200,9 +221,10 @@ _COUNTING: dict[type[Any], type[Any]] = {
 class _Waiter:
     """A thread that waits for a connection."""
 
-    __slots__ = ("connection", "given")
+    __slots__ = ("connection", "given", "thread")
 
     def __init__(self) -> None:
+        self.thread = get_ident()
         self.given = threading.Event()
         self.connection: _CountsCommands | None = None
 
@@ -245,7 +267,8 @@ class WaitingPool(ConnectionPool):
         self._available_connections = []
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()
         self._waiters: deque[_Waiter] = deque()
-        self._progress = time.monotonic()
+        self._looked = self._progress = time.monotonic()
+        self._replies = 0
         self.pid = os.getpid()  # last: other threads look at it without a lock
 
     @property
@@ -258,7 +281,7 @@ class WaitingPool(ConnectionPool):
 
         Raises:
             PoolFull: none was free in time.
-            redis.TimeoutError: none of them got an answer for as long as one may take.
+            redis.TimeoutError: all of them waited for the server for as long as one reply may take, and got none.
             redis.RedisError: it could not connect.
         """
         self._checkpid()
@@ -280,19 +303,25 @@ class WaitingPool(ConnectionPool):
         return connection
 
     def release(self, connection: Any) -> None:
-        """Give a connection back: to whoever waits, else to the pool."""
+        """Give a connection back: to whoever waits, else to the pool. Only the thread that took it can.
+
+        caller 1: Pipeline.reset releases it · a signal raises before the pipeline forgets it
+        caller 2: takes it · sends a command
+        caller 1: the block of the pipeline ends, and releases it again
+        caller 3: takes it, and shares a socket with caller 2
+
+        A release that is meant by another thread (a subscriber's, a finaliser's) looks the same, and loses the
+        connection: redis-py forgets it next, Python removes and closes it, and its place is free.
+        """
         self._checkpid()
         if connection.pid != self.pid:
             connection.disconnect()  # the parent's, in a child
             return
-        if connection.owes_replies:
-            connection.disconnect()
         with self._lock:
-            # Given back twice, it would have two callers.
-            if connection.leased:
-                connection.leased = False
-                if connection.is_open:
-                    self._progress = time.monotonic()
+            if connection.lessee == get_ident():
+                if connection.owes_replies:
+                    connection.disconnect()
+                connection.lessee = None
                 self._hand_on(connection)
 
     def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002  # redis-py's
@@ -323,7 +352,7 @@ class WaitingPool(ConnectionPool):
             with self._lock:
                 self._forget(waiter)
                 if waiter.connection is not None:  # it came too late
-                    waiter.connection.leased = False
+                    waiter.connection.lessee = None
                     self._hand_on(waiter.connection)
             raise
 
@@ -335,7 +364,7 @@ class WaitingPool(ConnectionPool):
             connection = self.make_connection()
         else:
             return None
-        connection.leased = True
+        connection.lessee = get_ident()
         return connection
 
     def _wait(self, waiter: _Waiter) -> Any:
@@ -350,18 +379,35 @@ class WaitingPool(ConnectionPool):
                 if found is not None:
                     self._forget(waiter)
                     return found
-                progress = max(self._progress, began)
+                hangs = self._hangs(began)
             if now >= ends:
                 raise PoolFull(f"all {self.max_connections} connections to Redis were in use for {now - began:.1f} s")
-            if now - progress >= self._stall_seconds:
-                # Their callers have waited as long for the server, and are told the same at this moment.
+            if hangs:
                 raise RedisTimeoutError("no connection to Redis got an answer")
+
+    def _hangs(self, began: float) -> bool:
+        """Whether all connections have waited for the server as long as one reply may take. Under the lock.
+
+        Then the callers raise the same error now. A long pipeline or an idle caller fills a pool, too: no outage.
+        """
+        now = time.monotonic()  # as `began`, when the caller began to wait
+        if now - self._looked >= _LOOK_AGAIN_SECONDS / 2:  # once for all who wait
+            replies = sum(each.replies for each in self._made)
+            if replies != self._replies or any(each.is_open and not each.awaits_reply for each in self._made):
+                self._progress = now
+            self._looked, self._replies = now, replies
+        if now - max(self._progress, began) < self._stall_seconds:
+            return False
+        if answered := any(each.has_unread for each in self._made):  # but its caller gets no CPU, or has lost it
+            self._progress = now
+        # One that is closed says nothing: its caller has just failed, or keeps it for ever.
+        return not answered and any(each.awaits_reply for each in self._made)
 
     def _hand_on(self, connection: Any) -> None:
         """To the one who has waited longest, so that nobody overtakes. Under the lock."""
         if self._waiters:
             waiter = self._waiters.popleft()
-            connection.leased = True
+            connection.lessee = waiter.thread
             waiter.connection = connection
             waiter.given.set()
         else:

@@ -69,6 +69,16 @@ _TLS = "use redis:// where the port speaks no TLS, rediss:// and its certificate
 _SEE = "see its configuration and its log"
 
 
+def is_pool_full(error: BaseException | None) -> bool:
+    """Whether `error` says that no connection was free. The server was not asked then.
+
+    redis-py's `BlockingConnectionPool` has no class of its own for it.
+    """
+    if isinstance(error, MaxConnectionsError):
+        return True
+    return type(error) is RedisConnectionError and str(error) == "No connection available."
+
+
 def server_name(source: Any) -> str:
     """Where a client connects to, without the password: host and port, or a path; a database that is not the first."""
     pool = getattr(source, "connection_pool", None)

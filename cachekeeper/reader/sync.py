@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson.errors import BSONError
-from redis.exceptions import MaxConnectionsError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from cachekeeper.connections import waiting_until
 from cachekeeper.database import QueryRefused
@@ -16,7 +16,7 @@ from cachekeeper.loaders import ABSENT, Absent
 from cachekeeper.metrics import COUNTERS
 from cachekeeper.reader import core
 from cachekeeper.reader.flights import Flight, LeasedFlights, SharedFlights
-from cachekeeper.refusals import server_name, warn_if_refused
+from cachekeeper.refusals import is_pool_full, server_name, warn_if_refused
 from cachekeeper.store import steps
 from cachekeeper.store.outcomes import Acquired, Found, Peeked, Stale
 from cachekeeper.views import Staleness
@@ -65,7 +65,7 @@ class Breaker:
     def failed(self, error: Exception) -> None:
         """Redis was asked, and failed with `error`."""
         cause = error.__cause__ if isinstance(error, CacheUnavailable) else error
-        if isinstance(cause, MaxConnectionsError):
+        if is_pool_full(cause):
             COUNTERS.add("cache_overloaded")  # nobody was asked: that says nothing about Redis
             return
         COUNTERS.add("cache_unavailable")

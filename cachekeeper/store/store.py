@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redis import RedisCluster
-from redis.exceptions import MaxConnectionsError, NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from cachekeeper.errors import CacheOverloaded, CacheUnavailable
 from cachekeeper.fold import escape_braces
 from cachekeeper.keys import key_of_meta, meta_key
 from cachekeeper.metrics import COUNTERS, log_once
-from cachekeeper.refusals import server_name, warn_if_refused
+from cachekeeper.refusals import is_pool_full, server_name, warn_if_refused
 from cachekeeper.store.late import LateCluster
 from cachekeeper.store.steps import invalidate_within, mend
 
@@ -43,11 +43,11 @@ def cache_errors(doing: str, source: object = None) -> Iterator[None]:
     """
     try:
         yield
-    except MaxConnectionsError as error:
-        raise CacheOverloaded(
-            f"no connection to Redis was free while {doing}: raise max_connections in its URL, or leave it out"
-        ) from error
     except (RedisError, RedisClusterException) as error:  # the second: a Cluster that is away; it is no RedisError
+        if is_pool_full(error):
+            raise CacheOverloaded(
+                f"no connection to Redis was free while {doing}: raise max_connections in its URL, or leave it out"
+            ) from error
         if source is not None:
             # Here, and not where the error ends: a caller that only writes has no breaker, and is asked to try again.
             warn_if_refused(server_name(source), error)

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cachekeeper import CacheOverloaded, Unavailable
 from cachekeeper.connections import PoolFull, WaitingPool, waiting_until
 from cachekeeper.delivery.messages import Parcel
 from cachekeeper.delivery.work import Delivery, Job, Verdict
 from cachekeeper.reader.sync import Breaker
-from cachekeeper.store import cache_errors
+from cachekeeper.store import cache_errors, steps
 from cachekeeper.views import Server
-from lookups import read_session, read_user, save_session
+from lookups import USER_NAME, read_session, read_user, save_session
 from tests.real.delivering import REGISTRY
 from tests.shop import LONG, NO_REDIS, Shop, answers_in_time, counted, threads
 from tests.waiting import wait_until
@@ -124,7 +126,6 @@ def test_a_worker_that_waited_in_vain_goes_on(stocked: Shop) -> None:
     source: Any = delivery.keeper.store(Server.CACHE).source
     taken = [source.connection_pool.get_connection() for _ in range(2)]
     (job,) = jobs(1)
-    source.connection_pool._wait_seconds = source.connection_pool._stall_seconds / 4
     with counted() as seen:
         delivery.process(job)
     assert [job.verdict] == [Verdict.AWAY]  # it comes again
@@ -143,7 +144,6 @@ def test_a_lookup_that_waited_in_vain_asks_mongodb_and_then_redis_again(stocked:
     answers_in_time(keeper)
     pool: Any = keeper.store(Server.CACHE).client.connection_pool
     taken = pool.get_connection()
-    pool._wait_seconds = pool._stall_seconds / 4
     with counted() as seen:
         assert read_user(1, keeper=keeper) == "Ann"
     assert (seen["cache_overloaded"], seen["cache_unavailable"]) == (1, 0)
@@ -161,6 +161,26 @@ def test_a_full_pool_of_redis_py_is_no_outage_either() -> None:
     assert breaker.allows()
     breaker.failed(redis.MaxConnectionsError("Too many connections"))
     assert breaker.allows()
+
+
+def test_nor_is_a_full_blocking_pool_of_redis_py(stocked: Shop) -> None:
+    pool: Any = redis.BlockingConnectionPool.from_url(
+        stocked.server.url, max_connections=1, timeout=0.1, protocol=2, retry=Retry(NoBackoff(), 0)
+    )
+    with redis.Redis(connection_pool=pool) as client:
+        keeper = stocked.keeper(cache=client, watched=False)
+        answers_in_time(keeper)
+        taken = pool.get_connection()
+        with counted() as seen:
+            assert read_user(1, keeper=keeper) == "Ann"
+            with pytest.raises(CacheOverloaded, match="max_connections"):
+                keeper.store(Server.CACHE).run(steps.invalidate(USER_NAME.template.key("1")))
+        assert (seen["cache_overloaded"], seen["cache_unavailable"]) == (1, 0)
+        pool.release(taken)
+        with counted() as seen:
+            assert read_user(1, keeper=keeper) == "Ann"
+        assert seen["load"] == 0, "the breaker is closed"
+    pool.disconnect()
 
 
 def test_who_came_first_is_served_first(pool: WaitingPool) -> None:

@@ -126,7 +126,7 @@ def test_it_is_closed_before_it_goes_back(redis_server: RedisServer) -> None:
         with pytest.raises(redis.ResponseError):
             client.execute_command("NO_SUCH_COMMAND")
         assert taken.is_open  # an error was a reply, too
-        assert taken.leased is False
+        assert taken.lessee is None
     pool.disconnect()
 
 
