@@ -17,6 +17,20 @@ _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
 
 
+def growing(failures: int, *, first: float, longest: float) -> float:
+    """How many seconds to wait after so many failures in a row.
+
+    Args:
+        failures: the wait doubles with each.
+        first: the longest wait after none, in seconds.
+        longest: the longest of all, in seconds.
+
+    Returns:
+        Between half of that wait and all of it: processes that stopped together do not come back together.
+    """
+    return min(first * (1 << min(failures, 10)), longest) * random.uniform(0.5, 1)  # noqa: S311
+
+
 class Backoff:
     """Waits longer from failure to failure, while a server is away.
 
@@ -43,10 +57,9 @@ class Backoff:
         if why not in self._said:
             self._said.add(why)
             logger.warning("%s: %s", self._waits, error)
-        wait = min(_FIRST_WAIT_SECONDS * (1 << min(self._failures, 10)), _LONGEST_WAIT_SECONDS)
+        wait = growing(self._failures, first=_FIRST_WAIT_SECONDS, longest=_LONGEST_WAIT_SECONDS)
         self._failures += 1
-        # Spread, so that those that stopped together do not come back together.
-        self._stopping.wait(wait * random.uniform(0.5, 1))  # noqa: S311
+        self._stopping.wait(wait)
 
     def succeeded(self) -> None:
         """It works, or works again."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import traceback
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from cachekeeper.delivery.backoff import growing
 from cachekeeper.errors import CachekeeperError
 from cachekeeper.metrics import COUNTERS, logger
 
@@ -31,6 +31,9 @@ class Gate:
     events are then applied one by one, and after `Gate.STRIKES` in one process the guilty ones are given up; else one
     event that no server accepts would keep all others waiting for ever.
 
+    A full pool of connections shuts it too, without a strike: before RabbitMQ 4.3 each message that is put back costs a
+    delivery, so messages must not be fetched again at once. The pause grows while the pool is full again soon after.
+
     Args:
         attempt: asks the servers, within a time limit; raises where they do not answer.
 
@@ -51,6 +54,8 @@ class Gate:
         self._thread: threading.Thread | None = None
         self._failed: set[str] = set()
         self._strikes: OrderedDict[str, int] = OrderedDict()
+        self._opened_at = 0.0
+        self._full = 0  # how often in a row a full pool shut it soon after it had opened
 
     @property
     def is_open(self) -> bool:
@@ -80,10 +85,16 @@ class Gate:
         else:
             self._unlock()
 
-    def shut(self, message_id: str, error: BaseException) -> None:
-        """A message failed, since a server is away: fetch no more until one attempt has succeeded."""
+    def shut(self, message_id: str | None, error: BaseException) -> None:
+        """A message failed, since a server is away: fetch no more until one attempt has succeeded.
+
+        Args:
+            message_id: the message that failed; None for a full pool, which is never a message's fault.
+            error: what it failed with.
+        """
         with self._lock:
-            self._failed.add(message_id)
+            if message_id is not None:
+                self._failed.add(message_id)
             if not self._open:
                 return
             self._open = False
@@ -116,20 +127,25 @@ class Gate:
                     self._log(error)
                     self._logged = text
                 attempts += 1
-                pause = min(_FIRST_PAUSE_SECONDS * (1 << min(attempts, 10)), _LONGEST_PAUSE_SECONDS)
-                # Spread, so that workers that stopped together do not come back together.
-                self._stopping.wait(pause * random.uniform(0.5, 1))  # noqa: S311
+                self._stopping.wait(growing(attempts, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS))
                 continue
             if not attempts:
-                self._stopping.wait(self._strike())
+                self._stopping.wait(self._strike(began))
             logger.warning("fetching events again, after %.1f s", time.monotonic() - began)
             self._unlock()
             return
 
-    def _strike(self) -> float:
-        """The servers are well: what failed may be the messages' own fault. Returns how long to wait all the same."""
-        most = 0
+    def _strike(self, began: float) -> float:
+        """The servers are well: what failed may be the messages' own fault. Returns how long to wait all the same.
+
+        Args:
+            began: when the gate was shut, by the monotonic clock.
+        """
         with self._lock:
+            if not self._failed:
+                soon = began - self._opened_at < _LONGEST_PAUSE_SECONDS
+                self._full = self._full + 1 if soon else 1
+            most = 0 if self._failed else self._full
             for message_id in self._failed:
                 most = max(most, strikes := self._strikes.pop(message_id, 0) + 1)
                 self._strikes[message_id] = strikes
@@ -141,6 +157,7 @@ class Gate:
         with self._lock:
             # What failed between the attempt and now failed in the outage that is over: no strike.
             self._failed.clear()
+            self._opened_at = time.monotonic()
             self._open = True
         self.on_open()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import shlex
 import time
@@ -16,6 +15,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from cachekeeper.delivery.backoff import growing
 from cachekeeper.metrics import COUNTERS, logger
 from cachekeeper.refusals import is_permission, redis_code
 
@@ -190,8 +190,7 @@ class ReconnectPause:
             logger.error("events wait in the broker: %s", why)
         pause = 0.0
         if self._failures:
-            pause = min(_FIRST_PAUSE_SECONDS * (1 << min(self._failures, 10)), _LONGEST_PAUSE_SECONDS)
-            pause *= random.uniform(0.5, 1)  # noqa: S311  # spread, so that workers do not come back together
+            pause = growing(self._failures, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)
         self._failures += 1
         self._wait(pause)
         return pause

@@ -137,13 +137,9 @@ class Delivery:
         COUNTERS.add("message_put_back", len(jobs))
         if not isinstance(error, CachekeeperError):
             _log_fault("a message was put back", error)
-        if isinstance(error, CacheOverloaded):
-            # Redis was not asked: no reason to stop fetching, and nothing that speaks against the message. It comes
-            # back after the wait for a connection, which has taken its time.
-            log_once("pool:full", "%s", error)
-            return
         for job in jobs:
-            self.gate.shut(job.message.id, error)
+            # A full pool: Redis was not asked, so nothing speaks against the message.
+            self.gate.shut(None if isinstance(error, CacheOverloaded) else job.message.id, error)
 
     def _deal_with(self, messages: Sequence[Parcel | Poison], strikes: int) -> None:
         letters: list[Letter] = []
@@ -211,8 +207,8 @@ class Delivery:
             result = self._alone(commands)
             if not isinstance(result.error, Unavailable):
                 break
-            if strikes < self.gate.STRIKES:
-                raise result.error
+            if strikes < self.gate.STRIKES or isinstance(result.error, CacheOverloaded):
+                raise result.error  # a full pool is never the event's fault, however often it was met
             # Its message has failed again and again while the servers were well. If they are now, and it fails once
             # more, and they still are, it is the event. Once is not enough: a neighbour of the guilty one, which an
             # outage met just now, would go, too.

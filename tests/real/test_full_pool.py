@@ -129,13 +129,35 @@ def test_a_worker_that_waited_in_vain_goes_on(stocked: Shop) -> None:
     with counted() as seen:
         delivery.process(job)
     assert [job.verdict] == [Verdict.AWAY]  # it comes again
-    assert (seen["message_put_back"], seen["gate_shut"]) == (1, 0)
-    assert delivery.gate.is_open
-    assert delivery.gate.strikes(job.message.id) == 0
+    assert (seen["message_put_back"], seen["gate_shut"]) == (1, 1)  # not fetched again at once: it costs a delivery
     for connection in taken:
         source.connection_pool.release(connection)
+    delivery.gate._try()
+    assert delivery.gate.is_open
+    assert delivery.gate.strikes(job.message.id) == 0
     delivery.process(job)
     assert [job.verdict] == [Verdict.DONE]
+    delivery.keeper.close()
+
+
+def test_a_full_pool_makes_no_dead_letter(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool is full at both attempts, and free at the probe between them."""
+    delivery = worker(stocked, **NO_REDIS)
+    source: Any = delivery.keeper.store(Server.CACHE).source
+    taken = [source.connection_pool.get_connection() for _ in range(2)]
+    monkeypatch.setattr(delivery, "_probe", lambda: None)
+    source.connection_pool._wait_seconds = source.connection_pool._stall_seconds / 4
+    (job,) = jobs(1)
+    delivery.gate._strikes[job.message.id] = delivery.gate.STRIKES
+    delivery.process(job)
+    assert [job.verdict] == [Verdict.AWAY]
+    assert stocked.db.dead_letters.count_documents({}) == 0
+    for connection in taken:
+        source.connection_pool.release(connection)
+    delivery.gate._try()
+    delivery.process(job)
+    assert [job.verdict] == [Verdict.DONE]
+    assert stocked.db.dead_letters.count_documents({}) == 0
     delivery.keeper.close()
 
 

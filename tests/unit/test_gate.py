@@ -7,10 +7,11 @@ import pytest
 
 from cachekeeper.delivery import gate as gates
 from cachekeeper.delivery.gate import Gate
-from cachekeeper.errors import CacheUnavailable
+from cachekeeper.errors import CacheOverloaded, CacheUnavailable
 from tests.waiting import Waits, wait_until
 
 AWAY = CacheUnavailable("Redis failed while being asked")
+FULL = CacheOverloaded("no connection was free in time")
 
 
 class Servers:
@@ -139,6 +140,19 @@ def test_a_message_that_fails_again_and_again_makes_it_wait_longer(timed: Gate, 
         timed.shut("m", AWAY)
         wait_until(open_again(timed), "an open gate")
     assert waits.seconds == [0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5]
+
+
+def test_a_full_pool_makes_it_wait_longer_and_is_no_strike(timed: Gate, waits: Waits) -> None:
+    timed.start()
+    for _ in range(8):
+        timed.shut(None, FULL)
+        wait_until(open_again(timed), "an open gate")
+    assert waits.seconds == [0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5]
+    assert not timed._strikes
+    timed._opened_at -= gates._LONGEST_PAUSE_SECONDS  # it was open for long: the next full pool begins anew
+    timed.shut(None, FULL)
+    wait_until(open_again(timed), "an open gate")
+    assert waits.seconds[8:] == [0.2]
 
 
 def test_however_often_a_message_has_failed_the_wait_has_an_end(timed: Gate, waits: Waits) -> None:
