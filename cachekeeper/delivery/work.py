@@ -14,6 +14,7 @@ from cachekeeper.delivery.deadletters import COLLECTION, EXPIRY, Letter, keep
 from cachekeeper.delivery.gate import Gate
 from cachekeeper.delivery.messages import DeepEvent, Failures, Parcel, Poison
 from cachekeeper.delivery.outbox import leave
+from cachekeeper.delivery.signals import signal_errors
 from cachekeeper.errors import CachekeeperError, CacheOverloaded, InvalidEvent, Unavailable
 from cachekeeper.indexes import IndexKeeper
 from cachekeeper.keeper import Keeper
@@ -155,8 +156,10 @@ class Delivery:
                     continue
                 try:
                     commands = self.registry.commands(self.registry.decode(body))
+                except signal_errors():
+                    raise
                 # Kept with its traceback: one bad event must not stop the others, and come back for ever. A `sys.exit`
-                # or a `CancelledError` is a handler's as well: no signal and no cancellation reaches this thread.
+                # or a `CancelledError` is a handler's as well.
                 except BaseException as error:  # noqa: BLE001
                     letters.append(Letter(body, error, message.failures))
                 else:
@@ -190,7 +193,7 @@ class Delivery:
         if not strikes:
             try:
                 results = apply(self.keeper, batch)
-            except CachekeeperError:
+            except (CachekeeperError, *signal_errors()):
                 raise
             except BaseException as error:  # noqa: BLE001  # such as a value that MongoDB's driver cannot write
                 _log_fault("a batch failed; it is applied event by event", error)
@@ -218,6 +221,8 @@ class Delivery:
     def _alone(self, commands: Sequence[Command]) -> Applied:
         try:
             (result,) = apply(self.keeper, [commands])
+        except signal_errors():
+            raise
         except BaseException as error:  # noqa: BLE001  # becomes a dead letter, with its traceback
             return Applied(error)
         return result
@@ -241,6 +246,8 @@ class Delivery:
         for view, parts in wanted.items():
             try:
                 warm_keys(self.keeper, view, parts)
+            except signal_errors():
+                raise
             except BaseException as error:  # noqa: BLE001  # the events are applied, whatever is wrong with this
                 COUNTERS.add("warm_failed", len(parts))
                 name = type(error).__name__

@@ -9,6 +9,7 @@ from tests.internals.checking import Internal
 
 _ANSWERS = "cachekeeper/delivery/answers.py"
 _APP = "cachekeeper/delivery/app.py"
+_SIGNALS = "cachekeeper/delivery/signals.py"
 _BROKER = "cachekeeper/delivery/broker.py"
 _CONNECTIONS = "cachekeeper/connections.py"
 _CONSUMER = "cachekeeper/delivery/consumer.py"
@@ -65,6 +66,8 @@ INTERNALS = (
     Internal(_APP, "celery:Celery.amqp"),
     Internal(_APP, "celery.app.amqp:Queues.consume_from"),
     Internal(_APP, "celery.exceptions:ImproperlyConfigured"),
+    Internal(_SIGNALS, "celery.exceptions:WorkerShutdown"),
+    Internal(_SIGNALS, "celery.exceptions:WorkerTerminate"),
     Internal(_APP, "kombu"),
     Internal(_APP, "kombu:Connection"),
     Internal(_APP, "celery:Task"),
