@@ -88,7 +88,7 @@ class Channel(kombu_redis.Channel):
     def __init__(self, connection: Any, **options: Any) -> None:
         self._step = _Step.TAKE
         self._pauses = 0  # since there was last a message, or waiting was accepted
-        self._asked: tuple[Sequence[str], str] = ((), "")  # the lists and the delivery tag of the last TAKE
+        self._asked: tuple[Sequence[str], str] = ((), "")  # the lists and the delivery tag of the TAKE in flight
         self._is_loaded = False  # whether the server knows the script by its hash
         self._sha = hashlib.sha1(TAKE.encode(), usedforsecurity=False).hexdigest()  # as the server computes it
         self._unanswered: set[str] = set()  # queues whose messages nobody acknowledges
@@ -131,7 +131,9 @@ class Channel(kombu_redis.Channel):
             seconds = min(_FIRST_PAUSE_SECONDS * (1 << min(self._pauses, 10)), _LONGEST_PAUSE_SECONDS)
             return "BRPOP", PAUSE, seconds
         which = ("EVALSHA", self._sha) if self._is_loaded else ("EVAL", TAKE)
-        return *which, *self._take(queues)
+        arguments, tag = self._take(queues)
+        self._asked = queues, tag
+        return *which, *arguments
 
     def _brpop_read(self, **_options: Any) -> bool:
         """Read the answer. Called when there is one."""
@@ -144,7 +146,7 @@ class Channel(kombu_redis.Channel):
                 self._step = _Step.WAIT if answer is None else _Step.TAKE  # an item may be empty
             elif answer:
                 self._pauses = 0
-                queue, message = self._taken(answer)
+                queue, message = self._taken(answer, *self._asked)
                 self._queue_cycle.rotate(queue)
                 self.connection._deliver(message, queue)  # noqa: SLF001  # as kombu's channel does
                 return True
@@ -186,17 +188,22 @@ class Channel(kombu_redis.Channel):
 
     # --- messages
 
-    def _take(self, queues: Sequence[str]) -> Sequence[str]:
-        """Keys and arguments of take.lua. The tag is this delivery's: of two, one does not acknowledge the other."""
+    def _take(self, queues: Sequence[str]) -> tuple[Sequence[str], str]:
+        """Keys and arguments of take.lua, and the delivery tag, which is of this one delivery alone."""
         tag = str(uuid.uuid4())
-        self._asked = (queues, tag)
         keys = (self.unacked_key, self.unacked_index_key, *queues)
-        return str(len(keys)), *keys, tag, *("" if queue in self._unanswered else _tail(queue) for queue in queues)
+        tails = ("" if queue in self._unanswered else _tail(queue) for queue in queues)
+        return (str(len(keys)), *keys, tag, *tails), tag
 
-    def _taken(self, answer: Sequence[Any]) -> tuple[str, dict[str, Any]]:
-        """The queue of a message that was taken, and the message."""
+    def _taken(self, answer: Sequence[Any], queues: Sequence[str], tag: str) -> tuple[str, dict[str, Any]]:
+        """The queue of a message that was taken, and the message.
+
+        Args:
+            answer: of take.lua.
+            queues: that it was given.
+            tag: the delivery tag that it was given.
+        """
         number, item = answer
-        queues, tag = self._asked
         queue = queues[number - 1]
         if queue in self._unanswered:
             return queue, loads(item)
@@ -205,11 +212,12 @@ class Channel(kombu_redis.Channel):
         return queue, message
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:  # noqa: ARG002  # kombu's
+        arguments, tag = self._take([queue])
         with self.conn_or_acquire() as client:
-            answer = client.eval(TAKE, *self._take([queue]))
+            answer = client.eval(TAKE, *arguments)
         if not answer:
             raise Empty
-        return self._taken(answer)[1]
+        return self._taken(answer, [queue], tag)[1]
 
     def _deliver_fanout_message(self, message: object, exchange: str) -> object:
         """Deliver what was published to all workers (`celery inspect`), unless kombu could not read it."""

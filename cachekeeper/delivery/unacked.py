@@ -119,10 +119,6 @@ class QoS(kombu_redis.QoS):
         self._restore(_LAST, "", delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
-    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002  # kombu's
-        """Put one message back."""
-        self._restore(_LAST if leftmost else _NEXT, "", tag)
-
     def restore_unacked(self, client: Any = None) -> None:  # noqa: ARG002  # kombu's
         """Put back all that is in flight here. Called when the channel closes."""
         tags = [*self._delivered]

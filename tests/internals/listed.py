@@ -9,7 +9,6 @@ from tests.internals.checking import Internal
 
 _ANSWERS = "cachekeeper/delivery/answers.py"
 _APP = "cachekeeper/delivery/app.py"
-_SIGNALS = "cachekeeper/delivery/signals.py"
 _BROKER = "cachekeeper/delivery/broker.py"
 _CONNECTIONS = "cachekeeper/connections.py"
 _CONSUMER = "cachekeeper/delivery/consumer.py"
@@ -18,6 +17,7 @@ _ENVIRONMENT = "cachekeeper/delivery/environment.py"
 _LANE = "cachekeeper/delivery/lane.py"
 _MESSAGES = "cachekeeper/delivery/messages.py"
 _PING = "cachekeeper/embedded/worker_process.py"
+_SIGNALS = "cachekeeper/delivery/signals.py"
 _TRANSPORT = "cachekeeper/delivery/transport.py"
 _UNACKED = "cachekeeper/delivery/unacked.py"
 
@@ -285,7 +285,6 @@ INTERNALS = (
     Internal(_UNACKED, "kombu.transport:redis.QoS.append", "self, message, delivery_tag"),
     Internal(_UNACKED, "kombu.transport:redis.QoS.channel", assigned=True),
     Internal(_UNACKED, "kombu.transport:redis.QoS.reject", "self, delivery_tag, requeue"),
-    Internal(_UNACKED, "kombu.transport:redis.QoS.restore_by_tag", "self, tag, client, leftmost"),
     Internal(_UNACKED, "kombu.transport:redis.QoS.restore_unacked", "self, client"),
     Internal(_UNACKED, "kombu.transport:redis.QoS.restore_visible", "self, start, num, interval"),
     Internal(_UNACKED, "kombu.transport:redis.Channel.conn_or_acquire", "self, …"),

@@ -20,6 +20,7 @@ from cachekeeper.delivery.lane import Lane
 from cachekeeper.delivery.transport import Connection
 from cachekeeper.errors import BrokerUnavailable
 from tests.real.full_brokers import full
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +105,23 @@ def records(client: redis.Redis) -> int:
     held: Any = client.hlen(UNACKED)
     assert client.zcard(UNACKED_INDEX) == held
     return int(held)
+
+
+def test_a_message_that_is_got_while_another_is_taken_is_a_delivery_of_its_own(
+    any_redis: RedisServer, client: redis.Redis
+) -> None:
+    push(client, 1)
+    with consuming(any_redis) as worker:
+        worker.get()[0].ack()
+        push(client, 2)
+        worker.channel._brpop_start()
+        wait_until(lambda: client.llen(QUEUE) == 1, "the first message taken", SOON)
+        got = worker.channel.basic_get(QUEUE)
+        worker.channel._brpop_read()
+        assert numbers([worker.held[-1], got]) == [0, 1]
+        for message in (worker.held[-1], got):
+            message.ack()
+        assert records(client) == 0
 
 
 # --- a full broker
