@@ -12,7 +12,7 @@ from cachekeeper.urls import broker_tls
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Every name in the broker begins with `cachekeeper`, so that it may be shared with another Celery application. kombu's
+# Every name in the broker contains `cachekeeper`, so that it may be shared with another Celery application. kombu's
 # and Celery's own names belong to all applications that do not change them: each worker puts back whatever has been in
 # `unacked` for its own visibility timeout, and `celery control shutdown` ends all that listen to `celery.pidbox`.
 # A `global_keyprefix` would do the same, and rename the list that publishers in other languages push to.
@@ -27,7 +27,14 @@ UNACKED_INDEX = "cachekeeper.unacked_index"
 """On Redis, a sorted set: when each of them was taken, in seconds since 1970 by the server's clock."""
 
 UNACKED_MUTEX = "cachekeeper.unacked_mutex"
-"""On Redis, kombu's lock for putting back. Not used: putting back is one script, which needs no lock."""
+"""On Redis, kombu's lock for putting back. Not used: putting back is one script, which needs no lock. It is set all the
+same: should a later kombu take the lock elsewhere, that must not be `unacked_mutex`, which other applications share."""
+
+BINDING_DEADLINES = "cachekeeper.binding_deadlines"
+"""On Redis, a sorted set: until when the bindings of the control exchanges are kept, in milliseconds since 1970.
+
+kombu's own name for it does not contain `cachekeeper`: a user with the right `~*cachekeeper*` could not write to it.
+"""
 
 PAUSE = "cachekeeper.pause"
 """On Redis, a list that never exists. To wait for it is to pause."""
@@ -39,6 +46,7 @@ KEY_TYPES = {
     QUEUE: "list",
     UNACKED: "hash",
     UNACKED_INDEX: "zset",
+    BINDING_DEADLINES: "zset",
     f"_kombu.binding.{QUEUE}": "set",
     f"_kombu.binding.{CONTROL_EXCHANGE}.pidbox": "set",
     f"_kombu.binding.reply.{CONTROL_EXCHANGE}.pidbox": "set",

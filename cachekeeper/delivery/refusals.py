@@ -144,7 +144,7 @@ def _permission(text: str) -> tuple[str, str]:
     if command := _COMMAND.search(text):
         return f"{who} the command {command[1].upper()}", "grant it that command"
     if "channel" in text:
-        return f"{who} a channel", "grant it &*cachekeeper*"
+        return f"{who} a channel", "grant it &/N.cachekeeper.pidbox, where N is the number of its database"
     return f"{who} a key, whatever its commands", "grant it ~*cachekeeper*"
 
 

@@ -30,7 +30,14 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from cachekeeper.connections import CountingConnection, CountingSSLConnection
 from cachekeeper.delivery import envelopes
-from cachekeeper.delivery.broker import CONTROL_EXCHANGE, PAUSE, UNACKED, UNACKED_INDEX, UNACKED_MUTEX
+from cachekeeper.delivery.broker import (
+    BINDING_DEADLINES,
+    CONTROL_EXCHANGE,
+    PAUSE,
+    UNACKED,
+    UNACKED_INDEX,
+    UNACKED_MUTEX,
+)
 from cachekeeper.delivery.refusals import refusal
 from cachekeeper.delivery.unacked import Client, QoS, script
 from cachekeeper.metrics import COUNTERS, logger
@@ -74,6 +81,7 @@ class Channel(kombu_redis.Channel):
     unacked_key = UNACKED
     unacked_index_key = UNACKED_INDEX
     unacked_mutex_key = UNACKED_MUTEX
+    keyprefix_binding_deadlines = BINDING_DEADLINES
 
     # kombu's; the types that are shipped for it leave them out.
     connection: Any

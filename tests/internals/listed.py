@@ -261,6 +261,7 @@ INTERNALS = (
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.conn_or_acquire", "self, …"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.connection", assigned=True),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.connection_errors", assigned=True),
+    Internal(_TRANSPORT, "kombu.transport:redis.Channel.keyprefix_binding_deadlines", assigned=True),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.keyprefix_binding_permanent"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.keyprefix_queue"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.qos"),
