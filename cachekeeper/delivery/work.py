@@ -193,7 +193,9 @@ class Delivery:
         if not strikes:
             try:
                 results = apply(self.keeper, batch)
-            except (CachekeeperError, *signal_errors()):
+            except CachekeeperError:
+                raise
+            except signal_errors():
                 raise
             except BaseException as error:  # noqa: BLE001  # such as a value that MongoDB's driver cannot write
                 _log_fault("a batch failed; it is applied event by event", error)
