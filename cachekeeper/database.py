@@ -39,7 +39,7 @@ def database_errors(doing: str, seconds: float, collection: str = "") -> Iterato
 
     Args:
         doing: what, for the message.
-        seconds: for all of it.
+        seconds: for all of it; 0: no limit.
         collection: the name of the one that is asked.
     """
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,6 +61,18 @@ def delay_writes(server: MongoServer, milliseconds: int) -> None:
 def fail_indexing(server: MongoServer, how: dict[str, Any]) -> None:
     """No index is made, or none acknowledged."""
     _configure(server, "alwaysOn", {"failCommands": ["createIndexes"], **how})
+
+
+@contextmanager
+def hold_index_builds(server: MongoServer) -> Iterator[None]:
+    """No build of an index ends meanwhile, as in a large collection. An empty one has its index at once."""
+    name = "hangAfterStartingIndexBuild"
+    with server.client() as client:
+        client.admin.command({"configureFailPoint": name, "mode": "alwaysOn"})
+        try:
+            yield
+        finally:
+            client.admin.command({"configureFailPoint": name, "mode": "off"})
 
 
 def _configure(server: MongoServer, mode: str | dict[str, int], data: dict[str, Any]) -> None:

@@ -48,6 +48,7 @@ REASONS: dict[tuple[str, str, str], str] = {
     (f"{_DELIVERY}/unacked.py", "_wrong_key", "contextlib.suppress(redis.RedisError)"): "a refusal is raised all the "
     "same, without the name of the key",
     ("cachekeeper/door/app.py", "Door._probe", "BrokerUnavailable"): "the answer to /readyz, 503",
+    ("cachekeeper/indexes.py", "IndexKeeper.look", "DatabaseUnavailable"): "the first is raised when all were tried",
     ("cachekeeper/reader/core.py", "read", "CacheUnavailable"): "MongoDB is asked instead; counted by the breaker",
     ("cachekeeper/reader/core.py", "_load", "CacheUnavailable"): "MongoDB has answered; only the fill is left out",
     ("cachekeeper/rollbacks.py", "RollbackWatch._drop", "suppress(CacheUnavailable)"): "tidying up, while the first "
