@@ -106,7 +106,7 @@ class Keeper:
         TypeError: what is given is asynchronous, a mock or anything else than a client or a database; a Redis client of
             your own answers text (`decode_responses=True`), retries or has maintenance
             notifications on, as redis-py's do unless told not to, or a client-side cache or a single connection. Or
-            `settings` are none, such as a URL.
+            `settings` must be `Settings`, and is of another type, such as a URL.
     """
 
     def __init__(

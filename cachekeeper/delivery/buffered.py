@@ -73,7 +73,8 @@ class BufferedPublisher:
         max_events: in the buffer. When it is full, `publish` waits.
         max_milliseconds: how long an event may wait for others.
         on_error: called with each error of publishing in the background, and how many events wait; by a thread of the
-            buffer's own.
+            buffer's own. What it raises, `SystemExit` too, is logged once for each type, and ends neither that thread
+            nor the process.
         flush_on_sigterm: install a handler that publishes the buffer when a SIGTERM comes, and then ends the process
             by that signal. A handler that the program has already, or `SIG_IGN`, is left alone; one that the program
             or its server installs later replaces this one.
@@ -81,7 +82,7 @@ class BufferedPublisher:
     Raises:
         ValueError: a number is out of range; or `flush_on_sigterm`, and this is not the main thread, in which alone
             Python installs handlers.
-        TypeError: `publisher` is none, but a mock, say, or a URL.
+        TypeError: `publisher` must be a `Publisher`, and is of another type, such as a URL or a mock.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class BufferedPublisher:
         self._batch = min(max_events, EVENTS_PER_MESSAGE)
         self._seconds = max_milliseconds / 1000
         self._on_error = on_error
+        self._faults: set[type[BaseException]] = set()
         self._closed = False
         if flush_on_sigterm:
             mind_sigterm()
@@ -206,7 +208,7 @@ class BufferedPublisher:
         deadline = time.monotonic() + seconds
         while True:
             locks = self._present()
-            if self._thread is None and not self._closed and not self._begin(locks):
+            if not self._runs() and not self._closed and not self._begin(locks):
                 return False
             # Not `with locks.due`: that is Python, in which a signal's handler could raise with the lock taken.
             with locks.lock:
@@ -233,6 +235,11 @@ class BufferedPublisher:
                     locks.due.notify()
             return True
 
+    def _runs(self) -> bool:
+        # A thread may also have ended by itself: GreenletExit ends the greenlet that gevent makes of it.
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
     def _begin(self, locks: _Locks) -> bool:
         """Start the thread; False: there is none to be had.
 
@@ -252,7 +259,7 @@ class BufferedPublisher:
         with locks.lock:
             if self._locks is not locks:
                 return False
-            if self._thread is None:
+            if not self._runs():
                 self._thread = thread
             return self._thread is thread
 
@@ -334,7 +341,10 @@ class BufferedPublisher:
             return
         try:
             self._on_error(error, waiting)
-        except Exception as fault:  # noqa: BLE001  # events wait; the caller's own fault must not keep them here
+        except BaseException as fault:  # noqa: BLE001  # SystemExit would end this thread, which publishes what waits
+            if type(fault) in self._faults:
+                return
+            self._faults.add(type(fault))
             where = "".join(traceback.format_tb(fault.__traceback__))
             logger.error("on_error of a BufferedPublisher failed: %s\n%s", type(fault).__name__, where)
 

@@ -38,7 +38,7 @@ class Publisher:
         settings: default: from the environment, at first use; only `CACHEKEEPER_BROKER_URL` must be set for that.
 
     Raises:
-        TypeError: `settings` are none, such as a URL.
+        TypeError: `settings` must be `Settings` or `PublisherSettings`, and is of another type, such as a URL.
     """
 
     def __init__(self, settings: Settings | PublisherSettings | None = None) -> None:

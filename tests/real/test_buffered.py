@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ LIMIT = 1.0
 """Seconds of a publish while the test has taken the broker away."""
 
 SECRET = "token-4711"
+NEW_THREAD_SECONDS = 10.0
 LONG = 3_600_000.0  # milliseconds: nothing goes by itself
 
 
@@ -280,16 +282,97 @@ def test_errors_of_the_background_are_reported_and_raised_once(
         assert publisher not in module._end.unfinished
 
 
-def test_a_callback_that_fails_stops_nothing(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(_error: Exception, _waiting: int) -> None:
-        raise RuntimeError(SECRET)
+class Ending(BaseException):
+    """Not an `Exception`, as what ends a greenlet or a test."""
 
-    with buffering(own_redis, limit=LIMIT, max_milliseconds=1, on_error=fail) as publisher:
-        with away(own_redis):
+
+FAULTS = (RuntimeError, SystemExit, KeyboardInterrupt, Ending)
+
+
+def check_goes_on(
+    broker: RedisServer, kind: type[BufferedPublisher], caplog: pytest.LogCaptureFixture, fault: type[BaseException]
+) -> None:
+    """An outage whose report fails is one like any other: what waits is published after it."""
+
+    def fail(_error: Exception, _waiting: int) -> None:
+        raise fault(SECRET)
+
+    with buffering(broker, kind, limit=LIMIT, max_milliseconds=1, on_error=fail) as publisher:
+        with away(broker):
             publisher.publish(events(1)[0])
-            wait_until(lambda: "on_error of a BufferedPublisher failed: RuntimeError" in caplog.text, "the log")
+            said = f"on_error of a BufferedPublisher failed: {fault.__name__}"
+            wait_until(lambda: said in caplog.text, "the log")
         wait_until(lambda: not publisher.waiting, "an empty buffer")
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_callback_that_fails_stops_nothing(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture, fault: type[BaseException]
+) -> None:
+    check_goes_on(own_redis, BufferedPublisher, caplog, fault)
+
+
+def test_a_callback_that_fails_at_the_end_of_the_process_keeps_no_other_buffer(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_error: Exception, _waiting: int) -> None:
+        sys.exit(SECRET)
+
+    with buffering(own_redis, limit=LIMIT, max_milliseconds=LONG, on_error=fail) as publisher:
+        publisher.publish(events(1)[0])
+        with away(own_redis):
+            for _ in range(2):
+                publisher.finish()
+        assert caplog.text.count("1 events were not published before the process ended") == 2
+        assert caplog.text.count("on_error of a BufferedPublisher failed: SystemExit") == 1, "said once"
+    assert SECRET not in caplog.text
+
+
+class Dies(BufferedPublisher):
+    """Its first thread ends, whatever it is that ends it."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        self.ended: list[threading.Thread] = []
+        super().__init__(*given, **options)
+
+    def _wait(self, locks: _Locks) -> bool:
+        if not self.ended:
+            self.ended.append(threading.current_thread())
+            return False
+        return super()._wait(locks)
+
+
+class KeepsADeadThread(Dies):
+    """Mutant: begins a thread only where there was none."""
+
+    def _runs(self) -> bool:
+        return self._thread is not None
+
+
+def check_a_new_thread(broker: RedisServer, kind: type[Dies]) -> None:
+    """A call after the end of the buffer's thread begins another one, and no more than one."""
+    with buffering(broker, kind, max_milliseconds=1) as publisher:
+        publisher.publish(events(1)[0])
+        wait_until(lambda: publisher.ended and not publisher.ended[0].is_alive(), "the end of the thread")
+        several = [threading.Thread(target=publisher.publish, args=(one,)) for one in events(8, 1)]
+        for thread in several:
+            thread.start()
+        for thread in several:
+            thread.join()
+        wait_until(lambda: not publisher.waiting, "an empty buffer", NEW_THREAD_SECONDS)
+        assert sorted(arrived(broker)) == list(range(9))
+        running = [each for each in threading.enumerate() if each.name == "cachekeeper-buffer"]
+        wait_until(lambda: [each for each in running if each.is_alive()] == [publisher._thread], "one thread")
+
+
+def test_a_thread_that_ended_is_followed_by_another(redis_server: RedisServer) -> None:
+    check_a_new_thread(redis_server, Dies)
+
+
+def test_mutant_that_keeps_a_dead_thread(redis_server: RedisServer) -> None:
+    with pytest.raises(AssertionError, match="an empty buffer"):
+        check_a_new_thread(redis_server, KeepsADeadThread)
 
 
 def test_a_fault_that_is_no_outage_is_raised_and_loses_nothing(

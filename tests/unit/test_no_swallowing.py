@@ -26,6 +26,7 @@ _ENDED_STREAM = "the stream has ended: a new one is begun, and the loss, if any,
 REASONS: dict[tuple[str, str, str], str] = {
     (_APPLYING, "_Plan._guard", "CachekeeperError"): "the error goes into the results of all events concerned",
     (f"{_DELIVERY}/buffered.py", "BufferedPublisher._begin", "RuntimeError"): "its caller publishes the event at once",
+    (f"{_DELIVERY}/buffered.py", "BufferedPublisher._report", "BaseException"): "it is logged, once for each type",
     (f"{_DELIVERY}/deadletters.py", "shown", "ValueError"): "a body that was cut is no JSON, and shown masked",
     (f"{_DELIVERY}/envelopes.py", "_has_body", "ValueError"): _LETTER,
     (f"{_DELIVERY}/envelopes.py", "_properties", "Exception"): _LETTER,
