@@ -86,6 +86,21 @@ while buffered.waiting:
     time.sleep(0.01)
 os._exit(0)
 """,
+    "the greenlet of its thread is killed": """
+patch()
+import gc, gevent
+buffered._seconds = 3600
+fill(2)
+(greenlet,) = [one for one in gc.get_objects() if isinstance(one, gevent.Greenlet) and not one.dead]
+ended = buffered._thread
+greenlet.kill()
+assert not ended.is_alive()
+buffered._seconds = 0.01
+in_greenlets(16, 2)
+while buffered.waiting:
+    time.sleep(0.01)
+os._exit(0)
+""",
     "more than there is room for": "buffered._max_events = buffered._batch = 4; patch(); in_greenlets(18)",
 }
 
