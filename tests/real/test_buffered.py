@@ -353,6 +353,7 @@ class KeepsADeadThread(Dies):
 def check_a_new_thread(broker: RedisServer, kind: type[Dies]) -> None:
     """A call after the end of the buffer's thread begins another one, and no more than one."""
     with buffering(broker, kind, max_milliseconds=1) as publisher:
+        assert isinstance(publisher, Dies)
         publisher.publish(events(1)[0])
         wait_until(lambda: publisher.ended and not publisher.ended[0].is_alive(), "the end of the thread")
         several = [threading.Thread(target=publisher.publish, args=(one,)) for one in events(8, 1)]
