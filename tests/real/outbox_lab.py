@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 REGISTRY = load_registry(["producers", "lookups", "worker"])
 
 
-class Killed(BaseException):
-    """Stands for a process that ends here: nothing after it happens."""
+class Killed(KeyboardInterrupt):
+    """Stands for a process that ends here: nothing after it happens. What a signal raises is caught by nobody."""
 
 
 class Lab:

@@ -182,6 +182,7 @@ def test_a_build_that_is_ended_is_begun_again(
     index_keeper = keeping(keeper)
     with hold_index_builds(failing):
         index_keeper.look()
+        wait_until(lambda: "at_1" in keeper.database["first"].index_information(), "the build that begins")
         # It ends the build, once that goes on.
         dropping = threading.Thread(target=keeper.database["first"].drop_index, args=("at_1",))
         dropping.start()
