@@ -26,6 +26,7 @@ from tests.real.tokens import (
     READY,
     TOKEN,
     end_of,
+    end_of_key,
     keeping,
     life_of,
     settings_of,
@@ -69,14 +70,14 @@ def test_a_fraction_of_exp_never_ends_a_block_early(
     exp = int(soon().timestamp()) + part
     assert block_token(TOKEN, exp, keeper=keeper) is Blocked.BLOCKED
     assert end_of(mongo.database) == datetime.fromtimestamp(int(exp) + 1, UTC)
-    assert client.pexpiretime(KEY) == (int(exp) + 1 + LEEWAY) * 1000
+    assert end_of_key(client) == (int(exp) + 1 + LEEWAY) * 1000
 
 
 def test_parts_of_a_millisecond_never_end_a_block_early(keeper: Keeper, client: redis.Redis, mongo: MongoTap) -> None:
     until = soon().replace(microsecond=500_001)
     assert block_token(TOKEN, until, keeper=keeper) is Blocked.BLOCKED
     assert end_of(mongo.database) == until.replace(microsecond=501_000)
-    assert client.pexpiretime(KEY) == (int(until.timestamp()) + LEEWAY) * 1000 + 501
+    assert end_of_key(client) == (int(until.timestamp()) + LEEWAY) * 1000 + 501
 
 
 def test_absent_and_not_ready_is_asked_of_mongodb(keeper: Keeper, client: redis.Redis, mongo: MongoTap) -> None:

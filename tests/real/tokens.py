@@ -102,6 +102,22 @@ def end_of(database: Database[Any], token: str = TOKEN) -> datetime | None:
     return None if found is None else found.replace(tzinfo=UTC)
 
 
+def end_of_key(client: redis.Redis, key: str = KEY) -> int:
+    """When a key ends, in milliseconds since 1970."""
+    try:
+        return int(client.pexpiretime(key))
+    except redis.ResponseError:  # Redis 6.2 does not know it
+        while True:
+            with client.pipeline() as pipe:
+                pipe.time()
+                pipe.pttl(key)
+                pipe.time()
+                before, left, after = pipe.execute()
+            seen = {seconds * 1000 + micros // 1000 for seconds, micros in (before, after)}
+            if len(seen) == 1:  # else nobody knows from which millisecond the rest was counted
+                return int(seen.pop() + left)
+
+
 def life_of(client: redis.Redis, key: str = KEY) -> float:
     """Seconds that a key still has; negative: for ever, or not there."""
     left = client.pttl(key)
