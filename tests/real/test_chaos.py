@@ -29,21 +29,30 @@ def broken(outcome: Outcome) -> str:
 
 @pytest.mark.parametrize("series", [Series.OUTBOX, Series.STREAM])
 def test_no_promise_is_broken(stack: Stack, series: Series) -> None:
-    """One run is enough for what must have happened, unless the machine stands still for much of it."""
+    """One run is enough for what must have happened, unless the machine stands still for much of it.
+
+    No run may break a promise. That too little went on, or that outages took long, a machine may be the cause of: then
+    other runs must do better.
+    """
     idle = "writers-broker" if series is Series.STREAM else "stream-mongo"
     unused = set(LINES) - {idle}  # by none of which a fault has hit anything
-    reads = changes = faults = 0
+    reads = changes = faults = clean = 0
     for seed in range(1, 5):
         outcome = run(stack, seed, SECONDS, Station(series))
-        assert outcome.row.clean, f"{outcome.row}\n{broken(outcome)}"
-        assert outcome.row.ended == []
+        assert (outcome.row.kinds, outcome.row.ended, outcome.row.aborted) == ({}, [], None), (
+            f"{outcome.row}\n{broken(outcome)}"
+        )
+        clean += outcome.row.clean
         unused -= {line for line in unused if stack.proxy.count(line)}
         reads += outcome.row.reads_after_ack
         changes += outcome.row.changes
         faults += sum(outcome.row.faults.values())
-        if reads > 300 and changes > 50 and faults > 10 and not unused:
+        if clean and reads > 300 and changes > 50 and faults > 10 and not unused:
             return
-    pytest.fail(f"too little has happened: {reads} reads, {changes} changes, {faults} faults; never used: {unused}")
+    pytest.fail(
+        f"too little has happened: {reads} reads, {changes} changes, {faults} faults; never used: {unused}; "
+        f"{clean} runs were clean; the last was {outcome.row}"
+    )
 
 
 @pytest.mark.parametrize("name", ["payload-over-anything", "early-acknowledgement"])

@@ -223,10 +223,10 @@ def test_a_broker_that_hangs_or_is_gone(
         broker.pause()
         for _ in range(2):
             answer = post(url, user_deleted(2))
-            assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+            assert (answer.status, answer.headers.get("retry-after")) == (503, "5"), answer.body
             assert answer.seconds < LIMIT + ON_TOP
         ready = ask(url, "/readyz")
-        assert (ready.status, ready.headers["retry-after"]) == (503, "5")
+        assert (ready.status, ready.headers.get("retry-after")) == (503, "5"), ready.body
         assert ready.seconds < LIMIT + ON_TOP
         assert ask(url, "/healthz").status == 200
         broker.resume()
