@@ -17,7 +17,7 @@ demo: .venv/.set-up ## Start real servers, publish events, watch the cache follo
 	$(PYTHON) -m demo $(ARGS)
 
 test: .venv/.set-up ## Run all tests, on real servers too
-	$(PYTHON) -m pytest -n 3 --dist worksteal $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist worksteal $(ARGS)
 
 versions: .venv/.set-up ## The contract on the oldest and newest redis-py and pymongo, with and without hiredis
 	$(PYTHON) -m tests.versions $(ARGS)
