@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal, get_type_hints
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from pydantic import (
     BaseModel,
     Field,
@@ -18,19 +17,8 @@ from pydantic import (
 
 from cachekeeper.errors import InvalidEvent, RegistrationError
 from cachekeeper.events import Event, Id, Version
-from cachekeeper.registry import load_registry
 from tests.golden.own_event import EVENT
 from tests.own_events import FIELDS, Mixed, OrderPlaced, back, event_with, registered, same
-
-SHIPPED = load_registry(["producers"])
-SLOW = settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.generate),  # one event has 30 fields: to shrink it takes minutes
-)
-NAN, INFINITY = float("nan"), float("inf")
 
 
 class Waits(BaseModel):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from kombu import Message
 from pydantic import (
     BaseModel,
@@ -22,18 +21,7 @@ from cachekeeper.delivery.relay import _text
 from cachekeeper.errors import InvalidEvent
 from cachekeeper.events import Event
 from cachekeeper.nesting import DEEPEST
-from cachekeeper.registry import load_registry
 from tests.own_events import registered
-
-SHIPPED = load_registry(["producers"])
-SLOW = settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.generate),  # one event has 30 fields: to shrink it takes minutes
-)
-NAN, INFINITY = float("nan"), float("inf")
 
 
 class Part(BaseModel):

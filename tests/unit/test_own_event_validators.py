@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -23,18 +22,7 @@ from pydantic import (
 from cachekeeper.delivery.publisher import event_text
 from cachekeeper.errors import InvalidEvent, RegistrationError
 from cachekeeper.events import Event, Id, Moment
-from cachekeeper.registry import load_registry
 from tests.own_events import Card, Mixed, Size, back, event_with, registered, same
-
-SHIPPED = load_registry(["producers"])
-SLOW = settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.generate),  # one event has 30 fields: to shrink it takes minutes
-)
-NAN, INFINITY = float("nan"), float("inf")
 
 
 def untouched(value: Any) -> Any:

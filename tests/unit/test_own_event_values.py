@@ -16,7 +16,6 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -34,14 +33,6 @@ from producers import UserLoggedOut, UserUpdated
 from tests.own_events import Mixed, back, event_with, registered, same
 
 SHIPPED = load_registry(["producers"])
-SLOW = settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.generate),  # one event has 30 fields: to shrink it takes minutes
-)
-NAN, INFINITY = float("nan"), float("inf")
 
 
 SECRET = "correct-horse"
