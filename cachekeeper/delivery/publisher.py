@@ -211,17 +211,22 @@ def packed(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
+class EventTooLong(InvalidEvent):
+    """An event that is longer than a broker takes. The HTTP door has a status of its own for it."""
+
+
 def event_text(event: Event) -> str:
     """An event as it goes over the wire, JSON in ASCII.
 
     Raises:
-        InvalidEvent: `event` is none, longer than 8 MiB, or holds what JSON cannot carry.
+        EventTooLong: it is longer than 8 MiB.
+        InvalidEvent: `event` is none, or holds what JSON cannot carry.
     """
     if not isinstance(event, Event):
         raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
     text = event.wire_text()
     if len(text) > LONGEST_EVENT:
-        raise InvalidEvent("event", f"must be at most {LONGEST_EVENT} bytes as JSON, is {len(text)}")
+        raise EventTooLong("event", f"must be at most {LONGEST_EVENT} bytes as JSON, is {len(text)}")
     return text
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from cloudevents.core.base import BaseCloudEvent
 
-from cachekeeper.delivery.publisher import event_text
+from cachekeeper.delivery.publisher import EventTooLong, event_text
 from cachekeeper.door.messages import MOST_FAULTS
 from cachekeeper.door.problems import Fault, Problem, Refused
 from cachekeeper.errors import InvalidEvent
@@ -55,18 +55,17 @@ def texts_of(events: Sequence[Event], *, batched: bool) -> list[str]:
         Problem: an event is too long (413).
     """
     texts, faults = list[str](), list[Fault]()
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    too_long = True  # all that is wrong
     for index, event in enumerate(events):
         try:
             texts.append(event_text(event))
         except InvalidEvent as error:
             faults.append(Fault(_place(error.field), error.problem, index if batched else None))
-            if error.field != "event":  # it is not the whole, hence not its length
-                status = HTTPStatus.BAD_REQUEST
+            too_long = too_long and isinstance(error, EventTooLong)
             if len(faults) >= MOST_FAULTS:
                 break
-    if faults and status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        raise Problem(status, "nothing was published", faults=faults)
+    if faults and too_long:
+        raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "nothing was published", faults=faults)
     if faults:
         raise Refused(*faults)
     return texts
