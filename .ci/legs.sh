@@ -22,9 +22,10 @@ NOT_REPEATED=(soak acl 'buffered*' chaos 'change_stream*' compose demo dev embed
 NOT_IN_DEBIAN13=(soak acl demo dev embedded fixtures fold_mongod http_door_fuzz orders_example parts reader_machine
     readme)
 
-# The search of the protocol's model depends on no server: once, in wheels. So does, with the Python of Debian 12, what
-# takes long and asks MongoDB, the command line or pytest itself.
+# The search of the protocol's model depends on no server: it runs once, in wheels.
 NOT_SEARCHED_AGAIN=--ignore=tests/protocol
+# Not tried on Debian 12's servers: what takes long and tries MongoDB, the command line or pytest. The wheels leg has run
+# it, with the same Python.
 NOT_IN_DEBIAN12=(demo dev fixtures fold_mongod http_door_fuzz orders_example parts readme)
 
 LEGS=(check wheels debian12 debian13 versions)

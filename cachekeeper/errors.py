@@ -138,8 +138,8 @@ class PersistedNotCached(Unavailable):
 class ViewFailed(CachekeeperError):
     """A view's own code failed: its loader or its codec. Mend the view.
 
-    `__cause__` is what it raised, or what MongoDB said of its query. It is None where the code gave something that it
-    must not, such as a coroutine or a filter that is no mapping. The message names the view and the exception's class.
+    `__cause__` is what it raised, or MongoDB's error about its query. It is None where the code returned a wrong value,
+    such as a coroutine or a filter that is no mapping. The message names the view and the exception's class.
     It leaves out the exception's text, which may hold a value.
     """
 

@@ -146,9 +146,10 @@ def _check_escapes(url: str, parts: SplitResult) -> None:
             raise ValueError(f"has the option {_shown(name)} with a blank at its end, or with what cannot be seen")
 
 
-_FREE_TEXT = frozenset({"authmechanismproperties", "password", "ssl_ca_data", "ssl_password", "username"}) | {
-    "tlscertificatekeyfilepassword"
-}
+_FREE_TEXT = frozenset({
+    *("authmechanismproperties", "password", "ssl_ca_data", "ssl_password", "tlscertificatekeyfilepassword"),
+    "username",
+})  # fmt: skip
 """Options, in small letters, whose values are as they are."""
 
 
@@ -285,11 +286,11 @@ def check_broker(url: str) -> None:
     if parts.scheme.startswith("redis"):
         _check_database(url)
     if options.get("ssl_cert_reqs", "none") not in _VERIFICATION:
-        raise NotTaken("has an ssl_cert_reqs that is none of required, optional, none")
+        raise NotTaken("must have required, optional or none as its ssl_cert_reqs")
     if options.get("ssl_check_hostname", "true").lower() not in {"true", "false"}:
-        raise NotTaken("has an ssl_check_hostname that is neither true nor false")
+        raise NotTaken("must have true or false as its ssl_check_hostname")
     if not options.get("heartbeat", "0").isdecimal():
-        raise NotTaken("has a heartbeat that is no whole number of seconds")
+        raise NotTaken("must have a whole number of seconds as its heartbeat")
     if options.get("login_method", "PLAIN") not in {"AMQPLAIN", "EXTERNAL", "PLAIN"}:
         raise NotTaken("has a login_method that is none of AMQPLAIN, EXTERNAL, PLAIN")
 
@@ -324,9 +325,8 @@ def check_mongodb(url: str) -> None:
     path = urlsplit(url).path
     if not path.strip("/"):
         raise NotTaken("must name its database, as in mongodb://host:27017/shop")
-    if not re.fullmatch(
-        r"/[\w-]+", unquote_plus(path)
-    ):  # MongoDB takes more, but `shop;` or `shop&w=1` by mistake, too
+    # MongoDB takes more: also `shop;` and, for a forgotten question mark, `shop&w=1`.
+    if not re.fullmatch(r"/[\w-]+", unquote_plus(path)):
         raise NotTaken("must name a database of letters, digits, - and _, with ? before its options")
     if url.startswith("mongodb+srv:"):
         url = _without_srv(url)

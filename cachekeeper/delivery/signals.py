@@ -12,8 +12,9 @@ _RAISED = (WorkerShutdown, WorkerTerminate, KeyboardInterrupt)
 def signal_errors() -> tuple[type[BaseException], ...]:
     """The errors that signal handlers may raise in this thread: they end the worker, and say nothing of the event.
 
-    Python runs signal handlers in the main thread, amid whatever that is doing. With Celery's pool threads that is
-    never an event; with `-P solo` it is. In another thread there are none: an error of these types is a handler's own.
+    Python runs signal handlers in the main thread, amid whatever that is doing. Celery's pool threads apply events in
+    other threads, where an error of these types was raised by an event's own handler. With `-P solo` the main thread
+    applies them.
 
     Returns:
         For an `except` clause, which asks when there is an error.
