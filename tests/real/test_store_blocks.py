@@ -5,6 +5,8 @@ import pytest
 from cachekeeper.store import steps
 from cachekeeper.store.outcomes import Blocked, Readiness
 from tests.real.store_lab import FOREIGN, LATER, Lab, about, lab, put_foreign
+from tests.real.tokens import end_of_key
+from tests.shop import mutate
 
 __all__ = ["lab"]
 
@@ -67,6 +69,15 @@ def test_what_is_over_ends_no_block_that_stands(lab: Lab) -> None:
     block(lab, lab.now() + LATER)
     assert block(lab, lab.now() - 1) is Blocked.OVER
     assert about(lab.ttl(B), LATER)
+
+
+def test_a_slow_script_does_not_move_the_end(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes between the script's look at the clock and its command."""
+    late = "if ms <= 0"
+    mutate(monkeypatch, "_BLOCK", late, f"for _ = 1, 5e6 do end {late}")
+    for ends in (lab.now() + LATER, lab.now() + 2 * LATER):  # made, and given more time
+        assert block(lab, ends) is Blocked.BLOCKED
+        assert end_of_key(lab.client, B) == ends
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
