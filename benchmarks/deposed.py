@@ -16,9 +16,9 @@ from typing import Any
 from benchmarks.replica_set import Client, Member, ReplicaSet
 from benchmarks.report import Figure, at_most, plain
 from cachekeeper import Keeper, Settings, Unavailable
-from cachekeeper.applying import apply
-from cachekeeper.commands import Command, Invalidate, Write
-from cachekeeper.embedded import Guardian, RedisServer, find_mongod, find_redis
+from cachekeeper.applying.batch import apply
+from cachekeeper.devservers import Guardian, RedisServer, find_mongod, find_redis
+from cachekeeper.model.commands import Command, Invalidate, Write
 from lookups import USER_NAME, read_user
 
 TIMES = 8

@@ -19,11 +19,11 @@ import pymongo
 
 from benchmarks.report import at_most, plain, store
 from cachekeeper import Keeper, Settings
-from cachekeeper.applying import apply
-from cachekeeper.commands import Invalidate
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
+from cachekeeper.applying.batch import apply
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer, find_mongod, find_redis
 from cachekeeper.errors import CachekeeperError
-from cachekeeper.reader import SyncReader
+from cachekeeper.model.commands import Invalidate
+from cachekeeper.reading.sync import SyncReader
 from lookups import USER_NAME, read_user
 from tests.real.herd_process import SlowReads
 

@@ -14,9 +14,9 @@ from dogpile.cache import make_region
 
 from benchmarks.report import at_most, plain, ratio, rounds, store
 from cachekeeper import COUNTERS, Keeper, Settings
-from cachekeeper.clients import connect_redis
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
-from cachekeeper.store import Store
+from cachekeeper.connections.redis_clients import connect_redis
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer, find_mongod, find_redis
+from cachekeeper.protocol import Store
 from lookups import read_user
 
 HITS = 300

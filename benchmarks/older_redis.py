@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Self
 
-from cachekeeper.embedded import FoundServer, Guardian, RedisServer
+from cachekeeper.devservers import FoundServer, Guardian, RedisServer
 
 _NOWHERE = ("127.0.0.1", 1)  # port 1 is nobody's
 

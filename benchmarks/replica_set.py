@@ -11,8 +11,8 @@ import pymongo
 from bson import Timestamp
 from pymongo.errors import PyMongoError
 
-from cachekeeper.embedded import FoundServer, Guardian, MongoServer
-from cachekeeper.embedded.mongo_server import REPLICA_SET
+from cachekeeper.devservers import FoundServer, Guardian, MongoServer
+from cachekeeper.devservers.mongo_server import REPLICA_SET
 
 MEMBERS = 3
 HEARTBEAT_SECONDS = 0.2

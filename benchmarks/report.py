@@ -18,7 +18,7 @@ from types import MappingProxyType
 from rich.console import Console
 from rich.table import Table
 
-from cachekeeper.embedded import FoundServer
+from cachekeeper.devservers import FoundServer
 
 RESULTS = Path(__file__).parent / "results"
 

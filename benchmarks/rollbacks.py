@@ -17,11 +17,11 @@ from benchmarks import deposed
 from benchmarks.older_redis import KINDS, FromSnapshot, OlderRedis
 from benchmarks.report import Figure, at_most, plain, store
 from cachekeeper import Keeper, Settings
-from cachekeeper.applying import apply
-from cachekeeper.commands import Command, InvalidateAll, Write
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
-from cachekeeper.embedded.worker_process import WorkerProcess
-from cachekeeper.keys import meta_key
+from cachekeeper.applying.batch import apply
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer, find_mongod, find_redis
+from cachekeeper.devservers.worker_process import WorkerProcess
+from cachekeeper.model.commands import Command, InvalidateAll, Write
+from cachekeeper.values.keys import meta_key
 from lookups import (
     BLOCKED,
     SEARCH,

@@ -9,10 +9,10 @@ from functools import partial
 from statistics import median
 
 from benchmarks.report import Figure, at_most, plain, ratio, rounds, store
-from cachekeeper.embedded import Guardian, RedisServer, find_redis
-from cachekeeper.store import Registration, Store, Value, steps
-from cachekeeper.store.outcomes import Acquired, Filled
-from cachekeeper.store.store import substrings
+from cachekeeper.devservers import Guardian, RedisServer, find_redis
+from cachekeeper.protocol import Registration, Store, Value, scripts
+from cachekeeper.protocol.outcomes import Acquired, Filled
+from cachekeeper.protocol.store import substrings
 from lookups import SEARCH
 
 SEED = 7
@@ -114,7 +114,7 @@ def _grow_old(store: Store) -> None:
 def _cache(store: Store, texts: Sequence[str]) -> None:
     """Cache searches as readers do: each is registered with its lease, then filled."""
     acquires = [
-        steps.acquire(
+        scripts.acquire(
             SEARCH.template.key(text),
             "benchmark",
             lease_ms=LEASE_MS,
@@ -125,7 +125,7 @@ def _cache(store: Store, texts: Sequence[str]) -> None:
     ]
     assert set(store.run_all(acquires)) == {Acquired.GRANTED}
     fills = [
-        steps.fill(
+        scripts.fill(
             SEARCH.template.key(text),
             "benchmark",
             Value(f'[{{"_id":1,"name":"{text}"}}]'.encode(), None),
@@ -150,7 +150,7 @@ def _lengths(server: RedisServer) -> list[Figure]:
     names = {length: _name(rng, length) for length in LENGTH_TARGETS}
 
     def once() -> None:
-        redis.run(steps.read_until("nothing:here"))
+        redis.run(scripts.read_until("nothing:here"))
 
     contenders: dict[str, Callable[[], None]] = {"one EVALSHA": once}
     for length, name in names.items():
@@ -174,7 +174,7 @@ def _sent(store: Store, name: str) -> int:
     try:
         calls = [
             ("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.args)
-            for step in steps.invalidate_within(SEARCH.template, LIMIT, [name], filter_key=SEARCH.filter_key)
+            for step in scripts.invalidate_within(SEARCH.template, LIMIT, [name], filter_key=SEARCH.filter_key)
         ]
         packed = [part for call in calls for part in connection.pack_command(*call)]  # type: ignore[no-untyped-call]
         return sum(map(len, packed))

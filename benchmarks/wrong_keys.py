@@ -27,8 +27,8 @@ from redis.exceptions import RedisClusterException, RedisError
 import cachekeeper
 from benchmarks.report import at_most, plain, store
 from cachekeeper import make_redis_client
-from cachekeeper.connections import pools_of
-from cachekeeper.embedded import Guardian, RedisServer, find_redis
+from cachekeeper.connections.redis_connections import pools_of
+from cachekeeper.devservers import Guardian, RedisServer, find_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

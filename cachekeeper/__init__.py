@@ -4,20 +4,7 @@ What a package of your own needs for its events, views and handlers is here, in 
 `cachekeeper.errors`. Importing it imports no Celery and connects to nothing.
 """
 
-from cachekeeper.changes import UNKNOWN, Change, Unknown, Watch
-from cachekeeper.clients import make_redis_client
-from cachekeeper.codecs import Codec, Json, Text
-from cachekeeper.commands import (
-    Block,
-    Command,
-    Expire,
-    Invalidate,
-    InvalidateAll,
-    InvalidateWithin,
-    Persist,
-    Write,
-    changed,
-)
+from cachekeeper.connections.redis_clients import make_redis_client
 from cachekeeper.errors import (
     BrokerUnavailable,
     BufferFull,
@@ -46,14 +33,27 @@ from cachekeeper.errors import (
     ViewFailed,
     WriteRefused,
 )
-from cachekeeper.events import CollectionChanged, Event, Id, Moment, Name, Version
-from cachekeeper.ids import IdType
-from cachekeeper.keeper import Keeper, close, default_keeper
-from cachekeeper.loaders import ABSENT, Absent, Document, Query
 from cachekeeper.metrics import COUNTERS
-from cachekeeper.registry import Registry, TtlIndex, load_registry
+from cachekeeper.model.changes import UNKNOWN, Change, Unknown, Watch
+from cachekeeper.model.commands import (
+    Block,
+    Command,
+    Expire,
+    Invalidate,
+    InvalidateAll,
+    InvalidateWithin,
+    Persist,
+    Write,
+    changed,
+)
+from cachekeeper.model.events import CollectionChanged, Event, Id, Moment, Name, Version
+from cachekeeper.model.registry import Registry, TtlIndex, load_registry
+from cachekeeper.model.sources import ABSENT, Absent, Document, Query
+from cachekeeper.model.views import BlocklistView, Server, Staleness, TextView, View
+from cachekeeper.reading.keeper import Keeper, close, default_keeper
 from cachekeeper.settings import Settings, load_settings
-from cachekeeper.views import BlocklistView, Server, Staleness, TextView, View
+from cachekeeper.values.codecs import Codec, Json, Text
+from cachekeeper.values.ids import IdType
 
 __all__ = [
     "ABSENT",

@@ -3,10 +3,10 @@
 Nothing else of this package imports it: read-side code that imports `cachekeeper` loads no Celery.
 """
 
-from cachekeeper.delivery.app import create_app
-from cachekeeper.delivery.environment import ignore_foreign
+from cachekeeper.consuming.celery_app import create_app
+from cachekeeper.consuming.celery_environment import ignore_foreign
 from cachekeeper.errors import RegistrationError, SettingsError
-from cachekeeper.registry import load_checked
+from cachekeeper.model.registry import load_checked
 from cachekeeper.settings import WorkerSettings
 
 ignore_foreign()

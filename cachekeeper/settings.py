@@ -20,10 +20,10 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cachekeeper.errors import SettingsError
-from cachekeeper.given import check_given
-from cachekeeper.ids import IdType
 from cachekeeper.metrics import log_once
-from cachekeeper.urls import broker_url, clean, mongodb_url, redis_url, stripped
+from cachekeeper.values.argument_checks import check_given
+from cachekeeper.values.ids import IdType
+from cachekeeper.values.urls import broker_url, clean, mongodb_url, redis_url, stripped
 
 PREFIX = "CACHEKEEPER_"
 SHORTEST_API_KEY = 16

@@ -9,7 +9,7 @@ import time
 from rich.console import Console
 
 from cachekeeper import CachekeeperError, Keeper, load_settings
-from cachekeeper.embedded import DevStack
+from cachekeeper.devservers import DevStack
 from demo.show import Failed, Stage
 from demo.story import STORY
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cachekeeper import COUNTERS, Keeper, Server
-from cachekeeper.keys import meta_key
+from cachekeeper.values.keys import meta_key
 
 if TYPE_CHECKING:
     from redis import Redis

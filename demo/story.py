@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cachekeeper import Event, Server, make_redis_client
-from cachekeeper.auditing import audit
+from cachekeeper.upkeep.audit import audit
 from demo import shop
 from demo.show import Read, Stage
 from lookups import (

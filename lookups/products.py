@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from cachekeeper import fold
-from cachekeeper.codecs import Json
-from cachekeeper.keeper import Keeper, given_or_default
-from cachekeeper.loaders import Query
-from cachekeeper.views import TextView
+from cachekeeper.model.sources import Query
+from cachekeeper.model.views import TextView
+from cachekeeper.reading.keeper import Keeper, given_or_default
+from cachekeeper.values import fold
+from cachekeeper.values.codecs import Json
 
 SEARCH: TextView[list[dict[str, Any]]] = TextView(
     name="search",

@@ -9,8 +9,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DocumentTooLarge, OperationFailure
 from pymongo.read_concern import ReadConcern
 
-from cachekeeper.codecs import Json, check_json
-from cachekeeper.database import TOO_LARGE, database_errors, is_refused, refusal
+from cachekeeper.connections.mongodb import TOO_LARGE, database_errors, is_refused, refusal
 from cachekeeper.errors import (
     CachekeeperError,
     CacheUnavailable,
@@ -19,19 +18,20 @@ from cachekeeper.errors import (
     PersistedNotCached,
     Unavailable,
 )
-from cachekeeper.ids import check_id
-from cachekeeper.keeper import Keeper, given_or_default
-from cachekeeper.loaders import ABSENT, Document
-from cachekeeper.store import Value, steps
-from cachekeeper.store.outcomes import Changed, Peeked
-from cachekeeper.views import Server, Staleness, View
+from cachekeeper.model.sources import ABSENT, Document
+from cachekeeper.model.views import Server, Staleness, View
+from cachekeeper.protocol import Value, scripts
+from cachekeeper.protocol.outcomes import Changed, Peeked
+from cachekeeper.reading.keeper import Keeper, given_or_default
+from cachekeeper.values.codecs import Json, check_json
+from cachekeeper.values.ids import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pymongo.collection import Collection
 
-    from cachekeeper.loaders import StoredDocument
+    from cachekeeper.model.sources import StoredDocument
 
 TTL_SECONDS = 30 * 60
 _ENDED_MEANWHILE = "the session ended while it was being saved"
@@ -184,9 +184,9 @@ def _cache(keeper: Keeper, part: str, saved: Value) -> None:
     store, key = keeper.store(SESSION.server), SESSION.template.key(part)
     marker_ms = keeper.settings.marker_ms
     if saved.version is None:  # somebody put a number there beyond all versions
-        store.run(steps.invalidate(key))
+        store.run(scripts.invalidate(key))
     else:
-        changed = store.run(steps.change(key, saved, ttl_ms=TTL_SECONDS * 1000, marker_ms=marker_ms))
+        changed = store.run(scripts.change(key, saved, ttl_ms=TTL_SECONDS * 1000, marker_ms=marker_ms))
         if changed is Changed.OVERWRITTEN:
             return
         if changed is Changed.ENDED:
@@ -196,7 +196,7 @@ def _cache(keeper: Keeper, part: str, saved: Value) -> None:
     deadline = time.monotonic() + keeper.settings.lookup_timeout_seconds
     while True:
         found = keeper.read_through(SESSION, part)
-        peeked = store.run(steps.read_until(key))
+        peeked = store.run(scripts.read_until(key))
         if found is ABSENT or peeked is Peeked.ENDED:
             raise SessionEnded(_ENDED_MEANWHILE)
         if peeked is not Peeked.MISSING:

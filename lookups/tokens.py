@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cachekeeper.applying import block
-from cachekeeper.ids import check_id
-from cachekeeper.keeper import Keeper, given_or_default
-from cachekeeper.times import check_time
-from cachekeeper.views import BlocklistView
+from cachekeeper.applying.batch import block
+from cachekeeper.model.views import BlocklistView
+from cachekeeper.reading.keeper import Keeper, given_or_default
+from cachekeeper.values.ids import check_id
+from cachekeeper.values.times import check_time
 
 if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
     from fractions import Fraction
 
-    from cachekeeper.store.outcomes import Blocked
+    from cachekeeper.protocol.outcomes import Blocked
 
 BLOCKED = BlocklistView(name="blocked", key="blocked:{id}", collection="blocked_tokens", ends="expires_at")
 

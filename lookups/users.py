@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cachekeeper.codecs import Text
-from cachekeeper.keeper import Keeper, given_or_default
-from cachekeeper.loaders import ABSENT, Document
-from cachekeeper.views import View
+from cachekeeper.model.sources import ABSENT, Document
+from cachekeeper.model.views import View
+from cachekeeper.reading.keeper import Keeper, given_or_default
+from cachekeeper.values.codecs import Text
 
 if TYPE_CHECKING:
-    from cachekeeper.loaders import StoredDocument
+    from cachekeeper.model.sources import StoredDocument
 
 
 def _name(document: StoredDocument) -> object:

@@ -5,10 +5,10 @@ from producers import UserUpdated, publish
 publish(UserUpdated(user_id="42", name="Ada", version=7))
 """
 
-from cachekeeper.delivery.buffered import BufferedPublisher
-from cachekeeper.delivery.publisher import Publisher, publish, publish_many
-from cachekeeper.events import CollectionChanged
-from cachekeeper.registry import Registry
+from cachekeeper.model.events import CollectionChanged
+from cachekeeper.model.registry import Registry
+from cachekeeper.publishing.buffered import BufferedPublisher
+from cachekeeper.publishing.publisher import Publisher, publish, publish_many
 from producers import outbox
 from producers.change_stream import WATCHES
 from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated

@@ -8,11 +8,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from cachekeeper.changes import UNKNOWN, Change, Unknown, Watch
 from cachekeeper.errors import InvalidEvent
-from cachekeeper.events import CollectionChanged, Event
-from cachekeeper.ids import IdType
-from cachekeeper.loaders import ABSENT
+from cachekeeper.model.changes import UNKNOWN, Change, Unknown, Watch
+from cachekeeper.model.events import CollectionChanged, Event
+from cachekeeper.model.sources import ABSENT
+from cachekeeper.values.ids import IdType
 from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 
 if TYPE_CHECKING:

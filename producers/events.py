@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from cachekeeper.events import Event, Id, Moment, Name
+from cachekeeper.model.events import Event, Id, Moment, Name
 
 
 class UserUpdated(Event):

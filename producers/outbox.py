@@ -9,6 +9,6 @@
 `cachekeeper relay` publishes them. Storing needs no broker.
 """
 
-from cachekeeper.delivery.outbox import Lag, add, outbox_lag
+from cachekeeper.relays.outbox import Lag, add, outbox_lag
 
 __all__ = ["Lag", "add", "outbox_lag"]

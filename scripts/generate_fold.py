@@ -1,4 +1,4 @@
-"""Generate the fold table (`cachekeeper/fold/classes.json`), the test vectors beside it, and their copies for Node.js.
+"""Generate the fold table (cachekeeper/values/fold/classes.json), its test vectors, and the copies of both for Node.js.
 
     python scripts/generate_fold.py --mongodb mongodb://127.0.0.1:27017 [--node node]
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = (ROOT / "cachekeeper/fold/classes.json", ROOT / "examples/node/fold-classes.json")
-VECTORS = (ROOT / "cachekeeper/fold/vectors.json", ROOT / "examples/node/fold-vectors.json")
+TABLES = (ROOT / "cachekeeper/values/fold/classes.json", ROOT / "examples/node/fold-classes.json")
+VECTORS = (ROOT / "cachekeeper/values/fold/vectors.json", ROOT / "examples/node/fold-vectors.json")
 
 LAST = 0x10FFFF
 FAN_OUT = 16
@@ -172,7 +172,7 @@ def classes_of(javascript: dict[str, Any], pairs: Iterable[tuple[str, str]]) -> 
 
 def vectors() -> dict[str, Any]:
     """Texts and names with what must be formed from them, ready for JSON."""
-    from cachekeeper.fold import escape_braces, fold, pattern  # noqa: PLC0415 - not before its table has been written
+    from cachekeeper.values.fold import escape_braces, fold, pattern  # noqa: PLC0415 - not before its table has been written
 
     def key(folded: str) -> str:
         return "search:" + escape_braces(folded)

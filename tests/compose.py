@@ -14,7 +14,7 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from cachekeeper.cli.relay import CHECK_SECONDS
-from cachekeeper.delivery.leading import SIGN_OF_LIFE_SECONDS
+from cachekeeper.relays.stream_health import SIGN_OF_LIFE_SECONDS
 from cachekeeper.settings import PREFIX, DoorSettings, RelaySettings, StreamSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[1]

@@ -20,13 +20,13 @@ import pymongo
 import pytest
 from hypothesis import HealthCheck, settings
 
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
-from cachekeeper.embedded.parents import end_with_parent
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer, find_mongod, find_redis
+from cachekeeper.devservers.parents import end_with_parent
 from tests.parts import Report, required, unexpected_skips
 from tests.servers import RabbitServer, RedisChoice, find_rabbitmq, needed, redis_choices
 
 if TYPE_CHECKING:
-    from cachekeeper.embedded import FoundServer
+    from cachekeeper.devservers import FoundServer
 
 report = Report()
 

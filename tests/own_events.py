@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from typing_extensions import TypedDict
 
-from cachekeeper.delivery.publisher import event_text
-from cachekeeper.events import Event, Id, Moment, Name
-from cachekeeper.registry import Registry
+from cachekeeper.model.events import Event, Id, Moment, Name
+from cachekeeper.model.registry import Registry
+from cachekeeper.publishing.publisher import event_text
 
 
 class Size(StrEnum):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from cachekeeper.embedded import FoundServer, Guardian, ServerProcess, ServerUnavailable, all_redis
-from cachekeeper.embedded.ports import free_port
+from cachekeeper.devservers import FoundServer, Guardian, ServerProcess, ServerUnavailable, all_redis
+from cachekeeper.devservers.ports import free_port
 from tests.parts import missing
 
 Found = TypeVar("Found")

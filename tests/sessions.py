@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.applying import apply
-from cachekeeper.commands import Command, Expire, Persist
+from cachekeeper.applying.batch import apply
+from cachekeeper.model.commands import Command, Expire, Persist
 from lookups import SESSION, read_session
 from lookups.sessions import END_SESSION
 
 if TYPE_CHECKING:
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.reading.keeper import Keeper
     from tests.shop import Shop
 
 KEY = "session:s1"

@@ -26,14 +26,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cachekeeper import metrics
-from cachekeeper.applying import apply
-from cachekeeper.commands import Invalidate, Write
-from cachekeeper.database import DatabaseReads
-from cachekeeper.keeper import Keeper
-from cachekeeper.keys import meta_key
-from cachekeeper.reader.flights import Flight
+from cachekeeper.applying.batch import apply
+from cachekeeper.connections.mongodb import DatabaseReads
+from cachekeeper.model.commands import Invalidate, Write
+from cachekeeper.protocol import Value, scripts
+from cachekeeper.reading.keeper import Keeper
+from cachekeeper.reading.singleflight import Flight
 from cachekeeper.settings import Settings
-from cachekeeper.store import Value, steps
+from cachekeeper.values.keys import meta_key
 from lookups import USER_NAME, read_session, read_user, search_products
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from pymongo.database import Database
     from pymongo.monitoring import CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent
 
-    from cachekeeper.embedded import MongoServer, RedisServer
-    from cachekeeper.keys import Template
-    from cachekeeper.loaders import Absent
+    from cachekeeper.devservers import MongoServer, RedisServer
+    from cachekeeper.model.sources import Absent
+    from cachekeeper.values.keys import Template
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ LOOKUPS: dict[str, tuple[Callable[[Keeper], object], object]] = {
 }
 """Every kind of lookup, and what it finds in a stocked shop."""
 
-_SCRIPTS = {script.sha: script.name for script in vars(steps).values() if isinstance(script, steps.Script)}
+_SCRIPTS = {script.sha: script.name for script in vars(scripts).values() if isinstance(script, scripts.Script)}
 
 
 class Gate:
@@ -258,12 +258,12 @@ class Shop:
 
 def mutate(monkeypatch: pytest.MonkeyPatch, script: str, good: str, bad: str) -> None:
     """Run a known-bad variant of one of the protocol's scripts for the rest of the test."""
-    original: steps.Script = getattr(steps, script)
+    original: scripts.Script = getattr(scripts, script)
     assert good in original.source
     mutant = copy.copy(original)
     mutant.source = original.source.replace(good, bad)
     mutant.sha = hashlib.sha1(mutant.source.encode(), usedforsecurity=False).hexdigest()
-    monkeypatch.setattr(steps, script, mutant)
+    monkeypatch.setattr(scripts, script, mutant)
     _SCRIPTS[mutant.sha] = mutant.name
 
 

@@ -1,6 +1,6 @@
 """What an event does to a view, run by Celery: `celery -A cachekeeper worker`."""
 
-from cachekeeper.registry import Registry
+from cachekeeper.model.registry import Registry
 from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 from worker.handlers import on_product_changed, on_user_deleted, on_user_logged_out, on_user_updated
 

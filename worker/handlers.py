@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cachekeeper.commands import Block, Command, Expire, Invalidate, InvalidateAll, InvalidateWithin, Persist, changed
+from cachekeeper.model.commands import (
+    Block,
+    Command,
+    Expire,
+    Invalidate,
+    InvalidateAll,
+    InvalidateWithin,
+    Persist,
+    changed,
+)
 from lookups.products import SEARCH
 from lookups.sessions import END_SESSION, SESSION
 from lookups.tokens import BLOCKED

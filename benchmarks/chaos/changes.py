@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
 
-    from cachekeeper.events import Event
+    from cachekeeper.model.events import Event
 
 
 def _now_ms() -> int:

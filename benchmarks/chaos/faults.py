@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 
 from benchmarks.chaos.schedule import LINES
 from benchmarks.chaos.stack import DATABASE
-from cachekeeper.keys import key_of_meta
+from cachekeeper.values.keys import key_of_meta
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.chaos.schedule import Fault
     from benchmarks.chaos.stack import Stack
     from benchmarks.replica_set import ReplicaSet
-    from cachekeeper.embedded import ServerProcess
+    from cachekeeper.devservers import ServerProcess
 
 _SPARE_BYTES = 32 * 1024  # beyond what is used, while maxmemory is small
 # As a killed operation. Not a code that says of the server that it is no primary or shuts down: while its monitor waits

@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from benchmarks.chaos.schedule import Series
-from cachekeeper.keys import meta_key
+from cachekeeper.values.keys import meta_key
 from lookups import USER_NAME
 from producers import UserUpdated, outbox
 

@@ -16,19 +16,20 @@ from pymongo.read_concern import ReadConcern
 
 from benchmarks.chaos.schedule import Series
 from benchmarks.chaos.workload import Kind
-from cachekeeper import applying
-from cachekeeper.applying import Applied
-from cachekeeper.blocklist import BlocklistReader
-from cachekeeper.database import DatabaseReads
+from cachekeeper.applying import batch as applying
+from cachekeeper.applying.batch import Applied
+from cachekeeper.connections.mongodb import DatabaseReads
 from cachekeeper.errors import Unavailable
-from cachekeeper.keys import meta_key
-from cachekeeper.reader import SyncReader, core
-from cachekeeper.reader.flights import LeasedFlights
-from cachekeeper.store import cache_errors, steps
+from cachekeeper.protocol import cache_errors, scripts
+from cachekeeper.reading import core
+from cachekeeper.reading.blocklist import BlocklistReader
+from cachekeeper.reading.singleflight import LeasedFlights
+from cachekeeper.reading.sync import SyncReader
+from cachekeeper.values.keys import meta_key
 
 if TYPE_CHECKING:
-    from cachekeeper.commands import Command
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.model.commands import Command
+    from cachekeeper.reading.keeper import Keeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +55,13 @@ class Mutant:
 
 def _script(name: str, *swaps: tuple[str, str]) -> None:
     """Change the source of one of the protocol's scripts."""
-    mutant = copy.copy(getattr(steps, name))
+    mutant = copy.copy(getattr(scripts, name))
     for good, bad in swaps:
         if good not in mutant.source:
             raise ValueError(f"{name} has no {good!r} to change")
         mutant.source = mutant.source.replace(good, bad)
     mutant.sha = hashlib.sha1(mutant.source.encode(), usedforsecurity=False).hexdigest()
-    setattr(steps, name, mutant)
+    setattr(scripts, name, mutant)
 
 
 _LEASE = "if m[1] ~= ARGV[1] then return {'lost'} end"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from benchmarks.chaos.checker import Violation
-    from cachekeeper.embedded import FoundServer
+    from cachekeeper.devservers import FoundServer
 
 DURATION = 8.0
 _APART = 1000  # between the seeds of two tries

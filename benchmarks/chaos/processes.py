@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos import led
-from cachekeeper.embedded import Guardian, ServerProcess
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.devservers import Guardian, ServerProcess
+from cachekeeper.devservers.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable

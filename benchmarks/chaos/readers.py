@@ -14,8 +14,8 @@ from benchmarks.chaos.mutants import mutate
 from benchmarks.chaos.proxy import detour
 from benchmarks.chaos.workload import Kind, Read
 from cachekeeper.errors import Unavailable
-from cachekeeper.keeper import Keeper
 from cachekeeper.metrics import COUNTERS
+from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import Settings
 from lookups import is_blocked, read_session, read_user, search_products
 

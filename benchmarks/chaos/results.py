@@ -15,7 +15,7 @@ from benchmarks.report import Figure, at_most, plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cachekeeper.embedded import FoundServer
+    from cachekeeper.devservers import FoundServer
 
 NAME = "chaos"
 _RUNS = report.RESULTS / "chaos_runs.jsonl"

@@ -18,9 +18,9 @@ from benchmarks.chaos.schedule import Station, schedule
 from benchmarks.chaos.spy import read_acks
 from benchmarks.chaos.sweep import await_ready, sweep
 from benchmarks.chaos.workload import Change, Kind, Read
-from cachekeeper.auditing import audit
-from cachekeeper.keeper import Keeper
+from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import Settings
+from cachekeeper.upkeep.audit import audit
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from benchmarks.chaos.schedule import Series
-from cachekeeper.database import majority
+from cachekeeper.connections.mongodb import majority
 from cachekeeper.errors import Unavailable
-from cachekeeper.keeper import Keeper
+from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import PublisherSettings, Settings
 from producers import Publisher, outbox
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from cachekeeper.events import Event
+    from cachekeeper.model.events import Event
 
 GIVE_UP_SECONDS = 60.0
 """After which a change is given up, which no run should see."""

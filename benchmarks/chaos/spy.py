@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.chaos.mutants import mutate
 from benchmarks.chaos.proxy import detour
 from benchmarks.chaos.workload import Ack, Kind
-from cachekeeper import applying
-from cachekeeper.delivery import work
-from cachekeeper.delivery.messages import Parcel
-from cachekeeper.registry import Registry
+from cachekeeper.applying import batch as applying
+from cachekeeper.consuming import processor
+from cachekeeper.consuming.messages import Parcel
+from cachekeeper.model.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from cachekeeper.applying import Applied
-    from cachekeeper.commands import Command
-    from cachekeeper.delivery.messages import Failures
-    from cachekeeper.events import Event
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.applying.batch import Applied
+    from cachekeeper.consuming.messages import Failures
+    from cachekeeper.model.commands import Command
+    from cachekeeper.model.events import Event
+    from cachekeeper.reading.keeper import Keeper
 
 JOURNAL = "CHAOS_JOURNAL"
 PORTS = "CHAOS_PORTS"
@@ -119,7 +119,7 @@ class Spy:
             return results
 
         applying._Plan._guard = staticmethod(guarded)  # type: ignore[method-assign]  # noqa: SLF001
-        work.apply = applied  # type: ignore[attr-defined]
+        processor.apply = applied  # type: ignore[attr-defined]
 
 
 def register(_: Registry) -> None:

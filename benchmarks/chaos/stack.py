@@ -20,12 +20,12 @@ from benchmarks.chaos.processes import Command, Remote, Worker
 from benchmarks.chaos.proxy import Proxy
 from benchmarks.chaos.schedule import LINES, Series, Station
 from benchmarks.replica_set import ReplicaSet
-from cachekeeper.delivery.broker import QUEUE, UNACKED, UNACKED_INDEX
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer, ServerProcess, find_mongod, find_redis
+from cachekeeper.broker.conventions import QUEUE, UNACKED, UNACKED_INDEX
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer, ServerProcess, find_mongod, find_redis
 from tests.servers import RabbitServer, find_rabbitmq
 
 if TYPE_CHECKING:
-    from cachekeeper.embedded import FoundServer
+    from cachekeeper.devservers import FoundServer
 
 DATABASE = "chaos"
 TIMES: Mapping[str, float] = {

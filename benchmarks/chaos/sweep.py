@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos.checker import Violation
 from benchmarks.chaos.workload import BLOCK_SECONDS, ENDED, Kind, finds
-from cachekeeper.keys import Template, key_of_meta, meta_key
+from cachekeeper.values.keys import Template, key_of_meta, meta_key
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME
 
 if TYPE_CHECKING:

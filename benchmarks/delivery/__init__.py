@@ -15,9 +15,9 @@ from benchmarks.delivery.lab import HELD, Lab
 from benchmarks.delivery.open_loop import Offer, measure, percentile
 from benchmarks.delivery.workload import text
 from benchmarks.report import Figure, at_least, at_most, plain, ratio, store
-from cachekeeper.delivery.broker import task_body
-from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
+from cachekeeper.broker.conventions import task_body
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer, find_mongod, find_redis
+from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE
 from tests.servers import RabbitServer, find_rabbitmq
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from celery import shared_task
 from celery.worker.consumer import Consumer as CeleryConsumer
 from vine import promise
 
-from cachekeeper.delivery import consumer
+from cachekeeper.consuming import consumer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,16 +17,16 @@ from benchmarks.delivery import cores
 from benchmarks.delivery.empty import BODY as EMPTY_BODY
 from benchmarks.delivery.empty import NAME as EMPTY
 from benchmarks.delivery.workload import blocked_key, cached, document, key, logout_text, text, version_of
-from cachekeeper.delivery.broker import CONTROL_EXCHANGE, QUEUE, task_body, task_headers
-from cachekeeper.keys import meta_key
-from cachekeeper.store import Value, steps
-from cachekeeper.warming import warm_view
+from cachekeeper.broker.conventions import CONTROL_EXCHANGE, QUEUE, task_body, task_headers
+from cachekeeper.protocol import Value, scripts
+from cachekeeper.upkeep.warming import warm_view
+from cachekeeper.values.keys import meta_key
 from lookups.users import USER_NAME
 from tests.real.delivering import Site
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from cachekeeper.embedded import Guardian, MongoServer, RedisServer
+    from cachekeeper.devservers import Guardian, MongoServer, RedisServer
     from tests.servers import RabbitServer
 
 HELD = 16  # messages that the worker has in hand: four for each of its four threads
@@ -158,7 +158,7 @@ class Lab:
         self.changes(range(count))
         values = [Value(cached(version), version) for version in self._versions[:count]]
         wanted = [
-            steps.change(key(user), value, ttl_ms=ttl_ms, marker_ms=keeper.settings.marker_ms)
+            scripts.change(key(user), value, ttl_ms=ttl_ms, marker_ms=keeper.settings.marker_ms)
             for user, value in enumerate(values)
         ]
         with cores.kept_to(self._cores):

@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from benchmarks.delivery.workload import text
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.embedded.parents import end_with_parent
+from cachekeeper.devservers.parents import end_with_parent
+from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import re
 import uuid
 from typing import Any
 
-from cachekeeper.delivery.publisher import event_text
-from cachekeeper.versions import MAX_VERSION
+from cachekeeper.publishing.publisher import event_text
+from cachekeeper.values.versions import MAX_VERSION
 from lookups.tokens import BLOCKED
 from lookups.users import USER_NAME
 from producers import UserLoggedOut, UserUpdated

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from benchmarks.losses.run import SHORTEST_TTL, Run
 from benchmarks.losses.service import Path
 from benchmarks.report import Figure, at_most, plain, show, store
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer, find_mongod, find_redis
 from tests.servers import RabbitServer, find_rabbitmq
 
 if TYPE_CHECKING:

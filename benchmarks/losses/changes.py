@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
-    from cachekeeper.events import Event
+    from cachekeeper.model.events import Event
 
 DONE = "losses:done"
 """A set in the cache: the numbers of the changes whose event a worker was done with."""

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.losses.changes import DONE, SLOWEST, is_product, key_of, number_of, silent, stock, text_of
 from benchmarks.losses.service import PLAN, SAYS, Path
-from cachekeeper.auditing import audit
-from cachekeeper.embedded import RedisServer
-from cachekeeper.embedded.worker_process import WorkerProcess
-from cachekeeper.warming import warm_keys
+from cachekeeper.devservers import RedisServer
+from cachekeeper.devservers.worker_process import WorkerProcess
+from cachekeeper.upkeep.audit import audit
+from cachekeeper.upkeep.warming import warm_keys
 from lookups import search_products
 from lookups.products import SEARCH
 from lookups.users import USER_NAME
@@ -31,7 +31,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cachekeeper.embedded import Guardian, MongoServer, ServerProcess
+    from cachekeeper.devservers import Guardian, MongoServer, ServerProcess
     from tests.servers import RabbitServer
 
 COMMITTED = "service-committed"

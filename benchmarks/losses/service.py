@@ -23,7 +23,7 @@ from tests.real.faults import point
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
-    from cachekeeper.events import Event
+    from cachekeeper.model.events import Event
 
 PLAN = "plan"
 SAYS = "ready for orders"

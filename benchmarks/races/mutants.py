@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from unittest import mock
 
-from cachekeeper.store import steps
+from cachekeeper.protocol import scripts
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,14 @@ def mutated(mutant: Mutant) -> Iterator[None]:
     """
     sources: dict[str, str] = {}
     for name, good, bad in mutant.patches:
-        source = sources.get(name) or getattr(steps, f"_{name.upper()}").source
+        source = sources.get(name) or getattr(scripts, f"_{name.upper()}").source
         if good not in source:
             raise LookupError(f"mutant {mutant.name!r}: {name}.lua does not hold {good!r}")
         sources[name] = source.replace(good, bad)
     with ExitStack() as stack:
         for name, source in sources.items():
-            script = copy.copy(getattr(steps, f"_{name.upper()}"))
+            script = copy.copy(getattr(scripts, f"_{name.upper()}"))
             script.source = source
             script.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-            stack.enter_context(mock.patch.object(steps, f"_{name.upper()}", script))
+            stack.enter_context(mock.patch.object(scripts, f"_{name.upper()}", script))
         yield

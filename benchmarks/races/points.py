@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
     from tests.real.taps import Words
 
 _SETTING_UP = frozenset({"AUTH", "CLIENT", "HELLO", "PING", "SELECT"})

@@ -20,7 +20,7 @@ from tests.shop import Reads
 if TYPE_CHECKING:
     from pymongo.database import Database
 
-    from cachekeeper.embedded import MongoServer, RedisServer
+    from cachekeeper.devservers import MongoServer, RedisServer
 
 
 class NotApplicableError(Exception):

@@ -13,12 +13,12 @@ from benchmarks.races.cases import CASES
 from benchmarks.races.playing import Ended, Ending, play
 from benchmarks.races.stage import watching
 from benchmarks.report import Figure, write
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer, find_mongod, find_redis
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cachekeeper.embedded import FoundServer
+    from cachekeeper.devservers import FoundServer
 
 _VALUES = {Ending.FRESH: 0, Ending.STALE: 1, Ending.ERROR: 2}
 _LIBRARIES = ("cashews", "aiocache", "dogpile.cache")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from benchmarks.report import show, write
 from benchmarks.soak.results import conditions, figures_of, series_of
 from benchmarks.soak.run import Run
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer, find_mongod, find_redis
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer, find_mongod, find_redis
 from tests.servers import RabbitServer, find_rabbitmq
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Connection
 
-from cachekeeper.delivery.broker import QUEUE, UNACKED_INDEX
-from cachekeeper.embedded import RedisServer
+from cachekeeper.broker.conventions import QUEUE, UNACKED_INDEX
+from cachekeeper.devservers import RedisServer
 
 if TYPE_CHECKING:
     import threading

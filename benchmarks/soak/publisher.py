@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 
 from benchmarks.soak.reporting import is_mutant, lead, report
 from benchmarks.soak.workload import commit, event_of
-from cachekeeper.embedded.parents import end_with_parent
+from cachekeeper.devservers.parents import end_with_parent
 from cachekeeper.errors import BrokerUnavailable
 from cachekeeper.settings import RelaySettings, load
 from producers import Publisher
@@ -101,7 +101,7 @@ class Source:
 
 def _keep_broken_lanes() -> None:
     """The mutant `lanes`: connections on which something failed are kept open."""
-    from cachekeeper.delivery.lane import Lane  # noqa: PLC0415  # kombu takes long to import
+    from cachekeeper.publishing.broker_connection import Lane  # noqa: PLC0415  # kombu takes long to import
 
     kept: list[Lane] = []
     patched: Any = Lane

@@ -9,7 +9,7 @@ import threading
 
 from benchmarks.soak.reporting import lead, report
 from benchmarks.soak.workload import PRODUCTS, USERS
-from cachekeeper.embedded.parents import end_with_parent
+from cachekeeper.devservers.parents import end_with_parent
 from cachekeeper.errors import Unavailable
 from lookups import read_user, search_products
 

@@ -20,13 +20,13 @@ from benchmarks.soak.brokers import broker_of, look_until
 from benchmarks.soak.reporting import MUTANT, PORTS, REPORT, VISIBILITY, read_report
 from benchmarks.soak.sampling import Sample, Soaked, levels_of
 from benchmarks.soak.workload import USERS, stock
-from cachekeeper.auditing import audit
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.devservers.worker_process import WorkerProcess
+from cachekeeper.upkeep.audit import audit
 from lookups.users import USER_NAME
 from tests.real.delivering import Program, Site
 
 if TYPE_CHECKING:
-    from cachekeeper.embedded import Guardian, MongoServer, RedisServer, ServerProcess
+    from cachekeeper.devservers import Guardian, MongoServer, RedisServer, ServerProcess
     from tests.servers import RabbitServer
 
 WORKER, PUBLISHER, READER = "worker", "publisher", "reader"

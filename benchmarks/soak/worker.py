@@ -17,9 +17,9 @@ from celery.worker import state
 
 from benchmarks.soak.reporting import VISIBILITY, is_mutant, lead, report
 from benchmarks.soak.workload import number_in
-from cachekeeper.delivery import work
-from cachekeeper.delivery.broker import is_amqp
-from cachekeeper.delivery.messages import Parcel
+from cachekeeper.broker.conventions import is_amqp
+from cachekeeper.consuming import processor
+from cachekeeper.consuming.messages import Parcel
 from worker.celery import app
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ class Applied:
 
 
 applied = Applied()
-_delivery: Any = work.Delivery
+_delivery: Any = processor.Delivery
 _deal_with = _delivery._deal_with  # noqa: SLF001  # the shipped worker, with a little around it
 
 
-def _noted(self: work.Delivery, messages: Sequence[Any], strikes: int) -> None:
+def _noted(self: processor.Delivery, messages: Sequence[Any], strikes: int) -> None:
     """Note the events of these messages, once all of them were applied."""
     _deal_with(self, messages, strikes)
     if is_mutant("messages"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
-    from cachekeeper.events import Event
+    from cachekeeper.model.events import Event
 
 USERS = 499
 PRODUCTS = 97

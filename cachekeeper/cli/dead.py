@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cachekeeper.delivery.letters import DeadLetters, Replayed, Which
+    from cachekeeper.consuming.dead_letter_admin import DeadLetters, Replayed, Which
     from cachekeeper.settings import LetterSettings
 
 SHORT = 12  # digits of an id; as many tell two billion letters apart, and any clash is an error
@@ -34,7 +34,7 @@ def list_letters(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
 ) -> None:
     """List letters, the latest first, a line each; on a terminal as a table."""
-    from cachekeeper.delivery.letters import Which  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.consuming.dead_letter_admin import Which  # noqa: PLC0415  (see cachekeeper.cli.app)
 
     which = Which(type=type_name, error=error, reason=reason)
     with _opened() as letters:
@@ -88,8 +88,8 @@ def replay(
 
     An event that fails again comes back as the same letter, with its count raised.
     """
-    from cachekeeper.delivery.letters import Replayed, Which  # noqa: PLC0415  (see cachekeeper.cli.app)
-    from cachekeeper.delivery.publisher import Publisher  # noqa: PLC0415
+    from cachekeeper.consuming.dead_letter_admin import Replayed, Which  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.publishing.publisher import Publisher  # noqa: PLC0415
     from cachekeeper.settings import ReplaySettings, load  # noqa: PLC0415
 
     settings = load(ReplaySettings)
@@ -115,7 +115,7 @@ def drop(
     reason: Reason = None,
 ) -> None:
     """Remove letters for good."""
-    from cachekeeper.delivery.letters import Which  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.consuming.dead_letter_admin import Which  # noqa: PLC0415  (see cachekeeper.cli.app)
 
     which = Which(type=type_name, error=error, reason=reason)
     with _opened() as letters:
@@ -125,10 +125,10 @@ def drop(
 
 @contextmanager
 def _opened(settings: "LetterSettings | None" = None) -> Iterator["DeadLetters"]:
-    from cachekeeper.clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
-    from cachekeeper.database import majority  # noqa: PLC0415
-    from cachekeeper.delivery.letters import DeadLetters  # noqa: PLC0415
-    from cachekeeper.registry import load_registry  # noqa: PLC0415
+    from cachekeeper.connections.mongodb import majority  # noqa: PLC0415
+    from cachekeeper.connections.redis_clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.consuming.dead_letter_admin import DeadLetters  # noqa: PLC0415
+    from cachekeeper.model.registry import load_registry  # noqa: PLC0415
     from cachekeeper.settings import LetterSettings, load  # noqa: PLC0415
 
     settings = settings or load(LetterSettings)

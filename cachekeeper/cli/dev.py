@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cachekeeper.embedded import DevStack
+    from cachekeeper.devservers import DevStack
 
 WATCH_SECONDS = 0.2
 
@@ -46,9 +46,9 @@ def dev(  # noqa: PLR0913  # one for each option
     if env:
         _print_running(pid)
         return
-    from cachekeeper.embedded import DevStack  # noqa: PLC0415  (see cachekeeper.cli.app)
-    from cachekeeper.embedded.finding import identify  # noqa: PLC0415
-    from cachekeeper.embedded.state import published  # noqa: PLC0415
+    from cachekeeper.devservers import DevStack  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.devservers.finding import identify  # noqa: PLC0415
+    from cachekeeper.devservers.state import published  # noqa: PLC0415
 
     stop = _Stop()
     # A second signal while the stack is closing cuts the closing short; the guardian does what is left of it.
@@ -116,8 +116,8 @@ def _welcome(stack: "DevStack") -> None:
 
 
 def _print_running(pid: int | None) -> None:
-    from cachekeeper.embedded.errors import StackError  # noqa: PLC0415  (see cachekeeper.cli.app)
-    from cachekeeper.embedded.state import running_stacks  # noqa: PLC0415
+    from cachekeeper.devservers.errors import StackError  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.devservers.state import running_stacks  # noqa: PLC0415
 
     stacks = running_stacks()
     chosen = [stack for stack in stacks if pid in {None, stack.pid}]

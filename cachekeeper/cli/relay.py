@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cachekeeper.delivery.outbox import Lag
+    from cachekeeper.relays.outbox import Lag
     from cachekeeper.settings import OutboxSettings
 
 _LONGEST_WAIT_SECONDS = 60.0
@@ -38,7 +38,7 @@ def relay(
     if check:
         _check()
         return
-    from cachekeeper.delivery.relay import Relay  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.relays.outbox_relay import Relay  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.settings import RelaySettings, load  # noqa: PLC0415
 
     logging.basicConfig(format="%(asctime)s %(message)s")
@@ -77,9 +77,9 @@ def _check() -> None:
 
 
 def _lag(settings: OutboxSettings, seconds: float) -> Lag:
-    from cachekeeper.clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
-    from cachekeeper.database import majority  # noqa: PLC0415
-    from cachekeeper.delivery.outbox import outbox_lag  # noqa: PLC0415
+    from cachekeeper.connections.mongodb import majority  # noqa: PLC0415
+    from cachekeeper.connections.redis_clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.relays.outbox import outbox_lag  # noqa: PLC0415
 
     database = majority(connect_mongodb(settings.mongodb_url, settings.load_timeout_seconds))
     with database.client:

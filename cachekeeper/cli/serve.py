@@ -25,7 +25,7 @@ def serve(
     try:
         import uvicorn  # noqa: PLC0415  (see cachekeeper.cli.app; and the extra may be missing)
 
-        from cachekeeper.door import Door  # noqa: PLC0415
+        from cachekeeper.http_api import Door  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name not in {"anyio", "cloudevents", "starlette", "uvicorn"}:
             raise

@@ -21,9 +21,9 @@ def stream(
     if check:
         _check()
         return
-    from cachekeeper.delivery.streaming import ChangeRelay  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.errors import SettingsError  # noqa: PLC0415
-    from cachekeeper.registry import load_checked  # noqa: PLC0415
+    from cachekeeper.model.registry import load_checked  # noqa: PLC0415
+    from cachekeeper.relays.change_stream_relay import ChangeRelay  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.settings import StreamSettings  # noqa: PLC0415
 
     logging.basicConfig(format="%(asctime)s %(message)s")
@@ -42,8 +42,8 @@ def stream(
 
 
 def _check() -> None:
-    from cachekeeper.clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
-    from cachekeeper.delivery.leading import Leader, seek_leader  # noqa: PLC0415
+    from cachekeeper.connections.redis_clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.relays.stream_health import Leader, seek_leader  # noqa: PLC0415
     from cachekeeper.settings import OutboxSettings, load  # noqa: PLC0415
 
     settings = load(OutboxSettings)

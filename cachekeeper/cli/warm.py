@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cachekeeper.keeper import Keeper
-    from cachekeeper.views import BlocklistView, View
+    from cachekeeper.model.views import BlocklistView, View
+    from cachekeeper.reading.keeper import Keeper
 
 LINE_SECONDS = 2.0
 INTERRUPTED = 130  # as shells report a program that ctrl-C ended
@@ -29,10 +29,10 @@ def warm(
     begins again).
     """
     from cachekeeper.errors import InputError  # noqa: PLC0415  (see cachekeeper.cli.app)
-    from cachekeeper.keeper import Keeper  # noqa: PLC0415
-    from cachekeeper.registry import load_checked  # noqa: PLC0415
+    from cachekeeper.model.registry import load_checked  # noqa: PLC0415
+    from cachekeeper.model.views import BlocklistView, TextView  # noqa: PLC0415
+    from cachekeeper.reading.keeper import Keeper  # noqa: PLC0415
     from cachekeeper.settings import Settings  # noqa: PLC0415
-    from cachekeeper.views import BlocklistView, TextView  # noqa: PLC0415
 
     settings, registry = load_checked(Settings)
     found = registry.view(view)
@@ -50,7 +50,7 @@ def warm(
 
 def _warm_view(keeper: "Keeper", view: "View[object]", *, restart: bool, rate: float | None, concurrency: int) -> None:
     from cachekeeper.errors import Unavailable  # noqa: PLC0415  (see cachekeeper.cli.app)
-    from cachekeeper.warming import Progress, warm_view  # noqa: PLC0415
+    from cachekeeper.upkeep.warming import Progress, warm_view  # noqa: PLC0415
 
     reached = Progress(0)
 
@@ -78,8 +78,8 @@ def _warm_view(keeper: "Keeper", view: "View[object]", *, restart: bool, rate: f
 
 
 def _warm_blocklist(keeper: "Keeper", view: "BlocklistView") -> None:
-    from cachekeeper.database import database_errors  # noqa: PLC0415  (see cachekeeper.cli.app)
-    from cachekeeper.warming import warm_blocklist  # noqa: PLC0415
+    from cachekeeper.connections.mongodb import database_errors  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.upkeep.blocklist_warming import warm_blocklist  # noqa: PLC0415
 
     with database_errors(f"counting {view.collection}", keeper.settings.load_timeout_seconds, view.collection):
         total = keeper.database[view.collection].estimated_document_count()

@@ -4,7 +4,7 @@
 //
 // Why not toLowerCase()? It makes two characters of one ('\u0130'), misses pairs that MongoDB equates ('\u017f' and 's'),
 // and changes with the Unicode version of Node.js. A key that is not the one which a product change unlinks is never
-// invalidated. fold-classes.json is a copy of cachekeeper/fold/classes.json, and travels with this file.
+// invalidated. fold-classes.json is a copy of cachekeeper/values/fold/classes.json, and travels with this file.
 
 import { readFileSync } from 'node:fs';
 

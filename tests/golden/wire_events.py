@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cachekeeper.events import CollectionChanged, Event
+from cachekeeper.model.events import CollectionChanged, Event
 from producers import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 
 WIRE = Path(__file__).with_name("wire")

@@ -7,19 +7,21 @@ to keep most of it. When you raise the pin, tests/unit/test_internals.py says wh
 
 from tests.internals.checking import Internal
 
-_ANSWERS = "cachekeeper/delivery/answers.py"
-_APP = "cachekeeper/delivery/app.py"
-_BROKER = "cachekeeper/delivery/broker.py"
-_CONNECTIONS = "cachekeeper/connections.py"
-_CONSUMER = "cachekeeper/delivery/consumer.py"
-_ENVELOPES = "cachekeeper/delivery/envelopes.py"
-_ENVIRONMENT = "cachekeeper/delivery/environment.py"
-_LANE = "cachekeeper/delivery/lane.py"
-_MESSAGES = "cachekeeper/delivery/messages.py"
-_PING = "cachekeeper/embedded/worker_process.py"
-_SIGNALS = "cachekeeper/delivery/signals.py"
-_TRANSPORT = "cachekeeper/delivery/transport.py"
-_UNACKED = "cachekeeper/delivery/unacked.py"
+_ANSWERS = "cachekeeper/consuming/acks.py"
+_APP = "cachekeeper/consuming/celery_app.py"
+_BROKER = "cachekeeper/broker/conventions.py"
+_CONNECTIONS = "cachekeeper/connections/redis_connections.py"
+_CONSUMER = "cachekeeper/consuming/consumer.py"
+_ENVELOPES = "cachekeeper/consuming/poison_guard.py"
+_ENVIRONMENT = "cachekeeper/consuming/celery_environment.py"
+_LANE = "cachekeeper/publishing/broker_connection.py"
+_MESSAGES = "cachekeeper/consuming/messages.py"
+_PING = "cachekeeper/devservers/worker_process.py"
+_SIGNALS = "cachekeeper/consuming/signals.py"
+_TRANSPORT = "cachekeeper/broker/redis_transport.py"
+_CHANNEL = "cachekeeper/consuming/redis_channel.py"
+_CLIENT = "cachekeeper/broker/redis_client.py"
+_UNACKED = "cachekeeper/consuming/unacked.py"
 
 INTERNALS = (
     # --- publishing: documented
@@ -213,70 +215,84 @@ INTERNALS = (
     # --- the transport for Redis: what it replaces of kombu's
     Internal(_TRANSPORT, "kombu"),
     Internal(_TRANSPORT, "kombu:Connection"),
-    Internal(_TRANSPORT, "kombu:Connection.Pool", "self, limit, **kwargs"),
     Internal(_TRANSPORT, "kombu:Connection.ensure_connection", "self, *args, **kwargs"),
     Internal(_TRANSPORT, "kombu.exceptions:OperationalError"),
     Internal(_TRANSPORT, "kombu:Connection.get_transport_cls", "self"),
-    Internal(_TRANSPORT, "kombu.connection:ConnectionPool"),
-    Internal(_TRANSPORT, "kombu.connection:ConnectionPool.new", "self"),
-    Internal(_TRANSPORT, "kombu.connection:PooledConnection"),
-    Internal(_TRANSPORT, "kombu.connection:PooledConnection.__init__", "self, pool, **kwargs"),
     Internal(_TRANSPORT, "kombu.transport:redis"),
     Internal(_TRANSPORT, "kombu.transport:redis.Transport"),
     Internal(_TRANSPORT, "kombu.transport:redis.Transport.Channel"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel.QoS"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel.__init__", "self, *args, **kwargs"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel._brpop_read", "self, **options"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel._brpop_start", "self, timeout"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel._deliver_fanout_message", "self, message, exchange"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel._get", "self, queue"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel._get_client", "self"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel._put", "self, queue, message, **kwargs"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel._queue_bind", "self, exchange, routing_key, pattern, queue"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel._refresh_binding"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel.basic_consume", "self, queue, *args, **kwargs"),
-    Internal(
-        _TRANSPORT, "kombu.transport.virtual:Channel.basic_consume", "self, queue, no_ack, callback, consumer_tag, …"
-    ),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel.basic_get", "self, queue, no_ack, **kwargs"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.connection_class"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.connection_class_ssl"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.unacked_index_key"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.unacked_key"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.unacked_mutex_key"),
     # --- the transport for Redis: what it takes from kombu's
-    Internal(_TRANSPORT, "kombu:Connection._info", "self, resolve"),
-    Internal(_TRANSPORT, "kombu:Message.delivery_tag", assigned=True),
-    Internal(_TRANSPORT, "kombu.connection:ConnectionPool.connection", assigned=True),
     Internal(_TRANSPORT, "kombu.transport:redis.REFRESH_BINDING"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel._brpop_sent_at"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel._create_client", "self, …"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel._flush_brpop_reauth", "self"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel._in_poll"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel._queue_cycle", assigned=True),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel.active_queues"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel.brpop_timeout", assigned=True),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.client"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.conn_or_acquire", "self, …"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel.connection", assigned=True),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel.connection_errors", assigned=True),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.keyprefix_binding_deadlines", assigned=True),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.keyprefix_binding_permanent"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.keyprefix_queue"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Channel.qos"),
     Internal(_TRANSPORT, "kombu.transport:redis.Channel.sep"),
-    Internal(_TRANSPORT, "kombu.transport:redis.Transport._deliver", "self, message, queue"),
     Internal(_TRANSPORT, "kombu.utils.json:dumps", "s, …"),
-    Internal(_TRANSPORT, "kombu.utils.json:loads", "s, …"),
-    Internal(_TRANSPORT, "kombu.utils.scheduling:round_robin_cycle.consume", "self, n"),
-    Internal(_TRANSPORT, "kombu.utils.scheduling:round_robin_cycle.rotate", "self, last_used"),
-    Internal(_TRANSPORT, "redis:Redis.connection", assigned=True),
     Internal(_TRANSPORT, "redis:Redis.eval", "self, script, numkeys, *keys_and_args"),
-    Internal(_TRANSPORT, "redis:Redis.parse_response", "self, connection, command_name, **options"),
     Internal(_TRANSPORT, "redis:Redis.register_script", "self, script"),
-    Internal(_TRANSPORT, "redis.connection:AbstractConnection.disconnect", "self, *args, …"),
-    Internal(_TRANSPORT, "redis.connection:AbstractConnection.send_command", "self, *args, **kwargs"),
+    # --- the record of what is in flight
+    Internal(_CHANNEL, "kombu"),
+    Internal(_CHANNEL, "kombu:Connection"),
+    Internal(_CHANNEL, "kombu:Connection.Pool", "self, limit, **kwargs"),
+    Internal(_CHANNEL, "kombu.connection:ConnectionPool"),
+    Internal(_CHANNEL, "kombu.connection:ConnectionPool.new", "self"),
+    Internal(_CHANNEL, "kombu.connection:PooledConnection"),
+    Internal(_CHANNEL, "kombu.connection:PooledConnection.__init__", "self, pool, **kwargs"),
+    Internal(_CHANNEL, "kombu.transport:redis"),
+    Internal(_CHANNEL, "kombu.transport:redis.Transport"),
+    Internal(_CHANNEL, "kombu.transport:redis.Transport.Channel"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.QoS"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.__init__", "self, *args, **kwargs"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel._brpop_read", "self, **options"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel._brpop_start", "self, timeout"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel._deliver_fanout_message", "self, message, exchange"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel._get", "self, queue"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.basic_consume", "self, queue, *args, **kwargs"),
+    Internal(
+        _CHANNEL, "kombu.transport.virtual:Channel.basic_consume", "self, queue, no_ack, callback, consumer_tag, …"
+    ),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.basic_get", "self, queue, no_ack, **kwargs"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.unacked_index_key"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.unacked_key"),
+    # --- the transport for Redis: what it takes from kombu's
+    Internal(_CHANNEL, "kombu:Connection._info", "self, resolve"),
+    Internal(_CHANNEL, "kombu:Message.delivery_tag", assigned=True),
+    Internal(_CHANNEL, "kombu.connection:ConnectionPool.connection", assigned=True),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel._brpop_sent_at"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel._flush_brpop_reauth", "self"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel._in_poll"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel._queue_cycle", assigned=True),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.active_queues"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.brpop_timeout", assigned=True),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.client"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.conn_or_acquire", "self, …"),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.connection", assigned=True),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.connection_errors", assigned=True),
+    Internal(_CHANNEL, "kombu.transport:redis.Channel.qos"),
+    Internal(_CHANNEL, "kombu.transport:redis.Transport._deliver", "self, message, queue"),
+    Internal(_CHANNEL, "kombu.utils.json:dumps", "s, …"),
+    Internal(_CHANNEL, "kombu.utils.json:loads", "s, …"),
+    Internal(_CHANNEL, "kombu.utils.scheduling:round_robin_cycle.consume", "self, n"),
+    Internal(_CHANNEL, "kombu.utils.scheduling:round_robin_cycle.rotate", "self, last_used"),
+    Internal(_CHANNEL, "redis:Redis.connection", assigned=True),
+    Internal(_CHANNEL, "redis:Redis.eval", "self, script, numkeys, *keys_and_args"),
+    Internal(_CHANNEL, "redis:Redis.parse_response", "self, connection, command_name, **options"),
+    Internal(_CHANNEL, "redis.connection:AbstractConnection.disconnect", "self, *args, …"),
+    Internal(_CHANNEL, "redis.connection:AbstractConnection.send_command", "self, *args, **kwargs"),
     # --- the record of what is in flight
     Internal(_UNACKED, "kombu.transport:redis"),
     Internal(_UNACKED, "kombu.transport:redis.QoS"),
@@ -294,16 +310,16 @@ INTERNALS = (
     Internal(_UNACKED, "kombu.transport:virtual.QoS"),
     Internal(_UNACKED, "kombu.transport:virtual.QoS.ack", "self, delivery_tag"),
     Internal(_UNACKED, "kombu.transport:virtual.QoS.append", "self, message, delivery_tag"),
-    Internal(_UNACKED, "redis:Redis"),
+    Internal(_CLIENT, "redis:Redis"),
     Internal(_UNACKED, "redis:Redis.eval", "self, script, numkeys, *keys_and_args"),
-    Internal(_UNACKED, "redis:Redis.parse_response", "self, connection, command_name, **options"),
-    Internal(_UNACKED, "redis:Redis.pipeline", "self, transaction, shard_hint"),
-    Internal(_UNACKED, "redis:Redis.type", "self, name"),
-    Internal(_UNACKED, "redis:Redis.connection_pool", assigned=True),
-    Internal(_UNACKED, "redis:Redis.response_callbacks", assigned=True),
-    Internal(_UNACKED, "redis.client:Pipeline", "connection_pool, response_callbacks, transaction, shard_hint"),
-    Internal(_UNACKED, "redis.client:Pipeline.execute", "self, raise_on_error"),
-    Internal(_UNACKED, "redis.utils:str_if_bytes", "value"),
+    Internal(_CLIENT, "redis:Redis.parse_response", "self, connection, command_name, **options"),
+    Internal(_CLIENT, "redis:Redis.pipeline", "self, transaction, shard_hint"),
+    Internal(_CLIENT, "redis:Redis.type", "self, name"),
+    Internal(_CLIENT, "redis:Redis.connection_pool", assigned=True),
+    Internal(_CLIENT, "redis:Redis.response_callbacks", assigned=True),
+    Internal(_CLIENT, "redis.client:Pipeline", "connection_pool, response_callbacks, transaction, shard_hint"),
+    Internal(_CLIENT, "redis.client:Pipeline.execute", "self, raise_on_error"),
+    Internal(_CLIENT, "redis.utils:str_if_bytes", "value"),
     Internal(_UNACKED, "redis.client:Pipeline.hdel", "self, name, *keys"),
     Internal(_UNACKED, "redis.client:Pipeline.zrem", "self, name, *values"),
     # --- redis-py's connections: what is counted on them

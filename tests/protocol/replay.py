@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from cachekeeper.keys import meta_key
-from cachekeeper.store import Store, Value, outcomes, steps
+from cachekeeper.protocol import Store, Value, outcomes, scripts
+from cachekeeper.values.keys import meta_key
 from tests.protocol.cases import Case
 from tests.protocol.cells import (
     NOBODY,
@@ -180,27 +180,27 @@ def _set_up(client: Redis, batch: Sequence[Trial], now: int) -> None:
     pipe.execute()
 
 
-def step_of(key: str, step: Step, now: int) -> steps.Step[Any]:  # noqa: PLR0911 - a table
+def step_of(key: str, step: Step, now: int) -> scripts.Step[Any]:  # noqa: PLR0911 - a table
     """The engine's step for one of the model's; its deadlines stand for times around `now`."""
     match step:
         case Acquire():
-            return steps.acquire(key, nonce_of(step.nonce), lease_ms=LEASE, refresh=step.refresh)
+            return scripts.acquire(key, nonce_of(step.nonce), lease_ms=LEASE, refresh=step.refresh)
         case Fill():
             value = Value(answer_of(step.write), step.version, _at(step.ends, now))
-            return steps.fill(key, nonce_of(step.nonce), value, ttl_ms=VALUE, marker_ms=MARKER, spare=step.spare)
+            return scripts.fill(key, nonce_of(step.nonce), value, ttl_ms=VALUE, marker_ms=MARKER, spare=step.spare)
         case FillAbsent():
-            return steps.fill_absent(key, nonce_of(step.nonce), ttl_ms=NEGATIVE, spare=step.spare)
+            return scripts.fill_absent(key, nonce_of(step.nonce), ttl_ms=NEGATIVE, spare=step.spare)
         case Release():
-            return steps.release(key, nonce_of(step.nonce))
+            return scripts.release(key, nonce_of(step.nonce))
         case Change(version, write, ends) if write is not None:
             value = Value(answer_of(write), version, _at(ends, now))
-            return steps.change(key, value, ttl_ms=VALUE, marker_ms=MARKER)
+            return scripts.change(key, value, ttl_ms=VALUE, marker_ms=MARKER)
         case Invalidate():
-            return steps.invalidate(key)
+            return scripts.invalidate(key)
         case Expire(at):
-            return steps.expire(key, at_ms=_at(at, now) or 0, keep_ms=KEPT)
+            return scripts.expire(key, at_ms=_at(at, now) or 0, keep_ms=KEPT)
         case ReadUntil():
-            return steps.read_until(key)
+            return scripts.read_until(key)
     raise TypeError(f"{step}: no such step in the engine")
 
 

@@ -10,8 +10,8 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from cachekeeper.embedded import Guardian, RedisServer, ServerUnavailable, find_redis
-from cachekeeper.store import Store
+from cachekeeper.devservers import Guardian, RedisServer, ServerUnavailable, find_redis
+from cachekeeper.protocol import Store
 from tests.protocol.cases import Case, cases_of
 from tests.protocol.explorer import Found, search
 from tests.protocol.families import Family, Variant, family_of, nearest, space

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cachekeeper.embedded import RedisServer
-from cachekeeper.store import Store
+from cachekeeper.devservers import RedisServer
+from cachekeeper.protocol import Store
 from tests.protocol.cases import Case, cases_of
 from tests.protocol.cells import Outcome, Protocol
 from tests.protocol.explorer import Found, search

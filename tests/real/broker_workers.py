@@ -1,6 +1,6 @@
 """Workers whose broker refuses them."""
 
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.devservers.worker_process import WorkerProcess
 
 
 class Refused(WorkerProcess):

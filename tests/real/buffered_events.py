@@ -6,12 +6,12 @@ import base64
 import json
 from typing import TYPE_CHECKING, cast
 
-from cachekeeper.delivery.broker import QUEUE
+from cachekeeper.broker.conventions import QUEUE
 from producers import UserDeleted
 
 if TYPE_CHECKING:
-    from cachekeeper.embedded import RedisServer
-    from cachekeeper.events import Event
+    from cachekeeper.devservers import RedisServer
+    from cachekeeper.model.events import Event
 
 
 def events(count: int, first: int = 0) -> list[Event]:

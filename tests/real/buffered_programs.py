@@ -14,7 +14,7 @@ from tests.real.patient_publishing import IN_A_CHILD, PUBLISH_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 OPTIONS = "max_milliseconds=3_600_000, on_error=lambda error, n: print(type(error).__name__, n)"
 """Nothing goes by itself: what arrives, a full message or the end has published."""
@@ -23,7 +23,7 @@ PROGRAM = (
     IN_A_CHILD
     + """
 import atexit, multiprocessing, os, signal, sys, threading, time
-from cachekeeper.delivery.buffered import BufferedPublisher
+from cachekeeper.publishing.buffered import BufferedPublisher
 from producers import UserDeleted
 
 buffered = BufferedPublisher({options})

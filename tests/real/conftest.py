@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer
-from cachekeeper.embedded.ports import free_port
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.devservers import FoundServer, Guardian, MongoServer, RedisServer
+from cachekeeper.devservers.ports import free_port
+from cachekeeper.devservers.worker_process import WorkerProcess
 from tests.node import install
 from tests.parts import missing
 from tests.real.delivering import site, worker

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from kombu import Connection
 
-from cachekeeper.delivery.broker import DEAD_QUEUE, QUEUE, UNACKED, task_body, task_headers
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.embedded import RedisServer, ServerProcess
-from cachekeeper.embedded.worker_process import WorkerProcess
-from cachekeeper.keeper import Keeper
-from cachekeeper.registry import load_registry
+from cachekeeper.broker.conventions import DEAD_QUEUE, QUEUE, UNACKED, task_body, task_headers
+from cachekeeper.devservers import RedisServer, ServerProcess
+from cachekeeper.devservers.worker_process import WorkerProcess
+from cachekeeper.model.registry import load_registry
+from cachekeeper.publishing.publisher import Publisher
+from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import PublisherSettings, Settings
 from producers import UserLoggedOut
 from tests.real.patient_publishing import PUBLISH_SECONDS, patience
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from kombu import Message
     from pymongo.database import Database
 
-    from cachekeeper.embedded import FoundServer, Guardian, MongoServer
-    from cachekeeper.events import Event
+    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
+    from cachekeeper.model.events import Event
 
 REGISTRY = load_registry(["producers", "lookups", "worker"])
 

@@ -16,11 +16,11 @@ from typing import Any
 import uvicorn
 from kombu import Connection
 
-from cachekeeper.delivery.broker import QUEUE, work_queue
-from cachekeeper.door import Door
-from cachekeeper.door.messages import BATCHED, STRUCTURED
-from cachekeeper.embedded import RedisServer
-from cachekeeper.registry import load_registry
+from cachekeeper.broker.conventions import QUEUE, work_queue
+from cachekeeper.devservers import RedisServer
+from cachekeeper.http_api import Door
+from cachekeeper.http_api.messages import BATCHED, STRUCTURED
+from cachekeeper.model.registry import load_registry
 from cachekeeper.settings import DoorSettings
 
 REGISTRY = load_registry(("producers",))

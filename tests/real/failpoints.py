@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.embedded import MongoServer
+from cachekeeper.devservers import MongoServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.embedded import FoundServer, Guardian
+    from cachekeeper.devservers import FoundServer, Guardian
 
 SHUTDOWN_IN_PROGRESS = 91  # of a primary that is deposed before a majority has a write; a driver tries again
 DUPLICATE_KEY = 11000

@@ -11,13 +11,13 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.delivery.relay import Relay
-from cachekeeper.delivery.streaming import ChangeRelay
+from cachekeeper.relays.change_stream_relay import ChangeRelay
+from cachekeeper.relays.outbox_relay import Relay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from cachekeeper.events import Event
+    from cachekeeper.model.events import Event
 
 VARIABLE = "TEST_FAULTS"
 MUTANT = "TEST_MUTANT"
@@ -82,7 +82,8 @@ class FaultyChangeRelay(ChangeRelay):
 
 if __name__ == "__main__":
     from cachekeeper.cli import main
-    from cachekeeper.delivery import relay, streaming
+    from cachekeeper.relays import change_stream_relay as streaming
+    from cachekeeper.relays import outbox_relay as relay
 
     # For the commands, which are run as they are.
     forgetful = os.environ.get(MUTANT) == "forgets"

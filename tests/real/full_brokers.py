@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cachekeeper.embedded import RedisServer
+from cachekeeper.devservers import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

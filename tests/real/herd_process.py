@@ -15,14 +15,14 @@ import pytest
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cachekeeper.database import DatabaseReads
+from cachekeeper.connections.mongodb import DatabaseReads
 from cachekeeper.errors import CachekeeperError
-from cachekeeper.keeper import Keeper
 from cachekeeper.metrics import COUNTERS
-from cachekeeper.reader import core
+from cachekeeper.protocol import scripts
+from cachekeeper.protocol.outcomes import Filled
+from cachekeeper.reading import core
+from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import Settings
-from cachekeeper.store import steps
-from cachekeeper.store.outcomes import Filled
 from lookups import read_user
 from tests.shop import LONG, Gate, Reads, WatchedRedis, changed_user, mutate
 
@@ -120,7 +120,7 @@ class HerdProcess:
             socket_timeout=self.settings.redis_timeout_seconds,
             retry=Retry(NoBackoff(), 0),
         )
-        self.redis.script_load(steps._ACQUIRE.source)  # or the first to compete would be refused, and not be counted
+        self.redis.script_load(scripts._ACQUIRE.source)  # or the first to compete would be refused, and not be counted
         self.keeper = Keeper(self.settings, cache=self.redis, database=mongo[database])
         self.gate = Gate()  # for the first read, until `let_it_go`
         self._threads: list[threading.Thread] = []

@@ -10,7 +10,7 @@ from typing import Self
 
 import psutil
 
-from cachekeeper.embedded import Guardian
+from cachekeeper.devservers import Guardian
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

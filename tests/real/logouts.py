@@ -5,16 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from cachekeeper.applying import apply
-from cachekeeper.commands import Block, Command, Expire, Persist
+from cachekeeper.applying.batch import apply
 from cachekeeper.errors import CachekeeperError, DatabaseUnavailable
+from cachekeeper.model.commands import Block, Command, Expire, Persist
 from lookups import BLOCKED, SESSION
 from lookups.sessions import END_SESSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.reading.keeper import Keeper
     from tests.real.taps import MongoTap
 
 LATER = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)

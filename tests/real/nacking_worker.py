@@ -5,11 +5,11 @@ from typing import Any
 import amqp
 from amqp.spec import Basic
 
-from cachekeeper.delivery import answers
+from cachekeeper.consuming import acks
 from cachekeeper.metrics import logger
 
 _NAMES = {Basic.Nack: "basic.nack", Basic.Reject: "basic.reject"}
-_answers: Any = answers
+_answers: Any = acks
 _answers._UNCOUNTED_NACK = (3, 0)
 _channel: Any = amqp.Channel
 _send = _channel.send_method

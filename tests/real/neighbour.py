@@ -5,7 +5,7 @@ import time
 
 from celery import Celery
 
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.devservers.worker_process import WorkerProcess
 
 BROKER = "NEIGHBOUR_BROKER_URL"
 

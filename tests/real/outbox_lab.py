@@ -10,11 +10,11 @@ import pytest
 from kombu import Connection
 from redis import Redis
 
-from cachekeeper.delivery.broker import QUEUE, transport_options
-from cachekeeper.delivery.messages import Parcel, read_message
-from cachekeeper.delivery.relay import Relay
-from cachekeeper.delivery.work import Delivery, Job, Verdict
-from cachekeeper.registry import load_registry
+from cachekeeper.broker.conventions import QUEUE, transport_options
+from cachekeeper.consuming.messages import Parcel, read_message
+from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.model.registry import load_registry
+from cachekeeper.relays.outbox_relay import Relay
 from cachekeeper.settings import RelaySettings
 from lookups import read_user
 from producers import UserUpdated, outbox
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from kombu import Message
 
-    from cachekeeper.events import Event
+    from cachekeeper.model.events import Event
     from tests.shop import Shop
 
 REGISTRY = load_registry(["producers", "lookups", "worker"])

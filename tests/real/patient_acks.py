@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cachekeeper.delivery import answers
+from cachekeeper.consuming import acks
 
-_answers: Any = answers
+_answers: Any = acks
 _answers._LATEST_SECONDS = 600.0

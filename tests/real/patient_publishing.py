@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from cachekeeper.delivery import publisher
-from cachekeeper.delivery.publisher import Publisher
+from cachekeeper.publishing import publisher
+from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 
 PUBLISH_SECONDS = 120.0
@@ -21,7 +21,7 @@ ANSWER_SECONDS = 30.0
 """What is waited for an answer then. With a limit of a few seconds, as tests of outages have, little changes."""
 
 IN_A_CHILD = f"""
-from cachekeeper.delivery import publisher
+from cachekeeper.consuming import publisher
 publisher._CALL_SECONDS = {ANSWER_SECONDS}
 """
 """The first lines of a program of its own that is as patient."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.dropping import drop_view
-from cachekeeper.rollbacks import RollbackWatch
-from cachekeeper.views import Server
-from cachekeeper.warming import Passed, write_blocks
+from cachekeeper.applying.drop_view import drop_view
+from cachekeeper.model.views import Server
+from cachekeeper.upkeep.blocklist_warming import Passed, write_blocks
+from cachekeeper.upkeep.rollback_watch import RollbackWatch
 from lookups import (
     BLOCKED,
     SEARCH,
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import pymongo
 
     from benchmarks.older_redis import OlderRedis
-    from cachekeeper.embedded import FoundServer, Guardian, MongoServer
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
+    from cachekeeper.reading.keeper import Keeper
 
 ALL = ["user_name", "search", "blocked", "session"]
 OLD = {"name": "Ann", "session": {"cart": [1]}, "found": ["Lamp"], "blocked": False}

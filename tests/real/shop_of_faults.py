@@ -5,12 +5,12 @@ import sys
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-from cachekeeper.codecs import Text
-from cachekeeper.commands import Command, Persist, Write
-from cachekeeper.events import Event, Id
-from cachekeeper.loaders import Document
-from cachekeeper.registry import Registry
-from cachekeeper.views import View
+from cachekeeper.model.commands import Command, Persist, Write
+from cachekeeper.model.events import Event, Id
+from cachekeeper.model.registry import Registry
+from cachekeeper.model.sources import Document
+from cachekeeper.model.views import View
+from cachekeeper.values.codecs import Text
 from lookups.sessions import SESSION
 
 

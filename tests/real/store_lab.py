@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import pytest
 
-from cachekeeper.embedded import RedisServer
-from cachekeeper.keys import meta_key
-from cachekeeper.store import Store, Value, steps
-from cachekeeper.store.outcomes import Acquired
+from cachekeeper.devservers import RedisServer
+from cachekeeper.protocol import Store, Value, scripts
+from cachekeeper.protocol.outcomes import Acquired
+from cachekeeper.values.keys import meta_key
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ class Lab:
         self.client = client
         self.store = Store(client)
 
-    def run(self, step: steps.Step[Outcome]) -> Outcome:
+    def run(self, step: scripts.Step[Outcome]) -> Outcome:
         return self.store.run(step)
 
     def acquire(self, nonce: str = "mine", *, lease_ms: int = LEASE, refresh: bool = False) -> object:
-        return self.run(steps.acquire(K, nonce, lease_ms=lease_ms, refresh=refresh))
+        return self.run(scripts.acquire(K, nonce, lease_ms=lease_ms, refresh=refresh))
 
     def fill(
         self,
@@ -52,10 +52,10 @@ class Lab:
         ttl_ms: int = TTL,
         marker_ms: int = MARKER,
     ) -> object:
-        return self.run(steps.fill(K, nonce, Value(raw, version, ends), ttl_ms=ttl_ms, marker_ms=marker_ms))
+        return self.run(scripts.fill(K, nonce, Value(raw, version, ends), ttl_ms=ttl_ms, marker_ms=marker_ms))
 
     def fill_absent(self, *, nonce: str = "mine", ttl_ms: int = NEGATIVE) -> object:
-        return self.run(steps.fill_absent(K, nonce, ttl_ms=ttl_ms))
+        return self.run(scripts.fill_absent(K, nonce, ttl_ms=ttl_ms))
 
     def change(
         self,
@@ -66,10 +66,10 @@ class Lab:
         ttl_ms: int = TTL,
         marker_ms: int = MARKER,
     ) -> object:
-        return self.run(steps.change(K, Value(raw, version, ends), ttl_ms=ttl_ms, marker_ms=marker_ms))
+        return self.run(scripts.change(K, Value(raw, version, ends), ttl_ms=ttl_ms, marker_ms=marker_ms))
 
     def expire(self, at_ms: int, *, keep_ms: int = KEEP) -> object:
-        return self.run(steps.expire(K, at_ms=at_ms, keep_ms=keep_ms))
+        return self.run(scripts.expire(K, at_ms=at_ms, keep_ms=keep_ms))
 
     def cached(self, raw: bytes = b"Ada", version: int | None = 1) -> None:
         """Put a value at K, as a reader does."""

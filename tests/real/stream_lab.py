@@ -6,14 +6,14 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.delivery.streaming import ChangeRelay
+from cachekeeper.relays.change_stream_relay import ChangeRelay
 from cachekeeper.settings import StreamSettings
 from tests.real.outbox_lab import REGISTRY, Lab
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from cachekeeper.keeper import Keeper
-    from cachekeeper.registry import Registry
+    from cachekeeper.model.registry import Registry
+    from cachekeeper.reading.keeper import Keeper
     from tests.shop import Shop
 
 COLLECTIONS = ["blocked_tokens", "products", "sessions", "users"]

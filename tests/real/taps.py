@@ -12,7 +12,7 @@ from typing import IO, Any, Self
 import pymongo
 from pymongo import monitoring
 
-from cachekeeper.embedded import MongoServer, RedisServer
+from cachekeeper.devservers import MongoServer, RedisServer
 
 Words = Sequence[bytes]
 

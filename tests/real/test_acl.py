@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cachekeeper import Expire, Keeper, Settings
-from cachekeeper.applying import apply
-from cachekeeper.delivery.messages import Parcel
-from cachekeeper.delivery.work import Delivery, Job
+from cachekeeper.applying.batch import apply
+from cachekeeper.consuming.messages import Parcel
+from cachekeeper.consuming.processor import Delivery, Job
 from cachekeeper.errors import CachekeeperError
 from cachekeeper.settings import WorkerSettings
-from cachekeeper.warming import warm_view, write_blocks
+from cachekeeper.upkeep.blocklist_warming import write_blocks
+from cachekeeper.upkeep.warming import warm_view
 from lookups import (
     BLOCKED,
     SESSION,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
-    from cachekeeper.embedded import MongoServer, RedisServer
+    from cachekeeper.devservers import MongoServer, RedisServer
 
 LONG_NAME = "Ann" * 50
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu.asynchronous import Hub
 
-from cachekeeper.delivery.answers import Acknowledgements, rejection
-from cachekeeper.delivery.broker import QUEUE, UNACKED, UNACKED_INDEX, work_queue
-from cachekeeper.delivery.transport import Connection
+from cachekeeper.broker.conventions import QUEUE, UNACKED, UNACKED_INDEX, work_queue
+from cachekeeper.consuming.acks import Acknowledgements, rejection
+from cachekeeper.consuming.redis_channel import Connection
 from producers import UserLoggedOut
 from tests.real.patient_publishing import give_patience
 from tests.shop import counted
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
     from tests.real.delivering import Site
 
 SOON = 30.0

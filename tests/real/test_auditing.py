@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bson import Decimal128
 
-from cachekeeper.auditing import Audit, audit
-from cachekeeper.keys import meta_key
+from cachekeeper.upkeep.audit import Audit, audit
+from cachekeeper.values.keys import meta_key
 from lookups import (
     BLOCKED,
     SEARCH,
@@ -28,7 +28,7 @@ from tests.garbled import GARBLED, garbled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.reading.keeper import Keeper
     from tests.shop import Shop
 
 
@@ -38,7 +38,7 @@ def check(keeper: Keeper, view: Any) -> Audit:
 
 def pausing(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[float], object]) -> None:
     """Something happens in the pauses of the audit, and of nothing else."""
-    monkeypatch.setattr("cachekeeper.auditing.time", SimpleNamespace(sleep=meanwhile, time=time.time))
+    monkeypatch.setattr("cachekeeper.upkeep.audit.time", SimpleNamespace(sleep=meanwhile, time=time.time))
 
 
 @pytest.fixture

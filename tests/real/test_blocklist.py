@@ -9,13 +9,13 @@ import redis
 from pymongo.database import Database
 
 from cachekeeper import CacheUnavailable, Keeper, metrics
-from cachekeeper.applying import block_step
-from cachekeeper.blocklist import key_text
-from cachekeeper.embedded import RedisServer
-from cachekeeper.store import steps
-from cachekeeper.warming import Passed, blocklist, write_blocks
-from cachekeeper.warming.blocklist import _Pass
-from cachekeeper.warming.paging import in_order
+from cachekeeper.applying.batch import block_step
+from cachekeeper.devservers import RedisServer
+from cachekeeper.protocol import scripts
+from cachekeeper.reading.blocklist import key_text
+from cachekeeper.upkeep import blocklist_warming as blocklist
+from cachekeeper.upkeep.blocklist_warming import Passed, _Pass, write_blocks
+from cachekeeper.upkeep.paging import in_order
 from lookups import BLOCKED, block_token, is_blocked
 from tests.real.taps import Cut, MongoTap, RedisTap, Words
 from tests.real.tokens import (
@@ -173,13 +173,13 @@ def _nonce_at_the_end(self: _Pass) -> Passed:
             [block_step(self._keeper, self._view, str(document["_id"]), None) for document in documents]
         )
     _renew_anew(self)
-    self._store.run(steps.declare_ready(self._view.warming_key, self._view.ready_key, self._nonce))
+    self._store.run(scripts.declare_ready(self._view.warming_key, self._view.ready_key, self._nonce))
     return Passed.READY
 
 
 def _ready_first(self: _Pass) -> Passed:
     """A mutant: says it before it is so."""
-    self._store.run(steps.declare_ready(self._view.warming_key, self._view.ready_key, self._nonce))
+    self._store.run(scripts.declare_ready(self._view.warming_key, self._view.ready_key, self._nonce))
     return _write(self)
 
 

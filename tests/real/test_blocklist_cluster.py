@@ -7,8 +7,10 @@ import pytest
 import redis
 
 from cachekeeper import Keeper, metrics
-from cachekeeper.embedded import RedisServer
-from cachekeeper.warming import BlocklistKeeper, Fate, Passed, warm_view, write_blocks
+from cachekeeper.devservers import RedisServer
+from cachekeeper.upkeep.blocklist_keeper import BlocklistKeeper
+from cachekeeper.upkeep.blocklist_warming import Passed, write_blocks
+from cachekeeper.upkeep.warming import Fate, warm_view
 from lookups import BLOCKED, USER_NAME, block_token, is_blocked, read_user
 from tests.real.taps import MongoTap
 from tests.real.tokens import KEY, READY, TOKEN, keeping

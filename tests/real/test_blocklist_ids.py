@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pymongo.errors import DuplicateKeyError
 
-from cachekeeper import Keeper, blocklist
-from cachekeeper.blocklist import ids_of, key_text
-from cachekeeper.embedded import RedisServer
+from cachekeeper import Keeper
+from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import InvalidId
-from cachekeeper.ids import check_id
-from cachekeeper.warming import Passed, write_blocks
+from cachekeeper.reading import blocklist
+from cachekeeper.reading.blocklist import ids_of, key_text
+from cachekeeper.upkeep.blocklist_warming import Passed, write_blocks
+from cachekeeper.values.ids import check_id
 from lookups import BLOCKED, is_blocked
 from tests.real.taps import MongoTap
 from tests.real.tokens import FOREIGN_IDS, NOWHERE_REDIS, OBJECT_ID, TOKEN_UUID, keeping

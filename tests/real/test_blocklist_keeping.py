@@ -10,16 +10,18 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cachekeeper import COUNTERS, CacheUnavailable, DatabaseUnavailable, Keeper, PersistedNotCached, metrics
-from cachekeeper.embedded import MongoServer, RedisServer
-from cachekeeper.store import steps
-from cachekeeper.warming import BlocklistKeeper, Passed, keeping, write_blocks
+from cachekeeper.devservers import MongoServer, RedisServer
+from cachekeeper.protocol import scripts
+from cachekeeper.upkeep import blocklist_keeper as keeping
+from cachekeeper.upkeep.blocklist_keeper import BlocklistKeeper
+from cachekeeper.upkeep.blocklist_warming import Passed, write_blocks
 from lookups import BLOCKED, block_token, is_blocked
 from tests.real import tokens
 from tests.real.taps import Cut, MongoTap, RedisTap, Words
 from tests.real.tokens import KEY, NONCE, NOWHERE_MONGO, NOWHERE_REDIS, READY, RESTED, TOKEN
 from tests.waiting import wait_until
 
-DECLARE = steps.declare_ready("", "", "").script.sha.encode()
+DECLARE = scripts.declare_ready("", "", "").script.sha.encode()
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +87,7 @@ def test_a_block_that_redis_failed_is_there_after_the_next_full_pass(
 
     with RedisTap(redis_server) as tap, tokens.keeping(tap.url, mongo) as keeper:
         kept = BlocklistKeeper(keeper, BLOCKED)
-        client.script_load(steps.declare_ready("", "", "").script.source)
+        client.script_load(scripts.declare_ready("", "", "").script.source)
         tap.before = before
         assert kept.look() is Passed.READY
         tap.before = lambda _words: None
@@ -169,7 +171,7 @@ def test_a_worker_that_comes_back_to_life_does_not_declare_ready(
             client.flushall()
 
     with RedisTap(redis_server) as tap, tokens.keeping(tap.url, mongo) as keeper:
-        client.script_load(steps.declare_ready("", "", "").script.source)
+        client.script_load(scripts.declare_ready("", "", "").script.source)
         tap.before = before
         assert write_blocks(keeper, BLOCKED) is Passed.LOST
     assert client.exists(READY) == 0

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu import Connection
 
-from cachekeeper.delivery.broker import DEAD_QUEUE, DELIVERY_LIMIT, QUEUE
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.embedded import RedisServer
+from cachekeeper.broker.conventions import DEAD_QUEUE, DELIVERY_LIMIT, QUEUE
+from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut
 from tests.real.broker_workers import Refused
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from cachekeeper.embedded import FoundServer, Guardian, MongoServer
+    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
     from tests.servers import RabbitServer
 
 SOON = 60.0

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cachekeeper.delivery import ending as module
-from cachekeeper.delivery.buffered import BufferedPublisher, _Locks
-from cachekeeper.delivery.publisher import Publisher
 from cachekeeper.errors import BrokerUnavailable, BufferFull, InvalidEvent, SettingsError
+from cachekeeper.publishing import at_exit as module
+from cachekeeper.publishing.buffered import BufferedPublisher, _Locks
+from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 from tests.real.buffered_events import arrived, events, messages
 from tests.real.patient_publishing import PUBLISH_SECONDS, give_patience
@@ -23,8 +23,8 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.embedded import RedisServer
-    from cachekeeper.events import Event
+    from cachekeeper.devservers import RedisServer
+    from cachekeeper.model.events import Event
 
 # Exact numbers of messages are told of a broker that is well.
 pytestmark = pytest.mark.usefixtures("patient_publishing")

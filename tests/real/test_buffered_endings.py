@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachekeeper.delivery import ending as module
-from cachekeeper.delivery.buffered import BufferedPublisher
+from cachekeeper.publishing import at_exit as module
+from cachekeeper.publishing.buffered import BufferedPublisher
 from tests.real.buffered_events import arrived, messages
 from tests.real.buffered_programs import is_ready, run
 from tests.real.leftovers import ROOT
@@ -19,7 +19,7 @@ from tests.real.leftovers import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 # The signal comes while `publish` holds the lock: the event is not in the buffer yet, and the call is sure to go on.
 INSIDE = """
@@ -132,7 +132,7 @@ def test_a_server_that_sends_itself_the_signal_again_publishes_in_its_lifespan(r
 
 
 def test_mutant_without_an_end(redis_server: RedisServer) -> None:
-    code = "from cachekeeper.delivery.ending import _end; atexit.unregister(_end.on_exit); fill(700)"
+    code = "from cachekeeper.publishing.at_exit import _end; atexit.unregister(_end.on_exit); fill(700)"
     with run(redis_server, code) as process:
         process.communicate(timeout=60)
         assert process.returncode == 0

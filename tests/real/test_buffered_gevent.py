@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from cachekeeper.embedded.ports import free_port
+from cachekeeper.devservers.ports import free_port
 from tests.real.buffered_events import arrived
 from tests.real.buffered_programs import is_ready, run, start
 from tests.real.patient_publishing import PUBLISH_SECONDS
@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 HANG_SECONDS = 60
 MUTANT_SECONDS = 15  # how long a variant that is known to hang may
@@ -180,7 +180,7 @@ def test_sigterm_and_then_the_end_of_the_interpreter(redis_server: RedisServer) 
 
 # The whole program: the application is loaded before the workers are forked, and each of them patches.
 APPLICATION = """
-from cachekeeper.delivery.buffered import BufferedPublisher
+from cachekeeper.publishing.buffered import BufferedPublisher
 from producers import UserDeleted
 
 buffered = BufferedPublisher(max_milliseconds=3_600_000)
@@ -249,7 +249,7 @@ def test_mutant_that_starts_its_thread_under_such_a_lock(redis_server: RedisServ
 
 
 KEEPS_THE_LOCK_OF_THE_END = """
-from cachekeeper.delivery import ending
+from cachekeeper.consuming import ending
 def finish(self):
     with self.finishing:
         for one in list(self.unfinished):

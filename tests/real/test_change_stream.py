@@ -9,7 +9,7 @@ import bson
 import pytest
 from bson.raw_bson import RawBSONDocument
 
-from cachekeeper.delivery.streaming import ChangeRelay
+from cachekeeper.relays.change_stream_relay import ChangeRelay
 from lookups import read_session, read_user, save_session, search_products
 from tests.real.stream_lab import StreamLab, in_an_hour
 from tests.shop import counted
@@ -17,7 +17,7 @@ from tests.shop import counted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from cachekeeper.events import Event
+    from cachekeeper.model.events import Event
     from tests.shop import Shop
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymongo.errors import OperationFailure
 
-from cachekeeper.delivery import streaming
-from cachekeeper.delivery.streaming import ChangeRelay
-from cachekeeper.embedded import MongoServer
-from cachekeeper.registry import Registry
+from cachekeeper.devservers import MongoServer
+from cachekeeper.model.registry import Registry
+from cachekeeper.relays import change_stream_relay as streaming
+from cachekeeper.relays.change_stream_relay import ChangeRelay
 from cachekeeper.settings import StreamSettings
-from cachekeeper.warming.blocklist import Passed, warm_blocklist, write_blocks
+from cachekeeper.upkeep.blocklist_warming import Passed, warm_blocklist, write_blocks
 from lookups import BLOCKED, is_blocked, read_user, search_products
 from tests.real.outbox_lab import REGISTRY
 from tests.real.stream_lab import COLLECTIONS, StreamLab, in_an_hour
@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from cachekeeper.embedded import FoundServer, Guardian
+    from cachekeeper.devservers import FoundServer, Guardian
     from tests.shop import Shop
 
 

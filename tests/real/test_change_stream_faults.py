@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymongo import MongoClient
 
-from cachekeeper.delivery import outbox, streaming
-from cachekeeper.delivery.streaming import ChangeRelay
-from cachekeeper.embedded import MongoServer
+from cachekeeper.devservers import MongoServer
 from cachekeeper.errors import DatabaseUnavailable, NoTransaction
-from cachekeeper.registry import Registry, load_registry
+from cachekeeper.model.registry import Registry, load_registry
+from cachekeeper.relays import change_stream_relay as streaming
+from cachekeeper.relays import outbox
+from cachekeeper.relays.change_stream_relay import ChangeRelay
 from cachekeeper.settings import StreamSettings
 from lookups import read_user
 from tests.real.outbox_lab import REGISTRY, Killed
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from cachekeeper.embedded import FoundServer, Guardian
-    from cachekeeper.events import Event
+    from cachekeeper.devservers import FoundServer, Guardian
+    from cachekeeper.model.events import Event
     from tests.shop import Shop
 
 

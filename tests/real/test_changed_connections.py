@@ -11,7 +11,7 @@ from cachekeeper import make_redis_client
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 CHANGES: dict[str, Callable[[Any], object]] = {
     "MULTI": lambda client: client.execute_command("MULTI"),

@@ -12,7 +12,7 @@ from benchmarks.chaos.mutating import evidence
 from benchmarks.chaos.run import Outcome, run
 from benchmarks.chaos.schedule import LINES, Series, Station
 from benchmarks.chaos.stack import Stack
-from cachekeeper.embedded import FoundServer
+from cachekeeper.devservers import FoundServer
 
 SECONDS = 5.0
 

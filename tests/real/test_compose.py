@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cachekeeper.embedded import FoundServer, Guardian, RedisServer
+from cachekeeper.devservers import FoundServer, Guardian, RedisServer
 from tests.compose import ROOT, options
 
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]

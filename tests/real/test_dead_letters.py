@@ -15,13 +15,13 @@ from kombu import Connection
 from redis import Redis
 
 from cachekeeper import cli
-from cachekeeper.delivery.broker import QUEUE, task_body, task_headers, transport_options
-from cachekeeper.delivery.deadletters import mask
-from cachekeeper.delivery.letters import DeadLetters
-from cachekeeper.delivery.messages import Failures, Poison, read_message
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.delivery.work import Delivery, Job, Verdict
-from cachekeeper.registry import Registry, load_registry
+from cachekeeper.broker.conventions import QUEUE, task_body, task_headers, transport_options
+from cachekeeper.consuming.dead_letter_admin import DeadLetters
+from cachekeeper.consuming.dead_letters import mask
+from cachekeeper.consuming.messages import Failures, Poison, read_message
+from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.model.registry import Registry, load_registry
+from cachekeeper.publishing.publisher import Publisher
 from producers import UserLoggedOut
 from tests.real.leftovers import CACHEKEEPER, ROOT
 from tests.real.patient_publishing import ANSWER_SECONDS, PUBLISH_SECONDS
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from kombu import Message
 
-    from cachekeeper.commands import Command
+    from cachekeeper.model.commands import Command
     from tests.shop import Shop
 
 # How many messages there are is told exactly.

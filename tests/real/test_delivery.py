@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.delivery.deadletters import mask, shown
+from cachekeeper.consuming.dead_letters import mask, shown
 from lookups import block_token, is_blocked, read_session, read_user, save_session, search_products
 from producers import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 from tests.real.delivering import REGISTRY, Site
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pymongo.collection import Collection
 
-    from cachekeeper.embedded.worker_process import WorkerProcess
+    from cachekeeper.devservers.worker_process import WorkerProcess
 
 SOON = 30.0
 

@@ -9,8 +9,8 @@ import pytest
 from amqp.spec import Basic
 from kombu import Connection
 
-from cachekeeper.delivery.broker import DEAD_QUEUE, DELIVERY_LIMIT, QUEUE, dead_queue, work_queue
-from cachekeeper.delivery.publisher import Publisher
+from cachekeeper.broker.conventions import DEAD_QUEUE, DELIVERY_LIMIT, QUEUE, dead_queue, work_queue
+from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut, UserUpdated
 from tests.real.delivering import Site
@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cachekeeper.embedded import Guardian, MongoServer, RedisServer
+    from cachekeeper.devservers import Guardian, MongoServer, RedisServer
     from tests.servers import RabbitServer
 
 SOON = 60.0

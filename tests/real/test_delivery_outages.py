@@ -8,7 +8,7 @@ import pytest
 from pymongo import ReadPreference
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from cachekeeper.embedded import MongoServer, RedisServer
+from cachekeeper.devservers import MongoServer, RedisServer
 from producers import UserLoggedOut
 from tests.real.delivering import Site, remember_queue
 from tests.servers import RabbitServer
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     import redis
 
-    from cachekeeper.embedded import FoundServer, Guardian
-    from cachekeeper.embedded.worker_process import WorkerProcess
+    from cachekeeper.devservers import FoundServer, Guardian
+    from cachekeeper.devservers.worker_process import WorkerProcess
 
 SOON = 60.0
 EVENTS = 60

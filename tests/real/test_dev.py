@@ -17,9 +17,9 @@ import pytest
 import redis
 from celery import Celery
 
-from cachekeeper.delivery.broker import CONTROL_EXCHANGE
-from cachekeeper.embedded import DevStack, FoundServer, ServerFailed, StackError
-from cachekeeper.embedded.state import published, running_stacks
+from cachekeeper.broker.conventions import CONTROL_EXCHANGE
+from cachekeeper.devservers import DevStack, FoundServer, ServerFailed, StackError
+from cachekeeper.devservers.state import published, running_stacks
 from producers import UserDeleted, outbox
 from tests.real.leftovers import CACHEKEEPER, ROOT, Place, Program, running, script
 from tests.waiting import wait_until

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachekeeper import dropping
-from cachekeeper.applying import apply
-from cachekeeper.codecs import Json, Text
-from cachekeeper.commands import Expire, Invalidate, InvalidateAll, Write
-from cachekeeper.dropping import drop_view
+from cachekeeper.applying import drop_view as dropping
+from cachekeeper.applying.batch import apply
+from cachekeeper.applying.drop_view import drop_view
 from cachekeeper.errors import CacheUnavailable, DatabaseUnavailable
-from cachekeeper.keys import meta_key
-from cachekeeper.loaders import Document, Query
-from cachekeeper.store import new_nonce, steps
-from cachekeeper.store.outcomes import Acquired
-from cachekeeper.views import TextView, View
+from cachekeeper.model.commands import Expire, Invalidate, InvalidateAll, Write
+from cachekeeper.model.sources import Document, Query
+from cachekeeper.model.views import TextView, View
+from cachekeeper.protocol import new_nonce, scripts
+from cachekeeper.protocol.outcomes import Acquired
+from cachekeeper.values.codecs import Json, Text
+from cachekeeper.values.keys import meta_key
 from lookups import SEARCH, SESSION, USER_NAME, read_session, read_user, save_session, search_products
 from tests.shop import LONG, NO_MONGO, NOWHERE, QUICK, Gate, Shop, counted, meta, opened, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.reading.keeper import Keeper
 
 
 def keys(shop: Shop) -> set[bytes]:
@@ -35,7 +35,7 @@ def keys(shop: Shop) -> set[bytes]:
 
 
 def lease(keeper: Keeper, key: str) -> None:
-    assert keeper.store(SEARCH.server).run(steps.acquire(key, new_nonce(), lease_ms=60_000)) is Acquired.GRANTED
+    assert keeper.store(SEARCH.server).run(scripts.acquire(key, new_nonce(), lease_ms=60_000)) is Acquired.GRANTED
 
 
 def test_every_value_and_every_lease_of_the_view_goes_and_nothing_else(

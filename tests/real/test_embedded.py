@@ -15,7 +15,7 @@ import pytest
 import redis
 from pymongo.errors import PyMongoError
 
-from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer, ServerFailed, process
+from cachekeeper.devservers import FoundServer, Guardian, MongoServer, RedisServer, ServerFailed, process
 from tests.real.leftovers import is_alive
 from tests.servers import RabbitServer
 from tests.waiting import wait_until

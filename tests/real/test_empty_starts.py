@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks.older_redis import KINDS, FromAppendOnlyFile
-from cachekeeper.delivery.work import Delivery
-from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer
+from cachekeeper.consuming.processor import Delivery
+from cachekeeper.devservers import FoundServer, Guardian, MongoServer, RedisServer
 from cachekeeper.metrics import COUNTERS
-from cachekeeper.rollbacks import Incarnation, RollbackWatch
+from cachekeeper.upkeep.rollback_watch import Incarnation, RollbackWatch
 from lookups import read_user
 from tests.real.delivering import REGISTRY
 from tests.real.rollback_lab import ALL, NEW, OLD, Place, Worker, brought_back, forget_the_marks, place_of

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper import applying
-from cachekeeper.applying import apply
-from cachekeeper.events import Event
-from cachekeeper.keys import meta_key
-from cachekeeper.registry import load_registry
+from cachekeeper.applying import batch as applying
+from cachekeeper.applying.batch import apply
+from cachekeeper.model.events import Event
+from cachekeeper.model.registry import load_registry
+from cachekeeper.values.keys import meta_key
 from producers import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 from tests.shop import Shop, mutate
 
 if TYPE_CHECKING:
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.reading.keeper import Keeper
 
 REGISTRY = load_registry(["producers", "lookups", "worker"])
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cachekeeper.embedded import FoundServer
+from cachekeeper.devservers import FoundServer
 from tests.real.leftovers import Place, running
 from tests.waiting import wait_until
 

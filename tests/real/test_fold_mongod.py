@@ -12,13 +12,13 @@ import pytest
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from cachekeeper.embedded import MongoServer
-from cachekeeper.fold import condition, fold, pattern
+from cachekeeper.devservers import MongoServer
+from cachekeeper.values.fold import condition, fold, pattern
 from scripts.generate_fold import SURROGATES, classes_of, javascript_classes, matches, server_pairs
 from tests.node import find_node
 from tests.parts import missing
 
-TABLE: dict[str, Any] = json.loads(files("cachekeeper.fold").joinpath("classes.json").read_bytes())
+TABLE: dict[str, Any] = json.loads(files("cachekeeper.values.fold").joinpath("classes.json").read_bytes())
 CLASSES: list[str] = TABLE["classes"]
 EVERYTHING = "".join(chr(code) for code in range(1, sys.maxunicode + 1) if code not in SURROGATES)
 SPECIAL = "\\^$.[]|()?*+{}-#%& \n\r\t\u2028\u0301😀"

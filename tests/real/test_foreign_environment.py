@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from celery.bin.celery import celery
 
-from cachekeeper.delivery import environment
-from cachekeeper.embedded import Guardian
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.consuming import celery_environment as environment
+from cachekeeper.devservers import Guardian
+from cachekeeper.devservers.worker_process import WorkerProcess
 from cachekeeper.settings import PublisherSettings
 from producers import Publisher, UserLoggedOut
 from tests.shop import Shop

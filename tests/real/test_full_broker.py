@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachekeeper.embedded import RedisServer
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.devservers import RedisServer
+from cachekeeper.devservers.worker_process import WorkerProcess
 from cachekeeper.errors import BrokerUnavailable
 from producers import UserLoggedOut
 from tests.real.delivering import Site
@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.embedded import Guardian, MongoServer
+    from cachekeeper.devservers import Guardian, MongoServer
 
 SOON = 60.0
 ROUNDS, EACH = 20, 10

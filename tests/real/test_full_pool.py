@@ -14,12 +14,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cachekeeper import CacheOverloaded, Unavailable
-from cachekeeper.connections import PoolFull, WaitingPool, waiting_until
-from cachekeeper.delivery.messages import Parcel
-from cachekeeper.delivery.work import Delivery, Job, Verdict
-from cachekeeper.reader.sync import Breaker
-from cachekeeper.store import cache_errors, steps
-from cachekeeper.views import Server
+from cachekeeper.connections.redis_connections import PoolFull, WaitingPool, waiting_until
+from cachekeeper.consuming.messages import Parcel
+from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.model.views import Server
+from cachekeeper.protocol import cache_errors, scripts
+from cachekeeper.reading.sync import Breaker
 from lookups import USER_NAME, read_session, read_user, save_session
 from tests.real.delivering import REGISTRY
 from tests.shop import LONG, NO_REDIS, Shop, answers_in_time, counted, threads
@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 THREADS = 12
 
@@ -196,7 +196,7 @@ def test_nor_is_a_full_blocking_pool_of_redis_py(stocked: Shop) -> None:
         with counted() as seen:
             assert read_user(1, keeper=keeper) == "Ann"
             with pytest.raises(CacheOverloaded, match="max_connections"):
-                keeper.store(Server.CACHE).run(steps.invalidate(USER_NAME.template.key("1")))
+                keeper.store(Server.CACHE).run(scripts.invalidate(USER_NAME.template.key("1")))
         assert (seen["cache_overloaded"], seen["cache_unavailable"]) == (1, 0)
         pool.release(taken)
         with counted() as seen:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.database import database_errors
-from cachekeeper.delivery import work
-from cachekeeper.delivery.deadletters import keep
-from cachekeeper.delivery.messages import Parcel
-from cachekeeper.delivery.work import Delivery, Job, Verdict
+from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.consuming import processor
+from cachekeeper.consuming.dead_letters import keep
+from cachekeeper.consuming.messages import Parcel
+from cachekeeper.consuming.processor import Delivery, Job, Verdict
 from cachekeeper.errors import DatabaseUnavailable
-from cachekeeper.registry import load_registry
+from cachekeeper.model.registry import load_registry
 from cachekeeper.settings import Settings
 from lookups import is_blocked
 from producers import UserLoggedOut
@@ -25,11 +25,11 @@ from tests.shop import PATIENT
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cachekeeper.delivery.deadletters import Letter
-    from cachekeeper.embedded import MongoServer, RedisServer
-    from cachekeeper.events import Event
-    from cachekeeper.keeper import Keeper
-    from cachekeeper.registry import Registry
+    from cachekeeper.consuming.dead_letters import Letter
+    from cachekeeper.devservers import MongoServer, RedisServer
+    from cachekeeper.model.events import Event
+    from cachekeeper.model.registry import Registry
+    from cachekeeper.reading.keeper import Keeper
 
 MODULES = ("producers", "lookups", "worker", "tests.real.shop_of_faults")
 INNOCENT = UserLoggedOut(token_id="innocent")
@@ -77,7 +77,7 @@ def test_an_outage_of_a_moment_takes_no_neighbour_along(delivery: Delivery, fail
 def test_who_does_not_try_once_more_is_found(
     delivery: Delivery, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = mutated(work, "for _ in range(2):", "for _ in range(1):")
+    wrong = mutated(processor, "for _ in range(2):", "for _ in range(1):")
     monkeypatch.setattr(Delivery, "_apply_one", wrong.Delivery._apply_one)
     with pytest.raises(AssertionError, match=r"went\.wrong"):
         the_innocent_one_meets_an_outage(delivery, failing)
@@ -110,7 +110,9 @@ def test_who_does_not_ask_once_more_is_found(
     delivery: Delivery, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried_twice = "            self._probe()\n        return result"
-    wrong = mutated(work, tried_twice, "            if not _:\n                self._probe()\n        return result")
+    wrong = mutated(
+        processor, tried_twice, "            if not _:\n                self._probe()\n        return result"
+    )
     monkeypatch.setattr(Delivery, "_apply_one", wrong.Delivery._apply_one)
     with pytest.raises(AssertionError, match="DONE"):
         an_outage_begins_between_the_probe_and_the_second_try(delivery, failing)
@@ -139,7 +141,7 @@ def test_one_time_limit_for_all_letters_is_found(
         with database_errors("keeping dead letters", keeper.settings.load_timeout_seconds):
             keep(keeper, registry, letters)
 
-    monkeypatch.setattr(work, "keep", within_one)
+    monkeypatch.setattr(processor, "keep", within_one)
     with pytest.raises(AssertionError, match="AWAY"):
         a_message_of_letters_alone_is_dealt_with(delivery, failing)
 

@@ -6,13 +6,13 @@ import signal
 import psutil
 import pytest
 
-from cachekeeper.embedded import FoundServer, Guardian, RedisServer, ServerFailed
+from cachekeeper.devservers import FoundServer, Guardian, RedisServer, ServerFailed
 from tests.real.leftovers import Place, running, script
 from tests.waiting import wait_until
 
 START = """
 import os, signal
-from cachekeeper.embedded import Guardian, RedisServer, find_redis
+from cachekeeper.devservers import Guardian, RedisServer, find_redis
 {before}
 guardian = Guardian()
 server = RedisServer(guardian, find_redis())
@@ -75,7 +75,7 @@ def test_death_leaves_nothing_at_any_moment_of_a_start(place: Place, millisecond
 UNTOLD = """
 import os
 from pathlib import Path
-from cachekeeper.embedded import Guardian, guardian as module
+from cachekeeper.devservers import Guardian, guardian as module
 tell = Guardian._tell
 Guardian._tell = lambda self, verb, *more: os.kill(os.getpid(), 9) if verb == "group" else tell(self, verb, *more)
 {mutation}

@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer
+from cachekeeper.devservers.worker_process import WorkerProcess
 from tests.compose import ROOT, health_command
 
 COMMAND = health_command((ROOT / "Dockerfile").read_text("utf-8"))

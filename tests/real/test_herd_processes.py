@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.keys import meta_key
+from cachekeeper.values.keys import meta_key
 from lookups import USER_NAME
 from tests.real import herd_process
 from tests.real.herd_process import Seen, serve

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from cachekeeper.errors import CachekeeperError, DamagedDocument
-from cachekeeper.reader import sync
-from cachekeeper.reader.core import Loaded
-from cachekeeper.reader.flights import SharedFlights
+from cachekeeper.reading import sync
+from cachekeeper.reading.core import Loaded
+from cachekeeper.reading.singleflight import SharedFlights
 from lookups import read_user
 from tests.shop import LONG, Gate, Shop, changed_user, mutate, opened, put_user, threads
 from tests.waiting import wait_until

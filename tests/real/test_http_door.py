@@ -13,11 +13,11 @@ from typing import Any
 import anyio
 import pytest
 
-from cachekeeper.delivery import publisher as publishers
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.door import Door, app
-from cachekeeper.door.messages import BATCHED, BINARY, STRUCTURED
-from cachekeeper.embedded import RedisServer
+from cachekeeper.devservers import RedisServer
+from cachekeeper.http_api import Door, app
+from cachekeeper.http_api.messages import BATCHED, BINARY, STRUCTURED
+from cachekeeper.publishing import publisher as publishers
+from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 from producers import UserUpdated
 from tests.real.doors import AUTHORIZED, REGISTRY, ask, bodies, post, serving, settings, taken, user_deleted

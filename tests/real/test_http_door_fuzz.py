@@ -19,10 +19,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from cachekeeper.door import Door
-from cachekeeper.embedded import RedisServer
-from cachekeeper.events import Event
-from cachekeeper.registry import Registry
+from cachekeeper.devservers import RedisServer
+from cachekeeper.http_api import Door
+from cachekeeper.model.events import Event
+from cachekeeper.model.registry import Registry
 from producers import UserUpdated
 from tests.real.doors import KEY, bodies, serving, settings
 
@@ -82,7 +82,7 @@ def _stumbling(*_: object, **__: object) -> list[Event]:
 
 
 def test_a_door_that_stumbles_is_found(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cachekeeper.door.app.read_events", _stumbling)
+    monkeypatch.setattr("cachekeeper.http_api.app.read_events", _stumbling)
     with pytest.raises(FailureGroup) as caught:
         fuzz(redis_server, GenerationMode.POSITIVE)
     assert any(isinstance(failure, ServerError) for failure in caught.value.exceptions)

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from cachekeeper.door import Door, app
-from cachekeeper.embedded import RedisServer
+from cachekeeper.devservers import RedisServer
+from cachekeeper.http_api import Door, app
 from tests.node import EXAMPLE, find_node
 from tests.real.doors import KEY, REGISTRY, ask, bodies, post, serving, settings, user_deleted
 from tests.real.leftovers import CACHEKEEPER

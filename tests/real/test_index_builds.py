@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymongo.monitoring import CommandListener
 
-from cachekeeper import Keeper, indexes
-from cachekeeper.delivery.relay import Relay
+from cachekeeper import Keeper
+from cachekeeper.applying import ttl_indexes as indexes
+from cachekeeper.applying.ttl_indexes import IndexKeeper, PlainIndex
 from cachekeeper.errors import DatabaseUnavailable
-from cachekeeper.indexes import IndexKeeper, PlainIndex
-from cachekeeper.registry import TtlIndex
+from cachekeeper.model.registry import TtlIndex
+from cachekeeper.relays.outbox_relay import Relay
 from cachekeeper.settings import RelaySettings, Settings
 from tests.mutating import mutated
 from tests.real.failpoints import be_well, fail_indexing, hold_index_builds
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
     from pymongo.monitoring import CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent
 
-    from cachekeeper.embedded import MongoServer
+    from cachekeeper.devservers import MongoServer
 
 NOWHERE = "redis://127.0.0.1:1/0"
 LIMIT = 1.0

@@ -9,13 +9,13 @@ from typing import Any
 import pymongo
 import pytest
 
-from cachekeeper.delivery.messages import Parcel
-from cachekeeper.delivery.relay import Relay
-from cachekeeper.delivery.work import Delivery, Job, Verdict
-from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer
+from cachekeeper.applying.ttl_indexes import ExpiringIndex, IndexKeeper, IndexRefused, PlainIndex, ensure_index
+from cachekeeper.consuming.messages import Parcel
+from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.devservers import FoundServer, Guardian, MongoServer, RedisServer
 from cachekeeper.errors import DatabaseUnavailable
-from cachekeeper.indexes import ExpiringIndex, IndexKeeper, IndexRefused, PlainIndex, ensure_index
-from cachekeeper.registry import TtlIndex, load_registry
+from cachekeeper.model.registry import TtlIndex, load_registry
+from cachekeeper.relays.outbox_relay import Relay
 from cachekeeper.settings import RelaySettings, Settings
 from producers import UserUpdated
 from tests.real.failpoints import be_well, fail_indexing

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from kombu import Connection
 
-from cachekeeper.delivery.broker import QUEUE
-from cachekeeper.delivery.buffered import BufferedPublisher
-from cachekeeper.delivery.publisher import LONGEST_EVENT, Publisher, event_text
+from cachekeeper.broker.conventions import QUEUE
 from cachekeeper.errors import InvalidEvent
-from cachekeeper.events import Event
+from cachekeeper.model.events import Event
+from cachekeeper.publishing.buffered import BufferedPublisher
+from cachekeeper.publishing.publisher import LONGEST_EVENT, Publisher, event_text
 from cachekeeper.settings import PublisherSettings
 from producers import UserUpdated
 from tests.real.patient_publishing import PUBLISH_SECONDS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from cachekeeper.embedded import FoundServer, Guardian
+    from cachekeeper.devservers import FoundServer, Guardian
 
 
 class PageWritten(Event):

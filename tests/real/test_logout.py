@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cachekeeper.applying import apply
-from cachekeeper.commands import Command, Expire, Persist
+from cachekeeper.applying.batch import apply
+from cachekeeper.applying.mongo_writes import persist
 from cachekeeper.errors import CacheUnavailable
-from cachekeeper.persisting import persist
+from cachekeeper.model.commands import Command, Expire, Persist
 from lookups import SESSION, SessionEnded, read_session, save_session
 from lookups.sessions import END_SESSION, TTL_SECONDS
 from tests.sessions import ENDED, KEY, document, log_out, nobody_is_logged_in

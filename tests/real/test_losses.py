@@ -8,12 +8,12 @@ import pytest
 
 from benchmarks.losses.run import COMMITTED, FILLED, RESTARTED, SHORTEST_TTL, STOPPED, Run, gaps
 from benchmarks.losses.service import Path
-from cachekeeper.embedded import RedisServer
+from cachekeeper.devservers import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.embedded import FoundServer, Guardian, MongoServer
+    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
     from tests.servers import RabbitServer
 
 SEED = 3

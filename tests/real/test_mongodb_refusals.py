@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper import database as database_module
-from cachekeeper.commands import Block
-from cachekeeper.delivery import deadletters
-from cachekeeper.delivery.deadletters import Letter, keep
-from cachekeeper.delivery.work import Delivery
+from cachekeeper.applying.mongo_writes import persist_block
+from cachekeeper.applying.ttl_indexes import IndexRefused, ensure_index
+from cachekeeper.connections import mongodb as database_module
+from cachekeeper.consuming import dead_letters as deadletters
+from cachekeeper.consuming.dead_letters import Letter, keep
+from cachekeeper.consuming.processor import Delivery
 from cachekeeper.errors import DatabaseUnavailable, InvalidEvent
-from cachekeeper.indexes import IndexRefused, ensure_index
-from cachekeeper.persisting import persist_block
+from cachekeeper.model.commands import Block
 from cachekeeper.settings import Settings
 from lookups import BLOCKED
 from tests.mutating import mutated
@@ -23,7 +23,7 @@ from tests.shop import PATIENT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cachekeeper.embedded import MongoServer, RedisServer
+    from cachekeeper.devservers import MongoServer, RedisServer
 
 SECRET = "a-token-1234"
 NEEDED = "cachekeeper needs an ordinary collection of that name"

@@ -11,9 +11,9 @@ import pytest
 from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 
-from cachekeeper.embedded import MongoServer
-from cachekeeper.fold import escape_braces, fold, pattern
-from cachekeeper.lean import LEAN_CODEC_OPTIONS, dumps
+from cachekeeper.devservers import MongoServer
+from cachekeeper.values.fold import escape_braces, fold, pattern
+from cachekeeper.values.mongoose_json import LEAN_CODEC_OPTIONS, dumps
 from tests.golden.build import Anything
 from tests.golden.cases import cases
 from tests.node import EXAMPLE, mongoose_lean, run_node, with_script

@@ -14,9 +14,9 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.database import Database
 from redis import Redis
 
-from cachekeeper.embedded import MongoServer, RedisServer
-from cachekeeper.fold import escape_braces, fold
-from cachekeeper.lean import dumps
+from cachekeeper.devservers import MongoServer, RedisServer
+from cachekeeper.values.fold import escape_braces, fold
+from cachekeeper.values.mongoose_json import dumps
 from tests.node import find_node, with_script
 
 OBJECT_ID = "0123456789abcdef01234567"

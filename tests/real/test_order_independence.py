@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper import applying
-from cachekeeper.applying import apply
-from cachekeeper.commands import Block, Command, Expire, Invalidate, Persist, Write
+from cachekeeper.applying import batch as applying
+from cachekeeper.applying.batch import apply
 from cachekeeper.errors import CacheUnavailable, DamagedDocument, DatabaseUnavailable, InvalidId
-from cachekeeper.keys import meta_key
-from cachekeeper.views import Server
+from cachekeeper.model.commands import Block, Command, Expire, Invalidate, Persist, Write
+from cachekeeper.model.views import Server
+from cachekeeper.values.keys import meta_key
 from lookups import BLOCKED, SESSION, USER_NAME, read_user
 from lookups.sessions import END_SESSION
 from tests.shop import NO_MONGO, NO_REDIS, NOWHERE, Shop, mutate
 
 if TYPE_CHECKING:
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.reading.keeper import Keeper
 
 
 @cache

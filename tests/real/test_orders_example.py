@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer
+from cachekeeper.devservers.worker_process import WorkerProcess
 from tests.compose import ROOT
 from tests.parts import missing
 from tests.prose import blocks

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from cachekeeper.errors import CachekeeperError, CacheUnavailable, DatabaseUnavailable, Overloaded
-from cachekeeper.reader.sync import Breaker
+from cachekeeper.reading.sync import Breaker
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME, is_blocked, read_session, read_user
 from tests.shop import (
     LONG,
@@ -30,8 +30,8 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cachekeeper.embedded import MongoServer, RedisServer
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.devservers import MongoServer, RedisServer
+    from cachekeeper.reading.keeper import Keeper
 
 
 FILLERS = 60_000

@@ -12,17 +12,17 @@ import pytest
 from bson import Decimal128
 from pymongo.errors import PyMongoError
 
-from cachekeeper.delivery.outbox import Lag
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.embedded import MongoServer
+from cachekeeper.devservers import MongoServer
 from cachekeeper.errors import InvalidEvent, NoTransaction
+from cachekeeper.publishing.publisher import Publisher
+from cachekeeper.relays.outbox import Lag
 from producers import ProductChanged, UserDeleted, UserLoggedOut, outbox
 from tests.real.outbox_lab import old_names_are_cached, renamed, stale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cachekeeper.embedded import FoundServer, Guardian
+    from cachekeeper.devservers import FoundServer, Guardian
     from tests.real.outbox_lab import Lab
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.delivery.publisher import EVENTS_PER_MESSAGE, Publisher
-from cachekeeper.delivery.relay import Relay
 from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE, Publisher
+from cachekeeper.relays.outbox_relay import Relay
 from producers import outbox
 from tests.real.outbox_lab import renamed
 from tests.shop import threads

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import cachekeeper.delivery.work
-from cachekeeper.delivery.outbox import leave
-from cachekeeper.delivery.relay import Relay
-from cachekeeper.delivery.work import Verdict
-from cachekeeper.keeper import Keeper
+import cachekeeper.consuming.processor
+from cachekeeper.consuming.processor import Verdict
+from cachekeeper.reading.keeper import Keeper
+from cachekeeper.relays.outbox import leave
+from cachekeeper.relays.outbox_relay import Relay
 from tests.real.faults import DeletesWhenPublished
 from tests.real.outbox_lab import Killed, old_names_are_cached, stale
 
@@ -48,12 +48,12 @@ def kill_worker_at(monkeypatch: pytest.MonkeyPatch, gap: str) -> None:
     def killed(*_: object) -> None:
         raise Killed
 
-    work: Any = cachekeeper.delivery.work
+    work: Any = cachekeeper.consuming.processor
     match gap:
         case "before the database":
             monkeypatch.setattr(work, "apply", killed)
         case "before Redis":
-            monkeypatch.setattr("cachekeeper.applying._Plan.run", killed)
+            monkeypatch.setattr("cachekeeper.applying.batch._Plan.run", killed)
         case "before it leaves":
             monkeypatch.setattr(work, "leave", killed)
         case "before the acknowledgement":
@@ -111,7 +111,7 @@ def test_where_the_record_cannot_be_removed_the_message_goes_back(lab: Lab, monk
     assert message is not None
     blind = Keeper(lab.shop.settings(mongodb_url="mongodb://127.0.0.1:1/none", load_timeout_seconds=0.1))
     with monkeypatch.context() as patch:
-        patch.setattr(cachekeeper.delivery.work, "leave", lambda _, bodies: leave(blind, bodies))
+        patch.setattr(cachekeeper.consuming.processor, "leave", lambda _, bodies: leave(blind, bodies))
         assert lab.work(message) is Verdict.AWAY
     assert len(lab.stored()) == 1
     blind.close()

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from cachekeeper.embedded.ports import free_port
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.devservers.ports import free_port
+from cachekeeper.devservers.worker_process import WorkerProcess
 from lookups import read_user
 from producers import UserLoggedOut, UserUpdated, outbox
 from tests.compose import health_seconds
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from cachekeeper.embedded import Guardian, MongoServer, RedisServer, ServerProcess
+    from cachekeeper.devservers import Guardian, MongoServer, RedisServer, ServerProcess
     from tests.servers import RabbitServer
 
 RELAY_GAPS = ["relay-claimed", "relay-published"]

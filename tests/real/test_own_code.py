@@ -13,10 +13,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
 from cachekeeper import Document, View
-from cachekeeper.applying import apply
-from cachekeeper.auditing import audit
-from cachekeeper.codecs import Json, Text
-from cachekeeper.commands import Write
+from cachekeeper.applying.batch import apply
 from cachekeeper.errors import (
     CachekeeperError,
     DamagedDocument,
@@ -26,11 +23,14 @@ from cachekeeper.errors import (
     RegistrationError,
     ViewFailed,
 )
-from cachekeeper.loaders import Query
-from cachekeeper.reader.sync import SyncReader
-from cachekeeper.store import steps
-from cachekeeper.views import Staleness, TextView
-from cachekeeper.warming import Fate, warm_view
+from cachekeeper.model.commands import Write
+from cachekeeper.model.sources import Query
+from cachekeeper.model.views import Staleness, TextView
+from cachekeeper.protocol import scripts
+from cachekeeper.reading.sync import SyncReader
+from cachekeeper.upkeep.audit import audit
+from cachekeeper.upkeep.warming import Fate, warm_view
+from cachekeeper.values.codecs import Json, Text
 from tests.shop import LONG, Gate, Shop, counted, meta, put_user, threads
 from tests.waiting import wait_until
 
@@ -488,7 +488,7 @@ def test_so_it_is_while_redis_is_asked(
     keeper = shop.keeper()
     store = keeper.store(view().server)
     run = type(store).run
-    original: steps.Script = getattr(steps, f"_{step.upper()}")
+    original: scripts.Script = getattr(scripts, f"_{step.upper()}")
 
     ended: list[type[BaseException]] = []
 

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from cachekeeper.delivery.buffered import BufferedPublisher
-from cachekeeper.delivery.publisher import LONGEST_EVENT, Publisher
-from cachekeeper.door import Door
-from cachekeeper.door.messages import BATCHED, STRUCTURED
-from cachekeeper.embedded import RedisServer
+from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import InvalidEvent
-from cachekeeper.events import Event
-from cachekeeper.registry import Registry, load_registry
+from cachekeeper.http_api import Door
+from cachekeeper.http_api.messages import BATCHED, STRUCTURED
+from cachekeeper.model.events import Event
+from cachekeeper.model.registry import Registry, load_registry
+from cachekeeper.publishing.buffered import BufferedPublisher
+from cachekeeper.publishing.publisher import LONGEST_EVENT, Publisher
 from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut
 from tests.golden.own_event import EVENT

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pymongo
 import pytest
 
-from cachekeeper import applying, persisting
-from cachekeeper.commands import Block, Command, Persist
+from cachekeeper.applying import batch as applying
+from cachekeeper.applying import mongo_writes as persisting
+from cachekeeper.model.commands import Block, Command, Persist
 from lookups import BLOCKED, SESSION, is_blocked
 from lookups.sessions import END_SESSION
 from tests.real.failpoints import delay_writes
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from pymongo import UpdateOne
     from pymongo.monitoring import CommandStartedEvent
 
-    from cachekeeper.embedded import MongoServer, RedisServer
+    from cachekeeper.devservers import MongoServer, RedisServer
     from cachekeeper.errors import CachekeeperError
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.reading.keeper import Keeper
 
 EVENTS = 40
 

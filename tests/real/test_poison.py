@@ -19,7 +19,7 @@ import pytest
 from amqp import Message as AmqpMessage
 from kombu import Connection
 
-from cachekeeper.delivery.broker import (
+from cachekeeper.broker.conventions import (
     CONTROL_EXCHANGE,
     QUEUE,
     TASK,
@@ -29,9 +29,9 @@ from cachekeeper.delivery.broker import (
     task_headers,
     work_queue,
 )
-from cachekeeper.delivery.messages import LONGEST
-from cachekeeper.delivery.transport import Connection as OurConnection
-from cachekeeper.embedded import RedisServer
+from cachekeeper.consuming.messages import LONGEST
+from cachekeeper.consuming.redis_channel import Connection as OurConnection
+from cachekeeper.devservers import RedisServer
 from producers import UserLoggedOut
 from tests.real.delivering import Site
 from tests.waiting import wait_until
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from kombu import Message
 
-    from cachekeeper.embedded.worker_process import WorkerProcess
+    from cachekeeper.devservers.worker_process import WorkerProcess
 
 SOON = 30.0
 PIDBOX = f"{CONTROL_EXCHANGE}.pidbox"

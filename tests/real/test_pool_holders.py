@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from cachekeeper.connections import CountingConnection, PoolFull, WaitingPool
+from cachekeeper.connections.redis_connections import CountingConnection, PoolFull, WaitingPool
 from tests.real.taps import RedisTap, Words
 from tests.shop import LONG, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 LIMIT = 1.0
 """The time limit of one reply, in seconds."""
@@ -206,7 +206,7 @@ def test_a_second_release_does_not_take_the_connection_from_its_next_caller(pool
 
 
 def test_without_the_lessee_it_has_two_callers(pool: WaitingPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cachekeeper.connections.get_ident", lambda: 1)
+    monkeypatch.setattr("cachekeeper.connections.redis_connections.get_ident", lambda: 1)
     taken, third = twice_released(pool)
     assert third is taken
 

@@ -16,9 +16,9 @@ from redis.cache import CacheConfig
 from redis.retry import Retry
 
 from cachekeeper import make_redis_client, metrics
-from cachekeeper.database import DatabaseReads
+from cachekeeper.connections.mongodb import DatabaseReads
 from cachekeeper.errors import CachekeeperError, Overloaded
-from cachekeeper.keeper import Keeper
+from cachekeeper.reading.keeper import Keeper
 from lookups import read_user
 from tests.shop import LONG, NOWHERE, SLACK, Gate, Shop, answers_in_time, threads
 from tests.waiting import wait_until
@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 # --- the cap --------------------------------------------------------------------------------------------------------
 

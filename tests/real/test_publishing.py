@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu import Connection
 
-from cachekeeper.delivery import publisher as publishers
-from cachekeeper.delivery.broker import QUEUE, work_queue
-from cachekeeper.delivery.publisher import Publisher, publish, publish_many
-from cachekeeper.embedded import RedisServer
+from cachekeeper.broker.conventions import QUEUE, work_queue
+from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.publishing import publisher as publishers
+from cachekeeper.publishing.publisher import Publisher, publish, publish_many
 from cachekeeper.settings import PublisherSettings
 from producers import UserDeleted, UserUpdated
 from tests.real.delivering import remember_queue
@@ -27,7 +27,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.embedded import FoundServer, Guardian
+    from cachekeeper.devservers import FoundServer, Guardian
 
 EVENT = UserDeleted(user_id="42")
 

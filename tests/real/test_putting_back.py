@@ -15,8 +15,8 @@ from amqp.spec import Basic
 from kombu import Connection
 from kombu.exceptions import MessageStateError
 
-from cachekeeper.delivery.answers import rejection, spare_deliveries
-from cachekeeper.delivery.broker import QUEUE, work_queue
+from cachekeeper.broker.conventions import QUEUE, work_queue
+from cachekeeper.consuming.acks import rejection, spare_deliveries
 from producers import UserLoggedOut
 from tests.real.delivering import Site, forget_queues
 from tests.waiting import wait_until

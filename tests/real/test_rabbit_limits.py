@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu import Connection
 
-from cachekeeper.delivery.broker import CONTROL_EXCHANGE, QUEUE
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.embedded import RedisServer
+from cachekeeper.broker.conventions import CONTROL_EXCHANGE, QUEUE
+from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut
 from tests.real.broker_workers import Refused
@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.embedded import FoundServer, Guardian, MongoServer
+    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
     from tests.servers import RabbitServer
 
 SOON = 60.0

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.embedded import RedisServer
+from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut
 from tests.real.broker_workers import Refused
@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.embedded import FoundServer, Guardian, MongoServer
+    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
     from tests.servers import RabbitServer
 
 SOON = 60.0

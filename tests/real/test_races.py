@@ -16,7 +16,7 @@ from benchmarks.races.cases import CASES, Case
 from benchmarks.races.mutants import MUTANTS, Mutant, mutated
 from benchmarks.races.playing import Ending, play
 from benchmarks.races.stage import Servers, watching
-from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer
+from cachekeeper.devservers import FoundServer, Guardian, MongoServer, RedisServer
 
 BY_NAME = {case.name: case for case in CASES}
 NO_METADATA = {

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cachekeeper import Codec, Document, View
-from cachekeeper.codecs import Text
 from cachekeeper.errors import DamagedDocument, DatabaseBehind, ViewFailed
-from cachekeeper.reader.core import Start, Target
-from cachekeeper.reader.flights import Flight
-from cachekeeper.reader.sync import SyncReader
-from cachekeeper.store import Value, new_nonce, steps
-from cachekeeper.store.outcomes import Acquired, Filled
+from cachekeeper.protocol import Value, new_nonce, scripts
+from cachekeeper.protocol.outcomes import Acquired, Filled
+from cachekeeper.reading.core import Start, Target
+from cachekeeper.reading.singleflight import Flight
+from cachekeeper.reading.sync import SyncReader
+from cachekeeper.values.codecs import Text
 from lookups import USER_NAME, read_user
 from tests.shop import (
     LONG,
@@ -239,7 +239,7 @@ def test_a_document_that_loses_its_version_is_cached_again(shop: Shop) -> None:
 def hold(shop: Shop, lease_ms: int) -> str:
     """Another process takes the lease, and is killed."""
     nonce = new_nonce()
-    assert shop.keeper().store(USER_NAME.server).run(steps.acquire(KEY, nonce, lease_ms=lease_ms)) is Acquired.GRANTED
+    assert shop.keeper().store(USER_NAME.server).run(scripts.acquire(KEY, nonce, lease_ms=lease_ms)) is Acquired.GRANTED
     return nonce
 
 
@@ -253,7 +253,7 @@ def test_a_dead_holders_lease_is_waited_out(shop: Shop) -> None:
     assert shop.redis.get(KEY) == b"Ann"
     assert shop.reads.count == 1
     # It was not dead after all, only slow: its fill comes too late.
-    late = steps.fill(KEY, nonce, Value(b"old", 0), ttl_ms=1000, marker_ms=1000)
+    late = scripts.fill(KEY, nonce, Value(b"old", 0), ttl_ms=1000, marker_ms=1000)
     assert keeper.store(USER_NAME.server).run(late) is Filled.LEASE_LOST
     assert shop.redis.get(KEY) == b"Ann"
 

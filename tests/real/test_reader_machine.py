@@ -19,20 +19,21 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cachekeeper import applying
-from cachekeeper.applying import apply
-from cachekeeper.commands import Expire
-from cachekeeper.database import DatabaseReads
-from cachekeeper.events import Event
-from cachekeeper.keeper import Keeper
-from cachekeeper.keys import meta_key
-from cachekeeper.loaders import ABSENT, Absent, Find, StoredDocument
-from cachekeeper.reader import Limits, Start, SyncReader, Target, core
-from cachekeeper.reader.flights import LeasedFlights
-from cachekeeper.reader.sync import _Lookup
-from cachekeeper.registry import load_registry
-from cachekeeper.store import Store
-from cachekeeper.store.outcomes import LeaseTaken
+from cachekeeper.applying import batch as applying
+from cachekeeper.applying.batch import apply
+from cachekeeper.connections.mongodb import DatabaseReads
+from cachekeeper.model.commands import Expire
+from cachekeeper.model.events import Event
+from cachekeeper.model.registry import load_registry
+from cachekeeper.model.sources import ABSENT, Absent, Find, StoredDocument
+from cachekeeper.protocol import Store
+from cachekeeper.protocol.outcomes import LeaseTaken
+from cachekeeper.reading import core
+from cachekeeper.reading.core import Limits, Start, Target
+from cachekeeper.reading.keeper import Keeper
+from cachekeeper.reading.singleflight import LeasedFlights
+from cachekeeper.reading.sync import SyncReader, _Lookup
+from cachekeeper.values.keys import meta_key
 from lookups import USER_NAME
 from producers import UserDeleted, UserUpdated
 from tests import machines
@@ -41,8 +42,8 @@ from tests.shop import mutate, settings
 if TYPE_CHECKING:
     from redis import Redis
 
-    from cachekeeper.embedded import RedisServer
-    from cachekeeper.reader.flights import Flight
+    from cachekeeper.devservers import RedisServer
+    from cachekeeper.reading.singleflight import Flight
 
 REGISTRY = load_registry(["producers", "lookups", "worker"])
 KEY = USER_NAME.template.key("1")

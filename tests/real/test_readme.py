@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from cachekeeper import Keeper, Settings
-from cachekeeper.embedded import Guardian, MongoServer, RedisServer
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer
+from cachekeeper.devservers.worker_process import WorkerProcess
 from lookups import read_user
 from producers import Publisher, UserUpdated
 from tests.compose import ROOT

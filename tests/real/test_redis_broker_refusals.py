@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.embedded import RedisServer
+from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut
 from tests.real.broker_workers import Refused
@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cachekeeper.embedded import FoundServer, Guardian, MongoServer
+    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
 
 OWN = "delete it, or give the broker a database of its own"
 BINDING = "_kombu.binding.cachekeeper"

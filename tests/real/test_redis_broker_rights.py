@@ -12,11 +12,11 @@ import redis
 from kombu.exceptions import OperationalError
 from kombu.pidbox import Mailbox
 
-from cachekeeper.delivery.broker import CONTROL_EXCHANGE, UNACKED, transport_options, work_queue
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.delivery.transport import Connection
-from cachekeeper.embedded import RedisServer
+from cachekeeper.broker.conventions import CONTROL_EXCHANGE, UNACKED, transport_options, work_queue
+from cachekeeper.consuming.redis_channel import Connection
+from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut
 from tests.real.broker_workers import Refused
@@ -27,7 +27,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cachekeeper.embedded import FoundServer, Guardian, MongoServer
+    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
 
 SOON = 60.0
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"

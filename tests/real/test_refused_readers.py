@@ -14,12 +14,12 @@ import redis
 
 from cachekeeper import metrics
 from cachekeeper.errors import CacheUnavailable
-from cachekeeper.refusals import server_name, warn_if_refused
+from cachekeeper.protocol.refusals import server_name, warn_if_refused
 from lookups import read_user
 from tests.shop import NO_REDIS, Shop
 
 if TYPE_CHECKING:
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 
 @pytest.fixture(autouse=True)

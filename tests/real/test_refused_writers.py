@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cachekeeper import Block, Keeper, metrics
-from cachekeeper.applying import apply
-from cachekeeper.embedded.ports import free_port
+from cachekeeper.applying.batch import apply
+from cachekeeper.devservers.ports import free_port
 from cachekeeper.errors import CacheUnavailable, PersistedNotCached
 from lookups import BLOCKED, block_token, save_session
 from tests.shop import NO_REDIS, Shop
@@ -17,7 +17,7 @@ from tests.shop import NO_REDIS, Shop
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,12 @@ import pytest
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect
 
-from cachekeeper import applying, persisting
-from cachekeeper.applying import apply
-from cachekeeper.commands import Block, Command, Expire, Persist
-from cachekeeper.database import refusal
+from cachekeeper.applying import batch as applying
+from cachekeeper.applying import mongo_writes as persisting
+from cachekeeper.applying.batch import apply
+from cachekeeper.connections.mongodb import refusal
 from cachekeeper.errors import DatabaseUnavailable, WriteRefused
+from cachekeeper.model.commands import Block, Command, Expire, Persist
 from lookups import BLOCKED, SESSION, USER_NAME, block_token, is_blocked, read_session, save_session
 from lookups.sessions import END_SESSION, SessionEnded
 from tests.mutating import mutated
@@ -27,8 +28,8 @@ from tests.shop import PATIENT
 if TYPE_CHECKING:
     from pymongo.monitoring import CommandStartedEvent
 
-    from cachekeeper.embedded import MongoServer, RedisServer
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.devservers import MongoServer, RedisServer
+    from cachekeeper.reading.keeper import Keeper
     from tests.real.taps import MongoTap
 
 Check = Callable[["Keeper", "MongoTap"], None]

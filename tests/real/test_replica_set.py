@@ -8,7 +8,7 @@ import pytest
 from pymongo.read_concern import ReadConcern
 
 from benchmarks.replica_set import Client, Member, ReplicaSet
-from cachekeeper.embedded import FoundServer, Guardian
+from cachekeeper.devservers import FoundServer, Guardian
 from tests.waiting import wait_until
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks.older_redis import KINDS, FromSnapshot
-from cachekeeper import metrics, rollbacks
-from cachekeeper.dropping import drop_view
-from cachekeeper.embedded import FoundServer, Guardian, MongoServer, RedisServer
+from cachekeeper import metrics
+from cachekeeper.applying.drop_view import drop_view
+from cachekeeper.devservers import FoundServer, Guardian, MongoServer, RedisServer
 from cachekeeper.errors import CacheUnavailable, DatabaseUnavailable
-from cachekeeper.rollbacks import Incarnation
-from cachekeeper.views import BlocklistView
-from cachekeeper.warming import Passed, write_blocks
+from cachekeeper.model.views import BlocklistView
+from cachekeeper.upkeep import rollback_watch as rollbacks
+from cachekeeper.upkeep.blocklist_warming import Passed, write_blocks
+from cachekeeper.upkeep.rollback_watch import Incarnation
 from lookups import (
     BLOCKED,
     USER_NAME,
@@ -35,7 +36,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     import pymongo
 
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.reading.keeper import Keeper
 
 
 @pytest.fixture(autouse=True)

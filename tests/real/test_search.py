@@ -13,16 +13,16 @@ import pytest
 from bson import Decimal128, Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 
-from cachekeeper import fold
-from cachekeeper.applying import apply
+from cachekeeper.applying.batch import apply
 from cachekeeper.errors import DatabaseUnavailable, InvalidText
+from cachekeeper.values import fold
 from lookups import SEARCH, search_products
 from producers import ProductChanged
 from tests.shop import LONG, NO_MONGO, NO_REDIS, NOWHERE, Gate, Shop, counted, mutate, threads
 from worker.handlers import on_product_changed
 
 if TYPE_CHECKING:
-    from cachekeeper.keeper import Keeper
+    from cachekeeper.reading.keeper import Keeper
 
 
 def names(keeper: Keeper, text: str) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from cachekeeper.codecs import MAX_DEPTH
 from cachekeeper.errors import (
     CachekeeperError,
     DamagedValue,
@@ -17,6 +16,7 @@ from cachekeeper.errors import (
     InvalidValue,
     PersistedNotCached,
 )
+from cachekeeper.values.codecs import MAX_DEPTH
 from lookups import SESSION, read_session, save_session
 from lookups.sessions import TTL_SECONDS
 from tests.sessions import KEY, document, log_out, nobody_is_logged_in

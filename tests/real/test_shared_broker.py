@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 
-from cachekeeper.delivery.broker import CONTROL_EXCHANGE, QUEUE, UNACKED, UNACKED_INDEX, task_body, task_headers
-from cachekeeper.embedded import RedisServer
+from cachekeeper.broker.conventions import CONTROL_EXCHANGE, QUEUE, UNACKED, UNACKED_INDEX, task_body, task_headers
+from cachekeeper.devservers import RedisServer
 from producers import UserLoggedOut
 from tests.real.neighbour import BROKER, Neighbour, work_for_hours
 from tests.waiting import wait_until
@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.embedded.worker_process import WorkerProcess
+    from cachekeeper.devservers.worker_process import WorkerProcess
     from tests.real.delivering import Site
 
 SOON = 60.0

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachekeeper.loaders import ABSENT
-from cachekeeper.store import Store, Value, steps
-from cachekeeper.store.outcomes import Acquired, Filled
-from cachekeeper.warming import warm_view
+from cachekeeper.model.sources import ABSENT
+from cachekeeper.protocol import Store, Value, scripts
+from cachekeeper.protocol.outcomes import Acquired, Filled
+from cachekeeper.upkeep.warming import warm_view
 from lookups import SESSION, read_session, save_session
 from tests.shop import LONG, Gate, threads
 
@@ -22,18 +22,18 @@ THEIRS = json.dumps({"theirs": True})
 
 
 @pytest.fixture(params=["absent", "versioned", "unversioned"])
-def fill(request: pytest.FixtureRequest) -> steps.Step[object]:
+def fill(request: pytest.FixtureRequest) -> scripts.Step[object]:
     """What a reader brings, as a session's reader does."""
     if request.param == "absent":
-        return steps.fill_absent(KEY, "n", ttl_ms=1000, spare=True)
+        return scripts.fill_absent(KEY, "n", ttl_ms=1000, spare=True)
     version = 5 if request.param == "versioned" else None
-    return steps.fill(KEY, "n", Value(b"{}", version), ttl_ms=1000, marker_ms=1000, spare=True)
+    return scripts.fill(KEY, "n", Value(b"{}", version), ttl_ms=1000, marker_ms=1000, spare=True)
 
 
-def overtaken(shop: Shop, fill: steps.Step[object]) -> tuple[object, bytes | None]:
+def overtaken(shop: Shop, fill: scripts.Step[object]) -> tuple[object, bytes | None]:
     """acquire · their SET NX · our fill: how the fill ended, and what lies there."""
     store = Store(shop.redis)
-    assert store.run(steps.acquire(KEY, "n", lease_ms=10_000)) is Acquired.GRANTED
+    assert store.run(scripts.acquire(KEY, "n", lease_ms=10_000)) is Acquired.GRANTED
     assert shop.redis.set(KEY, THEIRS, ex=1800, nx=True)
     outcome = store.run(fill)
     found = shop.redis.get(KEY)
@@ -41,15 +41,15 @@ def overtaken(shop: Shop, fill: steps.Step[object]) -> tuple[object, bytes | Non
     return outcome, found
 
 
-def test_a_fill_does_not_overtake_what_others_wrote(shop: Shop, fill: steps.Step[object]) -> None:
+def test_a_fill_does_not_overtake_what_others_wrote(shop: Shop, fill: scripts.Step[object]) -> None:
     assert overtaken(shop, fill) == (Filled.LEASE_LOST, THEIRS.encode())
     assert shop.redis.hgetall("{session:s}:meta") == {}
 
 
 def test_without_sparing_their_login_would_be_lost(shop: Shop) -> None:
     for mutant in (
-        steps.fill_absent(KEY, "n", ttl_ms=1000),
-        steps.fill(KEY, "n", Value(b"{}", 5), ttl_ms=1000, marker_ms=1000),
+        scripts.fill_absent(KEY, "n", ttl_ms=1000),
+        scripts.fill(KEY, "n", Value(b"{}", 5), ttl_ms=1000, marker_ms=1000),
     ):
         shop.flush()
         assert overtaken(shop, mutant)[1] != THEIRS.encode()

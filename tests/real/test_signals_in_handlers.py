@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 
-from cachekeeper.delivery import work
-from cachekeeper.delivery.messages import Parcel
-from cachekeeper.delivery.work import Delivery, Job, Verdict
+from cachekeeper.consuming import processor
+from cachekeeper.consuming.messages import Parcel
+from cachekeeper.consuming.processor import Delivery, Job, Verdict
 from lookups import read_user
 from tests.real.delivering import REGISTRY
 
@@ -65,12 +65,12 @@ def in_a_handler(delivery: Delivery, _: pytest.MonkeyPatch) -> None:
 
 
 def in_a_batch(_: Delivery, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(work, "apply", signalled)
+    patch.setattr(processor, "apply", signalled)
 
 
 def in_an_event_alone(delivery: Delivery, patch: pytest.MonkeyPatch) -> None:
     delivery.gate._strikes["m1"] = 1
-    patch.setattr(work, "apply", signalled)
+    patch.setattr(processor, "apply", signalled)
 
 
 @pytest.mark.parametrize("where", [in_a_handler, in_a_batch, in_an_event_alone])
@@ -94,7 +94,7 @@ def test_it_ends_the_reading_of_warm_views_too(
     delivery: Delivery, monkeypatch: pytest.MonkeyPatch, end: type[BaseException]
 ) -> None:
     read_user(1, keeper=delivery.keeper)
-    monkeypatch.setattr(work, "warm_keys", signalled)
+    monkeypatch.setattr(processor, "warm_keys", signalled)
     given = job()
     with pytest.raises(end):
         delivery.process(given)

@@ -12,7 +12,7 @@ from benchmarks.soak.sampling import CONNECTIONS, FILES, MEMORY, THREADS
 
 if TYPE_CHECKING:
     from benchmarks.soak.sampling import Soaked
-    from cachekeeper.embedded import Guardian
+    from cachekeeper.devservers import Guardian
 
 RATE = 150.0
 VISIBILITY = 10  # seconds: a test need not wait for a minute until Redis delivers again

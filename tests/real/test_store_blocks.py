@@ -2,8 +2,8 @@
 
 import pytest
 
-from cachekeeper.store import steps
-from cachekeeper.store.outcomes import Blocked, Readiness
+from cachekeeper.protocol import scripts
+from cachekeeper.protocol.outcomes import Blocked, Readiness
 from tests.real.store_lab import FOREIGN, LATER, Lab, about, lab, put_foreign
 from tests.real.tokens import end_of_key
 from tests.shop import mutate
@@ -16,11 +16,11 @@ READY = "cachekeeper:blocked-ready"
 
 
 def block(lab: Lab, ends_ms: int | None) -> object:
-    return lab.run(steps.block(B, ends_ms))
+    return lab.run(scripts.block(B, ends_ms))
 
 
 def ready(lab: Lab, nonce: str = "nonce") -> object:
-    return lab.run(steps.declare_ready(WARMING, READY, nonce))
+    return lab.run(scripts.declare_ready(WARMING, READY, nonce))
 
 
 def test_a_block_is_the_word_true_until_it_ends(lab: Lab) -> None:

@@ -6,9 +6,9 @@ what the model knows nothing of: other Redis types, exact numbers, steps that ar
 
 import pytest
 
-from cachekeeper.store import Value, steps
-from cachekeeper.store.outcomes import Acquired, Changed, Filled, Found, Invalidated, LeaseTaken, Released, Stale
-from cachekeeper.versions import MAX_VERSION
+from cachekeeper.protocol import Value, scripts
+from cachekeeper.protocol.outcomes import Acquired, Changed, Filled, Found, Invalidated, LeaseTaken, Released, Stale
+from cachekeeper.values.versions import MAX_VERSION
 from tests.real.store_lab import FOREIGN, LEASE, MARKER, NEGATIVE, SLACK, TTL, K, Lab, M, about, lab, put_foreign
 
 __all__ = ["lab"]
@@ -177,18 +177,18 @@ def test_a_fill_that_spares_leaves_what_others_wrote_meanwhile(lab: Lab) -> None
     lab.acquire()
     lab.client.set(K, "Node's", ex=1800)
     value = Value(b"Ada", 1)
-    assert lab.run(steps.fill(K, "mine", value, ttl_ms=TTL, marker_ms=MARKER, spare=True)) is Filled.LEASE_LOST
+    assert lab.run(scripts.fill(K, "mine", value, ttl_ms=TTL, marker_ms=MARKER, spare=True)) is Filled.LEASE_LOST
     assert lab.value == b"Node's"
     assert lab.meta == {}
     lab.acquire(refresh=True)
-    assert lab.run(steps.fill_absent(K, "mine", ttl_ms=NEGATIVE, spare=True)) is Filled.LEASE_LOST
+    assert lab.run(scripts.fill_absent(K, "mine", ttl_ms=NEGATIVE, spare=True)) is Filled.LEASE_LOST
     assert lab.value == b"Node's"
     assert lab.meta == {}
 
 
 def test_a_fill_that_spares_fills_where_nothing_is(lab: Lab) -> None:
     lab.acquire()
-    fill = steps.fill(K, "mine", Value(b"Ada", 1), ttl_ms=TTL, marker_ms=MARKER, spare=True)
+    fill = scripts.fill(K, "mine", Value(b"Ada", 1), ttl_ms=TTL, marker_ms=MARKER, spare=True)
     assert lab.run(fill) is Filled.STORED
     assert lab.value == b"Ada"
 
@@ -228,10 +228,10 @@ def test_an_early_refresh_that_finds_nothing_takes_the_value_away(lab: Lab) -> N
 
 def test_release_gives_back_ones_own_lease_only(lab: Lab) -> None:
     lab.acquire()
-    assert lab.run(steps.release(K, "another's")) is Released.LOST
+    assert lab.run(scripts.release(K, "another's")) is Released.LOST
     assert lab.meta[b"l"] == b"mine"
-    assert lab.run(steps.release(K, "mine")) is Released.RELEASED
-    assert lab.run(steps.release(K, "mine")) is Released.LOST
+    assert lab.run(scripts.release(K, "mine")) is Released.RELEASED
+    assert lab.run(scripts.release(K, "mine")) is Released.LOST
     assert lab.acquire("another's") is Acquired.GRANTED
 
 
@@ -323,7 +323,7 @@ def test_version_zero_is_a_version(lab: Lab) -> None:
 
 def test_a_change_needs_a_version() -> None:
     with pytest.raises(TypeError, match="invalidation"):
-        steps.change(K, Value(b"Ada", None), ttl_ms=TTL, marker_ms=MARKER)
+        scripts.change(K, Value(b"Ada", None), ttl_ms=TTL, marker_ms=MARKER)
 
 
 def test_a_change_over_another_type_repairs_it(lab: Lab) -> None:
@@ -337,7 +337,7 @@ def test_a_change_over_another_type_repairs_it(lab: Lab) -> None:
 def test_an_invalidation_takes_value_metadata_and_leases(lab: Lab) -> None:
     lab.cached(b"Ada", 1)
     lab.acquire(refresh=True)
-    assert lab.run(steps.invalidate(K)) is Invalidated.INVALIDATED
+    assert lab.run(scripts.invalidate(K)) is Invalidated.INVALIDATED
     assert lab.client.exists(K, M) == 0
     assert lab.fill(b"old", 1) is Filled.LEASE_LOST
     assert lab.value is None

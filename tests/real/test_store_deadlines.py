@@ -2,8 +2,8 @@
 
 import pytest
 
-from cachekeeper.store import steps
-from cachekeeper.store.outcomes import Acquired, Changed, Expired, Filled, Found, LeaseTaken, Peeked
+from cachekeeper.protocol import scripts
+from cachekeeper.protocol.outcomes import Acquired, Changed, Expired, Filled, Found, LeaseTaken, Peeked
 from tests.real.store_lab import (
     FOREIGN,
     KEEP,
@@ -25,7 +25,7 @@ NOW = 0  # as `Expire` without a time is sent
 
 
 def read(lab: Lab) -> object:
-    return lab.run(steps.read_until(K))
+    return lab.run(scripts.read_until(K))
 
 
 # --- expire ----------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_an_invalidation_leaves_the_deadline(lab: Lab) -> None:
     lab.cached(b"Ada", 1)
     lab.expire(lab.now() + LATER)
     lab.acquire(refresh=True)
-    lab.run(steps.invalidate(K))
+    lab.run(scripts.invalidate(K))
     assert lab.value is None
     assert lab.meta.keys() == {b"d"}
     assert lab.ttl(M) >= LATER + KEEP - SLACK

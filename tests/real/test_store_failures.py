@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from cachekeeper.embedded import RedisServer
+from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import CacheUnavailable
-from cachekeeper.fold import escape_braces
-from cachekeeper.keys import meta_key
-from cachekeeper.store import Store, Value, steps
-from cachekeeper.store.outcomes import Acquired, Changed, Filled, Invalidated, Mended, Released
-from cachekeeper.store.store import STEPS_PER_PIPELINE
+from cachekeeper.protocol import Store, Value, scripts
+from cachekeeper.protocol.outcomes import Acquired, Changed, Filled, Invalidated, Mended, Released
+from cachekeeper.protocol.store import STEPS_PER_PIPELINE
+from cachekeeper.values.fold import escape_braces
+from cachekeeper.values.keys import meta_key
 from tests.real.store_lab import LATER, LEASE, MARKER, TTL, K, Lab, M, lab, put_foreign
 from tests.waiting import wait_until
 
@@ -37,11 +37,11 @@ def impatient(own_redis: RedisServer) -> Iterator[Store]:
         yield Store(client)
 
 
-def some_step() -> steps.Step[object]:
-    return steps.change(K, Value(b"secret", 1), ttl_ms=TTL, marker_ms=MARKER)
+def some_step() -> scripts.Step[object]:
+    return scripts.change(K, Value(b"secret", 1), ttl_ms=TTL, marker_ms=MARKER)
 
 
-def refused_step() -> steps.Step[object]:
+def refused_step() -> scripts.Step[object]:
     """No server can run it: its time to live is no number."""
     step = some_step()
     return dataclasses.replace(step, args=(*step.args[:2], "for ever", *step.args[3:]))
@@ -52,14 +52,14 @@ def test_a_server_that_has_forgotten_its_scripts_is_taught_them(lab: Lab) -> Non
         lab.client.flushall()
         lab.client.script_flush()
         assert lab.acquire() is Acquired.GRANTED
-        assert lab.client.script_exists(steps.acquire(K, "x", lease_ms=1).script.sha) == [True]
+        assert lab.client.script_exists(scripts.acquire(K, "x", lease_ms=1).script.sha) == [True]
     assert lab.fill() is Filled.STORED
 
 
 def test_in_a_pipeline_too_and_every_step_runs_once(lab: Lab) -> None:
     keys = [f"user:{number}:name" for number in range(10)]
-    marks = [steps.change(key, Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER) for key in keys]
-    gone = [steps.invalidate(key) for key in keys]
+    marks = [scripts.change(key, Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER) for key in keys]
+    gone = [scripts.invalidate(key) for key in keys]
     lab.store.run(marks[0])  # known, while the other script is not
     lab.client.delete(meta_key(keys[0]))
     assert lab.store.run_all(marks + gone) == [Changed.MARKED] * 10 + [Invalidated.INVALIDATED] * 10
@@ -70,8 +70,8 @@ def test_in_a_pipeline_too_and_every_step_runs_once(lab: Lab) -> None:
 
 def test_outcomes_come_in_the_order_of_the_steps_however_many(lab: Lab) -> None:
     count = 2 * STEPS_PER_PIPELINE + 1
-    wanted: list[steps.Step[object]] = [
-        steps.acquire(f"user:{at}:name", "mine", lease_ms=LEASE) if at % 3 else some_step() for at in range(count)
+    wanted: list[scripts.Step[object]] = [
+        scripts.acquire(f"user:{at}:name", "mine", lease_ms=LEASE) if at % 3 else some_step() for at in range(count)
     ]
     outcomes = lab.store.run_all(wanted)
     assert len(outcomes) == count
@@ -134,21 +134,21 @@ def test_a_refusal_is_unavailable_and_tells_no_value(lab: Lab, many: bool) -> No
 
 
 def test_one_step_that_fails_does_not_keep_the_others_from_running(lab: Lab) -> None:
-    others = [steps.change(f"user:{at}:name", Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER) for at in (1, 2)]
+    others = [scripts.change(f"user:{at}:name", Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER) for at in (1, 2)]
     with pytest.raises(CacheUnavailable):
         lab.store.run_all([others[0], refused_step(), others[1]])
     assert lab.store.run_all(others) == [Changed.IGNORED] * 2
 
 
-EVERY_STEP: dict[str, Callable[[], steps.Step[object]]] = {
-    "acquire": lambda: steps.acquire(K, "mine", lease_ms=LEASE),
-    "fill": lambda: steps.fill(K, "mine", Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER),
-    "fill_absent": lambda: steps.fill_absent(K, "mine", ttl_ms=TTL),
-    "release": lambda: steps.release(K, "mine"),
+EVERY_STEP: dict[str, Callable[[], scripts.Step[object]]] = {
+    "acquire": lambda: scripts.acquire(K, "mine", lease_ms=LEASE),
+    "fill": lambda: scripts.fill(K, "mine", Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER),
+    "fill_absent": lambda: scripts.fill_absent(K, "mine", ttl_ms=TTL),
+    "release": lambda: scripts.release(K, "mine"),
     "change": some_step,
-    "invalidate": lambda: steps.invalidate(K),
-    "expire": lambda: steps.expire(K, at_ms=1, keep_ms=TTL),
-    "read_until": lambda: steps.read_until(K),
+    "invalidate": lambda: scripts.invalidate(K),
+    "expire": lambda: scripts.expire(K, at_ms=1, keep_ms=TTL),
+    "read_until": lambda: scripts.read_until(K),
 }
 
 
@@ -171,8 +171,8 @@ def test_metadata_that_is_none_is_what_no_metadata_is(lab: Lab, name: str, many:
 def test_the_others_of_a_pipeline_run_once(lab: Lab) -> None:
     other = "user:8:name"
     lab.client.set(M, "x")
-    mine = [steps.acquire(key, "mine", lease_ms=LEASE) for key in (other, K)]
-    assert lab.store.run_all([mine[0], mine[1], steps.release(other, "mine")]) == [
+    mine = [scripts.acquire(key, "mine", lease_ms=LEASE) for key in (other, K)]
+    assert lab.store.run_all([mine[0], mine[1], scripts.release(other, "mine")]) == [
         Acquired.GRANTED,
         Acquired.GRANTED,
         Released.RELEASED,
@@ -183,13 +183,13 @@ def test_the_others_of_a_pipeline_run_once(lab: Lab) -> None:
 def test_what_another_has_mended_stays(lab: Lab) -> None:
     lab.expire(lab.now() + LATER)
     before = lab.meta
-    assert lab.run(steps.mend(M)) is Mended.WHOLE
+    assert lab.run(scripts.mend(M)) is Mended.WHOLE
     assert lab.meta == before
 
 
 def test_a_script_that_does_not_run_is_unavailable(lab: Lab) -> None:
     step = some_step()
-    script = steps.Script("change")
+    script = scripts.Script("change")
     script.source, script.sha = "this is no Lua", "0" * 40
     with pytest.raises(CacheUnavailable):
         lab.run(dataclasses.replace(step, script=script))
@@ -214,14 +214,14 @@ def test_so_does_a_search_whose_text_has_braces(text: str) -> None:
 
 def test_each_step_names_its_keys_so_that_a_cluster_can_route_it() -> None:
     named = [
-        steps.acquire(K, "n", lease_ms=1),
-        steps.fill(K, "n", Value(b"", 1), ttl_ms=1, marker_ms=1),
-        steps.fill_absent(K, "n", ttl_ms=1),
-        steps.change(K, Value(b"", 1), ttl_ms=1, marker_ms=1),
-        steps.invalidate(K),
-        steps.expire(K, at_ms=0, keep_ms=1),
-        steps.read_until(K),
+        scripts.acquire(K, "n", lease_ms=1),
+        scripts.fill(K, "n", Value(b"", 1), ttl_ms=1, marker_ms=1),
+        scripts.fill_absent(K, "n", ttl_ms=1),
+        scripts.change(K, Value(b"", 1), ttl_ms=1, marker_ms=1),
+        scripts.invalidate(K),
+        scripts.expire(K, at_ms=0, keep_ms=1),
+        scripts.read_until(K),
     ]
     assert {step.keys for step in named} == {(K, M)}
-    assert steps.release(K, "n").keys == (M,)
-    assert steps.block("blocked:x", None).keys == ("blocked:x",)
+    assert scripts.release(K, "n").keys == (M,)
+    assert scripts.block("blocked:x", None).keys == ("blocked:x",)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cachekeeper.store import Store
+from cachekeeper.protocol import Store
 from tests import machines
 from tests.protocol.cells import (
     NOBODY,
@@ -37,7 +37,7 @@ from tests.real.test_store_mutants import put_in
 if TYPE_CHECKING:
     from redis import Redis
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 VERSIONS = st.integers(0, 12)  # beyond 9, where text and numbers are ordered differently
 # Once a deadline has passed hardly anything can happen, until M is lost.

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cachekeeper.embedded import RedisServer
+from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import CacheUnavailable
-from cachekeeper.store import steps
+from cachekeeper.protocol import scripts
 from tests.protocol.cases import Case, cases_of
 from tests.protocol.cells import Acquire, Change, Expire, Fill, FillAbsent, Invalidate, ReadUntil, Release
 from tests.protocol.explorer import Found, search
@@ -290,11 +290,11 @@ MUTANTS: list[tuple[str, str, str, Check | None]] = [
 
 def put_in(name: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every step of that name run the script with `new` for `old`."""
-    script = copy.copy(getattr(steps, f"_{name.upper()}"))
+    script = copy.copy(getattr(scripts, f"_{name.upper()}"))
     assert script.source.count(old) == 1, f"{name}.lua: {old!r} is there {script.source.count(old)} times"
     script.source = script.source.replace(old, new)
     script.sha = hashlib.sha1(script.source.encode(), usedforsecurity=False).hexdigest()
-    monkeypatch.setattr(steps, f"_{name.upper()}", script)
+    monkeypatch.setattr(scripts, f"_{name.upper()}", script)
 
 
 @pytest.mark.parametrize(

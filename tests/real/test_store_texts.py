@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.commands.core import Script
 
-from cachekeeper.keys import Template, meta_key
-from cachekeeper.store import Registration, Value, steps
-from cachekeeper.store.outcomes import Acquired, Filled
+from cachekeeper.protocol import Registration, Value, scripts
+from cachekeeper.protocol.outcomes import Acquired, Filled
+from cachekeeper.values.keys import Template, meta_key
 from tests.real.store_lab import FOREIGN, LEASE, TTL, Lab, lab, put_foreign
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 __all__ = ["lab"]
 
@@ -42,7 +42,7 @@ class Shelf:
 
     def __init__(self, client: Redis, edit: Callable[[str], str] = str) -> None:
         self.client = client
-        wanted = (steps._ACQUIRE, steps._INVALIDATE_WITHIN)
+        wanted = (scripts._ACQUIRE, scripts._INVALIDATE_WITHIN)
         sources = [edit(step.source.replace(CLOCK, FROZEN)) for step in wanted]
         assert [source.count(FROZEN) for source in sources] == [1, 1]
         self._acquire, self._invalidate = (Script(client, source) for source in sources)
@@ -242,10 +242,10 @@ def test_a_lease_on_a_text_ends_with_its_metadata(lab: Lab) -> None:
     key = TEMPLATE.key("roter")
     registration = Registration(FILTER, "roter", LEASE + TTL)
     for nonce in ("first", "second"):
-        step = steps.acquire(key, nonce, lease_ms=LEASE, refresh=True, registration=registration)
+        step = scripts.acquire(key, nonce, lease_ms=LEASE, refresh=True, registration=registration)
         assert lab.run(step) is Acquired.GRANTED
         assert 0 < lab.ttl(meta_key(key)) <= LEASE
-        assert lab.run(steps.fill(key, nonce, Value(b"[]", None), ttl_ms=TTL, marker_ms=TTL)) is Filled.STORED
+        assert lab.run(scripts.fill(key, nonce, Value(b"[]", None), ttl_ms=TTL, marker_ms=TTL)) is Filled.STORED
         assert lab.client.hgetall(meta_key(key)) == {}
 
 

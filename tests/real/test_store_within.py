@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cachekeeper.fold import escape_braces
-from cachekeeper.keys import Template, meta_key
-from cachekeeper.store import Registration, Value, steps
-from cachekeeper.store.outcomes import Acquired, Filled
-from cachekeeper.store.steps import STARTS_PER_CALL
+from cachekeeper.protocol import Registration, Value, scripts
+from cachekeeper.protocol.outcomes import Acquired, Filled
+from cachekeeper.protocol.scripts import STARTS_PER_CALL
+from cachekeeper.values.fold import escape_braces
+from cachekeeper.values.keys import Template, meta_key
 from tests.real.store_lab import LEASE, MARKER, TTL, Lab, lab
 
 __all__ = ["lab"]
@@ -28,9 +28,9 @@ def key(text: str) -> str:
     return TEMPLATE.key(escape_braces(text))
 
 
-def acquire(text: str, *, refresh: bool = False) -> steps.Step[object]:
+def acquire(text: str, *, refresh: bool = False) -> scripts.Step[object]:
     registration = Registration(FILTER, text, LIFE)
-    return steps.acquire(key(text), "mine", lease_ms=LEASE, refresh=refresh, registration=registration)
+    return scripts.acquire(key(text), "mine", lease_ms=LEASE, refresh=refresh, registration=registration)
 
 
 def occurring(names: list[str], limit: int = LIMIT) -> set[str]:
@@ -136,7 +136,7 @@ def test_long_names_take_several_calls_and_lose_nothing_between_them(lab: Lab, l
     inside = {name[first : first + size] for first in range(length) for size in (1, 2, 10) if first + size <= length}
     outside = {name[at] + "?" for at in range(0, length, 10)}
     cache(lab, inside | outside, believed=believed)
-    calls = steps.invalidate_within(TEMPLATE, 10, [name], filter_key=FILTER)
+    calls = scripts.invalidate_within(TEMPLATE, 10, [name], filter_key=FILTER)
     assert sum((len(call.args) - 3) // 2 for call in calls) == -(-length // STARTS_PER_CALL)
     assert len(calls) == (2 if length > 2 * STARTS_PER_CALL else 1)
     invalidate(lab, name, limit=10)
@@ -157,7 +157,7 @@ def test_a_fill_under_way_does_not_land(lab: Lab, *, believed: bool) -> None:
     assert lab.run(acquire("lap")) is Acquired.GRANTED
     settle(lab, believed=believed)
     invalidate(lab, "laptop")
-    filled = lab.run(steps.fill(key("lap"), "mine", Value(b"[]", None), ttl_ms=TTL, marker_ms=MARKER))
+    filled = lab.run(scripts.fill(key("lap"), "mine", Value(b"[]", None), ttl_ms=TTL, marker_ms=MARKER))
     assert filled is Filled.LEASE_LOST
     assert left(lab, {"lap"}) == set()
 

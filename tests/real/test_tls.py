@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from cachekeeper import BrokerUnavailable, CacheUnavailable, DatabaseUnavailable, Keeper, Settings
-from cachekeeper.clients import connect_mongodb, connect_redis
-from cachekeeper.database import database_errors
-from cachekeeper.embedded import FoundServer, Guardian, all_redis
-from cachekeeper.embedded.ports import free_port
-from cachekeeper.embedded.program_process import ProgramProcess
-from cachekeeper.embedded.worker_process import WorkerProcess
+from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.connections.redis_clients import connect_mongodb, connect_redis
+from cachekeeper.devservers import FoundServer, Guardian, all_redis
+from cachekeeper.devservers.ports import free_port
+from cachekeeper.devservers.program_process import ProgramProcess
+from cachekeeper.devservers.worker_process import WorkerProcess
+from cachekeeper.protocol import LateCluster, Store, cache_errors
 from cachekeeper.settings import PublisherSettings
-from cachekeeper.store import LateCluster, Store, cache_errors
 from lookups import is_blocked, read_session, read_user, save_session
 from producers import BufferedPublisher, Publisher, UserLoggedOut, UserUpdated, outbox
 from tests.parts import missing

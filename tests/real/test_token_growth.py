@@ -8,10 +8,11 @@ import pytest
 import redis
 from pymongo.monitoring import CommandStartedEvent
 
-from cachekeeper import Block, Keeper, applying
-from cachekeeper.applying import apply
-from cachekeeper.embedded import RedisServer
-from cachekeeper.store.outcomes import Blocked
+from cachekeeper import Block, Keeper
+from cachekeeper.applying import batch as applying
+from cachekeeper.applying.batch import apply
+from cachekeeper.devservers import RedisServer
+from cachekeeper.protocol.outcomes import Blocked
 from lookups import BLOCKED, block_token, is_blocked
 from tests.real.taps import MongoTap
 from tests.real.tokens import KEY, LEEWAY, TOKEN, end_of, keeping, life_of, soon

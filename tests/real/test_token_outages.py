@@ -5,9 +5,9 @@ import time
 import pytest
 
 from cachekeeper import CachekeeperError, DatabaseUnavailable, Keeper, PersistedNotCached, Unavailable
-from cachekeeper.blocklist import BlocklistReader
-from cachekeeper.embedded import MongoServer, RedisServer, ServerProcess
-from cachekeeper.store.outcomes import Blocked
+from cachekeeper.devservers import MongoServer, RedisServer, ServerProcess
+from cachekeeper.protocol.outcomes import Blocked
+from cachekeeper.reading.blocklist import BlocklistReader
 from lookups import block_token, is_blocked
 from tests.real.taps import Cut, MongoTap, RedisTap, Words
 from tests.real.tokens import (

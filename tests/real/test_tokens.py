@@ -13,9 +13,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cachekeeper import Keeper, Server, metrics
-from cachekeeper.blocklist import BlocklistReader, EvictionWatch
-from cachekeeper.embedded import RedisServer
-from cachekeeper.store.outcomes import Blocked
+from cachekeeper.devservers import RedisServer
+from cachekeeper.protocol.outcomes import Blocked
+from cachekeeper.reading.blocklist import BlocklistReader, EvictionWatch
 from lookups import block_token, is_blocked
 from tests.real.taps import MongoTap, RedisTap, Words
 from tests.real.tokens import (

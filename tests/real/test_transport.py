@@ -14,11 +14,11 @@ import kombu
 import pytest
 from redis.exceptions import ResponseError
 
-from cachekeeper.delivery import transport
-from cachekeeper.delivery.broker import PAUSE, QUEUE, UNACKED, UNACKED_INDEX, transport_options, work_queue
-from cachekeeper.delivery.lane import Lane
-from cachekeeper.delivery.transport import Connection
+from cachekeeper.broker.conventions import PAUSE, QUEUE, UNACKED, UNACKED_INDEX, transport_options, work_queue
+from cachekeeper.consuming import redis_channel
+from cachekeeper.consuming.redis_channel import Connection
 from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.publishing.broker_connection import Lane
 from tests.real.full_brokers import full
 from tests.waiting import wait_until
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
 
 SOON = 30.0
 SHORT = 0.5
@@ -261,7 +261,7 @@ STALLING = {"recorded first": _RECORD_FIRST, "moved to another list": _MOVED}
 def test_a_mutant_that_adds_first_gets_nothing_from_a_full_broker(
     any_redis: RedisServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, mutant: str
 ) -> None:
-    monkeypatch.setattr(transport, "TAKE", mutant)
+    monkeypatch.setattr(redis_channel, "TAKE", mutant)
     items = push(client, 3)
     with consuming(any_redis) as at:
         assert numbers(at.get()) == [0]  # there is room
@@ -273,9 +273,9 @@ def test_a_mutant_that_adds_first_gets_nothing_from_a_full_broker(
 def test_a_mutant_that_puts_nothing_back_loses_the_message(
     any_redis: RedisServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mutant = transport.TAKE.replace("pcall", "call")
-    assert mutant != transport.TAKE
-    monkeypatch.setattr(transport, "TAKE", mutant)
+    mutant = redis_channel.TAKE.replace("pcall", "call")
+    assert mutant != redis_channel.TAKE
+    monkeypatch.setattr(redis_channel, "TAKE", mutant)
     items = push(client, 3)
     with consuming(any_redis) as at:
         client.set(UNACKED, "of another kind")
@@ -394,7 +394,7 @@ def test_a_name_that_a_record_could_not_tell_is_refused(any_redis: RedisServer, 
     ("url", "ours"), [("redis://host", True), ("rediss://host", True), ("amqp://host", False), ("memory://", False)]
 )
 def test_only_redis_has_this_transport(url: str, *, ours: bool) -> None:
-    assert (Connection(url).get_transport_cls() is transport.Transport) == ours
-    assert (Connection(url).clone().get_transport_cls() is transport.Transport) == ours
+    assert (Connection(url).get_transport_cls() is redis_channel.Transport) == ours
+    assert (Connection(url).clone().get_transport_cls() is redis_channel.Transport) == ours
     with Connection(url).Pool(limit=1).acquire(block=False) as pooled:
-        assert (pooled.get_transport_cls() is transport.Transport) == ours
+        assert (pooled.get_transport_cls() is redis_channel.Transport) == ours

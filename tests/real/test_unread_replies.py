@@ -20,11 +20,17 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from benchmarks.wrong_keys import ERRORS, LateProxy, calls, contenders, every_line, fill, play
-from cachekeeper import connections, make_redis_client
-from cachekeeper.clients import connect_redis
-from cachekeeper.connections import CountingConnection, CountingSSLConnection, CountingUnixConnection, WaitingPool
-from cachekeeper.embedded import FoundServer, Guardian, RedisServer
-from cachekeeper.store import LateCluster, Store
+from cachekeeper import make_redis_client
+from cachekeeper.connections import redis_connections as connections
+from cachekeeper.connections.redis_clients import connect_redis
+from cachekeeper.connections.redis_connections import (
+    CountingConnection,
+    CountingSSLConnection,
+    CountingUnixConnection,
+    WaitingPool,
+)
+from cachekeeper.devservers import FoundServer, Guardian, RedisServer
+from cachekeeper.protocol import LateCluster, Store
 from tests.real.taps import RedisTap, Words
 
 # A socket that a raised exception left without an owner is closed by Python, which says so.

@@ -8,8 +8,11 @@ import redis
 from bson import ObjectId
 
 from cachekeeper import Keeper, metrics
-from cachekeeper.embedded import RedisServer
-from cachekeeper.warming import Fate, Passed, blocklist, views, warm_view, write_blocks
+from cachekeeper.devservers import RedisServer
+from cachekeeper.upkeep import blocklist_warming as blocklist
+from cachekeeper.upkeep import warming as views
+from cachekeeper.upkeep.blocklist_warming import Passed, write_blocks
+from cachekeeper.upkeep.warming import Fate, warm_view
 from lookups import BLOCKED, USER_NAME
 from tests.garbled import GARBLED, garbled
 from tests.real.taps import MongoTap

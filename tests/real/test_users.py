@@ -9,9 +9,9 @@ import pytest
 from bson import ObjectId
 from bson.raw_bson import RawBSONDocument
 
-from cachekeeper.applying import apply
-from cachekeeper.commands import Invalidate, Write
+from cachekeeper.applying.batch import apply
 from cachekeeper.errors import DamagedDocument, InvalidId
+from cachekeeper.model.commands import Invalidate, Write
 from lookups import USER_NAME, read_user
 from tests.shop import Shop, counted, meta
 from tests.waiting import wait_until

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from cachekeeper.embedded import MongoServer, RedisServer
+from cachekeeper.devservers import MongoServer, RedisServer
 from tests.real.leftovers import CACHEKEEPER, ROOT
 from tests.real.tokens import NONCE, NOWHERE_REDIS, READY
 from tests.real.users import names

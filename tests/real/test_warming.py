@@ -15,12 +15,13 @@ from cachekeeper import (
     Keeper,
     Write,
 )
-from cachekeeper.applying import apply
-from cachekeeper.embedded import MongoServer, RedisServer
-from cachekeeper.keys import meta_key
-from cachekeeper.store import Value, steps
-from cachekeeper.store.outcomes import Acquired, Filled
-from cachekeeper.warming import Fate, Progress, views, warm_view
+from cachekeeper.applying.batch import apply
+from cachekeeper.devservers import MongoServer, RedisServer
+from cachekeeper.protocol import Value, scripts
+from cachekeeper.protocol.outcomes import Acquired, Filled
+from cachekeeper.upkeep import warming as views
+from cachekeeper.upkeep.warming import Fate, Progress, warm_view
+from cachekeeper.values.keys import meta_key
 from lookups import SESSION, USER_NAME, read_session, read_user, save_session
 from tests.real.taps import Cut, MongoTap, RedisTap, Words
 from tests.real.tokens import keeping, life_of, soon
@@ -74,7 +75,7 @@ def test_a_batch_costs_two_reads_and_three_pipelines(
     warm_view(keeper, USER_NAME)
     with RedisTap(redis_server) as tap, keeping(tap.url, mongo) as tapped:
         mongo.commands.clear()
-        users_gone = [steps.invalidate(key_of(at)) for at in range(3)]
+        users_gone = [scripts.invalidate(key_of(at)) for at in range(3)]
         keeper.store(USER_NAME.server).run_all(users_gone)
         warm_view(tapped, USER_NAME)
         # the page, the load, and the next page, which is empty
@@ -124,9 +125,9 @@ def test_what_is_there_or_under_way_is_left_alone(keeper: Keeper, client: redis.
     users(mongo, 6)
     store = keeper.store(USER_NAME.server)
     client.set(key_of(0), "newer", ex=100)
-    assert store.run(steps.acquire(key_of(1), "a reader's", lease_ms=60_000)) is Acquired.GRANTED
-    assert store.run(steps.acquire(key_of(2), "another's", lease_ms=60_000)) is Acquired.GRANTED
-    store.run(steps.fill_absent(key_of(2), "another's", ttl_ms=60_000))
+    assert store.run(scripts.acquire(key_of(1), "a reader's", lease_ms=60_000)) is Acquired.GRANTED
+    assert store.run(scripts.acquire(key_of(2), "another's", lease_ms=60_000)) is Acquired.GRANTED
+    store.run(scripts.fill_absent(key_of(2), "another's", ttl_ms=60_000))
     client.hset(key_of(3), "other", "type")
     apply(keeper, [[Write(USER_NAME, "4", "newest", 9)]])  # announced, and not in the database yet
     before = {at: client.dump(key_of(at)) for at in range(4)} | {-at: meta_of(client, key_of(at)) for at in (1, 2)}
@@ -144,7 +145,7 @@ def test_what_is_there_or_under_way_is_left_alone(keeper: Keeper, client: redis.
     assert after == before
     assert client.exists(key_of(4)) == 0, "the database is behind what an event has announced"
     assert meta_of(client, key_of(4)) == {b"v": b"9"}
-    filled = store.run(steps.fill(key_of(1), "a reader's", Value(b"its own", 2), ttl_ms=1000, marker_ms=1000))
+    filled = store.run(scripts.fill(key_of(1), "a reader's", Value(b"its own", 2), ttl_ms=1000, marker_ms=1000))
     assert filled is Filled.STORED, "the reader's right to fill"
 
 

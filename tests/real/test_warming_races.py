@@ -9,11 +9,12 @@ import redis
 from pymongo.database import Database
 
 from cachekeeper import Command, Expire, Invalidate, Keeper, Write
-from cachekeeper.applying import apply
-from cachekeeper.embedded import RedisServer
-from cachekeeper.keys import meta_key
-from cachekeeper.store import steps
-from cachekeeper.warming import views, warm_view
+from cachekeeper.applying.batch import apply
+from cachekeeper.devservers import RedisServer
+from cachekeeper.protocol import scripts
+from cachekeeper.upkeep import warming as views
+from cachekeeper.upkeep.warming import warm_view
+from cachekeeper.values.keys import meta_key
 from lookups import USER_NAME, read_user
 from tests.real.taps import MongoTap, RedisTap
 from tests.real.tokens import keeping
@@ -34,7 +35,7 @@ def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 def _load_first(self: views._Run, documents: Any) -> Any:
     """A mutant: what was read before the leases is filled under them."""
-    wanted = {str(document["_id"]): steps.new_nonce() for document in documents}
+    wanted = {str(document["_id"]): scripts.new_nonce() for document in documents}
     loaded = {part: self._view.interpret(document) for part, document in zip(wanted, documents, strict=True)}
     granted = self._acquire(wanted, Counter())
     self._store.run_all([self._bring(part, nonce, loaded) for part, nonce in granted.items()])  # type: ignore[arg-type]

@@ -11,12 +11,12 @@ import pytest
 from kombu import Connection
 from redis import Redis
 
-from cachekeeper.delivery.broker import QUEUE, transport_options
-from cachekeeper.delivery.lane import Lane
-from cachekeeper.delivery.messages import Failures, Parcel, read_message
-from cachekeeper.delivery.publisher import Publisher
-from cachekeeper.delivery.work import Delivery, Job, Verdict
-from cachekeeper.registry import load_registry
+from cachekeeper.broker.conventions import QUEUE, transport_options
+from cachekeeper.consuming.messages import Failures, Parcel, read_message
+from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.model.registry import load_registry
+from cachekeeper.publishing.broker_connection import Lane
+from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 from tests.golden.wire_events import WIRE
 from tests.waiting import wait_until
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from kombu import Message
 
-    from cachekeeper.embedded import RedisServer
+    from cachekeeper.devservers import RedisServer
     from tests.servers import RabbitServer
     from tests.shop import Shop
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachekeeper import applying, persisting
-from cachekeeper.applying import apply
-from cachekeeper.commands import Block, Command, Persist
+from cachekeeper.applying import batch as applying
+from cachekeeper.applying import mongo_writes as persisting
+from cachekeeper.applying.batch import apply
 from cachekeeper.errors import DatabaseUnavailable, WriteRefused
-from cachekeeper.keeper import Keeper
+from cachekeeper.model.commands import Block, Command, Persist
+from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import Settings
 from lookups import BLOCKED, SESSION, block_token, is_blocked, read_session, save_session
 from lookups.sessions import END_SESSION
@@ -22,7 +23,7 @@ from tests.real.failpoints import WRITE_CONCERN_FAILED, be_well, fail_writes
 from tests.shop import PATIENT
 
 if TYPE_CHECKING:
-    from cachekeeper.embedded import MongoServer, RedisServer
+    from cachekeeper.devservers import MongoServer, RedisServer
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from urllib.parse import quote
 import pymongo
 import redis
 
-from cachekeeper.embedded import MongoServer, RedisServer
-from cachekeeper.embedded.mongo_server import REPLICA_SET
+from cachekeeper.devservers import MongoServer, RedisServer
+from cachekeeper.devservers.mongo_server import REPLICA_SET
 from tests.parts import missing
 from tests.servers import RabbitServer
 from tests.waiting import wait_until

@@ -4,7 +4,7 @@ from typing import Any
 
 import redis
 
-from cachekeeper.keys import meta_key
+from cachekeeper.values.keys import meta_key
 from lookups import USER_NAME
 from tests.real.taps import MongoTap
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect, NotPrimaryError, OperationFailure
 
-from cachekeeper.delivery.backoff import Backoff
 from cachekeeper.errors import BrokerUnavailable, DatabaseUnavailable
+from cachekeeper.runtime.backoff import Backoff
 from tests.waiting import Waits
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from redis.exceptions import BusyLoadingError, NoPermissionError, ReadOnlyError, ResponseError
 
-from cachekeeper.delivery.refusals import ReconnectPause, refusal
+from cachekeeper.broker.refusals import ReconnectPause, refusal
 
 
 class Clock:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachekeeper.delivery import buffered as module
-from cachekeeper.delivery.buffered import BufferedPublisher
 from cachekeeper.errors import BufferFull
+from cachekeeper.publishing import buffered as module
+from cachekeeper.publishing.buffered import BufferedPublisher
 from producers import Publisher, UserDeleted
 from tests.waiting import wait_until
 

@@ -10,18 +10,18 @@ from bson import Int64, ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachekeeper.changes import UNKNOWN, Change, Watch
-from cachekeeper.commands import InvalidateAll
 from cachekeeper.errors import InvalidEvent, RegistrationError
-from cachekeeper.events import CollectionChanged
-from cachekeeper.ids import IdType
-from cachekeeper.loaders import ABSENT
-from cachekeeper.registry import Registry, load_registry
+from cachekeeper.model.changes import UNKNOWN, Change, Watch
+from cachekeeper.model.commands import InvalidateAll
+from cachekeeper.model.events import CollectionChanged
+from cachekeeper.model.registry import Registry, load_registry
+from cachekeeper.model.sources import ABSENT
+from cachekeeper.values.ids import IdType
 from producers import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 from producers.change_stream import WATCHES
 
 if TYPE_CHECKING:
-    from cachekeeper.events import Event
+    from cachekeeper.model.events import Event
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ENDS = datetime(2030, 1, 1, tzinfo=UTC)

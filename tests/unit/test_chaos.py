@@ -31,7 +31,7 @@ from benchmarks.chaos.schedule import (
 )
 from benchmarks.chaos.workload import BLOCKED, ENDED, Ack, Change, Kind, Read
 from benchmarks.replica_set import HEARTBEAT_SECONDS, ReplicaSet
-from cachekeeper.store import steps
+from cachekeeper.protocol import scripts
 
 STATIONS = (
     Station(Series.OUTBOX),
@@ -268,11 +268,11 @@ def test_the_issue_s_mutants_are_there() -> None:
 
 @pytest.mark.parametrize("name", ["blind-fill", "no-lease", "no-marker", "payload-over-anything", "cache-aside"])
 def test_a_mutant_follows_the_scripts_that_it_changes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    originals = {script: getattr(steps, script) for script in ("_ACQUIRE", "_CHANGE", "_FILL")}
+    originals = {script: getattr(scripts, script) for script in ("_ACQUIRE", "_CHANGE", "_FILL")}
     for script, original in originals.items():
-        monkeypatch.setattr(steps, script, original)  # so that it is put back
+        monkeypatch.setattr(scripts, script, original)  # so that it is put back
     MUTANTS[name].swap()
-    assert any(getattr(steps, script).sha != original.sha for script, original in originals.items())
+    assert any(getattr(scripts, script).sha != original.sha for script, original in originals.items())
 
 
 # --- the checker ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pymongo.errors import ServerSelectionTimeoutError
 from benchmarks.chaos.faults import Injector
 from benchmarks.chaos.schedule import Fault
 from benchmarks.replica_set import MEMBERS, ReplicaSet
-from cachekeeper.embedded import FoundServer, Guardian
+from cachekeeper.devservers import FoundServer, Guardian
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

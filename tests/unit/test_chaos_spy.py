@@ -11,13 +11,13 @@ import pytest
 import producers
 import worker
 from benchmarks.chaos.spy import Spy, read_acks
-from cachekeeper import applying
-from cachekeeper.applying import Applied
-from cachekeeper.commands import Command, Write
-from cachekeeper.delivery import work
-from cachekeeper.delivery.messages import Parcel
+from cachekeeper.applying import batch as applying
+from cachekeeper.applying.batch import Applied
+from cachekeeper.consuming import processor
+from cachekeeper.consuming.messages import Parcel
 from cachekeeper.errors import CacheUnavailable
-from cachekeeper.registry import Registry
+from cachekeeper.model.commands import Command, Write
+from cachekeeper.model.registry import Registry
 from producers import ProductChanged, UserUpdated
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(Registry, "commands", Registry.commands)
     monkeypatch.setattr(applying._Plan, "_guard", staticmethod(applying._Plan._guard))
     monkeypatch.setattr(applying, "apply", in_turn)
-    monkeypatch.setattr(work, "apply", work.apply)  # type: ignore[attr-defined]
+    monkeypatch.setattr(processor, "apply", processor.apply)  # type: ignore[attr-defined]
     written: list[str] = []
     clock = itertools.count(1)
     Spy(written.append, lambda: next(clock)).watch()
@@ -67,7 +67,7 @@ def registry() -> Registry:
 def arrive(registry: Registry, *parcels: Parcel) -> None:
     """What a worker does with messages."""
     batch = [registry.commands(registry.decode(body)) for parcel in parcels for body in parcel.events]
-    apply: Callable[..., Any] = work.apply  # type: ignore[attr-defined]
+    apply: Callable[..., Any] = processor.apply  # type: ignore[attr-defined]
     apply(None, batch)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cachekeeper.embedded.finding import DEBIAN_PACKAGES
+from cachekeeper.devservers.finding import DEBIAN_PACKAGES
 from tests.compose import ROOT
 from tests.parts import PARTS, missing
 

@@ -8,17 +8,26 @@ from typing import Any
 
 import pytest
 
-from cachekeeper import applying
-from cachekeeper.applying import Applied, check
-from cachekeeper.commands import Block, Command, Expire, Invalidate, InvalidateAll, InvalidateWithin, Persist, Write
+from cachekeeper.applying import batch as applying
+from cachekeeper.applying.batch import Applied, check
 from cachekeeper.errors import DamagedDocument, InvalidId
-from cachekeeper.ids import IdType
-from cachekeeper.keeper import Keeper
-from cachekeeper.store import Store
-from cachekeeper.store.outcomes import Changed
-from cachekeeper.store.steps import Step
-from cachekeeper.times import to_ms
-from cachekeeper.views import Server
+from cachekeeper.model.commands import (
+    Block,
+    Command,
+    Expire,
+    Invalidate,
+    InvalidateAll,
+    InvalidateWithin,
+    Persist,
+    Write,
+)
+from cachekeeper.model.views import Server
+from cachekeeper.protocol import Store
+from cachekeeper.protocol.outcomes import Changed
+from cachekeeper.protocol.scripts import Step
+from cachekeeper.reading.keeper import Keeper
+from cachekeeper.values.ids import IdType
+from cachekeeper.values.times import to_ms
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME
 from lookups.sessions import END_SESSION
 from tests.shop import settings

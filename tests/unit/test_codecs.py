@@ -12,8 +12,8 @@ from bson import Code, ObjectId
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cachekeeper.codecs import MAX_DEPTH, MAX_SAFE_INTEGER, Json, Text, check_json
 from cachekeeper.errors import DamagedDocument, DamagedValue, InvalidValue
+from cachekeeper.values.codecs import MAX_DEPTH, MAX_SAFE_INTEGER, Json, Text, check_json
 
 OBJECT = Json(dict)
 ARRAY = Json(list)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cachekeeper.delivery.deadletters import Letter, _write, mask, shown
+from cachekeeper.consuming.dead_letters import Letter, _write, mask, shown
 from cachekeeper.errors import InvalidEvent
-from cachekeeper.registry import load_registry
-from cachekeeper.times import check_time
+from cachekeeper.model.registry import load_registry
+from cachekeeper.values.times import check_time
 
 REGISTRY = load_registry(["producers"])
 NOW = check_time(1_924_992_000)

@@ -13,9 +13,9 @@ import pytest
 from celery.app.defaults import DEFAULTS
 from celery.backends.base import DisabledBackend
 
-from cachekeeper.delivery.app import WorkerApp, _configuration, create_app
-from cachekeeper.delivery.broker import DELIVERY_LIMIT, TASK
-from cachekeeper.delivery.transport import Channel
+from cachekeeper.broker.conventions import DELIVERY_LIMIT, TASK
+from cachekeeper.consuming.celery_app import WorkerApp, _configuration, create_app
+from cachekeeper.consuming.redis_channel import Channel
 from cachekeeper.errors import SettingsError
 from cachekeeper.settings import PREFIX, Settings, WorkerSettings
 

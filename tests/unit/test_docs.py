@@ -11,8 +11,9 @@ import pytest
 import typer.main
 
 from benchmarks.races.cases import CASES
-from cachekeeper import IdType, commands
+from cachekeeper import IdType
 from cachekeeper.cli.app import app
+from cachekeeper.model import commands
 from tests.compose import ROOT
 from tests.prose import PAGES, README, VARIABLES, anchors, blocks, code, links, quotes, read, spans, table
 
@@ -111,7 +112,7 @@ def test_each_promise_names_what_would_break_it_and_the_line_that_closes_it() ->
 @pytest.mark.parametrize(
     ("good", "bad"),
     [
-        ("records)` in [work.py]", "records)`, see [work.py]"),
+        ("records)` in [processor.py]", "records)`, see [processor.py]"),
         ("```text\nservice: commit", "```\nservice: commit"),
         ("### 3. ", "### Third, "),
     ],
@@ -125,7 +126,7 @@ def test_an_unclosed_promise_is_found(good: str, bad: str) -> None:
 
 def test_each_script_is_explained() -> None:
     steps = " ".join(cell for row in table(read(PROTOCOL), "step") for cell in row)
-    scripts = {path.stem for path in (ROOT / "cachekeeper/store/lua").glob("*.lua")} - {"prelude", "texts"}
+    scripts = {path.stem for path in (ROOT / "cachekeeper/protocol/lua").glob("*.lua")} - {"prelude", "texts"}
     assert {script for script in scripts if f"`{script}`" not in steps} == set()
 
 

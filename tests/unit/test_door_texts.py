@@ -2,11 +2,11 @@
 
 import pytest
 
-from cachekeeper.delivery import publisher
-from cachekeeper.door.decoding import texts_of
-from cachekeeper.door.problems import Problem, Refused
 from cachekeeper.errors import InvalidEvent
-from cachekeeper.events import Event
+from cachekeeper.http_api.decoding import texts_of
+from cachekeeper.http_api.problems import Problem, Refused
+from cachekeeper.model.events import Event
+from cachekeeper.publishing import publisher
 from producers import UserUpdated
 
 EVENT = UserUpdated(user_id="1", name="Ada")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cachekeeper import registry as registries
 from cachekeeper.errors import InvalidEvent, UnknownEvent
-from cachekeeper.events import Event
+from cachekeeper.model import registry as registries
+from cachekeeper.model.events import Event
 from producers import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 from worker.handlers import on_user_logged_out, on_user_updated
 

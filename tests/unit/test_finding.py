@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cachekeeper.embedded import (
+from cachekeeper.devservers import (
     FoundServer,
     Machine,
     ServerFailed,
@@ -17,8 +17,8 @@ from cachekeeper.embedded import (
     find_mongod,
     find_redis,
 )
-from cachekeeper.embedded.errors import COMPOSE_ENVIRONMENT
-from cachekeeper.embedded.finding import Wheel, identify
+from cachekeeper.devservers.errors import COMPOSE_ENVIRONMENT
+from cachekeeper.devservers.finding import Wheel, identify
 
 REDIS = "Redis server v={} sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=ae4d"
 VALKEY = "Valkey server v={} sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=39f7"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cachekeeper.fold import condition, escape_braces, fold, pattern, unescape_braces, vectors
+from cachekeeper.values.fold import condition, escape_braces, fold, pattern, unescape_braces, vectors
 from scripts import generate_fold
 
 ROOT = Path(__file__).resolve().parents[2]
-CLASSES: list[str] = json.loads((ROOT / "cachekeeper/fold/classes.json").read_bytes())["classes"]
+CLASSES: list[str] = json.loads((ROOT / "cachekeeper/values/fold/classes.json").read_bytes())["classes"]
 EVERYTHING = "".join(map(chr, range(sys.maxunicode + 1)))
 
 # Characters that have relatives, characters that mean something to a pattern or an escape, and a few others.
@@ -157,5 +157,5 @@ def test_the_vectors_say_what_is_meant() -> None:
 
 @pytest.mark.parametrize("name", ["classes", "vectors"])
 def test_the_copy_for_node_is_the_same(name: str) -> None:
-    ours = (ROOT / f"cachekeeper/fold/{name}.json").read_bytes()
+    ours = (ROOT / f"cachekeeper/values/fold/{name}.json").read_bytes()
     assert ours == (ROOT / f"examples/node/fold-{name}.json").read_bytes()

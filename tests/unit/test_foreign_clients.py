@@ -16,11 +16,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cachekeeper import Keeper, NoTransaction, load_registry, make_redis_client
-from cachekeeper.clients import connect_redis
-from cachekeeper.delivery.letters import DeadLetters
-from cachekeeper.delivery.relay import Relay
-from cachekeeper.delivery.streaming import ChangeRelay
+from cachekeeper.connections.redis_clients import connect_redis
+from cachekeeper.consuming.dead_letter_admin import DeadLetters
 from cachekeeper.errors import InvalidId
+from cachekeeper.relays.change_stream_relay import ChangeRelay
+from cachekeeper.relays.outbox_relay import Relay
 from cachekeeper.settings import DEFAULT_MODULES, PublisherSettings, RelaySettings, Settings, StreamSettings
 from lookups import block_token, is_blocked, read_session, read_user, save_session, search_products
 from producers import BufferedPublisher, Publisher, UserDeleted, outbox

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cachekeeper.delivery import gate as gates
-from cachekeeper.delivery.gate import Gate
+from cachekeeper.consuming import pause as gates
+from cachekeeper.consuming.pause import Gate
 from cachekeeper.errors import CacheOverloaded, CacheUnavailable
 from tests.waiting import Waits, wait_until
 

@@ -4,9 +4,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cachekeeper.commands import Block, Command, Expire, Invalidate, InvalidateAll, InvalidateWithin, Persist, Write
-from cachekeeper.events import Event
-from cachekeeper.registry import load_registry
+from cachekeeper.model.commands import (
+    Block,
+    Command,
+    Expire,
+    Invalidate,
+    InvalidateAll,
+    InvalidateWithin,
+    Persist,
+    Write,
+)
+from cachekeeper.model.events import Event
+from cachekeeper.model.registry import load_registry
 from lookups.products import SEARCH
 from lookups.sessions import END_SESSION, SESSION
 from lookups.tokens import BLOCKED

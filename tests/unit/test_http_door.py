@@ -15,12 +15,12 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachekeeper.door.decoding import read_events
-from cachekeeper.door.messages import BATCHED, BINARY, MOST_FAULTS, STRUCTURED, media_type, read_message
-from cachekeeper.door.openapi import document
-from cachekeeper.door.problems import LONGEST_FIELD, Fault, Problem, Refused, problem_response
-from cachekeeper.events import Event
-from cachekeeper.registry import load_registry
+from cachekeeper.http_api.decoding import read_events
+from cachekeeper.http_api.messages import BATCHED, BINARY, MOST_FAULTS, STRUCTURED, media_type, read_message
+from cachekeeper.http_api.openapi import document
+from cachekeeper.http_api.problems import LONGEST_FIELD, Fault, Problem, Refused, problem_response
+from cachekeeper.model.events import Event
+from cachekeeper.model.registry import load_registry
 from cachekeeper.settings import DoorSettings
 from producers import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
 

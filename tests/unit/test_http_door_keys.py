@@ -3,10 +3,10 @@
 import pytest
 from starlette.requests import Request
 
-from cachekeeper.door import Door
-from cachekeeper.door.problems import Problem
 from cachekeeper.errors import SettingsError
-from cachekeeper.registry import load_registry
+from cachekeeper.http_api import Door
+from cachekeeper.http_api.problems import Problem
+from cachekeeper.model.registry import load_registry
 from cachekeeper.settings import DoorSettings, load
 
 KEYS = ("first-key-0123456789", "second-key-987654321")
@@ -66,7 +66,7 @@ def test_only_the_constant_time_comparison_decides(door: Door, monkeypatch: pyte
         seen.append((left, right))
         return answer
 
-    monkeypatch.setattr("cachekeeper.door.app.hmac.compare_digest", compare)
+    monkeypatch.setattr("cachekeeper.http_api.app.hmac.compare_digest", compare)
     assert lets_in(door, "Bearer wrong")
     answer = False
     assert not lets_in(door, f"Bearer {KEYS[0]}")

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cachekeeper.errors import InputError, InvalidId
-from cachekeeper.ids import MAX_ID_BYTES, IdType, check_id
+from cachekeeper.values.ids import MAX_ID_BYTES, IdType, check_id
 
 HEX24 = "65f0c0ffee65f0c0ffee65f0"
 A_UUID = "0b8a6f5e-1d0b-4c8e-9a51-6a4a3c1c2d3e"

@@ -14,7 +14,7 @@ from celery.app.defaults import SETTING_KEYS
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from cachekeeper.delivery.app import _configuration
+from cachekeeper.consuming.celery_app import _configuration
 from tests.compose import ROOT
 from tests.internals import checking
 from tests.internals.checking import Internal, NotThere, not_set, problem, resolve
@@ -28,7 +28,7 @@ SOURCES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 OWN = {name for source in SOURCES.values() for name in definitions(source)}
-CONSUMER = "cachekeeper/delivery/consumer.py"
+CONSUMER = "cachekeeper/consuming/consumer.py"
 
 
 def unlisted(found: list[Use]) -> list[Use]:
@@ -199,7 +199,9 @@ def test_an_internal_that_is_not_listed_is_found(old: str, new: str, name: str) 
 @pytest.mark.parametrize("client", ["redis", "pymongo"])
 def test_a_private_name_of_any_library_is_found(client: str) -> None:
     source = f"import {client}\n\ndef reset(client: {client}.Any) -> None:\n    client._topology.reset()\n"
-    assert [each.name for each in unlisted(uses_in("cachekeeper/clients.py", source))] == ["._topology"]
+    assert [each.name for each in unlisted(uses_in("cachekeeper/connections/redis_clients.py", source))] == [
+        "._topology"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_a_private_name_of_any_library_is_found(client: str) -> None:
     ],
 )
 def test_a_method_that_is_replaced_is_found(source: str, name: str) -> None:
-    assert name in {each.name for each in unlisted(uses_in("cachekeeper/clients.py", source))}
+    assert name in {each.name for each in unlisted(uses_in("cachekeeper/connections/redis_clients.py", source))}
 
 
 def test_a_name_in_a_comment_or_a_docstring_is_not_used() -> None:

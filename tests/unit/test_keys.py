@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from cachekeeper import fold
-from cachekeeper.codecs import Text
 from cachekeeper.errors import InvalidText, RegistrationError
-from cachekeeper.ids import check_id
-from cachekeeper.keys import MAX_TEXT_BYTES, Template, check_text, meta_key
-from cachekeeper.loaders import Document
-from cachekeeper.registry import Registry, load_registry
-from cachekeeper.views import View
+from cachekeeper.model.registry import Registry, load_registry
+from cachekeeper.model.sources import Document
+from cachekeeper.model.views import View
+from cachekeeper.values import fold
+from cachekeeper.values.codecs import Text
+from cachekeeper.values.ids import check_id
+from cachekeeper.values.keys import MAX_TEXT_BYTES, Template, check_text, meta_key
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from cachekeeper.errors import CacheUnavailable
-from cachekeeper.store import LateCluster
+from cachekeeper.protocol import LateCluster
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from bson.raw_bson import RawBSONDocument
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cachekeeper import lean
 from cachekeeper.errors import DamagedDocument
-from cachekeeper.javascript import date_text, decimal_text, number_text
-from cachekeeper.lean import DOCUMENT_CODEC_OPTIONS, LEAN_CODEC_OPTIONS, dumps, to_lean
+from cachekeeper.values import mongoose_json as lean
+from cachekeeper.values.javascript import date_text, decimal_text, number_text
+from cachekeeper.values.mongoose_json import DOCUMENT_CODEC_OPTIONS, LEAN_CODEC_OPTIONS, dumps, to_lean
 from tests.golden.cases import cases
 
 GOLDEN: dict[str, Any] = json.loads(Path(__file__).parents[1].joinpath("golden/lean.json").read_bytes())

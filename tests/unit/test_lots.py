@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cachekeeper.delivery.consumer import Lots
+from cachekeeper.consuming.consumer import Lots
 from tests.shop import counted
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from kombu import Message
 
-from cachekeeper.delivery.broker import task_body, task_headers
-from cachekeeper.delivery.messages import Parcel, Poison, read_message
+from cachekeeper.broker.conventions import task_body, task_headers
+from cachekeeper.consuming.messages import Parcel, Poison, read_message
 from tests.shop import counted
 
 GOOD_HEADERS = task_headers("m1", 1)

@@ -16,51 +16,103 @@ if TYPE_CHECKING:
 
 PACKAGES = ("cachekeeper", "lookups", "producers", "worker")
 # Here every `except` is looked at; elsewhere those that catch what a server that is away raises, or anything.
-EVERY = ("cachekeeper/applying.py", "cachekeeper/delivery/", "producers/", "worker/")
+EVERY = (
+    "cachekeeper/applying/batch.py",
+    "cachekeeper/broker/",
+    "cachekeeper/consuming/",
+    "cachekeeper/publishing/",
+    "cachekeeper/relays/",
+    "producers/",
+    "worker/",
+)
 
-_APPLYING, _DELIVERY = "cachekeeper/applying.py", "cachekeeper/delivery"
+_APPLYING = "cachekeeper/applying/batch.py"
 _GOOD_BYE = "a broker that is gone misses no good-bye; what was sent had its answer before"
 _LETTER = "the message becomes a dead letter, with this for its reason"
 _OUTAGE = "it waits, tries again, and logs: once for each text, not for each attempt"
 _ENDED_STREAM = "the stream has ended: a new one is begun, and the loss, if any, is told as an event and logged there"
 REASONS: dict[tuple[str, str, str], str] = {
     (_APPLYING, "_Plan._guard", "CachekeeperError"): "the error goes into the results of all events concerned",
-    (f"{_DELIVERY}/buffered.py", "BufferedPublisher._begin", "RuntimeError"): "its caller publishes the event at once",
-    (f"{_DELIVERY}/buffered.py", "BufferedPublisher._report", "BaseException"): "it is logged, once for each type",
-    (f"{_DELIVERY}/deadletters.py", "shown", "ValueError"): "a body that was cut is no JSON, and shown masked",
-    (f"{_DELIVERY}/envelopes.py", "_has_body", "ValueError"): _LETTER,
-    (f"{_DELIVERY}/envelopes.py", "_properties", "Exception"): _LETTER,
-    (f"{_DELIVERY}/feed.py", "read", "DatabaseUnavailable"): _ENDED_STREAM,
-    (f"{_DELIVERY}/gate.py", "Gate._try", "Exception"): _OUTAGE,
-    (f"{_DELIVERY}/lane.py", "Lane.close", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
-    (f"{_DELIVERY}/lane.py", "Lane.drop", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
-    (f"{_DELIVERY}/publisher.py", "Publisher._on_a_lane", "BrokerUnavailable"): "the last attempt raises it",
     (
-        f"{_DELIVERY}/relay.py",
+        "cachekeeper/publishing/buffered.py",
+        "BufferedPublisher._begin",
+        "RuntimeError",
+    ): "its caller publishes the event at once",
+    (
+        "cachekeeper/publishing/buffered.py",
+        "BufferedPublisher._report",
+        "BaseException",
+    ): "it is logged, once for each type",
+    (
+        "cachekeeper/consuming/dead_letters.py",
+        "shown",
+        "ValueError",
+    ): "a body that was cut is no JSON, and shown masked",
+    ("cachekeeper/consuming/poison_guard.py", "_has_body", "ValueError"): _LETTER,
+    ("cachekeeper/consuming/poison_guard.py", "_properties", "Exception"): _LETTER,
+    ("cachekeeper/relays/change_stream.py", "read", "DatabaseUnavailable"): _ENDED_STREAM,
+    ("cachekeeper/consuming/pause.py", "Gate._try", "Exception"): _OUTAGE,
+    ("cachekeeper/publishing/broker_connection.py", "Lane.close", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
+    ("cachekeeper/publishing/broker_connection.py", "Lane.drop", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
+    ("cachekeeper/publishing/publisher.py", "Publisher._on_a_lane", "BrokerUnavailable"): "the last attempt raises it",
+    (
+        "cachekeeper/relays/outbox_relay.py",
         "_whole_text",
         "(ValueError, RecursionError)",
     ): "what is no JSON is published, and becomes a dead letter",
-    (f"{_DELIVERY}/streaming.py", "ChangeRelay.turn", "_Deposed"): "another process leads: no error, a change of roles",
-    (f"{_DELIVERY}/streaming.py", "ChangeRelay._begin", "feed.Lost"): _ENDED_STREAM,
-    (f"{_DELIVERY}/streaming.py", "ChangeRelay._close_stream", "suppress(PyMongoError)"): "a server that is away "
-    "forgets a cursor by itself",
-    (f"{_DELIVERY}/transport.py", "Channel._queue_bind", "OutOfMemoryError"): "a script does the same in a full broker",
-    (f"{_DELIVERY}/transport.py", "Channel._put", "OutOfMemoryError"): "a script does the same in a full broker",
-    (f"{_DELIVERY}/unacked.py", "_wrong_key", "contextlib.suppress(redis.RedisError)"): "a refusal is raised all the "
-    "same, without the name of the key",
-    ("cachekeeper/door/app.py", "Door._probe", "BrokerUnavailable"): "the answer to /readyz, 503",
-    ("cachekeeper/indexes.py", "IndexKeeper.look", "DatabaseUnavailable"): "the first is raised when all were tried",
-    ("cachekeeper/reader/core.py", "read", "CacheUnavailable"): "MongoDB is asked instead; counted by the breaker",
-    ("cachekeeper/reader/core.py", "_load", "CacheUnavailable"): "MongoDB has answered; only the fill is left out",
-    ("cachekeeper/rollbacks.py", "RollbackWatch._drop", "suppress(CacheUnavailable)"): "tidying up, while the first "
-    "error is on its way",
-    ("cachekeeper/warming/blocklist.py", "_Pass.run", "suppress(CacheUnavailable)"): "tidying up, while the first "
-    "error is on its way",
-    ("cachekeeper/warming/views.py", "_Run.fill", "suppress(CacheUnavailable)"): "tidying up, while the first error "
+    (
+        "cachekeeper/relays/change_stream_relay.py",
+        "ChangeRelay.turn",
+        "_Deposed",
+    ): "another process leads: no error, a change of roles",
+    ("cachekeeper/relays/change_stream_relay.py", "ChangeRelay._begin", "change_stream.Lost"): _ENDED_STREAM,
+    (
+        "cachekeeper/relays/change_stream_relay.py",
+        "ChangeRelay._close_stream",
+        "suppress(PyMongoError)",
+    ): "a server that is away forgets a cursor by itself",
+    (
+        "cachekeeper/broker/redis_transport.py",
+        "Channel._queue_bind",
+        "OutOfMemoryError",
+    ): "a script does the same in a full broker",
+    (
+        "cachekeeper/broker/redis_transport.py",
+        "Channel._put",
+        "OutOfMemoryError",
+    ): "a script does the same in a full broker",
+    (
+        "cachekeeper/broker/redis_client.py",
+        "_wrong_key",
+        "contextlib.suppress(redis.RedisError)",
+    ): "a refusal is raised all the same, without the name of the key",
+    ("cachekeeper/http_api/app.py", "Door._probe", "BrokerUnavailable"): "the answer to /readyz, 503",
+    (
+        "cachekeeper/applying/ttl_indexes.py",
+        "IndexKeeper.look",
+        "DatabaseUnavailable",
+    ): "the first is raised when all were tried",
+    ("cachekeeper/reading/core.py", "read", "CacheUnavailable"): "MongoDB is asked instead; counted by the breaker",
+    ("cachekeeper/reading/core.py", "_load", "CacheUnavailable"): "MongoDB has answered; only the fill is left out",
+    (
+        "cachekeeper/upkeep/rollback_watch.py",
+        "RollbackWatch._drop",
+        "suppress(CacheUnavailable)",
+    ): "tidying up, while the first error is on its way",
+    (
+        "cachekeeper/upkeep/blocklist_warming.py",
+        "_Pass.run",
+        "suppress(CacheUnavailable)",
+    ): "tidying up, while the first error is on its way",
+    ("cachekeeper/upkeep/warming.py", "_Run.fill", "suppress(CacheUnavailable)"): "tidying up, while the first error "
     "is on its way",
     ("producers/change_stream.py", "user_events", "InvalidEvent"): "the event that says less is sent instead",
-    ("cachekeeper/json_fields.py", "_Walk._field", "Exception"): "it is a problem of the field, and refuses the class",
-    ("cachekeeper/json_fields.py", "_Walk._check_default", "Exception"): (
+    (
+        "cachekeeper/model/event_fields.py",
+        "_Walk._field",
+        "Exception",
+    ): "it is a problem of the field, and refuses the class",
+    ("cachekeeper/model/event_fields.py", "_Walk._check_default", "Exception"): (
         "the field's validator looks at other fields; where the default is used, it is checked with them"
     ),
 }
@@ -155,29 +207,29 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
 @pytest.mark.parametrize(
     ("file", "good", "bad"),
     [
-        ("cachekeeper/delivery/work.py", "letters.append(Letter(body, error, message.failures))", "pass"),
-        ("cachekeeper/delivery/work.py", "return Applied(error)", "return Applied()"),
-        ("cachekeeper/delivery/work.py", "self._away(jobs, error)\n            return", "return"),
+        ("cachekeeper/consuming/processor.py", "letters.append(Letter(body, error, message.failures))", "pass"),
+        ("cachekeeper/consuming/processor.py", "return Applied(error)", "return Applied()"),
+        ("cachekeeper/consuming/processor.py", "self._away(jobs, error)\n            return", "return"),
         (
-            "cachekeeper/delivery/gate.py",
+            "cachekeeper/consuming/pause.py",
             "self._log(error)\n            self._logged = _text(error)\n            self._shut.set()",
             "pass",
         ),
-        ("cachekeeper/delivery/buffered.py", "self._failed(locks, error)\n", "pass\n"),
+        ("cachekeeper/publishing/buffered.py", "self._failed(locks, error)\n", "pass\n"),
         (
-            "cachekeeper/delivery/lane.py",
+            "cachekeeper/publishing/broker_connection.py",
             'raise BrokerUnavailable(_said("the broker did not confirm the event", error)) from error',
             "return",
         ),
         (
-            "cachekeeper/delivery/publisher.py",
+            "cachekeeper/publishing/publisher.py",
             "lane.drop()  # half of an answer may be left in it\n                raise",
             "lane.drop()",
         ),
-        ("cachekeeper/applying.py", "result.error = error\n", "pass\n"),
-        ("cachekeeper/persisting.py", "self.away = error\n", "pass\n"),
+        ("cachekeeper/applying/batch.py", "result.error = error\n", "pass\n"),
+        ("cachekeeper/applying/mongo_writes.py", "self.away = error\n", "pass\n"),
         (
-            "cachekeeper/database.py",
+            "cachekeeper/connections/mongodb.py",
             'raise DatabaseUnavailable(f"MongoDB failed while {doing} ({type(error).__name__})") from error',
             "pass",
         ),

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.delivery import workload
 from benchmarks.delivery.open_loop import Offer, offered, percentile, watch
-from cachekeeper.delivery.publisher import event_text
+from cachekeeper.publishing.publisher import event_text
 from producers import UserUpdated
 
 OFFER = Offer(rate=10, seconds=1, size=2, users=6, version=100)

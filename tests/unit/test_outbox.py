@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.delivery.broker import TASK, task_body, task_headers
-from cachekeeper.delivery.messages import Parcel, read_message
-from cachekeeper.delivery.outbox import _ids, _record
-from cachekeeper.delivery.relay import _messages, _text
+from cachekeeper.broker.conventions import TASK, task_body, task_headers
+from cachekeeper.consuming.messages import Parcel, read_message
 from cachekeeper.errors import InvalidEvent
+from cachekeeper.relays.outbox import _ids, _record
+from cachekeeper.relays.outbox_relay import _messages, _text
 from cachekeeper.settings import OutboxSettings, RelaySettings, Settings
 from producers import UserDeleted
 

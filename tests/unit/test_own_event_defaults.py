@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from cachekeeper.errors import InvalidEvent, RegistrationError
-from cachekeeper.events import Event, Id, Version
+from cachekeeper.model.events import Event, Id, Version
 from tests.golden.own_event import EVENT
 from tests.own_events import FIELDS, Mixed, OrderPlaced, back, event_with, registered, same
 

@@ -12,15 +12,15 @@ from pydantic import (
     BaseModel,
 )
 
-from cachekeeper.delivery.broker import task_body, task_headers
-from cachekeeper.delivery.messages import DeepEvent, Parcel
-from cachekeeper.delivery.messages import read_message as read_delivered
-from cachekeeper.delivery.outbox import _record
-from cachekeeper.delivery.publisher import event_text
-from cachekeeper.delivery.relay import _text
+from cachekeeper.broker.conventions import task_body, task_headers
+from cachekeeper.consuming.messages import DeepEvent, Parcel
+from cachekeeper.consuming.messages import read_message as read_delivered
 from cachekeeper.errors import InvalidEvent
-from cachekeeper.events import Event
-from cachekeeper.nesting import DEEPEST
+from cachekeeper.model.events import Event
+from cachekeeper.publishing.publisher import event_text
+from cachekeeper.relays.outbox import _record
+from cachekeeper.relays.outbox_relay import _text
+from cachekeeper.values.nesting import DEEPEST
 from tests.own_events import registered
 
 

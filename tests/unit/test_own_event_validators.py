@@ -19,9 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from cachekeeper.delivery.publisher import event_text
 from cachekeeper.errors import InvalidEvent, RegistrationError
-from cachekeeper.events import Event, Id, Moment
+from cachekeeper.model.events import Event, Id, Moment
+from cachekeeper.publishing.publisher import event_text
 from tests.own_events import Card, Mixed, Size, back, event_with, registered, same
 
 

@@ -23,12 +23,12 @@ from pydantic import (
     create_model,
 )
 
-from cachekeeper import events
-from cachekeeper.delivery.outbox import _record
-from cachekeeper.delivery.publisher import event_text
 from cachekeeper.errors import InvalidEvent, RegistrationError
-from cachekeeper.events import Event, Moment
-from cachekeeper.registry import load_registry
+from cachekeeper.model import events
+from cachekeeper.model.events import Event, Moment
+from cachekeeper.model.registry import load_registry
+from cachekeeper.publishing.publisher import event_text
+from cachekeeper.relays.outbox import _record
 from producers import UserLoggedOut, UserUpdated
 from tests.own_events import Mixed, back, event_with, registered, same
 
@@ -234,7 +234,7 @@ def test_root_models_come_back(annotation: Any, value: Any) -> None:
 
 
 def test_what_was_not_foreseen_is_refused_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cachekeeper.json_fields._Walk._array", lambda *_: dict[str, Any]()["schema"])
+    monkeypatch.setattr("cachekeeper.model.event_fields._Walk._array", lambda *_: dict[str, Any]()["schema"])
     with pytest.raises(RegistrationError, match=r"event Own: field field: cannot be looked into \(KeyError\): make it"):
         registered(event_with(list[str]))
 

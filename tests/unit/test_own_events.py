@@ -27,14 +27,14 @@ from pydantic import (
     field_serializer,
 )
 
-from cachekeeper.delivery.outbox import _record
-from cachekeeper.delivery.publisher import event_text
-from cachekeeper.delivery.relay import _text
-from cachekeeper.door.decoding import read_events
-from cachekeeper.door.messages import BATCHED, BINARY, media_type, read_message
 from cachekeeper.errors import InvalidEvent, RegistrationError
-from cachekeeper.events import Event, Id, _report
-from cachekeeper.registry import load_registry
+from cachekeeper.http_api.decoding import read_events
+from cachekeeper.http_api.messages import BATCHED, BINARY, media_type, read_message
+from cachekeeper.model.events import Event, Id, _report
+from cachekeeper.model.registry import load_registry
+from cachekeeper.publishing.publisher import event_text
+from cachekeeper.relays.outbox import _record
+from cachekeeper.relays.outbox_relay import _text
 from tests.golden.own_event import EVENT
 from tests.golden.wire_events import OWN as OWN_FILE
 from tests.own_events import FIELDS, ORDERS, OWN, Card, Mixed, OrderPlaced, Transfer, back, event_with, registered, same

@@ -9,7 +9,7 @@ from bson import Code, DBRef, Decimal128, MaxKey, MinKey, ObjectId, Regex, Times
 from bson.raw_bson import RawBSONDocument
 
 from cachekeeper import DamagedDocument
-from cachekeeper.warming.paging import id_of, place_of
+from cachekeeper.upkeep.paging import id_of, place_of
 from tests.garbled import GARBLED, garbled
 
 

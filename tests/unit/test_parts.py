@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cachekeeper.embedded import ServerUnavailable
+from cachekeeper.devservers import ServerUnavailable
 from tests.compose import ROOT
 from tests.parts import PARTS, missing, required
 from tests.servers import needed

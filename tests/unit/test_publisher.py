@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from cachekeeper.delivery.publisher import BYTES_PER_MESSAGE, EVENTS_PER_MESSAGE, Publisher, event_text, packed
 from cachekeeper.errors import InvalidEvent, SettingsError
+from cachekeeper.publishing.publisher import BYTES_PER_MESSAGE, EVENTS_PER_MESSAGE, Publisher, event_text, packed
 from cachekeeper.settings import PublisherSettings, Settings
 from producers import UserDeleted, UserUpdated
 

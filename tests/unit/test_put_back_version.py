@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from amqp.spec import Basic
 
-from cachekeeper.delivery import answers
-from cachekeeper.delivery.answers import spare_deliveries
+from cachekeeper.consuming import acks
+from cachekeeper.consuming.acks import spare_deliveries
 
 RABBIT = "RabbitMQ"
 
@@ -97,6 +97,6 @@ def test_what_is_put_away_is_rejected() -> None:
 
 def test_versions_are_not_compared_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutant: as text, 4.10 is less than 4.3, and 10.1 less than both."""
-    monkeypatch.setattr(answers, "_spares_nacks", lambda server: str(server["version"]) >= "4.3")
+    monkeypatch.setattr(acks, "_spares_nacks", lambda server: str(server["version"]) >= "4.3")
     wrong = [version for version, wanted in VERSIONS if methods({"version": version}) != {wanted}]
     assert wrong == ["4.10.1", "10.1.0"]

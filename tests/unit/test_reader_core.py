@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.codecs import Text
 from cachekeeper.errors import CacheUnavailable, DamagedValue, DatabaseBehind, DatabaseUnavailable, Overloaded
-from cachekeeper.loaders import ABSENT, Absent, Find
-from cachekeeper.reader import core
-from cachekeeper.reader.core import Acquire, Fill, Join, Limits, Load, LoadShared, Release, Start, Target, Wait
-from cachekeeper.store import Value
-from cachekeeper.store.outcomes import Acquired, Filled, Found, LeaseTaken, Stale
-from cachekeeper.views import Staleness
+from cachekeeper.model.sources import ABSENT, Absent, Find
+from cachekeeper.model.views import Staleness
+from cachekeeper.protocol import Value
+from cachekeeper.protocol.outcomes import Acquired, Filled, Found, LeaseTaken, Stale
+from cachekeeper.reading import core
+from cachekeeper.reading.core import Acquire, Fill, Join, Limits, Load, LoadShared, Release, Start, Target, Wait
+from cachekeeper.values.codecs import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 import cachekeeper
 import lookups
 from cachekeeper import Event, TextView, View, errors, load_registry
-from cachekeeper.embedded.finding import DEBIAN_PACKAGES
+from cachekeeper.devservers.finding import DEBIAN_PACKAGES
 from tests.compose import ROOT
 from tests.prose import README, VARIABLES, code, read, table
 

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from cachekeeper.codecs import Json, Text
-from cachekeeper.commands import Command, Invalidate
 from cachekeeper.errors import InvalidEvent, RegistrationError, SettingsError
-from cachekeeper.events import Event, Id
-from cachekeeper.loaders import Document, Query
-from cachekeeper.registry import Registry, load_registry
-from cachekeeper.views import BlocklistView, TextView, View
+from cachekeeper.model.commands import Command, Invalidate
+from cachekeeper.model.events import Event, Id
+from cachekeeper.model.registry import Registry, load_registry
+from cachekeeper.model.sources import Document, Query
+from cachekeeper.model.views import BlocklistView, TextView, View
+from cachekeeper.values.codecs import Json, Text
 
 
 def view(name: str, key: str) -> View[str]:

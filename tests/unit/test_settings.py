@@ -9,9 +9,9 @@ from pydantic_settings import BaseSettings
 
 from cachekeeper import metrics, settings
 from cachekeeper.errors import SettingsError
-from cachekeeper.ids import IdType
-from cachekeeper.keeper import Keeper
+from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import PREFIX, Settings, load_settings
+from cachekeeper.values.ids import IdType
 from lookups import read_user
 
 GOOD = {

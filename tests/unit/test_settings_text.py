@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_settings import BaseSettings
 
-from cachekeeper.clients import connect_mongodb, connect_redis
+from cachekeeper.connections.redis_clients import connect_mongodb, connect_redis
 from cachekeeper.errors import SettingsError
 from cachekeeper.settings import PREFIX, load
 from tests.unit.test_settings import kinds

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cachekeeper import metrics
 from cachekeeper.errors import InvalidTime, InvalidVersion
-from cachekeeper.times import check_time, to_ms, up_to_ms
-from cachekeeper.versions import MAX_VERSION, as_version, check_version, version_of
+from cachekeeper.values.times import check_time, to_ms, up_to_ms
+from cachekeeper.values.versions import MAX_VERSION, as_version, check_version, version_of
 from producers import UserLoggedOut
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -11,7 +11,7 @@ import pytest
 from kombu import Message
 from pydantic import create_model
 
-from cachekeeper.delivery.broker import (
+from cachekeeper.broker.conventions import (
     LETTER_HEADER,
     OUTBOX_HEADER,
     QUEUE,
@@ -20,13 +20,13 @@ from cachekeeper.delivery.broker import (
     task_headers,
     work_queue,
 )
-from cachekeeper.delivery.messages import Parcel, read_message
-from cachekeeper.delivery.publisher import BYTES_PER_MESSAGE, EVENTS_PER_MESSAGE, event_text
+from cachekeeper.consuming.messages import Parcel, read_message
 from cachekeeper.errors import InvalidEvent
-from cachekeeper.events import Event, Id, Version
-from cachekeeper.ids import MAX_ID_BYTES
-from cachekeeper.nesting import DEEPEST
-from cachekeeper.registry import Registry, load_registry
+from cachekeeper.model.events import Event, Id, Version
+from cachekeeper.model.registry import Registry, load_registry
+from cachekeeper.publishing.publisher import BYTES_PER_MESSAGE, EVENTS_PER_MESSAGE, event_text
+from cachekeeper.values.ids import MAX_ID_BYTES
+from cachekeeper.values.nesting import DEEPEST
 from tests.compose import ROOT
 from tests.golden.wire_events import EVENTS, WIRE
 from tests.prose import blocks, read

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.worker.consumer import Consumer as CeleryConsumer
 
-from cachekeeper.delivery.consumer import Consumer
+from cachekeeper.consuming.consumer import Consumer
 from tests.shop import counted
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from unittest import mock
 
 from benchmarks.races.adapters.base import SESSION, USER, Client, Contender
 from cachekeeper import InvalidateAll, Keeper, Settings
-from cachekeeper.applying import apply
-from cachekeeper.fold import escape_braces, fold
-from cachekeeper.reader import core
-from cachekeeper.store import steps
-from cachekeeper.warming import write_blocks
+from cachekeeper.applying.batch import apply
+from cachekeeper.protocol import scripts
+from cachekeeper.reading import core
+from cachekeeper.upkeep.blocklist_warming import write_blocks
+from cachekeeper.values.fold import escape_braces, fold
 from lookups import (
     BLOCKED,
     SEARCH,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from benchmarks.races.points import Wire
-    from cachekeeper.commands import Command
+    from cachekeeper.model.commands import Command
     from tests.real.taps import Words
 
 
@@ -111,7 +111,7 @@ class Ours(Client):
 
     def ends_warming(self, words: Words, last: str) -> bool:  # noqa: ARG002  # it is said of all at once
         """*Ready* is declared."""
-        return is_script(words, steps.declare_ready("", "", "").script.sha)
+        return is_script(words, scripts.declare_ready("", "", "").script.sha)
 
     def search(self, text: str) -> list[str]:
         """`search_products`."""
@@ -170,7 +170,7 @@ class Numbered(Ours):
 
 
 _counting = threading.local()
-_random = steps.new_nonce
+_random = scripts.new_nonce
 
 
 class _Patched:
@@ -204,7 +204,7 @@ _patched = _Patched()
 OURS = Contender(
     "cachekeeper",
     Ours,
-    "its public lookups, and its handlers through `cachekeeper.applying.apply`, with the settings of the tests",
+    "its public lookups, and its handlers through `cachekeeper.applying.batch.apply`, with the settings of the tests",
 )
 REUSED = Contender(
     "reused lease id",

@@ -1,0 +1,4 @@
+"""The worker's side: taking messages, reading them, applying their events, and what becomes of those that fail.
+
+May import everything but `cli` and `http_api`. Neither publishers nor read-side code import anything from here.
+"""

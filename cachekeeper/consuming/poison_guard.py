@@ -1,0 +1,128 @@
+"""What is around a message, looked at before kombu and py-amqp do: each ends a worker with what it cannot read.
+
+With Redis as the broker a message is whatever somebody has pushed onto a list, and is off the list before it is read;
+with RabbitMQ it comes again, and ends the next worker. What cannot be read becomes a message that says so in a header,
+and so a dead letter as any other.
+"""
+
+from __future__ import annotations
+
+import uuid
+from base64 import b64decode, b64encode
+from typing import Any
+
+import kombu.compression
+from amqp.serialization import PROPERTY_CLASSES, decode_properties_basic
+from amqp.spec import Basic
+from kombu.utils.json import dumps, loads
+
+from cachekeeper.broker.conventions import QUEUE, UNREADABLE_HEADER
+from cachekeeper.consuming.messages import LONGEST, Unreadable
+from cachekeeper.values.nesting import DEEPEST, deeper_than
+
+# As they are; the types that are shipped for them say otherwise.
+_compression: Any = kombu.compression
+_decoders: Any = PROPERTY_CLASSES
+
+# Where a message goes that is put back: on the list that it came from, whatever it says of itself.
+_HOME = {"exchange": "", "routing_key": QUEUE}
+
+
+def guard_process() -> None:
+    """Let what this process receives from any broker neither unpack to gigabytes nor end it. To be called by a worker.
+
+    What is changed belongs to the process: kombu's list of compressions, and py-amqp's list of what it can decode.
+    """
+    for content_type in _compression.encoders():
+        encoder, _ = _compression.get_encoder(content_type)
+        _compression.register(encoder, _refuse, content_type)
+    _decoders[Basic.CLASS_ID] = _properties
+
+
+def sound(item: bytes) -> bytes:
+    """An item of a queue's list, as kombu can deal with it: mostly as it is."""
+    try:
+        return _checked(item)
+    except _Unsound as error:
+        properties = {"delivery_tag": str(uuid.uuid4()), "delivery_info": _HOME, "body_encoding": "base64"}
+        body = b64encode(item[:LONGEST]).decode()
+        return dumps({"body": body, "headers": {UNREADABLE_HEADER: error.reason}, "properties": properties}).encode()
+
+
+class _Unsound(Exception):
+    """An item is no message of kombu's."""
+
+    def __init__(self, reason: Unreadable) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _checked(item: bytes) -> bytes:
+    if len(item) > 2 * LONGEST:  # a body is larger in base64, by a third
+        raise _Unsound(Unreadable.TOO_LONG)
+    try:
+        found = loads(item)
+    except Exception:  # noqa: BLE001  # kombu makes objects of some JSON, and anything may be raised by that
+        raise _Unsound(Unreadable.NO_JSON) from None
+    properties = found.get("properties") if isinstance(found, dict) else None
+    if not isinstance(properties, dict):
+        raise _Unsound(Unreadable.NO_PROPERTIES)
+    if deeper_than(DEEPEST, [found]):
+        raise _Unsound(Unreadable.TOO_DEEP)
+    tag = properties.get("delivery_tag")
+    if not isinstance(tag, str) or not tag:
+        raise _Unsound(Unreadable.NO_TAG)
+    if not _has_body(found.get("body"), properties.get("body_encoding")):
+        raise _Unsound(Unreadable.NO_BODY)
+    mended = _mended(found, properties)
+    return item if mended is None else dumps(mended).encode()
+
+
+def _has_body(body: object, encoding: object) -> bool:
+    if not isinstance(body, str) or encoding not in (None, "utf-8", "base64"):
+        return False
+    if encoding == "base64":
+        try:
+            b64decode(body.encode(), validate=True)
+        except ValueError:
+            return False
+    return True
+
+
+def _mended(found: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any] | None:
+    """The message with what kombu needs to put it back; None where it has that."""
+    priority, info = properties.get("priority"), properties.get("delivery_info")
+    redelivered = isinstance(info, dict) and info.get("redelivered") is True
+    wanted: dict[str, Any] = {**_HOME, **({"redelivered": True} if redelivered else {})}
+    if info == wanted and type(priority) in {int, type(None)} and isinstance(found.get("headers"), dict):
+        return None
+    headers = found["headers"] if isinstance(found.get("headers"), dict) else {}
+    return {**found, "headers": headers, "properties": {**properties, "delivery_info": wanted, "priority": 0}}
+
+
+def _properties(buffer: bytes, offset: int) -> tuple[dict[str, Any], int]:
+    """py-amqp's reading, but for what it dies of: times beyond Python's years, text that is not UTF-8, deep nesting."""
+    try:
+        found: tuple[dict[str, Any], int] = decode_properties_basic(buffer, offset)
+    except Exception:  # noqa: BLE001  # whatever it is, the message must not end its worker
+        return {"application_headers": {UNREADABLE_HEADER: Unreadable.PROPERTIES}}, len(buffer)
+    return found
+
+
+def is_control(message: object, exchange: str) -> bool:
+    """Whether kombu can read what was published to all workers."""
+    properties = message.get("properties") if isinstance(message, dict) else None
+    return (
+        isinstance(message, dict)
+        and isinstance(properties, dict)
+        and isinstance(message.get("headers"), dict)
+        and isinstance(properties.get("delivery_tag"), str)
+        and isinstance(info := properties.get("delivery_info"), dict)
+        and info.get("exchange") == exchange
+        and _has_body(message.get("body"), properties.get("body_encoding"))
+    )
+
+
+def _refuse(_: object) -> bytes:
+    """In place of every decompression. Nobody is asked to compress, and a kilobyte may hold a gigabyte."""
+    raise ValueError("it is compressed")

@@ -1,0 +1,279 @@
+"""What a worker does with a message: decode, handle, apply; keep what can never be applied; warm what was left cold."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from cachekeeper.applying.batch import Applied, apply
+from cachekeeper.applying.ttl_indexes import IndexKeeper
+from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.consuming.dead_letters import COLLECTION, EXPIRY, Letter, keep
+from cachekeeper.consuming.messages import DeepEvent, Failures, Parcel, Poison
+from cachekeeper.consuming.pause import Gate
+from cachekeeper.consuming.signals import signal_errors
+from cachekeeper.errors import CachekeeperError, CacheOverloaded, InvalidEvent, Unavailable
+from cachekeeper.metrics import COUNTERS, log_once, logger
+from cachekeeper.model.commands import Command, Invalidate, Write
+from cachekeeper.model.views import BlocklistView, Server, View
+from cachekeeper.protocol import cache_errors
+from cachekeeper.protocol.outcomes import Changed, Invalidated
+from cachekeeper.reading.keeper import Keeper
+from cachekeeper.relays.outbox import leave
+from cachekeeper.upkeep.blocklist_keeper import BlocklistKeeper
+from cachekeeper.upkeep.rollback_watch import PROBE_KEY, RollbackWatch
+from cachekeeper.upkeep.warming import warm_keys
+from cachekeeper.values.nesting import TOO_DEEP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cachekeeper.model.registry import Registry
+    from cachekeeper.runtime.periodic import PeriodicThread
+    from cachekeeper.settings import Settings
+
+_PROBE_SECONDS = 60
+_WARMED = (Write, Invalidate)  # `|` would make the union anew for each command
+
+
+class Verdict(Enum):
+    """What is to become of a message."""
+
+    DONE = "done"  # every event is applied, or a dead letter: acknowledge
+    AWAY = "away"  # a server is: put it back
+
+
+@dataclass(slots=True)
+class Job:
+    """A message, and what is to become of it.
+
+    Attributes:
+        message: as read.
+        verdict: put back, until somebody says otherwise.
+    """
+
+    message: Parcel | Poison
+    verdict: Verdict = Verdict.AWAY
+
+
+class Delivery:
+    """The work of one worker process, without Celery.
+
+    Args:
+        settings: of this process.
+        registry: views, events and handlers.
+
+    Attributes:
+        gate: whether to fetch events.
+        keeper: the clients.
+        indexes: makes the TTL indexes, from `start` on.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self.keeper = Keeper(settings)
+        self.registry = registry
+        self.gate = Gate(self._probe)
+        views = registry.views.values()
+        inhabited = sorted({view.server for view in views})
+        self._servers = inhabited or [Server.CACHE]
+        self._watches = [
+            RollbackWatch(self.keeper, server, [view for view in views if view.server is server])
+            for server in inhabited
+        ]
+        self._threads: list[PeriodicThread] = [
+            BlocklistKeeper(self.keeper, view) for view in views if isinstance(view, BlocklistView)
+        ]
+        self.indexes = IndexKeeper(self.keeper, [*registry.indexes, EXPIRY])
+        self._threads.append(self.indexes)
+
+    def start(self) -> None:
+        """Watch for older data, make the indexes, keep the blocklists ready, and open the gate.
+
+        Where a server is away, each of these is done when it is back. Returns within the time limits of a call to each
+        server.
+        """
+        for watch in self._watches:
+            watch.start()
+        for watch in self._watches:
+            watch.wait_for_first_answer()  # before this worker's first key
+        for thread in self._threads:
+            thread.start()
+        self.gate.start()
+
+    def stop(self) -> None:
+        """End what `start` began. Messages in hand may still be processed."""
+        self.gate.stop()
+        for thread in (*self._watches, *self._threads):
+            thread.stop()
+
+    def process(self, *jobs: Job) -> None:
+        """Deal with messages. Each wait for a server has its time limit; a large message may take several waits.
+
+        Together: they then share a round trip. But one that has failed before while the servers were well is dealt with
+        alone, since it may take the others with it.
+        """
+        strikes = {id(job): self.gate.strikes(job.message.id) for job in jobs}
+        if others := [job for job in jobs if not strikes[id(job)]]:
+            self._process(others, 0)
+        for job in jobs:
+            if strikes[id(job)]:
+                self._process([job], strikes[id(job)])
+
+    def _process(self, jobs: Sequence[Job], strikes: int) -> None:
+        if not self.gate.is_open:
+            # In hand when the outage began: they go back at once, without asking the servers again.
+            return
+        try:
+            self._deal_with([job.message for job in jobs], strikes)
+        except Exception as error:  # noqa: BLE001  # a fault of ours must not lose a message; logged there
+            self._away(jobs, error)
+            return
+        for job in jobs:
+            if strikes:
+                self.gate.forgive(job.message.id)
+            job.verdict = Verdict.DONE
+
+    def _away(self, jobs: Sequence[Job], error: Exception) -> None:
+        COUNTERS.add("message_put_back", len(jobs))
+        if not isinstance(error, CachekeeperError):
+            _log_fault("a message was put back", error)
+        for job in jobs:
+            # A full pool: Redis was not asked, so nothing speaks against the message.
+            self.gate.shut(None if isinstance(error, CacheOverloaded) else job.message.id, error)
+
+    def _deal_with(self, messages: Sequence[Parcel | Poison], strikes: int) -> None:
+        letters: list[Letter] = []
+        bodies: list[tuple[object, Failures | None]] = []
+        batch: list[list[Command]] = []
+        for message in messages:
+            if isinstance(message, Poison):
+                letters.append(Letter(message.body, InvalidEvent("message", message.reason)))
+                continue
+            for body in message.events:
+                if isinstance(body, DeepEvent):
+                    letters.append(Letter(body.text, InvalidEvent("event", TOO_DEEP), message.failures))
+                    continue
+                try:
+                    commands = self.registry.commands(self.registry.decode(body))
+                except signal_errors():
+                    raise
+                # Kept with its traceback: one bad event must not stop the others, and come back for ever. A `sys.exit`
+                # or a `CancelledError` is a handler's as well.
+                except BaseException as error:  # noqa: BLE001
+                    letters.append(Letter(body, error, message.failures))
+                else:
+                    bodies.append((body, message.failures))
+                    batch.append(commands)
+        results = self._apply(batch, strikes)
+        failed = [
+            Letter(body, result.error, failures)
+            for (body, failures), result in zip(bodies, results, strict=True)
+            if result.error
+        ]
+        self._keep(letters + failed)
+        # Last: a record that is gone is published no more, so whatever it asks for must be done.
+        records = [
+            {"id": body.id} if isinstance(body, DeepEvent) else body
+            for message in messages
+            if isinstance(message, Parcel) and message.outbox
+            for body in message.events
+        ]
+        if records:
+            leave(self.keeper, records)
+        COUNTERS.add("event_applied", len(results) - len(failed))
+        self._warm(batch, results)
+
+    def _apply(self, batch: Sequence[Sequence[Command]], strikes: int) -> list[Applied]:
+        """Apply a batch. An error in its results is for ever.
+
+        Raises:
+            Unavailable: a server is away, or so it seems.
+        """
+        if not strikes:
+            try:
+                results = apply(self.keeper, batch)
+            except CachekeeperError:
+                raise
+            except signal_errors():
+                raise
+            except BaseException as error:  # noqa: BLE001  # such as a value that MongoDB's driver cannot write
+                _log_fault("a batch failed; it is applied event by event", error)
+            else:
+                for result in results:
+                    if isinstance(result.error, Unavailable):
+                        raise result.error
+                return results
+        return [self._apply_one(commands, strikes) for commands in batch]
+
+    def _apply_one(self, commands: Sequence[Command], strikes: int) -> Applied:
+        """Apply one event of a batch in which one may be at fault."""
+        for _ in range(2):
+            result = self._alone(commands)
+            if not isinstance(result.error, Unavailable):
+                break
+            if strikes < self.gate.STRIKES or isinstance(result.error, CacheOverloaded):
+                raise result.error  # a full pool is never the event's fault, however often it was met
+            # Its message has failed again and again while the servers were well. If they are now, and it fails once
+            # more, and they still are, it is the event. Once is not enough: a neighbour of the guilty one, which an
+            # outage met just now, would go, too.
+            self._probe()
+        return result
+
+    def _alone(self, commands: Sequence[Command]) -> Applied:
+        try:
+            (result,) = apply(self.keeper, [commands])
+        except signal_errors():
+            raise
+        except BaseException as error:  # noqa: BLE001  # becomes a dead letter, with its traceback
+            return Applied(error)
+        return result
+
+    def _keep(self, letters: Sequence[Letter]) -> None:
+        keep(self.keeper, self.registry, letters)
+        for letter in letters:
+            COUNTERS.add("event_dead_lettered")
+            text = f": {letter.error}" if isinstance(letter.error, CachekeeperError) else ""
+            logger.error("an event was put away in %s: %s%s", COLLECTION, type(letter.error).__name__, text)
+
+    def _warm(self, batch: Sequence[Sequence[Command]], results: Sequence[Applied]) -> None:
+        """Read through what the events left cold, as any reader would. Best effort: else the next reader does it."""
+        wanted: dict[View[Any], dict[str, None]] = {}
+        for commands, result in zip(batch, results, strict=True):
+            for command in commands:
+                if isinstance(command, _WARMED) and command.view.warm and result.error is None:
+                    key = command.view.template.key(command.id)
+                    if result.outcomes.get(key) in (Changed.MARKED, Invalidated.INVALIDATED):
+                        wanted.setdefault(command.view, {})[command.id] = None
+        for view, parts in wanted.items():
+            try:
+                warm_keys(self.keeper, view, parts)
+            except signal_errors():
+                raise
+            except BaseException as error:  # noqa: BLE001  # the events are applied, whatever is wrong with this
+                COUNTERS.add("warm_failed", len(parts))
+                name = type(error).__name__
+                log_once(f"warm:{view.name}:{name}", "view %s: not read through after an event (%s)", view.name, name)
+
+    def _probe(self) -> None:
+        """Ask for what applying events needs: writes. A full or read-only server answers a PING.
+
+        Raises:
+            CacheUnavailable, DatabaseUnavailable: events are not fetched yet.
+        """
+        for server in self._servers:
+            store = self.keeper.store(server)
+            with cache_errors("asking whether it answers"):
+                if store.is_cluster:
+                    store.client.ping(target_nodes="primaries")
+                store.client.set(PROBE_KEY, "true", ex=_PROBE_SECONDS)
+        with database_errors("asking whether it answers", self.keeper.settings.load_timeout_seconds, COLLECTION):
+            # Deletes nothing, and is answered when a majority has everything that was written before.
+            self.keeper.database[COLLECTION].delete_one({"_id": "probe"})
+
+
+def _log_fault(what: str, error: BaseException) -> None:
+    """Log where it happened, without the error's own text, which may quote a token."""
+    COUNTERS.add("delivery_fault")
+    logger.error("%s: %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

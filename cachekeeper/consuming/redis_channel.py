@@ -1,0 +1,246 @@
+"""What a worker's channel does beyond a publisher's: it takes messages from a Redis broker, and loses none.
+
+kombu takes a message off its list with one command and records it as unacknowledged with a second. Between the two a
+worker may be killed; and at `maxmemory` Redis accepts the first and refuses the second. Both lose the message. Here one
+script does both. It removes before it adds: Redis refuses a script only at its first write, and a worker that a full
+broker gives nothing to can never make room in it.
+
+The wire format is kombu's: the record of a message is the `[message, exchange, routing key]` that kombu keeps, except
+that an item which is no message stands in it as it was pushed.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import uuid
+from queue import Empty
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from kombu.connection import ConnectionPool, PooledConnection
+from kombu.utils.json import loads
+from redis.exceptions import NoScriptError, OutOfMemoryError
+
+from cachekeeper.broker import redis_transport
+from cachekeeper.broker.conventions import PAUSE
+from cachekeeper.broker.redis_transport import lua_source
+from cachekeeper.consuming import poison_guard
+from cachekeeper.consuming.unacked import QoS
+from cachekeeper.metrics import COUNTERS, logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+_LONGEST_NAME = 250
+
+TAKE = lua_source("cachekeeper.consuming", "take")
+
+
+class _Step(enum.Enum):
+    """What a channel asks Redis for next; or what it has asked for, until the answer is there."""
+
+    TAKE = enum.auto()
+    """A message."""
+    WAIT = enum.auto()
+    """To be told when the list is no longer empty."""
+    PAUSE = enum.auto()
+    """To be told after a while. Waiting is refused where the broker is full."""
+
+
+class Channel(redis_transport.Channel):
+    """A channel with our way to take a message, to record it and to put it back.
+
+    kombu's event loop has one blocking command at a time in flight on a connection of its own, and calls it BRPOP. Here
+    this command is one of three in turn: take a message; if there is none, wait; if waiting is refused, pause.
+    """
+
+    QoS = QoS
+
+    # kombu's; the types that are shipped for it leave them out.
+    connection: Any
+    connection_errors: tuple[type[Exception], ...]
+    client: Any
+    qos: Any
+    _queue_cycle: Any
+    _flush_brpop_reauth: Callable[[], None]
+
+    def __init__(self, connection: Any, **options: Any) -> None:
+        self._step = _Step.TAKE
+        self._pauses = 0  # since there was last a message, or waiting was accepted
+        self._asked: tuple[Sequence[str], str] = ((), "")  # the lists and the delivery tag of the TAKE in flight
+        self._is_loaded = False  # whether the server knows the script by its hash
+        self._sha = hashlib.sha1(TAKE.encode(), usedforsecurity=False).hexdigest()  # as the server computes it
+        self._unanswered: set[str] = set()  # queues whose messages nobody acknowledges
+        super().__init__(connection, **options)
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **options: Any) -> Any:  # noqa: FBT001  # kombu's
+        """Consume from a queue."""
+        (self._unanswered.add if no_ack else self._unanswered.discard)(queue)
+        return super().basic_consume(queue, no_ack, *args, **options)
+
+    def basic_get(self, queue: str, no_ack: bool = False, **options: Any) -> Any:  # noqa: FBT001, FBT002  # kombu's
+        """A message of a queue, or None."""
+        message = super().basic_get(queue, no_ack, **options)
+        if no_ack and message is not None:
+            self.qos.acknowledge([message.delivery_tag])
+        return message
+
+    # --- the event loop
+
+    def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002  # kombu's
+        """Send the next command. Called when none is in flight, and this channel may have one message more."""
+        queues: Sequence[str] = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        if self._step is _Step.WAIT and len(queues) > 1:
+            self._pause()  # no command waits for several lists and leaves them as they are
+        connection = self.client.connection
+        self._in_poll, self._brpop_sent_at = connection, monotonic()
+        connection.send_command(*self._command(queues))
+
+    def _command(self, queues: Sequence[str]) -> Sequence[Any]:
+        if self._step is _Step.WAIT:
+            # It puts what it takes back where it was. Between two lists it would lose nothing either, but a full broker
+            # refuses it, and hands out nothing more.
+            return "BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", self.brpop_timeout
+        if self._step is _Step.PAUSE:
+            seconds = min(_FIRST_PAUSE_SECONDS * (1 << min(self._pauses, 10)), _LONGEST_PAUSE_SECONDS)
+            return "BRPOP", PAUSE, seconds
+        which = ("EVALSHA", self._sha) if self._is_loaded else ("EVAL", TAKE)
+        arguments, tag = self._take(queues)
+        self._asked = queues, tag
+        return *which, *arguments
+
+    def _brpop_read(self, **_options: Any) -> bool:
+        """Read the answer. Called when there is one."""
+        try:
+            answer = self._answer()
+            if self._step is _Step.PAUSE:
+                self._step = _Step.TAKE
+            elif self._step is _Step.WAIT:
+                self._pauses = 0
+                self._step = _Step.WAIT if answer is None else _Step.TAKE  # an item may be empty
+            elif answer:
+                self._pauses = 0
+                queue, message = self._taken(answer, *self._asked)
+                self._queue_cycle.rotate(queue)
+                self.connection._deliver(message, queue)  # noqa: SLF001  # as kombu's channel does
+                return True
+            else:
+                self._step = _Step.WAIT
+            raise Empty
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _answer(self) -> Any:
+        """What Redis says to the command in flight.
+
+        Raises:
+            Empty: another command is to be sent.
+            redis.ResponseError: Redis refused it; the message is still on its list.
+            redis.ConnectionError: the connection is lost.
+        """
+        connection = self.client.connection
+        try:
+            answer = self.client.parse_response(connection, "EVAL")
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+        except NoScriptError:  # another server behind the same address, or it has forgotten
+            self._is_loaded = False
+            raise Empty from None
+        except OutOfMemoryError:
+            if self._step is not _Step.WAIT:
+                raise
+            self._pause()
+            raise Empty from None
+        self._is_loaded = self._is_loaded or self._step is _Step.TAKE
+        return answer
+
+    def _pause(self) -> None:
+        self._step = _Step.PAUSE
+        self._pauses += 1
+
+    # --- messages
+
+    def _take(self, queues: Sequence[str]) -> tuple[Sequence[str], str]:
+        """Keys and arguments of take.lua, and the delivery tag, which is of this one delivery alone."""
+        tag = str(uuid.uuid4())
+        keys = (self.unacked_key, self.unacked_index_key, *queues)
+        tails = ("" if queue in self._unanswered else _tail(queue) for queue in queues)
+        return (str(len(keys)), *keys, tag, *tails), tag
+
+    def _taken(self, answer: Sequence[Any], queues: Sequence[str], tag: str) -> tuple[str, dict[str, Any]]:
+        """The queue of a message that was taken, and the message.
+
+        Args:
+            answer: of take.lua.
+            queues: that it was given.
+            tag: the delivery tag that it was given.
+        """
+        number, item = answer
+        queue = queues[number - 1]
+        if queue in self._unanswered:
+            return queue, loads(item)
+        message: dict[str, Any] = loads(poison_guard.sound(item))
+        message["properties"]["delivery_tag"] = tag
+        return queue, message
+
+    def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:  # noqa: ARG002  # kombu's
+        arguments, tag = self._take([queue])
+        with self.conn_or_acquire() as client:
+            answer = client.eval(TAKE, *arguments)
+        if not answer:
+            raise Empty
+        return self._taken(answer, [queue], tag)[1]
+
+    def _deliver_fanout_message(self, message: object, exchange: str) -> object:
+        """Deliver what was published to all workers (`celery inspect`), unless kombu could not read it."""
+        if poison_guard.is_control(message, exchange):
+            return super()._deliver_fanout_message(message, exchange)  # type: ignore[misc]  # as above
+        COUNTERS.add("control_message_unreadable")
+        logger.error("a control message is none of kombu's")
+        return True
+
+
+class Transport(redis_transport.Transport):
+    """The transport with that channel."""
+
+    Channel = Channel
+
+
+class Connection(redis_transport.Connection):
+    """A worker's connection to the broker."""
+
+    redis_transport = Transport
+
+    def Pool(self, limit: int | None = None, **options: Any) -> Any:  # noqa: N802  # kombu's
+        """A pool of such connections; `celery inspect` takes them from one."""
+        return _Pool(self, limit, **options)
+
+
+class _Pooled(PooledConnection, Connection):  # type: ignore[misc]  # in the types that are shipped, not in kombu
+    """One of a pool's: kombu's pool makes kombu's own connections by itself."""
+
+
+class _Pool(ConnectionPool):
+    connection: Any
+
+    def new(self) -> _Pooled:
+        return _Pooled(self, **dict(self.connection._info(resolve=False)))  # noqa: SLF001  # as kombu's pool does
+
+
+def _tail(queue: str) -> str:
+    """What stands behind the item in the record of a message: kombu's exchange and routing key.
+
+    Raises:
+        ValueError: restore.lua could not find the queue's name in it.
+    """
+    if not queue or len(queue) > _LONGEST_NAME or json.dumps(queue, ensure_ascii=False) != f'"{queue}"':
+        raise ValueError(f"the name of a queue is 1 to {_LONGEST_NAME} printable characters without quotes: {queue!r}")
+    return f',"","{queue}"]'

@@ -1,0 +1,121 @@
+"""A Redis (or Valkey) server as a child process."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from cachekeeper.devservers.finding import FoundServer
+from cachekeeper.devservers.guardian import Guardian
+from cachekeeper.devservers.process import ServerProcess
+
+_DEFAULTS = {"save": "", "appendonly": "no", "repl-diskless-sync-delay": "0"}
+
+
+class RedisServer(ServerProcess):
+    """A Redis-protocol server on 127.0.0.1, without persistence unless `config` asks for it.
+
+    Args:
+        guardian: ends the process if this one cannot.
+        found: which program.
+        config: directives of `redis.conf`, such as `{"maxmemory": "64mb", "maxmemory-policy": "allkeys-lfu"}`.
+        replica_of: the server to replicate; it must have been started.
+        name, directory, data, start_seconds: see `ServerProcess`.
+    """
+
+    def __init__(
+        self,
+        guardian: Guardian,
+        found: FoundServer,
+        *,
+        config: Mapping[str, str | int] | None = None,
+        replica_of: "RedisServer | None" = None,
+        name: str = "redis",
+        directory: Path | None = None,
+        data: Path | None = None,
+        start_seconds: float = 30.0,
+    ) -> None:
+        super().__init__(guardian, name, directory=directory, data=data, start_seconds=start_seconds)
+        self.found = found
+        self.config: dict[str, str | int] = {**_DEFAULTS, **(config or {})}
+        self.replica_of = replica_of
+
+    @property
+    def url(self) -> str:
+        """The URL of database 0."""
+        return self.url_of(0)
+
+    def url_of(self, database: int) -> str:
+        """The URL of a numbered database."""
+        return f"redis://127.0.0.1:{self.port}/{database}"
+
+    def client(self, database: int = 0, *, timeout: float = 5.0) -> redis.Redis:
+        """A new client that answers in bytes and does not retry. The caller closes it.
+
+        Args:
+            database: its number.
+            timeout: for connecting and for every answer, seconds.
+        """
+        return redis.Redis(
+            host="127.0.0.1",
+            port=self.port,
+            db=database,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def restart(self, *, keep_data: bool = False) -> None:
+        """Kill it if it runs, and start it on the same port.
+
+        Args:
+            keep_data: with everything a running server holds (a snapshot is taken first, unless it keeps an
+                append-only file), or with what the files of a dead one hold. Otherwise it starts empty.
+
+        Raises:
+            ServerFailed: it did not start.
+            redis.RedisError: the running server did not take the snapshot.
+        """
+        if keep_data and self.alive and self.config["appendonly"] == "no":
+            with self.client(timeout=60) as client:
+                client.save()
+        super().restart(keep_data=keep_data)
+
+    def _command(self) -> Sequence[str]:
+        directives = {
+            "port": self.port,
+            "bind": "127.0.0.1",
+            "dir": str(self.data),
+            "daemonize": "no",
+            "logfile": "",
+            **self.config,
+        }
+        if self.replica_of is not None:
+            directives["replicaof"] = f"127.0.0.1 {self.replica_of.port}"
+        arguments = [word for name, value in directives.items() for word in (f"--{name}", *_words(name, value))]
+        return [str(self.found.path), *arguments]
+
+    def _not_ready(self) -> str | None:
+        try:
+            with self.client(timeout=1) as client:
+                info = client.info()
+        except redis.RedisError as error:
+            return str(error)
+        # Two starts at once may choose the same port: one of them fails to bind, and this answer is the other's.
+        if info["process_id"] != self.pid:
+            return f"port {self.port} is answered by another process"
+        if info["loading"]:
+            return "loading its data"
+        if self.replica_of is not None and info["master_link_status"] != "up":
+            return "the replica is not in step yet"
+        return None
+
+
+def _words(name: str, value: str | int) -> list[str]:
+    """The arguments of one directive on the command line: only these take several."""
+    if name in {"bind", "replicaof", "save", "client-output-buffer-limit", "rename-command"} and value:
+        return str(value).split()
+    return [str(value)]

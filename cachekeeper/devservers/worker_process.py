@@ -1,0 +1,71 @@
+"""A real Celery worker as a child process."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from cachekeeper.broker.conventions import CONTROL_EXCHANGE, tls_options
+from cachekeeper.devservers.guardian import Guardian
+from cachekeeper.devservers.process import ServerProcess
+from cachekeeper.values.urls import without_tls_options
+
+PING_SECONDS = 0.25
+
+
+class WorkerProcess(ServerProcess):
+    """`celery -A APP worker` under this Python, in the current directory; ready when it answers a ping.
+
+    Args:
+        guardian: ends the process if this one cannot.
+        environment: variables on top of this process's own; they name the servers.
+        app: where Celery finds the application.
+        arguments: more of them for `celery worker`.
+        hostname: its name among the workers of its broker; needed where there are several, to know which is ready.
+        name, directory, start_seconds: see `ServerProcess`.
+    """
+
+    listens = False
+
+    def __init__(
+        self,
+        guardian: Guardian,
+        environment: Mapping[str, str],
+        *,
+        app: str = "cachekeeper",
+        arguments: Sequence[str] = (),
+        hostname: str | None = None,
+        name: str = "worker",
+        directory: Path | None = None,
+        start_seconds: float = 60.0,
+    ) -> None:
+        super().__init__(guardian, name, directory=directory, start_seconds=start_seconds)
+        self.environment = dict(environment)
+        self.app = app
+        self.arguments = (*arguments, *(("--hostname", hostname) if hostname else ()))
+        self._asked = [hostname] if hostname else None
+
+    def _command(self) -> Sequence[str]:
+        return [sys.executable, "-m", "celery", "-A", self.app, "worker", *self.arguments]
+
+    def _environment(self) -> Mapping[str, str]:
+        return {**os.environ, "PYTHONUNBUFFERED": "1", **self.environment}
+
+    def _not_ready(self) -> str | None:
+        # Celery takes up remote control as the last part of a start, after it has begun to consume. Without a name,
+        # whichever worker answers is this one: nobody else knows the broker.
+        broker = self.environment["CACHEKEEPER_BROKER_URL"]
+        with Celery("cachekeeper-ping", broker=without_tls_options(broker), set_as_current=False) as asking:
+            asking.conf.broker_use_ssl = tls_options(broker)
+            asking.conf.control_exchange = CONTROL_EXCHANGE
+            # Those of the broker's client: kombu keeps connections, and one may be older than the broker.
+            errors = cast("tuple[type[Exception], ...]", (OperationalError, *asking.connection().connection_errors))
+            try:
+                answers = asking.control.ping(destination=self._asked, timeout=PING_SECONDS, limit=1)
+            except errors as error:
+                return str(error)
+        return None if answers else "no answer to a ping"

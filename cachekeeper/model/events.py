@@ -1,0 +1,351 @@
+"""Events: what happened, said by an upstream service. Strict at the door, tolerant of newer producers behind it."""
+
+from __future__ import annotations
+
+import json
+import traceback
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PydanticUndefinedAnnotation,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from cachekeeper.errors import InputError, InvalidEvent
+from cachekeeper.model.event_fields import Report, look, told
+from cachekeeper.values.ids import MAX_ID_BYTES, check_id
+from cachekeeper.values.nesting import DEEPEST_FIELD, TOO_DEEP, deeper_than
+from cachekeeper.values.times import check_time
+from cachekeeper.values.versions import MAX_VERSION, check_version
+
+
+def _door(check: Any) -> BeforeValidator:
+    """A pydantic validator out of one of our checks, keeping its wording."""
+
+    def validate(value: Any) -> Any:
+        try:
+            return check(value)
+        except InputError as error:
+            raise PydanticCustomError("cachekeeper", "{problem}", {"problem": error.problem}) from None
+
+    _doors.add(validate)
+    return BeforeValidator(validate)
+
+
+E = TypeVar("E", bound="Event")
+
+_doors: set[object] = set()
+_CONTAINERS = (dict, list)  # once: a union would be made anew for each field of each event
+
+
+def _check_name(value: object) -> str:
+    """A name as it stands in a document: any text that UTF-8 can carry, without NUL."""
+    if not isinstance(value, str):
+        raise InvalidEvent("name", f"must be text, got {type(value).__name__}")
+    if "\0" in value:
+        raise InvalidEvent("name", "must hold no NUL")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidEvent("name", "must hold no lone surrogates") from None
+    if size > MAX_NAME_BYTES:
+        raise InvalidEvent("name", f"must be at most {MAX_NAME_BYTES} bytes in UTF-8, got {size}")
+    return value
+
+
+MAX_NAME_BYTES = 65536
+
+# What the checks take, for those who read a schema. It knows characters and no bytes, and so lets some ids through that
+# are too long.
+_ID_TEXT = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_ID_BYTES,
+    "pattern": r"^[^{}\s\u0000-\u001f\u007f-\u009f]+$",
+}
+_INTEGER = {"type": "integer"}
+_SECONDS = {"type": "number", "description": "Seconds since 1970; a fraction is rounded up."}
+_MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, _SECONDS]}
+_VERSION = {"anyOf": [{**_INTEGER, "minimum": 0, "maximum": MAX_VERSION}, {"type": "null"}]}
+_NAME = {"type": "string", "maxLength": MAX_NAME_BYTES, "pattern": r"^[^\u0000]*$"}
+
+Id = Annotated[str, _door(check_id), WithJsonSchema({"anyOf": [_ID_TEXT, _INTEGER]})]
+"""An id: text or an integer, kept as text. To a type checker it is text, which is what whoever reads the field gets."""
+
+Version = Annotated[int | None, _door(check_version), WithJsonSchema(_VERSION)]
+"""A version from 0 to 2^53 - 1, or None for 'no version'. `5.0` is 5."""
+
+Moment = Annotated[datetime, _door(check_time), WithJsonSchema(_MOMENT)]
+"""A time: with a zone, or seconds since 1970, a fraction of which is rounded up; kept in UTC."""
+
+Name = Annotated[str, _door(_check_name), WithJsonSchema(_NAME)]
+"""A text of at most 65536 bytes, as it stands in a document."""
+
+
+class Event(BaseModel):
+    """One thing that happened. Subclass it with a `type` and fields of your own.
+
+    Attributes:
+        id: names this occurrence; the same in every redelivery.
+        type: what happened, such as `user.updated`.
+        time: when, in UTC.
+        version: of the document this is about, after the change; None where the document has none, where this
+            change did not raise it, and for a deletion.
+
+    Raises:
+        InvalidEvent: on construction, naming every field at fault.
+    """
+
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+        validate_default=True,
+    )
+
+    # These defaults are right: to check them for each event would cost time.
+    id: Id = Field(default_factory=lambda: str(uuid.uuid4()), validate_default=False)
+    type: str
+    time: Moment = Field(default_factory=lambda: datetime.now(UTC), validate_default=False)
+    version: Version = Field(default=None, validate_default=False)
+
+    secret_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values are masked wherever an event is shown: in its repr, and as a dead letter."""
+
+    def __init__(self, /, **fields: Any) -> None:
+        if not _names(type(self))[0]:
+            raise InvalidEvent("type", "an event needs a class of its own, whose field 'type' has a default")
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            # `from None`: the cause would carry the input, and with it tokens, into every log of a traceback.
+            raise _invalid(type(self), error) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # pydantic's own error would quote the value.
+        raise AttributeError(f"{name}: events are frozen; make a new one")
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, "***" if name in self.secret_fields and value is not None else value
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    @classmethod
+    def type_name(cls) -> str:
+        """The value of `type` that this class stands for."""
+        return str(cls.model_fields["type"].default)
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> Self:
+        """Read what `to_wire` wrote. Fields that a newer producer added are dropped.
+
+        Raises:
+            InvalidEvent: a field is missing or wrong.
+        """
+        _, known = _names(cls)
+        return cls.from_json(body if body.keys() <= known else {name: body[name] for name in body.keys() & known})
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Make an event of JSON-ready values, and refuse fields that it does not have.
+
+        Args:
+            fields: as `json.loads` gives them: a date is text, bytes are base64.
+
+        Raises:
+            InvalidEvent: a field is missing, extra or wrong.
+        """
+        try:
+            if not _needs_json_mode(cls):
+                return cls(**fields)
+            event = cls.__new__(cls)
+            # Not `model_validate_json`, which calls `__init__`, and with it strict Python mode.
+            cls.__pydantic_validator__.validate_json(_json(fields), self_instance=event)
+        except ValidationError as error:
+            raise _invalid(cls, error) from None
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever a validator of one's own makes of this input
+            raise InvalidEvent("event", f"a validator of it raised {_raised(error)}") from None
+        return event
+
+    def to_wire(self) -> dict[str, Any]:
+        """The event as JSON-ready values. A null stands only where it was given: that may differ from nothing.
+
+        Raises:
+            InvalidEvent: a field holds what is not of its type, or what JSON has no form for.
+        """
+        try:
+            # Not as warnings: these quote the value. Not by `model_dump`, whose own work costs a fifth of this.
+            write = self.__pydantic_serializer__.to_python
+            body: dict[str, Any] = write(self, mode="json", round_trip=True, warnings="error")
+        except (ValueError, RecursionError) as error:  # pydantic's own, and UnicodeDecodeError, are of the first kind
+            name = type(error).__name__
+            raise InvalidEvent(_unwritable(self), f"is not of its type, or JSON has no form for it ({name})") from None
+        return {name: value for name, value in body.items() if value is not None or name in self.model_fields_set}
+
+    def wire_text(self) -> str:
+        """The event as it goes over the wire: `to_wire` as JSON text.
+
+        Raises:
+            InvalidEvent: a field holds what JSON cannot carry, such as NaN inside of a model of your own; it is nested
+                too deeply for a message; or the event would not be read as it is.
+        """
+        body = self.to_wire()
+        for name, value in body.items():
+            if isinstance(value, _CONTAINERS) and deeper_than(DEEPEST_FIELD, value):
+                raise InvalidEvent(name, TOO_DEEP)
+        text = _json(body)
+        if type(self.__pydantic_fields_set__) is _Unchecked or _needs_reading_back(type(self)):
+            _check_back(self, text)
+        return text
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, which does not check the update; it is checked where the event is published."""
+        copied = super().model_copy(update=update, deep=deep)
+        return _unchecked(copied) if update else copied
+
+    def copy(self, **options: Any) -> Self:
+        """As pydantic's, which is deprecated: use `model_copy`. The copy is checked where it is published."""
+        return _unchecked(super().copy(**options))
+
+    @classmethod  # type: ignore[no-redef]  # mypy's plugin makes one for each class
+    def model_construct(  # type: ignore[override]
+        cls, _fields_set: set[str] | None = None, **values: Any
+    ) -> Self:
+        """As pydantic's, which checks nothing; the event is checked where it is published."""
+        return _unchecked(super().model_construct(_fields_set, **values))
+
+
+class _Unchecked(set[str]):
+    """The fields given to an event of which no validator has seen all. A copy of the event has a copy of the mark."""
+
+
+def _unchecked(event: E) -> E:
+    object.__setattr__(event, "__pydantic_fields_set__", _Unchecked(event.__pydantic_fields_set__))
+    return event
+
+
+def _check_back(event: Event, text: str) -> None:
+    """Refuse an event that is not read as it is."""
+    found = type(event).from_json(json.loads(text))
+    for name in event.__dict__.keys() | found.__dict__.keys():
+        value, read = event.__dict__.get(name), found.__dict__.get(name)
+        if read != value or not isinstance(value, type(read)) or isinstance(value, bool) > isinstance(read, bool):
+            raise InvalidEvent(
+                name, "would be read as another value than this: JSON cannot carry it, or it is not valid"
+            )
+
+
+@cache
+def _names(kind: type[Event]) -> tuple[bool, frozenset[str]]:
+    """Whether a class has a type of its own, and its fields; pydantic would make the list anew for each event."""
+    fields = kind.model_fields
+    return isinstance(fields["type"].default, str), frozenset(fields)
+
+
+@cache
+def _report(kind: type[Event]) -> Report:
+    """What is known of the fields of a class."""
+    kind.model_rebuild()  # does nothing unless it named a class that was not there yet
+    return look(kind.__pydantic_core_schema__, frozenset(_doors))
+
+
+@cache
+def _needs_json_mode(kind: type[Event]) -> bool:
+    """Whether strict Python mode, which costs less, cannot read the class from the wire."""
+    return _names(kind)[0] and _report(kind).needs_json_mode
+
+
+@cache
+def _needs_reading_back(kind: type[Event]) -> bool:
+    """Whether to read each event back before it is published, which costs more than to write it: no shipped event."""
+    return _names(kind)[0] and _report(kind).needs_reading_back
+
+
+def unfit_fields(kind: type[Event]) -> list[str]:
+    """What of an event class JSON would change on the wire, a text for each field, with the cure."""
+    try:
+        report = _report(kind)
+    except PydanticUndefinedAnnotation as error:
+        return [f"{error.name} is not defined: define it before the event is registered"]
+    changed = sorted(name for name, value in Event.model_config.items() if kind.model_config.get(name) != value)
+    found = [f"model_config: {name} must stay as it is in Event" for name in changed]
+    return [*found, *told(report.problems)]
+
+
+def _raised(error: Exception) -> str:
+    """What was raised where, without its text, which may quote a token."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} ({Path(last.filename).name}, line {last.lineno})"
+
+
+def _json(body: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(body, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidEvent(_at_fault(body), "JSON cannot carry it: NaN, an infinity, or nested too deeply") from None
+
+
+def _unwritable(event: Event) -> str:
+    """The first field that pydantic cannot write."""
+    for name in type(event).model_fields:
+        try:
+            event.model_dump(mode="json", round_trip=True, include={name}, warnings="error")
+        except (ValueError, RecursionError):
+            return name
+    return "event"
+
+
+def _at_fault(body: Mapping[str, Any]) -> str:
+    for name, value in body.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            return name
+    return "event"
+
+
+class CollectionChanged(Event):
+    """Anything in a collection may have changed: every view of it is dropped, whatever package it is from.
+
+    The one event that the engine brings along, for whoever has lost track: after a restored backup or a bulk change,
+    say. It costs a look at every key of these views, and then a load for each that is read.
+
+    Attributes:
+        collection: its name.
+    """
+
+    type: Literal["collection.changed"] = "collection.changed"
+    collection: Name
+    version: None = None
+
+
+def _invalid(kind: type[Event], error: ValidationError) -> InvalidEvent:
+    problems: dict[str, str] = {}
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        name = ".".join(str(part) for part in problem["loc"]) or "event"
+        said = {"missing": "is missing", "extra_forbidden": "is not a field of this event"}
+        message = said.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        problems.setdefault(name, message)
+    (first, text), *rest = problems.items()
+    more = "".join(f"; {name}: {message}" for name, message in rest)
+    declared = kind.model_fields["type"].default
+    return InvalidEvent(first, f"{text}{more} (event {declared})" if isinstance(declared, str) else f"{text}{more}")

@@ -1,0 +1,335 @@
+"""Views: what is cached, under which key, for how long, and where it comes from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from bson.errors import BSONError
+
+from cachekeeper.errors import DamagedDocument, RegistrationError, Unavailable, ViewFailed
+from cachekeeper.model.sources import ABSENT, Absent, Document, Find, Query
+from cachekeeper.protocol.scripts import Value
+from cachekeeper.values.ids import IdType
+from cachekeeper.values.keys import Template
+from cachekeeper.values.times import to_ms
+from cachekeeper.values.versions import version_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cachekeeper.model.sources import StoredDocument
+    from cachekeeper.values.codecs import Codec
+
+_SHORTEST_TTL = 0.001  # seconds: Redis counts in milliseconds
+_LONGEST_TTL = 10 * 366 * 86_400
+# All else that a view's own code raises is its own, errors of ours for other ids and texts included.
+_PASSED_ON = (DamagedDocument, Unavailable)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Server(StrEnum):
+    """Which Redis a view lives on."""
+
+    CACHE = "cache"  # may evict
+    SECURITY = "security"  # must not
+
+
+class Staleness(StrEnum):
+    """Who may write a view's keys, and so what a read may trust."""
+
+    OURS = "ours"
+    """Only this library writes. A hit is a plain `GET`; a damaged value is repaired from the database."""
+
+    SHARED = "shared"
+    """Others write, too. A read also asks for the deadline, a damaged value raises and is left as found, and keys
+    without a document are spared when the view is dropped: they are nobody's business to repair."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View(Generic[T_co]):
+    """One value per document.
+
+    Attributes:
+        name: by which settings, commands and counters know it.
+        key: the key template, with `{id}`.
+        ttl_seconds: how long a value lives.
+        codec: how it is written.
+        loader: where it comes from.
+        ids: how the id maps to `_id`; the setting `ID_TYPES` overrides it.
+        version: the document field that holds its version; None for an unversioned view.
+        server: which Redis.
+        staleness: who writes it.
+        warm: whether the worker reads it through after an event left a marker.
+    """
+
+    name: str
+    key: str
+    ttl_seconds: float
+    codec: Codec[T_co]
+    loader: Document
+    ids: IdType = IdType.AUTO
+    version: str | None = None
+    server: Server = Server.CACHE
+    staleness: Staleness = Staleness.OURS
+    warm: bool = False
+    template: Template = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.ttl_seconds)
+        object.__setattr__(self, "template", Template.of(self.key, "id"))
+
+    def query(self, document_ids: Sequence[object]) -> Find:
+        """The query for the documents with these `_id`s."""
+        loader = self.loader
+        fields = dict.fromkeys((*loader.fields, *filter(None, (self.version, loader.ends))))
+        wanted = document_ids[0] if len(document_ids) == 1 else {"$in": list(document_ids)}
+        return Find(loader.collection, {"_id": wanted}, tuple(fields), limit=len(document_ids))
+
+    def interpret(self, document: StoredDocument | None, now: datetime | None = None) -> Value | Absent:
+        """What to cache of a document, None for 'not found'.
+
+        Raises:
+            DamagedDocument: the document does not hold what this view caches.
+            ViewFailed: the loader or the codec raised, or gave what must be awaited.
+        """
+        try:
+            return ABSENT if document is None else self._interpret(document, now or datetime.now(UTC))
+        except (DamagedDocument, BSONError) as error:
+            raise _damaged(self.name, self.loader.collection, error) from None
+        except ViewFailed as error:
+            if _is_of_the_document(error, document):
+                raise _damaged(self.name, self.loader.collection) from None
+            raise
+
+    def encode(self, value: object) -> bytes:
+        """The bytes for a value. Raises DamagedDocument, ViewFailed: the codec cannot write it."""
+        return _encoded(self.name, self.codec, value)
+
+    def _interpret(self, document: StoredDocument, now: datetime) -> Value | Absent:
+        ends = None
+        if self.loader.ends is not None and isinstance(moment := document.get(self.loader.ends), datetime):
+            if moment <= now:
+                return ABSENT
+            ends = to_ms(moment)
+        try:
+            value = self.loader.value(document)
+        except _PASSED_ON:
+            raise
+        except Exception as error:
+            raise _failed(self.name, "loader", error) from error
+        value = not_awaitable(self.name, "loader", value)
+        if value is ABSENT:
+            return ABSENT
+        return Value(_readable(self.name, self.codec, value), version_of(document, self.version), ends)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextView(Generic[T_co]):
+    """What a text finds: one value made of several documents, hence without a version.
+
+    Attributes:
+        name: by which settings, commands and counters know it.
+        key: the key template, with `{text}`.
+        ttl_seconds: how long a value lives.
+        codec: how it is written.
+        loader: where it comes from.
+        server: which Redis.
+    """
+
+    name: str
+    key: str
+    ttl_seconds: float
+    codec: Codec[T_co]
+    loader: Query
+    server: Server = Server.CACHE
+    template: Template = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.ttl_seconds)
+        object.__setattr__(self, "template", Template.of(self.key, "text"))
+
+    @property
+    def filter_key(self) -> str:
+        """Where Redis remembers which texts may be cached: what a change asks before it looks for them."""
+        return f"cachekeeper:{self.name}-texts"
+
+    def query(self, folded: str) -> Find:
+        """The query for everything that the folded text finds.
+
+        Raises:
+            ViewFailed: the loader's filter raised, or gave no mapping. None, of a forgotten `return`, would find every
+                document.
+        """
+        try:
+            found: object = self.loader.filter(folded)
+        except Unavailable:
+            raise
+        except Exception as error:
+            raise _failed(self.name, "loader's filter", error) from error
+        found = not_awaitable(self.name, "loader's filter", found)
+        if not isinstance(found, Mapping):
+            raise ViewFailed(f"view {self.name}: its loader's filter must give a mapping, got {type(found).__name__}")
+        return Find(self.loader.collection, found)
+
+    def interpret(self, documents: Sequence[StoredDocument]) -> Value:
+        """What to cache of them.
+
+        Raises:
+            DamagedDocument: a document cannot be read, or does not hold what this view caches.
+            ViewFailed: the loader or the codec raised, or gave what must be awaited.
+        """
+        try:
+            return Value(_readable(self.name, self.codec, self._value(documents)), None)
+        except DamagedDocument as error:
+            raise _damaged(self.name, self.loader.collection, error) from None
+        except ViewFailed as error:
+            if _is_of_the_document(error, documents):
+                raise _damaged(self.name, self.loader.collection) from None
+            raise
+
+    def _value(self, documents: Sequence[StoredDocument]) -> object:
+        try:
+            value = self.loader.value(documents)
+        except _PASSED_ON:
+            raise
+        except Exception as error:
+            raise _failed(self.name, "loader", error) from error
+        return not_awaitable(self.name, "loader", value)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BlocklistView:
+    """A set of ids that only grows, each until a time of its own: a key is there, or it is not.
+
+    A *ready* key, `cachekeeper:{name}-ready`, says that Redis holds all live blocks, so that a key's absence means
+    something.
+
+    Attributes:
+        name: by which settings, commands and counters know it.
+        key: the key template, with `{id}`. The id stands there exactly as given, and is the document's `_id` as text.
+        collection: where the blocks are kept for good.
+        ends: the date field when the blocked thing ends by itself; null for never.
+        server: which Redis.
+    """
+
+    name: str
+    key: str
+    collection: str
+    ends: str
+    server: Server = Server.SECURITY
+    template: Template = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check(self.name, 1)
+        if not self.ends or "." in self.ends or self.ends.startswith("$"):
+            # Within an update, MongoDB would take it for something else.
+            raise RegistrationError(f"view {self.name}: ends must be the name of one field, without . and leading $")
+        object.__setattr__(self, "template", Template.of(self.key, "id"))
+
+    @property
+    def ready_key(self) -> str:
+        """There while Redis holds all live blocks."""
+        return f"cachekeeper:{self.name}-ready"
+
+    @property
+    def warming_key(self) -> str:
+        """Holds the nonce of the warming under way."""
+        return f"cachekeeper:{self.name}-warming"
+
+
+def _encoded(view: str, codec: Codec[object], value: object) -> bytes:
+    """The bytes for a value. Raises DamagedDocument, ViewFailed: the codec cannot write it."""
+    try:
+        raw: object = codec.encode(value)
+    except _PASSED_ON:
+        raise
+    except Exception as error:
+        raise _failed(view, "codec, encoding a value,", error) from error
+    raw = not_awaitable(view, "codec's encode", raw)
+    if not isinstance(raw, bytes):
+        raise ViewFailed(f"view {view}: its codec must give bytes, got {type(raw).__name__}")
+    return raw
+
+
+def _readable(view: str, codec: Codec[object], value: object) -> bytes:
+    """The bytes for a loaded value, once the codec has read them: else every hit on them would be damage."""
+    raw = _encoded(view, codec, value)
+    decoded(view, codec, raw)
+    return raw
+
+
+def decoded(view: str, codec: Codec[T_co], raw: bytes) -> T_co:
+    """The value in bytes that a load has just brought.
+
+    Raises:
+        ViewFailed: the codec raised, its own `DamagedValue` included: it is no damage at a key.
+    """
+    try:
+        value = codec.decode(raw)
+    except Exception as error:
+        raise _failed(view, "codec, decoding what it had encoded,", error) from error
+    return not_awaitable(view, "codec's decode", value)
+
+
+def decoder_of(codec: Codec[T_co]) -> Callable[[bytes], T_co]:
+    """The codec's `decode` for hits, which are not looked at: one that is written with `async` raises instead."""
+    if not inspect.iscoroutinefunction(codec.decode):
+        return codec.decode
+
+    def decode(_: bytes) -> T_co:
+        raise TypeError("decode must not be a coroutine function")
+
+    return decode
+
+
+def not_awaitable(view: str, part: str, value: T) -> T:
+    """`value`, which a view's own code gave. Raises ViewFailed: it is not the value yet, but must be awaited for it."""
+    if not inspect.isawaitable(value):
+        return value
+    if inspect.iscoroutine(value):
+        value.close()  # else Python warns that it was never awaited
+    raise ViewFailed(f"view {view}: its {part} gave a {type(value).__name__}: write it without async")
+
+
+def _failed(view: str, part: str, error: Exception) -> ViewFailed:
+    # Without the error's own text, which may hold a value.
+    return ViewFailed(f"view {view}: its {part} raised {type(error).__name__}")
+
+
+def _is_of_the_document(error: ViewFailed, documents: object) -> bool:
+    """Whether a view's code failed for what no driver can read: raw documents are read when they are looked into."""
+    if not isinstance(error.__cause__, BSONError):
+        return False
+    try:
+        _read_all(documents)
+    except BSONError:
+        return True
+    return False  # it is the code's own: `ObjectId("bad")`
+
+
+def _read_all(value: object) -> None:
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            _read_all(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _read_all(inner)
+
+
+def _damaged(view: str, collection: str, error: Exception | None = None) -> DamagedDocument:
+    # Documents are read field by field; other drivers store text that is not UTF-8.
+    problem = str(error) if isinstance(error, DamagedDocument) else "the document holds what no driver can read"
+    return DamagedDocument(f"view {view}, collection {collection}: {problem}")
+
+
+def _check(name: str, ttl_seconds: float) -> None:
+    if not name.isidentifier():
+        raise RegistrationError(f"view name {name!r}: must be an identifier, such as order_status")
+    if not _SHORTEST_TTL <= ttl_seconds <= _LONGEST_TTL:  # false for NaN, too
+        raise RegistrationError(f"view {name}: ttl_seconds must be from {_SHORTEST_TTL} to {_LONGEST_TTL}")

@@ -1,0 +1,11 @@
+"""The protocol: every step that touches a key or its metadata, one Lua script each.
+
+May import `values`, `errors` and `metrics`. It knows Redis, and nothing of MongoDB, of events or of a broker.
+"""
+
+from cachekeeper.protocol import scripts
+from cachekeeper.protocol.lazy_cluster import LateCluster
+from cachekeeper.protocol.scripts import Registration, Step, Value, new_nonce
+from cachekeeper.protocol.store import Store, cache_errors
+
+__all__ = ["LateCluster", "Registration", "Step", "Store", "Value", "cache_errors", "new_nonce", "scripts"]

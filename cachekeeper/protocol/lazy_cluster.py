@@ -1,0 +1,83 @@
+"""A Cluster's client that is made at first use: making it asks the Cluster for its slots."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from cachekeeper.errors import CacheUnavailable
+from cachekeeper.protocol.refusals import warn_if_refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis import RedisCluster
+
+
+class LateCluster:
+    """Connects where a step needs it, so that a Cluster which is away is what any Redis is that is away.
+
+    One thread connects and the others wait for how that ends, all at the same time: behind a lock, each would spend the
+    time limit of a Cluster that hangs after the one before it.
+
+    Args:
+        connect: makes the client. Raises CacheUnavailable.
+        patience: seconds that the others wait.
+        name: what it is called in a warning.
+    """
+
+    def __init__(self, connect: Callable[[], RedisCluster], patience: float, name: str = "a Cluster") -> None:
+        self.name = name
+        self._connect = connect
+        self._patience = patience
+        self._lock = threading.Lock()  # held for no I/O
+        self._client: RedisCluster | None = None
+        self._attempt: Future[RedisCluster] | None = None
+        self._closed = False
+
+    def client(self) -> RedisCluster:
+        """The client.
+
+        Raises:
+            CacheUnavailable: no node of the Cluster answered, or not yet.
+        """
+        if self._client is not None:
+            return self._client
+        with self._lock:
+            if self._client is not None:
+                return self._client
+            attempt, leads = self._attempt, self._attempt is None
+            if attempt is None:
+                attempt = self._attempt = Future()
+        if leads:
+            self._lead(attempt)
+        try:
+            return attempt.result(self._patience)
+        except TimeoutError:
+            raise CacheUnavailable("the Cluster has not answered yet") from None
+
+    def close(self) -> None:
+        """Give back the connections, those included that are being made at this moment."""
+        with self._lock:
+            self._closed = True
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _lead(self, attempt: Future[RedisCluster]) -> None:
+        made: RedisCluster | None = None
+        try:
+            made = self._connect()
+        except BaseException as error:  # whatever it is, nobody may wait for it in vain
+            warn_if_refused(self.name, error)
+            attempt.set_exception(error if isinstance(error, CacheUnavailable) else CacheUnavailable("not connected"))
+            raise
+        finally:
+            with self._lock:
+                self._attempt = None
+                if not self._closed:
+                    self._client = made
+        attempt.set_result(made)
+        if self._closed:
+            made.close()

@@ -1,0 +1,213 @@
+"""Runs steps on a Redis client, one or many in a pipeline, and turns every failure into `CacheUnavailable`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from redis import RedisCluster
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+
+from cachekeeper.errors import CacheOverloaded, CacheUnavailable
+from cachekeeper.metrics import COUNTERS, log_once
+from cachekeeper.protocol.lazy_cluster import LateCluster
+from cachekeeper.protocol.refusals import is_pool_full, server_name, warn_if_refused
+from cachekeeper.protocol.scripts import invalidate_within, mend
+from cachekeeper.values.fold import escape_braces
+from cachekeeper.values.keys import key_of_meta, meta_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis import Redis
+
+    from cachekeeper.protocol.scripts import Step
+    from cachekeeper.values.keys import Template
+
+Outcome = TypeVar("Outcome")
+
+# A pipeline is one write and one read: what bounds the memory both sides hold for it.
+STEPS_PER_PIPELINE = 1000
+
+
+@contextmanager
+def cache_errors(doing: str, source: object = None) -> Iterator[None]:
+    """Turn what redis-py raises into `CacheUnavailable`; where its pool was full, into `CacheOverloaded`.
+
+    The text of a server's error is kept as the cause only: it may quote arguments.
+
+    Args:
+        doing: what is done meanwhile, for the error's text.
+        source: the client, or what makes it: a server that refuses it is warned of, once for each cause.
+    """
+    try:
+        yield
+    except (RedisError, RedisClusterException) as error:  # the second: a Cluster that is away; it is no RedisError
+        if is_pool_full(error):
+            raise CacheOverloaded(
+                f"no connection to Redis was free while {doing}: raise max_connections in its URL, or leave it out"
+            ) from error
+        if source is not None:
+            # Here, and not where the error ends: a caller that only writes has no breaker, and is asked to try again.
+            warn_if_refused(server_name(source), error)
+        raise CacheUnavailable(f"Redis failed while {doing} ({type(error).__name__})") from error
+
+
+class Store:
+    """The protocol over one Redis client.
+
+    Args:
+        source: a redis-py client that answers bytes (`decode_responses=False`), a Cluster's too, or what makes that.
+    """
+
+    def __init__(self, source: Redis | RedisCluster | LateCluster) -> None:
+        self.source = source
+        self.is_cluster = isinstance(source, RedisCluster | LateCluster)
+
+    @property
+    def client(self) -> Redis:
+        """The client.
+
+        Raises:
+            CacheUnavailable: it is a Cluster's, not made yet, and cannot be made now.
+        """
+        return cast("Redis", self.source.client() if isinstance(self.source, LateCluster) else self.source)
+
+    def getter(self) -> Callable[[str], Any]:
+        """The plain `GET`, the client's own where there is one: a hit costs no more. Raises as it and `client` do."""
+
+        def get(key: str) -> Any:
+            return self.client.get(key)
+
+        return get if isinstance(self.source, LateCluster) else self.source.get
+
+    def run(self, step: Step[Outcome]) -> Outcome:
+        """Run one step, in one round trip.
+
+        Raises:
+            CacheUnavailable: Redis did not answer, or refused.
+        """
+        with cache_errors(f"running {step.script.name}", self.source):
+            try:
+                answer = self._call(step)
+            except ResponseError as error:
+                if not _is_wrong_type(error):
+                    raise
+                self._mend([step])
+                answer = self._call(step)
+        return step.parse(answer)
+
+    def run_all(self, steps: Sequence[Step[Any]]) -> list[Any]:
+        """Run many steps in as few round trips as fit; outcomes in the order of the steps.
+
+        Raises:
+            CacheUnavailable: some step failed. The others may have been run; all may be run again.
+        """
+        if len(steps) == 1:
+            return [self.run(steps[0])]  # the same round trip, and half of a client's work for it
+        outcomes: list[Any] = []
+        for at in range(0, len(steps), STEPS_PER_PIPELINE):
+            outcomes += self._pipeline(steps[at : at + STEPS_PER_PIPELINE])
+        return outcomes
+
+    def invalidate_within(self, template: Template, limit: int, names: Sequence[str], *, filter_key: str) -> None:
+        """Invalidate the key of every text of up to `limit` characters that occurs in one of the folded `names`.
+
+        In a Cluster the keys lie in many slots, where no script reaches them, nor a filter: there each key that there
+        could be goes in one command with its metadata, which shares its slot.
+
+        Raises:
+            CacheUnavailable: some may be left; do it again.
+        """
+        if not self.is_cluster:
+            self.run_all(invalidate_within(template, limit, names, filter_key=filter_key))
+            return
+        keys = [template.key(escape_braces(text)) for text in substrings(names, limit)]
+        for at in range(0, len(keys), STEPS_PER_PIPELINE):
+            with cache_errors("invalidating what a name is found by", self.source):
+                pipe = self.client.pipeline(transaction=False)
+                for key in keys[at : at + STEPS_PER_PIPELINE]:
+                    pipe.unlink(key, meta_key(key))
+                pipe.execute()
+
+    def parts(self, template: Template) -> Iterator[str]:
+        """What stands in the hole of every key of `template`, and of every metadata key beside one, on this server.
+
+        One complete `SCAN`, so linear in all keys of the server; a part may come several times.
+
+        Raises:
+            CacheUnavailable: Redis failed on the way.
+        """
+        # One pattern finds both: the metadata key is the key between braces, and a suffix.
+        prefix = "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in template.prefix)
+        scan = self.client.scan_iter(match=f"*{prefix}*", count=1000)
+        while True:
+            with cache_errors("scanning the keys", self.source):
+                found = next(scan, None)
+            if found is None:
+                return
+            try:
+                key = key_of_meta(found.decode())
+            except UnicodeDecodeError:
+                continue  # never one of ours
+            part = template.part(key)
+            if part is not None:
+                yield part
+
+    def _call(self, step: Step[Any]) -> Sequence[Any]:
+        try:
+            answer = self.client.evalsha(step.script.sha, len(step.keys), *step.keys, *step.args)
+        except NoScriptError:  # a new, restarted or flushed server; EVAL also loads it
+            answer = self.client.eval(step.script.source, len(step.keys), *step.keys, *step.args)
+        return cast("Sequence[Any]", answer)
+
+    def _mend(self, steps: Sequence[Step[Any]]) -> None:
+        """Delete metadata that is none: `M` is of another type. The steps that met it may be run again."""
+        COUNTERS.add("damaged_metadata", len(steps))
+        log_once("damaged:metadata", "a metadata key held what this library never writes; it was deleted")
+        for meta in {key for step in steps for key in step.keys if key != key_of_meta(key)}:
+            self._call(mend(meta))
+
+    def _pipeline(self, steps: Sequence[Step[Any]]) -> list[Any]:
+        with cache_errors(f"running {len(steps)} steps", self.source):
+            pipe: Any = self.client.pipeline(transaction=False)
+            for step in steps:
+                # Not `pipe.evalsha`: a Cluster's pipeline refuses that method, and sends this by its slot.
+                pipe.execute_command("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.args)
+            answers = pipe.execute(raise_on_error=False)
+            self._again(steps, answers, [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)])
+            wrong = [at for at, answer in enumerate(answers) if _is_wrong_type(answer)]
+            if wrong:
+                self._mend([steps[at] for at in wrong])
+                self._again(steps, answers, wrong)
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+        return [step.parse(answer) for step, answer in zip(steps, answers, strict=True)]
+
+    def _again(self, steps: Sequence[Step[Any]], answers: list[Any], places: Sequence[int]) -> None:
+        """Run the steps at these places once more, their scripts sent along, and put down what they answer."""
+        if not places:
+            return
+        pipe: Any = self.client.pipeline(transaction=False)
+        for at in places:
+            step = steps[at]
+            pipe.execute_command("EVAL", step.script.source, len(step.keys), *step.keys, *step.args)
+        for at, answer in zip(places, pipe.execute(raise_on_error=False), strict=True):
+            answers[at] = answer
+
+
+def _is_wrong_type(answer: object) -> bool:
+    """Whether a script met a key of another type. Servers before 7 put words of their own before the error's."""
+    return isinstance(answer, ResponseError) and "WRONGTYPE" in str(answer)
+
+
+def substrings(names: Sequence[str], limit: int) -> dict[str, None]:
+    """Every distinct text of up to `limit` characters that occurs in one of `names`, in order of first occurrence."""
+    return {
+        name[first:last]: None
+        for name in names
+        for first in range(len(name))
+        for last in range(first + 1, min(first + limit, len(name)) + 1)
+    }

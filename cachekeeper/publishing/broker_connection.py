@@ -1,0 +1,150 @@
+"""One connection to the broker, for one publishing thread at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from kombu import Producer
+from kombu.exceptions import OperationalError
+
+from cachekeeper.broker.conventions import (
+    PAUSE,
+    is_amqp,
+    task_body,
+    task_headers,
+    tls_options,
+    transport_options,
+    work_queue,
+)
+from cachekeeper.broker.redis_transport import Connection
+from cachekeeper.broker.refusals import refusal
+from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.values.urls import without_tls_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Lane:
+    """Sends messages and waits for the broker's confirmation. Connects at first use.
+
+    Args:
+        url: of the broker.
+        seconds: for connecting, and for each answer but the confirmation, which has a limit of its own.
+    """
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._amqp = is_amqp(url)
+        options = transport_options(url, seconds)
+        if self._amqp:
+            # Without it py-amqp writes into a socket and calls that sent, whether or not anybody reads.
+            options["confirm_publish"] = True
+        self._queue = work_queue(url)
+        self._connection = Connection(
+            without_tls_options(url), ssl=tls_options(url), connect_timeout=seconds, transport_options=options
+        )
+        self._producer: Producer | None = None
+        self._returned = False
+
+    def send(
+        self,
+        message_id: str,
+        events: Sequence[str],
+        seconds: float,
+        *,
+        outbox: bool = False,
+        letter: tuple[int, int] | None = None,
+    ) -> None:
+        """Send one message.
+
+        Args:
+            message_id: names it.
+            events: JSON texts.
+            seconds: how long all of it may take.
+            outbox: whether they are records of the outbox.
+            letter: as in `task_headers`.
+
+        Raises:
+            BrokerUnavailable: it was not confirmed. The lane is of no more use.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            producer = self._ready_producer()
+            producer.publish(
+                task_body(events),
+                content_type="application/json",
+                content_encoding="utf-8",
+                headers=task_headers(message_id, len(events), outbox=outbox, letter=letter),
+                exchange="",  # the one in which every queue is known by its name
+                routing_key=self._queue.name,
+                delivery_mode=2,  # persistent
+                # Not kombu's retries: they reconnect for as long as they like.
+                retry=False,
+                declare=[self._queue],
+                mandatory=self._amqp,
+                confirm_timeout=max(deadline - time.monotonic(), 0.001),
+                correlation_id=message_id,
+            )
+        except self._errors() as error:
+            raise BrokerUnavailable(_said("the broker did not confirm the event", error)) from error
+        if self._returned:
+            # Confirmed as received, but it had nowhere to go: the queue was deleted under this connection.
+            raise BrokerUnavailable("the broker has no queue for the event (any more)")
+
+    def probe(self) -> None:
+        """Ask whether the broker would take a message, and wait for the answer. Makes the queue where it is missing.
+
+        Raises:
+            BrokerUnavailable: there was none. The lane is of no more use.
+        """
+        try:
+            self._ready_producer()
+            channel: Any = self._connection.default_channel
+            self._queue(channel).declare()
+            if not self._amqp:
+                # It changes nothing, since there is no such list, and a full broker refuses it as it does a message.
+                with channel.conn_or_acquire() as client:
+                    client.lpushx(PAUSE, "")
+        except self._errors() as error:
+            raise BrokerUnavailable(_said("the broker did not answer", error)) from error
+
+    def close(self) -> None:
+        """Say good-bye."""
+        with contextlib.suppress(*self._errors()):  # a broker that is gone misses nothing
+            self._connection.release()
+
+    def drop(self) -> None:
+        """Let go of a connection on which something failed, without a word that a hung broker would have to answer."""
+        with contextlib.suppress(*self._errors()):
+            if self._amqp:
+                self._connection.collect()
+            else:
+                self._connection.release()
+
+    def _ready_producer(self) -> Producer:
+        if self._producer is None:
+            # By itself, `default_channel` would try again and again.
+            self._connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+            on_return = self._on_return if self._amqp else None
+            self._producer = Producer(self._connection.default_channel, auto_declare=False, on_return=on_return)
+        return self._producer
+
+    def _on_return(self, *_: object) -> None:
+        self._returned = True
+
+    def _errors(self) -> tuple[type[BaseException], ...]:
+        at = self._connection
+        return (
+            OperationalError,
+            *at.connection_errors,
+            *at.channel_errors,
+            *at.recoverable_connection_errors,
+            *at.recoverable_channel_errors,
+        )
+
+
+def _said(what: str, error: BaseException) -> str:
+    # Of the broker's own text only that of a refusal: another may quote the URL.
+    return f"{what} ({type(error).__name__}); {why}" if (why := refusal(error)) else f"{what} ({type(error).__name__})"

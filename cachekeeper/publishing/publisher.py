@@ -1,0 +1,254 @@
+"""Publishing: an event goes to the broker, and `publish` returns when the broker has confirmed it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from cachekeeper.errors import BrokerUnavailable, InvalidEvent, SettingsError
+from cachekeeper.model.events import Event
+from cachekeeper.settings import PublisherSettings, Settings, check_settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from cachekeeper.publishing.broker_connection import Lane
+
+# A message is what the broker and the worker spend their time on, not an event; but one message is applied as a whole,
+# kept in memory as a whole, and delivered again as a whole.
+EVENTS_PER_MESSAGE = 500
+BYTES_PER_MESSAGE = 256 * 1024
+
+LONGEST_EVENT = 8 * 1024 * 1024
+"""In bytes, as JSON. RabbitMQ 4 refuses a message of more than 16 MiB, however often it is published; to try again
+would hold up all events behind it."""
+
+_CALL_SECONDS = 1.0  # for one answer of the broker
+_ATTEMPTS = 2  # a connection that the broker has closed meanwhile costs the first
+
+
+class Publisher:
+    """Publishes events. Safe across threads and forks; connects at first use.
+
+    Args:
+        settings: default: from the environment, at first use; only `CACHEKEEPER_BROKER_URL` must be set for that.
+
+    Raises:
+        TypeError: `settings` must be `Settings` or `PublisherSettings`, and is of another type, such as a URL.
+    """
+
+    def __init__(self, settings: Settings | PublisherSettings | None = None) -> None:
+        if settings is not None:
+            check_settings(settings, Settings, PublisherSettings, url="broker_url")
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._idle: list[Lane] = []
+        self._closings = 0
+        _publishers.add(self)
+
+    def publish(self, event: Event) -> None:
+        """Publish one event. When this returns, the broker has it.
+
+        Raises:
+            InvalidEvent: `event` is none, or longer than 8 MiB as JSON.
+            SettingsError: there is no broker to publish to.
+            BrokerUnavailable: the broker did not confirm it within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`. It may have
+                it all the same; to publish it again does no harm.
+        """
+        self.publish_many((event,))
+
+    def publish_many(self, events: Iterable[Event]) -> int:
+        """Publish many events, in as few messages as fit. When this returns, the broker has them all.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            As `publish`, the time limit being that of one message. After an error some of the events may have been
+            published; to publish them all again does no harm.
+        """
+        published = 0
+        for batch in packed(map(event_text, events)):
+            self._send(batch)
+            published += len(batch)
+        return published
+
+    def publish_texts(self, texts: Sequence[str]) -> None:
+        """Publish events that are text already, in one message.
+
+        Args:
+            texts: as `event_text` makes them, no more than fit into a message (see `packed`).
+
+        Raises:
+            SettingsError, BrokerUnavailable: as `publish`.
+        """
+        self._send(texts)
+
+    def publish_stored(self, texts: Sequence[str]) -> None:
+        """Publish records of the outbox, in one message: the worker that has dealt with it removes them there.
+
+        Args:
+            texts: events as JSON texts, no more than fit into a message (see `packed`).
+
+        Raises:
+            SettingsError, BrokerUnavailable: as `publish`.
+        """
+        self._send(texts, outbox=True)
+
+    def publish_letter(self, text: str, *, count: int, first_ms: int) -> None:
+        """Publish a dead letter again, in a message of its own: what has failed must not delay others.
+
+        Args:
+            text: the event as a JSON text.
+            count: how often it has failed.
+            first_ms: when for the first time, in milliseconds since 1970.
+
+        Raises:
+            SettingsError, BrokerUnavailable: as `publish`.
+        """
+        self._send((text,), letter=(count, first_ms))
+
+    def limit_seconds(self) -> float:
+        """The time limit of one message. Raises SettingsError: there is no broker to publish to."""
+        return self._broker()[1]
+
+    def close(self) -> None:
+        """Give back the connections. The publisher makes new ones if it is used again."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            self._closings += 1
+        for lane in idle:
+            lane.close()
+
+    def probe(self) -> None:
+        """Ask the broker for a sign of life: whether an event could be published now.
+
+        Raises:
+            SettingsError: there is no broker to publish to.
+            BrokerUnavailable: it did not answer within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`.
+        """
+        self._on_a_lane(lambda lane, _: lane.probe())
+
+    def _send(self, batch: Sequence[str], *, outbox: bool = False, letter: tuple[int, int] | None = None) -> None:
+        # The events are JSON already; the lane puts them into the body as they are.
+        message_id = str(uuid.uuid4())
+        self._on_a_lane(lambda lane, seconds: lane.send(message_id, batch, seconds, outbox=outbox, letter=letter))
+
+    def _on_a_lane(self, call: Callable[[Lane, float], None]) -> None:
+        """Call with a lane, and the seconds that it may take."""
+        url, limit = self._broker()
+        deadline = time.monotonic() + limit
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            lane, closings = self._take(url, limit, fresh=attempts_left < _ATTEMPTS - 1)
+            try:
+                # A share of what is left, so that a connection that hangs leaves time for a new one.
+                call(lane, (deadline - time.monotonic()) / (attempts_left + 1))
+            except BrokerUnavailable:
+                lane.drop()
+                if not attempts_left or time.monotonic() >= deadline:
+                    raise
+            except BaseException:
+                lane.drop()  # half of an answer may be left in it
+                raise
+            else:
+                self._give_back(lane, closings)
+                return
+
+    def _broker(self) -> tuple[str, float]:
+        with self._lock:
+            if self._settings is None:
+                self._settings = load(PublisherSettings)
+            settings = self._settings
+        if settings.broker_url is None:
+            raise SettingsError("CACHEKEEPER_BROKER_URL: is not set, and publishing needs it")
+        return settings.broker_url, settings.publish_timeout_seconds
+
+    def _take(self, url: str, limit: float, *, fresh: bool) -> tuple[Lane, int]:
+        from cachekeeper.publishing.broker_connection import Lane  # noqa: PLC0415  # kombu, only for those who publish
+
+        with self._lock:
+            closings = self._closings
+            if fresh:
+                # One was broken, so the others, which are older, are too: a restarted broker has closed all of them.
+                stale, self._idle = self._idle, []
+            else:
+                stale = []
+                if self._idle:
+                    return self._idle.pop(), closings
+        for lane in stale:
+            lane.drop()
+        return Lane(url, min(_CALL_SECONDS, limit / 4)), closings
+
+    def _give_back(self, lane: Lane, closings: int) -> None:
+        with self._lock:
+            if closings == self._closings:
+                self._idle.append(lane)
+                return
+        lane.close()  # `close` was called while it was in use
+
+    def _after_fork(self) -> None:
+        # The sockets are the parent's. They are kept, unused, so that no finalizer says good-bye on them.
+        _inherited.extend(self._idle)
+        self._lock = threading.Lock()
+        self._idle = []
+
+
+def packed(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Events as JSON texts, as many at once as fit into a message."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        if batch and (len(batch) == EVENTS_PER_MESSAGE or size + len(text) > BYTES_PER_MESSAGE):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
+        yield batch
+
+
+class EventTooLong(InvalidEvent):
+    """An event that is longer than a broker takes. The HTTP door has a status of its own for it."""
+
+
+def event_text(event: Event) -> str:
+    """An event as it goes over the wire, JSON in ASCII.
+
+    Raises:
+        EventTooLong: it is longer than 8 MiB.
+        InvalidEvent: `event` is none, or holds what JSON cannot carry.
+    """
+    if not isinstance(event, Event):
+        raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
+    text = event.wire_text()
+    if len(text) > LONGEST_EVENT:
+        raise EventTooLong("event", f"must be at most {LONGEST_EVENT} bytes as JSON, is {len(text)}")
+    return text
+
+
+_publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
+_inherited: list[Any] = []
+
+
+def _after_fork_in_child() -> None:
+    for publisher in list(_publishers):
+        publisher._after_fork()  # noqa: SLF001  # this hook is the publisher's own
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+_default = Publisher()
+
+
+def publish(event: Event) -> None:
+    """`Publisher.publish`, with the settings of this process's environment."""
+    _default.publish(event)
+
+
+def publish_many(events: Iterable[Event]) -> int:
+    """`Publisher.publish_many`, with the settings of this process's environment."""
+    return _default.publish_many(events)

@@ -1,0 +1,307 @@
+"""The sync shell of the reader: the plain `GET`, and the driving of the core where that was no hit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bson.errors import BSONError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
+
+from cachekeeper.connections.mongodb import QueryRefused
+from cachekeeper.connections.redis_connections import waiting_until
+from cachekeeper.errors import CachekeeperError, CacheUnavailable, ViewFailed
+from cachekeeper.metrics import COUNTERS
+from cachekeeper.model.sources import ABSENT, Absent
+from cachekeeper.model.views import Staleness
+from cachekeeper.protocol import scripts
+from cachekeeper.protocol.outcomes import Acquired, Found, Peeked, Stale
+from cachekeeper.protocol.refusals import is_pool_full, server_name, warn_if_refused
+from cachekeeper.reading import core
+from cachekeeper.reading.singleflight import Flight, LeasedFlights, SharedFlights
+
+if TYPE_CHECKING:
+    from cachekeeper.connections.mongodb import DatabaseReads
+    from cachekeeper.protocol import Store
+    from cachekeeper.reading.core import Effect, Limits, Loaded, Target
+
+T = TypeVar("T")
+
+
+# What pymongo raises for a query that BSON has no form for. Not `Exception`: a signal may raise its own meanwhile, such
+# as Celery's soft time limit, and that is not the view's.
+_UNSENDABLE = (BSONError, TypeError, ValueError, OverflowError)
+
+
+class Breaker:
+    """Spares every lookup the time limit of a Redis that is known to be away.
+
+    After a failure Redis is not asked for `pause` seconds; then one caller tries while the others go on without it. To
+    skip Redis is always right: MongoDB has the truth.
+
+    Args:
+        pause: seconds.
+        server: how the Redis is called in a warning.
+    """
+
+    def __init__(self, pause: float, server: str = "") -> None:
+        self.pause = pause
+        self._server = server
+        self._until = 0.0  # 0: closed
+        self._lock = threading.Lock()
+
+    def allows(self) -> bool:
+        """Whether to ask Redis now."""
+        if not self._until:
+            return True
+        with self._lock:
+            now = time.monotonic()
+            if self._until and now < self._until:
+                return False
+            self._until = now + self.pause  # this caller tries; the next one after another pause, if it fails to report
+            return True
+
+    def failed(self, error: Exception) -> None:
+        """Redis was asked, and failed with `error`."""
+        cause = error.__cause__ if isinstance(error, CacheUnavailable) else error
+        if is_pool_full(cause):
+            COUNTERS.add("cache_overloaded")  # nobody was asked: that says nothing about Redis
+            return
+        COUNTERS.add("cache_unavailable")
+        warn_if_refused(self._server, error)
+        if isinstance(cause, ResponseError):
+            # It answered, and at once: out of memory or read-only, it still serves hits, and costs nobody a time limit.
+            self.succeeded()
+            return
+        with self._lock:
+            self._until = time.monotonic() + self.pause
+
+    def succeeded(self) -> None:
+        """Redis was asked, and answered."""
+        if self._until:
+            with self._lock:
+                self._until = 0.0
+
+
+class SyncReader:
+    """Redis first, MongoDB second, for one Redis server.
+
+    Args:
+        store: the protocol on that server.
+        database: reads of MongoDB; shared by all readers of a process, and with it the cap.
+        limits: of one lookup.
+        pause: seconds for which a Redis that failed is not asked.
+    """
+
+    def __init__(self, store: Store, database: DatabaseReads, limits: Limits, *, pause: float) -> None:
+        self.store = store
+        self.database = database
+        self.limits = limits
+        self.breaker = Breaker(pause, server_name(store.source))
+        self._get = store.getter()
+        self.leased = LeasedFlights()
+        self._shared = SharedFlights()
+
+    def get(self, key: str) -> bytes | core.Start:
+        """The plain `GET`: the bytes, or how it failed to be a hit."""
+        if not self.breaker.allows():
+            return core.Start.CACHE_DOWN
+        try:
+            raw = self._get(key)
+        except ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                self.breaker.succeeded()
+                return core.Start.DAMAGED
+            self.breaker.failed(error)
+            return core.Start.CACHE_DOWN
+        except (RedisError, RedisClusterException, CacheUnavailable) as error:  # the last: a Cluster not connected yet
+            self.breaker.failed(error)
+            return core.Start.CACHE_DOWN
+        self.breaker.succeeded()
+        return core.Start.MISS if raw is None else raw
+
+    def peek(self, key: str) -> bytes | core.Start | Absent:
+        """The read of a key that others write, too: it is held against its deadline."""
+        if not self.breaker.allows():
+            return core.Start.CACHE_DOWN
+        try:
+            outcome = self.store.run(scripts.read_until(key))
+        except CacheUnavailable as error:
+            self.breaker.failed(error)
+            return core.Start.CACHE_DOWN
+        self.breaker.succeeded()
+        if isinstance(outcome, Found):
+            return outcome.raw
+        if outcome is Peeked.ENDED:
+            return ABSENT
+        return core.Start.MISS if outcome is Peeked.MISSING else core.Start.DAMAGED
+
+    def find(self, target: Target[T], ttl_ms: int, start: core.Start, began: float) -> T | Absent:
+        """What to answer where the first look was no hit, by a lookup that began at `began`. Raises as `core.read`."""
+        reading: core.Reading[T | Absent] = core.read(target, self.limits, start, time.monotonic, began)
+        with waiting_until(began + self.limits.lookup):
+            return self._drive(reading, target, ttl_ms)
+
+    def find_uncached(self, target: Target[T], began: float) -> T | Absent:
+        """The database's answer, which is not cached; `began` as for `find`. Raises as `core.read`."""
+        left = began + self.limits.lookup - time.monotonic()
+        loaded = self.load_shared(target, max(left - self.limits.load, 0))
+        return core.value_of(target, loaded)
+
+    def _drive(self, reading: core.Reading[T | Absent], target: Target[T], ttl_ms: int) -> T | Absent:
+        """Do what the core asks for, until it returns."""
+        lookup = _Lookup(self, target, ttl_ms)
+        try:
+            effect = next(reading)
+            while True:
+                try:
+                    answer = lookup.perform(effect)
+                except CachekeeperError as error:
+                    effect = reading.throw(error)
+                else:
+                    effect = reading.send(answer)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # what the generator returns is T | Absent
+        finally:
+            lookup.close()
+
+    def load_shared(self, target: Target[Any], patience: float) -> Loaded:
+        """Load without a lease, alone or with others; `patience` is for the slot, in seconds."""
+        COUNTERS.add("uncached_load")
+        return self._shared.load(target.key, self.database, lambda: self.run(target), patience)
+
+    def run(self, target: Target[Any]) -> Loaded:
+        """Ask MongoDB. The caller holds a slot."""
+        COUNTERS.add("load")
+        try:
+            documents = self.database.find(target.find)
+        except _UNSENDABLE as error:
+            name = type(error).__name__
+            raise ViewFailed(f"view {target.name}: its query cannot be sent to MongoDB ({name})") from error
+        except QueryRefused as error:
+            raise ViewFailed(f"view {target.name}: {error}") from error.__cause__
+        return target.interpret(documents)
+
+
+class _Lookup:
+    """The effects of one lookup, and the one flight it may lead."""
+
+    def __init__(self, reader: SyncReader, target: Target[Any], ttl_ms: int) -> None:
+        self._reader = reader
+        self._target = target
+        self._ttl_ms = ttl_ms
+        self._nonce: str | None = None
+        self._flight: Flight | None = None
+        self._loaded: Loaded | None = None
+        self._lease: str | None = None
+
+    def perform(self, effect: Effect) -> object:  # noqa: PLR0911  # one line of answer an effect
+        match effect:
+            case core.Acquire():
+                return self._acquire(effect)
+            case core.Load():
+                return self._load(effect)
+            case core.Fill():
+                return self._fill(effect)
+            case core.Release():
+                self._release(effect.nonce, discard=effect.discard)
+                self._land(self._loaded)
+                return None
+            case core.Join():
+                return self._reader.leased.join(effect.nonce, effect.seconds)
+            case core.LoadShared():
+                return self._reader.load_shared(self._target, effect.patience)
+            case core.Wait():
+                time.sleep(effect.seconds)
+                return None
+
+    def close(self) -> None:
+        """Nobody waits for a flight whose leader is gone, nor for its lease, whatever ended it.
+
+        A lease is left where something other than an answer ended an effect: a signal, the end of a greenlet.
+        """
+        self._land(None)
+        if self._lease is not None:
+            self._release(self._lease, discard=False)
+
+    def _acquire(self, effect: core.Acquire) -> object:
+        self._land(None)
+        self._nonce, self._flight = effect.nonce, self._reader.leased.start(effect.nonce)
+        self._lease = effect.nonce
+        answer: object = None
+        store = self._reader.store
+        try:
+            answer = store.run(
+                scripts.acquire(
+                    self._target.key,
+                    effect.nonce,
+                    lease_ms=self._reader.limits.lease_ms,
+                    refresh=effect.refresh,
+                    # The keys of a Cluster lie in many slots, so that no filter helps there.
+                    registration=None if store.is_cluster else self._target.registration,
+                )
+            )
+        except CacheUnavailable as error:
+            self._lease = None  # if Redis has granted it after all, it ends by itself
+            self._reader.breaker.failed(error)
+            raise
+        finally:
+            if answer is not Acquired.GRANTED:
+                self._land(None)
+        if answer is not Acquired.GRANTED:
+            self._lease = None
+        return answer
+
+    def _load(self, effect: core.Load) -> Loaded:
+        try:
+            with self._reader.database.slot(effect.patience):
+                self._loaded = self._reader.run(self._target)
+        except CachekeeperError as error:
+            # Those who wait are told: to try again one by one would be the herd. Whatever else ends a load is this
+            # caller's own (see `close`).
+            self._land(None, error)
+            # Or everybody would wait for the lease to end by itself.
+            self._release(effect.nonce, discard=False)
+            raise
+        return self._loaded
+
+    def _fill(self, effect: core.Fill) -> object:
+        reader, key = self._reader, self._target.key
+        spare = self._target.staleness is Staleness.SHARED
+        if isinstance(effect.loaded, scripts.Value):
+            step = scripts.fill(
+                key, effect.nonce, effect.loaded, ttl_ms=self._ttl_ms, marker_ms=reader.limits.marker_ms, spare=spare
+            )
+        else:
+            step = scripts.fill_absent(key, effect.nonce, ttl_ms=reader.limits.negative_ms, spare=spare)
+        filled: object = None
+        try:
+            filled = reader.store.run(step)
+            self._lease = None  # the fill has dropped it
+        except CacheUnavailable as error:
+            self._lease = None
+            reader.breaker.failed(error)
+            raise
+        finally:
+            # A stale load is nobody's answer. Everything else is: those who join were told this nonce after they began.
+            self._land(None if isinstance(filled, Stale) else effect.loaded)
+        return filled
+
+    def _release(self, nonce: str, *, discard: bool) -> None:
+        self._lease = None
+        wanted: list[scripts.Step[Any]] = [scripts.release(self._target.key, nonce)]
+        if discard:
+            wanted.append(scripts.invalidate(self._target.key))
+        try:
+            self._reader.store.run_all(wanted)
+        except CacheUnavailable as error:
+            # The lease ends by itself, and the answer (or the error) of this lookup does not depend on Redis any more.
+            self._reader.breaker.failed(error)
+
+    def _land(self, loaded: Loaded | None, error: CachekeeperError | None = None) -> None:
+        if self._flight is None or self._nonce is None:
+            return
+        self._flight.land(loaded, error)
+        self._reader.leased.end(self._nonce)
+        self._nonce = self._flight = None

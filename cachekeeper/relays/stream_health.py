@@ -1,0 +1,65 @@
+"""Whether a live process leads the change stream: for health checks."""
+
+from __future__ import annotations
+
+import enum
+import time
+from typing import TYPE_CHECKING, Any
+
+from cachekeeper.connections.mongodb import database_errors, majority
+from cachekeeper.relays.change_stream_relay import COLLECTION, STATE_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pymongo.database import Database
+
+SIGN_OF_LIFE_SECONDS = 5.0
+"""How long a check waits for the leader to renew its lease. A healthy leader does so about once a second."""
+
+_LOOK_SECONDS = 0.1
+
+
+class Leader(enum.Enum):
+    """What a health check finds out about the leader; the value is a sentence for people."""
+
+    ALIVE = "a live process leads the change stream"
+    NONE = "no process leads the change stream"
+    SILENT = (
+        f"no sign of life from the leader of the change stream for {SIGN_OF_LIFE_SECONDS:g} s: "
+        "it was killed, hangs, or waits for MongoDB"
+    )
+
+
+def seek_leader(database: Database[Any], limit_seconds: float) -> Leader:
+    """Look for a leader, and wait until it renews its lease, for `SIGN_OF_LIFE_SECONDS` at most.
+
+    A lease that has not ended does not show that its owner lives:
+
+        leader: renews its lease · is killed      check: the lease lasts for seconds yet
+
+    So only a renewal during the check counts: a leader that was killed before the check fails it.
+
+    Args:
+        database: where the change stream keeps its state.
+        limit_seconds: for one answer of MongoDB.
+
+    Raises:
+        DatabaseUnavailable: MongoDB does not answer, so nothing is known.
+    """
+    states = majority(database)[COLLECTION]
+    held = {"_id": STATE_ID, "leader": {"$ne": None}, "$expr": {"$gt": ["$until", "$$NOW"]}}
+
+    def lease() -> Mapping[str, Any] | None:
+        with database_errors("looking for the leader of the change stream", limit_seconds, COLLECTION):
+            found: Mapping[str, Any] | None = states.find_one(held, {"leader": 1, "until": 1})
+        return found
+
+    first, give_up = lease(), time.monotonic() + SIGN_OF_LIFE_SECONDS
+    now = first
+    while now is not None and now == first:
+        if time.monotonic() >= give_up:
+            return Leader.SILENT
+        time.sleep(_LOOK_SECONDS)
+        now = lease()
+    return Leader.NONE if now is None else Leader.ALIVE

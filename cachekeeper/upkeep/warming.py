@@ -1,0 +1,306 @@
+"""Filling a view from MongoDB, as a reader of each of its keys would, many at once."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import bson
+from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
+
+from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.errors import CacheUnavailable, DamagedDocument, ViewFailed
+from cachekeeper.metrics import log_once, logger
+from cachekeeper.model.sources import ABSENT, Absent
+from cachekeeper.model.views import Staleness
+from cachekeeper.protocol import Step, Value, cache_errors, new_nonce, scripts
+from cachekeeper.protocol.outcomes import Acquired, Filled, Found, LeaseTaken
+from cachekeeper.upkeep.paging import id_of, in_order, place_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from cachekeeper.model.sources import StoredDocument
+    from cachekeeper.model.views import View
+    from cachekeeper.reading.keeper import Keeper
+
+# Small enough that readers of a batch's keys, who wait for its leases, wait for milliseconds.
+BATCH = 200
+
+
+Unfit = DamagedDocument | ViewFailed
+
+
+class Fate(StrEnum):
+    """What became of a document."""
+
+    FILLED = "filled"
+    THERE = "there already"
+    TAKEN = "being loaded by somebody else"
+    ABSENT = "without a value to cache (ended, expired, deleted meanwhile, or known absent)"
+    OVERTAKEN = "changed while they were being loaded: left to the next reader"
+    TOO_LARGE = "over CACHEKEEPER_VALUE_LIMIT_BYTES"
+    DAMAGED = "not what the view caches or its code can read, in MongoDB or at the key: left as found"
+    UNSPELT = "with an _id that no key can spell under the view's id type"
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        total: documents in the collection, by MongoDB's estimate.
+        done: documents dealt with, those of the run that this one continues included.
+        resumed: how many of them were done before this run.
+        fates: what became of them.
+    """
+
+    total: int
+    done: int = 0
+    resumed: int = 0
+    fates: Counter[Fate] = field(default_factory=Counter)
+
+
+def warm_view(
+    keeper: Keeper,
+    view: View[Any],
+    *,
+    restart: bool = False,
+    concurrency: int = 2,
+    rate: float | None = None,
+    tell: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005  # the default tells nobody
+) -> Progress:
+    """Fill every absent key of a view from MongoDB.
+
+    Each key is filled as by a reader: under a lease taken before the load. So nothing newer is overwritten, and whoever
+    holds a lease keeps it. Deletions and changes under way cost a key its fill, never its truth.
+
+    The place reached is kept in the Redis that is being filled, as long as the values: if that loses everything, or so
+    much time goes by that the first values have expired, the next run begins at the beginning, as it should.
+
+    Args:
+        keeper: on whose servers.
+        view: which.
+        restart: begin at the beginning, although an earlier run was interrupted.
+        concurrency: batches at once, at most `LOAD_CONCURRENCY`.
+        rate: documents a second at most; None for as fast as it goes.
+        tell: called after each batch.
+
+    Raises:
+        CacheUnavailable, DatabaseUnavailable, Overloaded: an outage. The next run goes on where this one was.
+    """
+    return _Run(keeper, view, concurrency, rate, tell).run(restart=restart)
+
+
+def warm_keys(keeper: Keeper, view: View[Any], parts: Iterable[str]) -> Counter[Fate]:
+    """Fill the absent ones among some keys of a view, as a reader of each would, in one load.
+
+    Args:
+        keeper: on whose servers.
+        view: which.
+        parts: what stands in the keys: ids that the view's id type can spell.
+
+    Raises:
+        CacheUnavailable, DatabaseUnavailable, Overloaded: an outage; no lease is left behind where Redis answers.
+    """
+    run = _Run(keeper, view, 1, None, lambda _: None)
+    return run.fill({part: new_nonce() for part in parts}, Counter())
+
+
+class _Run:
+    """One run over a view."""
+
+    def __init__(
+        self, keeper: Keeper, view: View[Any], concurrency: int, rate: float | None, tell: Callable[[Progress], None]
+    ) -> None:
+        self._keeper = keeper
+        self._view = view
+        self._binding = keeper.binding(view)
+        self._store = keeper.store(view.server)
+        self._concurrency = min(concurrency, keeper.settings.load_concurrency)
+        self._rate = rate
+        self._tell = tell
+        self._state_key = f"cachekeeper:{view.name}-warmed"
+        self._progress = Progress(0)
+        self._next_batch = 0.0
+
+    def run(self, *, restart: bool) -> Progress:
+        loader, settings = self._view.loader, self._keeper.settings
+        with database_errors(f"counting {loader.collection}", settings.load_timeout_seconds, loader.collection):
+            total = self._keeper.database[loader.collection].estimated_document_count()
+        if restart:
+            self._forget()
+        after = self._recall()
+        self._progress.total = max(total, self._progress.done)
+        self._tell(self._progress)
+        fields = self._view.query(()).fields or ()
+        size = BATCH if self._rate is None else max(1, min(BATCH, int(self._rate)))
+        under_way: deque[tuple[Future[Counter[Fate]], Sequence[StoredDocument]]] = deque()
+        with ThreadPoolExecutor(self._concurrency, "cachekeeper-warm") as pool:
+            try:
+                for documents in in_order(self._keeper, loader.collection, fields, size=size, after=after):
+                    self._pace(len(documents))
+                    under_way.append((pool.submit(self._warm, documents), documents))
+                    while under_way and (under_way[0][0].done() or len(under_way) == self._concurrency):
+                        self._finish(*under_way.popleft())
+                while under_way:
+                    self._finish(*under_way.popleft())
+            finally:  # ctrl-C or an error: those that have begun end, within their time limits
+                pool.shutdown(cancel_futures=True)
+        self._forget()
+        return self._progress
+
+    def _finish(self, batch: Future[Counter[Fate]], documents: Sequence[StoredDocument]) -> None:
+        """Wait for the oldest batch: the place that is kept must not lie behind one that failed."""
+        self._progress.fates += batch.result()
+        self._progress.done += len(documents)
+        self._progress.total = max(self._progress.total, self._progress.done)
+        self._keep(place_of(documents[-1]))
+        self._tell(self._progress)
+
+    def _pace(self, documents: int) -> None:
+        if self._rate is None:
+            return
+        now = time.monotonic()
+        if now < self._next_batch:
+            time.sleep(self._next_batch - now)
+        self._next_batch = max(now, self._next_batch) + documents / self._rate
+
+    def _warm(self, documents: Sequence[StoredDocument]) -> Counter[Fate]:
+        """Fill what is absent of one batch."""
+        fates: Counter[Fate] = Counter()
+        wanted: dict[str, str] = {}  # what stands in the key: the nonce
+        for document in documents:
+            try:
+                part = self._binding.ids.text(id_of(document))
+            except DamagedDocument:
+                fates[Fate.DAMAGED] += 1
+                continue
+            if part is None:
+                fates[Fate.UNSPELT] += 1
+            # Not worth a lease: sessions that have ended are kept in MongoDB for hours.
+            elif unfit := self._unfit(self._interpret(document)):
+                fates[unfit] += 1
+            else:
+                wanted[part] = new_nonce()
+        return self.fill(wanted, fates)
+
+    def fill(self, wanted: dict[str, str], fates: Counter[Fate]) -> Counter[Fate]:
+        """Fill those of the keys that are absent; `wanted` has what stands in each, and a nonce for it."""
+        # All leases first, then the load, then all fills. A change that commits after the load has its event destroy
+        # the lease, whichever comes first to Redis:
+        #     warm: lease n · load (old)      event: commit (new), delete K and lease n      warm: fill(n) -> lost
+        # With the load before the lease, the old value would land: load (old) · event · lease n · fill(n) -> stored.
+        try:
+            granted = self._acquire(wanted, fates)
+            loaded = self._load(granted)
+            outcomes = self._store.run_all([self._bring(part, nonce, loaded) for part, nonce in granted.items()])
+        except BaseException:  # a signal, too
+            # Or readers would wait for the leases to end by themselves.
+            with suppress(CacheUnavailable):
+                self._store.run_all([scripts.release(self._key(part), nonce) for part, nonce in wanted.items()])
+            raise
+        for part, outcome in zip(granted, outcomes, strict=True):
+            fates[self._unfit(loaded.get(part, ABSENT)) or _FATES.get(outcome, Fate.OVERTAKEN)] += 1
+        return fates
+
+    def _acquire(self, wanted: dict[str, str], fates: Counter[Fate]) -> dict[str, str]:
+        """Those of which we have the lease now. All others are left alone."""
+        lease_ms = self._keeper.settings.lease_ms
+        answers = self._store.run_all(
+            [scripts.acquire(self._key(part), nonce, lease_ms=lease_ms) for part, nonce in wanted.items()]
+        )
+        granted: dict[str, str] = {}
+        for (part, nonce), answer in zip(wanted.items(), answers, strict=True):
+            match answer:
+                case Acquired.GRANTED:
+                    granted[part] = nonce
+                case Found():
+                    fates[Fate.THERE] += 1
+                case LeaseTaken():
+                    fates[Fate.TAKEN] += 1
+                case Acquired.KNOWN_ABSENT:
+                    fates[Fate.ABSENT] += 1
+                case _:
+                    fates[Fate.DAMAGED] += 1
+        return granted
+
+    def _load(self, granted: dict[str, str]) -> dict[str, Value | Absent | Unfit]:
+        """What the database has under these leases; nothing for what it has no more."""
+        if not granted:
+            return {}
+        ids, database = self._binding.ids, self._binding.reader.database
+        query = self._view.query([ids.parse(part) for part in granted])
+        with database.slot(self._keeper.settings.lookup_timeout_seconds):
+            documents = database.find(query)
+        # By the id's text: MongoDB finds 42.0 where 42 was asked for.
+        return {str(ids.text(id_of(document))): self._interpret(document) for document in documents}
+
+    def _interpret(self, document: StoredDocument) -> Value | Absent | Unfit:
+        try:
+            return self._view.interpret(document)
+        except DamagedDocument as error:
+            return error
+        except ViewFailed as error:
+            log_once(f"warm:{self._view.name}", "while it is warmed: %s", error)
+            return error
+
+    def _unfit(self, loaded: Value | Absent | Unfit) -> Fate | None:
+        """Why it cannot be cached; None where it can."""
+        if isinstance(loaded, Unfit):
+            return Fate.DAMAGED
+        if isinstance(loaded, Absent):
+            return Fate.ABSENT
+        return Fate.TOO_LARGE if len(loaded.raw) > self._keeper.settings.value_limit_bytes else None
+
+    def _bring(self, part: str, nonce: str, loaded: dict[str, Value | Absent | Unfit]) -> Step[Any]:
+        """The fill, or the release of a lease that has nothing to bring."""
+        settings, key = self._keeper.settings, self._key(part)
+        spare = self._view.staleness is Staleness.SHARED
+        value = loaded.get(part, ABSENT)
+        if isinstance(value, Absent):
+            return scripts.fill_absent(key, nonce, ttl_ms=settings.negative_ms, spare=spare)
+        if isinstance(value, Unfit) or self._unfit(value) is not None:
+            return scripts.release(key, nonce)
+        marker_ms = settings.marker_ms
+        return scripts.fill(key, nonce, value, ttl_ms=self._binding.ttl_ms, marker_ms=marker_ms, spare=spare)
+
+    def _key(self, part: str) -> str:
+        return self._view.template.key(part)
+
+    def _recall(self) -> bytes | None:
+        """Where the last run was interrupted, as `place_of` gives it; None for none, or for what this cannot read."""
+        with cache_errors("asking how far the last run came", self._store.source):
+            raw = self._store.client.get(self._state_key)
+        if raw is None:
+            return None
+        try:
+            state = bson.decode(raw)  # type: ignore[arg-type]  # redis-py's types know async clients, too
+            done, fates = int(state["done"]), Counter({Fate[name]: int(n) for name, n in state["fates"].items()})
+            place = place_of(RawBSONDocument(state["last"]))
+        except (BSONError, DamagedDocument, LookupError, TypeError, ValueError, AttributeError) as error:
+            # Another version's, or nobody's. To begin at the beginning is always right.
+            logger.warning("%s holds no place to go on from: %s", self._state_key, type(error).__name__)
+            return None
+        self._progress.done = self._progress.resumed = done
+        self._progress.fates = fates
+        return place
+
+    def _keep(self, place: bytes) -> None:
+        fates = {fate.name: count for fate, count in self._progress.fates.items()}
+        state = bson.encode({"last": place, "done": self._progress.done, "fates": fates})
+        with cache_errors("noting how far this run came", self._store.source):
+            self._store.client.set(self._state_key, state, px=self._binding.ttl_ms)
+
+    def _forget(self) -> None:
+        with cache_errors("forgetting how far the last run came", self._store.source):
+            self._store.client.delete(self._state_key)
+
+
+_FATES = {Filled.STORED: Fate.FILLED, Filled.ENDED: Fate.ABSENT}
