@@ -20,7 +20,7 @@ test: .venv/.set-up ## Run all tests, on real servers too
 	$(PYTHON) -m pytest -n 2 --dist worksteal $(ARGS)
 
 versions: .venv/.set-up ## The contract on the oldest and newest redis-py and pymongo, with and without hiredis
-	$(PYTHON) -m tests.versions $(ARGS)
+	$(PYTHON) -m tests.repo.versions $(ARGS)
 
 lint: .venv/.set-up ## ruff: rules and format
 	$(PYTHON) -m ruff check .
@@ -39,7 +39,7 @@ contracts: .venv/.set-up ## import-linter: who may import whom
 check: lint types contracts ## lint, types and contracts
 
 protocol: .venv/.set-up ## Search all interleavings of the cache protocol (the whole space, long)
-	$(PYTHON) -m tests.protocol --full $(ARGS)
+	$(PYTHON) -m verification.protocol --full $(ARGS)
 
 bench: .venv/.set-up ## Measure, print tables, write benchmarks/results/ and with it docs/figures.md
 	$(PYTHON) -m benchmarks $(ARGS); status=$$?; $(PYTHON) scripts/figures.py && exit $$status
@@ -52,26 +52,26 @@ MUTANT =
 BROKER =
 
 chaos: .venv/.set-up ## Faults while all is in use, every read checked: SEED=7 DURATION=60 RUNS=20 SERIES=all
-	$(PYTHON) -m benchmarks.chaos --seed $(SEED) --duration $(DURATION) --runs $(RUNS) \
+	$(PYTHON) -m verification.chaos --seed $(SEED) --duration $(DURATION) --runs $(RUNS) \
 		$(if $(SERIES),--series $(SERIES)) $(if $(MUTANT),--mutant $(MUTANT)) $(ARGS); \
 		status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 races: .venv/.set-up ## Play every race, with this project and with what people use today; who is stale?
-	$(PYTHON) -m benchmarks races; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
+	$(PYTHON) -m verification races; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 losses: .venv/.set-up ## Kill processes at every gap, by every path and on both brokers; is a committed change lost? (long)
-	$(PYTHON) -m benchmarks losses; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
+	$(PYTHON) -m verification losses; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 rollbacks: .venv/.set-up ## A Redis with older data, a deposed MongoDB primary: how long are they believed?
-	$(PYTHON) -m benchmarks rollbacks; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
+	$(PYTHON) -m verification rollbacks; status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 soak: .venv/.set-up ## An hour of load and reconnects on each broker: what grows? DURATION=3600 BROKER=all
-	$(PYTHON) -m benchmarks.soak $(if $(filter command line,$(origin DURATION)),--duration $(DURATION)) \
+	$(PYTHON) -m verification.soak $(if $(filter command line,$(origin DURATION)),--duration $(DURATION)) \
 		$(if $(BROKER),--broker $(BROKER)) $(if $(MUTANT),--mutant $(MUTANT)) $(ARGS); \
 		status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 mutants: .venv/.set-up ## The same with known-bad variants: how soon each is caught
-	$(PYTHON) -m benchmarks.chaos.mutating $(ARGS); status=$$?; $(PYTHON) scripts/figures.py && exit $$status
+	$(PYTHON) -m verification.chaos.mutating $(ARGS); status=$$?; $(PYTHON) scripts/figures.py && exit $$status
 
 clean: ## Remove .venv and everything built or cached
 	rm -rf .venv .versions build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -1,1 +1,4 @@
-"""Measurements: `make bench`. Each prints a table and writes `benchmarks/results/<name>.json`."""
+"""What measures speed: `make bench`. Each prints a table and writes `benchmarks/results/<name>.json`.
+
+May import the engine, the shop and `testkit`; neither `tests` nor `verification`.
+"""

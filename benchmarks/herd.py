@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import pymongo
 
-from benchmarks.report import at_most, plain, store
 from cachekeeper import Keeper, Settings
 from cachekeeper.applying.batch import apply
 from cachekeeper.devservers import Guardian, MongoServer, RedisServer, find_mongod, find_redis
@@ -25,13 +24,14 @@ from cachekeeper.errors import CachekeeperError
 from cachekeeper.model.commands import Invalidate
 from cachekeeper.reading.sync import SyncReader
 from lookups import USER_NAME, read_user
-from tests.real.herd_process import SlowReads
+from testkit.herd_process import SlowReads
+from testkit.report import at_most, plain, store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.connection import Connection
 
-    from benchmarks.report import Figure
+    from testkit.report import Figure
 
 SEED = 7
 PROCESSES = 4

@@ -12,12 +12,12 @@ import cashews
 from aiocache.serializers import StringSerializer
 from dogpile.cache import make_region
 
-from benchmarks.report import at_most, plain, ratio, rounds, store
 from cachekeeper import COUNTERS, Keeper, Settings
 from cachekeeper.connections.redis_clients import connect_redis
 from cachekeeper.devservers import Guardian, MongoServer, RedisServer, find_mongod, find_redis
 from cachekeeper.protocol import Store
 from lookups import read_user
+from testkit.report import at_most, plain, ratio, rounds, store
 
 HITS = 300
 ROUNDS = 60

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 
-from benchmarks.report import Figure, at_most, plain, ratio, rounds, store
 from cachekeeper.devservers import Guardian, RedisServer, find_redis
 from cachekeeper.protocol import Registration, Store, Value, scripts
 from cachekeeper.protocol.outcomes import Acquired, Filled
 from cachekeeper.protocol.store import substrings
 from lookups import SEARCH
+from testkit.report import Figure, at_most, plain, ratio, rounds, store
 
 SEED = 7
 LIMIT = 64

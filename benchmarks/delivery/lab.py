@@ -22,12 +22,12 @@ from cachekeeper.protocol import Value, scripts
 from cachekeeper.upkeep.warming import warm_view
 from cachekeeper.values.keys import meta_key
 from lookups.users import USER_NAME
-from tests.real.delivering import Site
-from tests.waiting import wait_until
+from testkit.delivering import Site
+from testkit.waiting import wait_until
 
 if TYPE_CHECKING:
     from cachekeeper.devservers import Guardian, MongoServer, RedisServer
-    from tests.servers import RabbitServer
+    from testkit.servers import RabbitServer
 
 HELD = 16  # messages that the worker has in hand: four for each of its four threads
 WORKER = ("--include", "benchmarks.delivery.empty", "--", "worker.consumer=benchmarks.delivery.empty:Consumer")

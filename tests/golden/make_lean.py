@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
+from testkit.node import mongoose_lean
 from tests.golden.cases import cases
-from tests.node import mongoose_lean
 
 GOLDEN = Path(__file__).with_name("lean.json")
 

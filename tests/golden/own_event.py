@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from uuid import UUID
 
-from tests.own_events import Grade, Labels, Line, Mixed, Money, OrderPlaced, Point, Size, Transfer, Window
+from testkit.own_events import Grade, Labels, Line, Mixed, Money, OrderPlaced, Point, Size, Transfer, Window
 
 _REF = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
 _DAY = date(2031, 3, 4)

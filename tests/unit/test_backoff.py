@@ -7,7 +7,7 @@ from pymongo.errors import AutoReconnect, NotPrimaryError, OperationFailure
 
 from cachekeeper.errors import BrokerUnavailable, DatabaseUnavailable
 from cachekeeper.runtime.backoff import Backoff
-from tests.waiting import Waits
+from testkit.waiting import Waits
 
 
 def test_it_waits_longer_each_time_up_to_a_limit_and_begins_anew() -> None:

@@ -11,7 +11,7 @@ from cachekeeper.errors import BufferFull
 from cachekeeper.publishing import buffered as module
 from cachekeeper.publishing.buffered import BufferedPublisher
 from producers import Publisher, UserDeleted
-from tests.waiting import wait_until
+from testkit.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The fold, the pattern and the escape. What they share with MongoDB and Node.js is in tests/real."""
+"""The fold, the pattern and the escape. What they share with MongoDB and Node.js is in tests/integration/nodejs."""
 
 import json
 import re

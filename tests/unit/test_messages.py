@@ -8,7 +8,7 @@ from kombu import Message
 
 from cachekeeper.broker.conventions import task_body, task_headers
 from cachekeeper.consuming.messages import Parcel, Poison, read_message
-from tests.shop import counted
+from testkit.shop import counted
 
 GOOD_HEADERS = task_headers("m1", 1)
 EVENT = {"type": "user.deleted", "user_id": "42"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node import EXAMPLE, OLDEST, find_node
+from testkit.node import EXAMPLE, OLDEST, find_node
 
 
 def installed(version: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -17,8 +17,8 @@ from pydantic import (
 
 from cachekeeper.errors import InvalidEvent, RegistrationError
 from cachekeeper.model.events import Event, Id, Version
+from testkit.own_events import FIELDS, Mixed, OrderPlaced, back, event_with, registered, same
 from tests.golden.own_event import EVENT
-from tests.own_events import FIELDS, Mixed, OrderPlaced, back, event_with, registered, same
 
 
 class Waits(BaseModel):

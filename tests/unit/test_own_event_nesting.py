@@ -21,7 +21,7 @@ from cachekeeper.publishing.publisher import event_text
 from cachekeeper.relays.outbox import _record
 from cachekeeper.relays.outbox_relay import _text
 from cachekeeper.values.nesting import DEEPEST
-from tests.own_events import registered
+from testkit.own_events import registered
 
 
 class Part(BaseModel):

@@ -22,7 +22,7 @@ from pydantic import (
 from cachekeeper.errors import InvalidEvent, RegistrationError
 from cachekeeper.model.events import Event, Id, Moment
 from cachekeeper.publishing.publisher import event_text
-from tests.own_events import Card, Mixed, Size, back, event_with, registered, same
+from testkit.own_events import Card, Mixed, Size, back, event_with, registered, same
 
 
 def untouched(value: Any) -> Any:

@@ -30,7 +30,7 @@ from cachekeeper.model.registry import load_registry
 from cachekeeper.publishing.publisher import event_text
 from cachekeeper.relays.outbox import _record
 from producers import UserLoggedOut, UserUpdated
-from tests.own_events import Mixed, back, event_with, registered, same
+from testkit.own_events import Mixed, back, event_with, registered, same
 
 SHIPPED = load_registry(["producers"])
 

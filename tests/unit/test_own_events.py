@@ -35,9 +35,21 @@ from cachekeeper.model.registry import load_registry
 from cachekeeper.publishing.publisher import event_text
 from cachekeeper.relays.outbox import _record
 from cachekeeper.relays.outbox_relay import _text
+from testkit.own_events import (
+    FIELDS,
+    ORDERS,
+    OWN,
+    Card,
+    Mixed,
+    OrderPlaced,
+    Transfer,
+    back,
+    event_with,
+    registered,
+    same,
+)
 from tests.golden.own_event import EVENT
 from tests.golden.wire_events import OWN as OWN_FILE
-from tests.own_events import FIELDS, ORDERS, OWN, Card, Mixed, OrderPlaced, Transfer, back, event_with, registered, same
 
 SHIPPED = load_registry(["producers"])
 SLOW = settings(

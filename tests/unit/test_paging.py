@@ -10,7 +10,7 @@ from bson.raw_bson import RawBSONDocument
 
 from cachekeeper import DamagedDocument
 from cachekeeper.upkeep.paging import id_of, place_of
-from tests.garbled import GARBLED, garbled
+from testkit.garbled import GARBLED, garbled
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ from cachekeeper.model.registry import Registry, load_registry
 from cachekeeper.publishing.publisher import BYTES_PER_MESSAGE, EVENTS_PER_MESSAGE, event_text
 from cachekeeper.values.ids import MAX_ID_BYTES
 from cachekeeper.values.nesting import DEEPEST
-from tests.compose import ROOT
+from testkit.compose import ROOT
+from testkit.prose import blocks, read
 from tests.golden.wire_events import EVENTS, WIRE
-from tests.prose import blocks, read
 
 REGISTRY = load_registry(("producers", "lookups", "worker"))
 PAGE = ROOT / "docs/wire-format.md"

@@ -1,0 +1,251 @@
+"""The change stream begins anew: the new stream is opened first, and then everything that was cached is dropped."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pymongo.errors import OperationFailure
+
+from cachekeeper.devservers import MongoServer
+from cachekeeper.model.registry import Registry
+from cachekeeper.relays import change_stream_relay as streaming
+from cachekeeper.relays.change_stream_relay import ChangeRelay
+from cachekeeper.settings import StreamSettings
+from cachekeeper.upkeep.blocklist_warming import Passed, warm_blocklist, write_blocks
+from lookups import BLOCKED, is_blocked, read_user, search_products
+from testkit.shop import counted
+from testkit.waiting import wait_until
+from tests.integration.relays.outbox_lab import REGISTRY
+from tests.integration.relays.stream_lab import COLLECTIONS, StreamLab, in_an_hour
+from tests.integration.relays.test_outbox import Standalone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from cachekeeper.devservers import FoundServer, Guardian
+    from testkit.shop import Shop
+
+
+@pytest.fixture
+def lab(shop: Shop) -> Iterator[StreamLab]:
+    lab = StreamLab(shop)
+    yield lab
+    lab.close()
+
+
+class DropsFirst(ChangeRelay):
+    """A known-bad relay: has everything dropped, and then opens the new stream."""
+
+    between: Callable[[], object] = staticmethod(lambda: None)
+
+    def _begin_anew(self, why: str) -> None:
+        self._store(streaming._lost(self._watches, why), None)
+        self.between()
+        self._close_stream()
+        self._stream = self._open(None)
+
+
+class OpensFirst(ChangeRelay):
+    """The right one, with a place to step in between."""
+
+    between: Callable[[], object] = staticmethod(lambda: None)
+
+    def _watch(self, token: Mapping[str, Any] | None) -> Any:
+        stream = super()._watch(token)
+        self.between()
+        return stream
+
+
+def a_change_in_between(lab: StreamLab, kind: type[DropsFirst | OpensFirst]) -> str | None:
+    """A first start; between its two halves a reader fills a key, and the document changes."""
+    lab.db["users"].insert_one({"_id": 1, "name": "Ann", "version": 1})
+
+    def between() -> None:
+        lab.apply()
+        assert read_user(1, keeper=lab.keeper) == "Ann"
+        lab.db["users"].update_one({"_id": 1}, {"$set": {"name": "Bea"}, "$inc": {"version": 1}})
+
+    stream = lab.stream(kind)
+    assert isinstance(stream, DropsFirst | OpensFirst)
+    stream.between = between
+    lab.drain(stream)
+    lab.apply()
+    return read_user(1, keeper=lab.keeper)
+
+
+def test_the_stream_is_open_before_anything_is_dropped(lab: StreamLab) -> None:
+    assert a_change_in_between(lab, OpensFirst) == "Bea"
+
+
+def test_the_other_order_leaves_a_gap(lab: StreamLab) -> None:
+    assert a_change_in_between(lab, DropsFirst) == "Ann"
+
+
+def test_a_first_start_drops_every_view_loudly(lab: StreamLab, caplog: pytest.LogCaptureFixture) -> None:
+    lab.db["users"].insert_one({"_id": 1, "name": "Ann", "version": 1})
+    read_user(1, keeper=lab.keeper)
+    lab.db["users"].update_one({"_id": 1}, {"$set": {"name": "Bea"}, "$inc": {"version": 1}})  # nobody watches yet
+    with counted() as seen, caplog.at_level(logging.WARNING):
+        lab.drain(lab.stream())
+    assert lab.lost() == COLLECTIONS
+    assert (seen["change_stream_begun_anew"], seen["change_stream_collection_lost"]) == (1, 4)
+    assert sum("everything cached of collection" in line for line in caplog.messages) == 4
+    lab.apply()
+    assert read_user(1, keeper=lab.keeper) == "Bea"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [None, {"_data": "zz"}, {"_data": "826500"}, {"other": 1}, "text", 5],
+)
+def test_a_place_that_is_none_begins_anew(lab: StreamLab, token: object) -> None:
+    lab.begun()
+    lab.db["users"].insert_one({"_id": 1, "name": "Ann"})  # not read: its event is lost with the place
+    lab.db["change_streams"].update_one({}, {"$set": {"token": token}})
+    lab.drain(lab.stream())
+    assert lab.lost() == COLLECTIONS
+
+
+def test_the_state_removed_is_how_to_begin_anew(lab: StreamLab) -> None:
+    stream = lab.begun()
+    lab.db["change_streams"].delete_many({})
+    lab.drain(stream)
+    lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
+    lab.drain(stream)
+    wait_until(lambda: lab.drain(stream) or lab.lost() == COLLECTIONS, "begun anew")
+
+
+def test_an_oplog_that_no_longer_reaches_back(guardian: Guardian, mongo_found: FoundServer) -> None:
+    """The server's own refusal (ChangeStreamHistoryLost), not a made-up one."""
+    server = MongoServer(guardian, mongo_found, name="forgetful")
+    server.start()
+    settings = StreamSettings(mongodb_url=server.url, load_timeout_seconds=20)  # just started, it may be slow
+    try:
+        turn_once(settings)
+        with server.client() as client:
+            client.shop["users"].insert_many({"_id": number} for number in range(20))
+        server.stop()
+        forget_the_oplog(guardian, mongo_found, server)
+        server.start()
+        with counted() as seen:
+            turn_once(settings)
+        assert seen["change_stream_begun_anew"] == 1
+        with server.client() as client:
+            assert client.shop["outbox"].count_documents({}) == 2 * len(COLLECTIONS)
+    finally:
+        server.kill()
+
+
+def turn_once(settings: StreamSettings) -> None:
+    relay = ChangeRelay(settings, REGISTRY)
+    relay.turn()
+    relay.step_down()
+    relay.close()
+
+
+def forget_the_oplog(guardian: Guardian, found: FoundServer, server: MongoServer) -> None:
+    """All but its end. A server makes room only after a gigabyte; as a standalone one it lets others do so."""
+    alone = Standalone(guardian, found, name="alone", data=server.data)
+    alone.start()
+    with alone.plain() as client:
+        oplog = client.local["oplog.rs"]
+        kept = list(oplog.find().sort("$natural", -1).limit(3))
+        assert oplog.delete_many({"ts": {"$lt": kept[-1]["ts"]}}).deleted_count > 20
+    alone.stop()
+
+
+def test_a_stream_that_the_server_ends_begins_anew(lab: StreamLab) -> None:
+    stream = lab.begun()
+    real: Any = stream._stream
+
+    class Ended:
+        resume_token = real.resume_token
+        close = staticmethod(real.close)
+
+        def try_next(self) -> None:
+            raise OperationFailure("too large", 10334)
+
+    stream._stream = Ended()  # type: ignore[assignment]  # a change of more than 16 MB would take a minute to make
+    lab.drain(stream)
+    assert lab.lost() == COLLECTIONS
+
+
+def test_a_dropped_and_a_renamed_collection(lab: StreamLab) -> None:
+    lab.db["users"].insert_one({"_id": 1, "name": "Ann", "version": 5})
+    lab.db["staging"].insert_one({"_id": 1, "name": "Lamp 2"})
+    lab.db["products"].insert_one({"_id": 1, "name": "Lamp"})
+    stream = lab.begun()
+    read_user(1, keeper=lab.keeper)
+    search_products("lamp", keeper=lab.keeper)
+    lab.db["users"].drop()
+    lab.db["users"].insert_one({"_id": 1, "name": "Bea", "version": 1})
+    lab.drain(stream)
+    assert lab.lost() == ["users"]
+    lab.apply()
+    assert read_user(1, keeper=lab.keeper) == "Bea"
+    lab.db["staging"].rename("products", dropTarget=True)
+    lab.drain(stream)
+    assert set(lab.lost()) == {"products"}
+    lab.apply()
+    assert [product["name"] for product in search_products("lamp", keeper=lab.keeper)] == ["Lamp 2"]
+    lab.db["products"].rename("old")
+    lab.drain(stream)
+    assert set(lab.lost()) == {"products"}
+    lab.apply()
+    assert search_products("lamp", keeper=lab.keeper) == []
+
+
+def test_a_dropped_database(lab: StreamLab) -> None:
+    """Its state is gone with it, and the stream ends."""
+    lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
+    stream = lab.begun()
+    assert read_user(1, keeper=lab.keeper) == "Ann"
+    lab.db.client.drop_database(lab.shop.name)
+    lab.drain(stream)
+    wait_until(lambda: lab.drain(stream) or lab.lost() == COLLECTIONS, "begun anew")
+    lab.apply()
+    assert read_user(1, keeper=lab.keeper) is None
+
+
+def test_a_collection_that_is_watched_only_now(lab: StreamLab) -> None:
+    few = Registry()
+    for watch in REGISTRY.watches.values():
+        if watch.collection != "products":
+            few.add_watch(watch)
+    lab.drain(lab.stream(registry=few))
+    assert lab.lost() == ["blocked_tokens", "sessions", "users"]
+    lab.apply()
+    lab.drain(lab.stream())
+    assert lab.lost() == ["products"]
+    lab.apply()
+    lab.drain(lab.stream())
+    assert lab.lost() == []
+
+
+def test_blocks_stay_and_only_ready_goes(lab: StreamLab) -> None:
+    """A block that MongoDB alone has got is found, although Redis said that it holds all."""
+    lab.db["blocked_tokens"].insert_one({"_id": "t1", "expires_at": in_an_hour()})
+    warm_blocklist(lab.keeper, BLOCKED)
+    lab.db["blocked_tokens"].insert_one({"_id": "t2", "expires_at": in_an_hour()})  # nobody watches
+    assert not is_blocked("t2", keeper=lab.keeper)
+    lab.begun()
+    assert is_blocked("t2", keeper=lab.keeper)
+    assert lab.shop.redis.exists("blocked:t1")
+
+
+def test_a_pass_under_way_does_not_say_ready_afterwards(lab: StreamLab) -> None:
+    """It may have read past the place of a block that nobody told of."""
+    lab.db["blocked_tokens"].insert_one({"_id": "t1", "expires_at": in_an_hour()})
+    begun = lab.stream()
+
+    def tell(written: int) -> None:
+        if written:
+            lab.db["blocked_tokens"].insert_one({"_id": "t0", "expires_at": in_an_hour()})
+            lab.drain(begun)
+            lab.db["outbox"].delete_many({"body": {"$regex": "t0"}})
+            lab.apply()
+
+    assert write_blocks(lab.keeper, BLOCKED, tell=tell) is Passed.LOST
+    assert is_blocked("t0", keeper=lab.keeper)

@@ -1,0 +1,15 @@
+"""`python -m verification.chaos.led VERB`: the command `cachekeeper`, with its connections led through the proxy."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from cachekeeper.cli import main
+from verification.chaos.proxy import detour
+
+PORTS = "CHAOS_PORTS"
+
+if __name__ == "__main__":
+    detour({int(port): to for port, to in json.loads(os.environ[PORTS]).items()})
+    main()

@@ -1,0 +1,155 @@
+"""Loaded into every worker by `CACHEKEEPER_MODULES`: notes when the writes for an event have returned.
+
+It also leads the worker's connections through the proxy. Nothing of the product changes, unless a mutant is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cachekeeper.applying import batch as applying
+from cachekeeper.consuming import processor
+from cachekeeper.consuming.messages import Parcel
+from cachekeeper.model.registry import Registry
+from verification.chaos.mutants import mutate
+from verification.chaos.proxy import detour
+from verification.chaos.workload import Ack, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from cachekeeper.applying.batch import Applied
+    from cachekeeper.consuming.messages import Failures
+    from cachekeeper.model.commands import Command
+    from cachekeeper.model.events import Event
+    from cachekeeper.reading.keeper import Keeper
+
+JOURNAL = "CHAOS_JOURNAL"
+PORTS = "CHAOS_PORTS"
+MUTANT = "CHAOS_MUTANT"
+
+
+class _Record(dict[str, Any]):
+    """An event's body, which came as a record of the outbox."""
+
+
+class _Told(list["Command"]):
+    """An event's commands, which know the event, and whether it came as a record of the outbox."""
+
+    def __init__(self, commands: Sequence[Command], event: Event, *, outbox: bool) -> None:
+        super().__init__(commands)
+        self.event = event
+        self.outbox = outbox
+
+
+class Spy:
+    """Looks on where messages are read, decoded and applied.
+
+    Args:
+        write: takes lines of the journal.
+        clock: monotonic nanoseconds.
+    """
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._write = write
+        self._clock = clock
+        self._local = threading.local()
+
+    def watch(self) -> None:
+        """Get in where the worker finds these."""
+        self._watch_messages()
+        self._watch_writes()
+
+    def _watch_messages(self) -> None:
+        """By which way an event came, its message says: a plain copy leaves its record of the outbox where it is."""
+        make, decode, commands_of, local = Parcel.__init__, Registry.decode, Registry.commands, self._local
+
+        def made(
+            self: Parcel,
+            id: str,  # noqa: A002  # the field's name
+            events: Sequence[object],
+            outbox: bool = False,  # noqa: FBT001, FBT002  # as the dataclass has it
+            failures: Failures | None = None,
+        ) -> None:
+            marked = [_Record(body) if outbox and isinstance(body, dict) else body for body in events]
+            make(self, id, marked, outbox, failures)
+
+        def decoded(self: Registry, body: object) -> Event:
+            event = decode(self, body)
+            local.record = event if isinstance(body, _Record) else None
+            return event
+
+        def commands(self: Registry, event: Event) -> list[Command]:
+            return _Told(commands_of(self, event), event, outbox=getattr(local, "record", None) is event)
+
+        Parcel.__init__ = made  # type: ignore[method-assign]
+        Registry.decode = decoded  # type: ignore[method-assign]
+        Registry.commands = commands  # type: ignore[method-assign]
+
+    def _watch_writes(self) -> None:
+        """An event is acknowledged when the last of its own writes has returned, whatever else its batch has to do.
+
+        A later time would excuse a stale read that falls between. Writes of one pipeline return together.
+        """
+        apply, guard, local, clock = applying.apply, applying._Plan._guard, self._local, self._clock  # noqa: SLF001
+
+        def guarded(results: Sequence[Applied], action: Callable[[], object]) -> None:
+            guard(results, action)
+            at = clock()
+            returned = vars(local).setdefault("returned", {})
+            returned.update((id(result), at) for result in results)
+
+        def applied(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
+            local.returned = {}
+            results = apply(keeper, batch)
+            at = clock()  # of what had nothing to write to Redis
+            told = [
+                ack
+                for commands, result in zip(batch, results, strict=True)
+                if result.error is None and isinstance(commands, _Told)
+                for ack in _acks(commands, local.returned.get(id(result), at))
+            ]
+            # One write to the file for a batch: a process that is killed leaves whole lines.
+            self._write("".join(f"{json.dumps(ack)}\n" for ack in told))
+            return results
+
+        applying._Plan._guard = staticmethod(guarded)  # type: ignore[method-assign]  # noqa: SLF001
+        processor.apply = applied  # type: ignore[attr-defined]
+
+
+def register(_: Registry) -> None:
+    """Nothing is registered; the worker imports this module for its own sake."""
+    mutate(os.environ.get(MUTANT))
+    if ports := os.environ.get(PORTS):
+        detour({int(port): to for port, to in json.loads(ports).items()})
+    journal = os.open(
+        Path(os.environ[JOURNAL]) / f"acks-{os.getpid()}-{time.monotonic_ns()}.jsonl",
+        os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+        0o600,
+    )
+    Spy(lambda lines: os.write(journal, lines.encode())).watch()
+
+
+def _acks(told: _Told, at: int) -> Iterator[Ack]:
+    event = told.event
+    wall = round(event.time.timestamp() * 1000)
+    said = event.model_dump(include={"user_id", "product_id", "session_id", "token_id", "name"})
+    kinds = (
+        (Kind.PRODUCT, "product_id"),
+        (Kind.SESSION, "session_id"),
+        (Kind.TOKEN, "token_id"),
+        (Kind.USER, "user_id"),
+    )
+    for kind, name in kinds:
+        if said.get(name) is not None:
+            yield Ack(at, event.id, kind, said[name], said.get("name"), wall, told.outbox)
+
+
+def read_acks(text: str) -> list[Ack]:
+    """What workers have written."""
+    return [Ack(*json.loads(line)) for line in text.splitlines()]

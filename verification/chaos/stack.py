@@ -1,0 +1,317 @@
+"""The servers and processes of a series. They stay up from run to run; what a run's faults ended is started again."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pymongo
+
+from cachekeeper.broker.conventions import QUEUE, UNACKED, UNACKED_INDEX
+from cachekeeper.devservers import Guardian, MongoServer, RedisServer, ServerProcess, find_mongod, find_redis
+from testkit.replica_set import ReplicaSet
+from testkit.servers import RabbitServer, find_rabbitmq
+from verification.chaos import led, readers, spy, upstream, workload
+from verification.chaos.processes import Command, Remote, Worker
+from verification.chaos.proxy import Proxy
+from verification.chaos.schedule import LINES, Series, Station
+
+if TYPE_CHECKING:
+    from cachekeeper.devservers import FoundServer
+
+DATABASE = "chaos"
+TIMES: Mapping[str, float] = {
+    "redis_timeout_seconds": 0.3,
+    "load_timeout_seconds": 1.0,
+    "lookup_timeout_seconds": 2.5,
+    "lease_seconds": 2.0,
+    "negative_ttl_seconds": 5.0,
+    "outbox_retry_seconds": 0.5,
+}
+"""Settings of all processes: short, so that a run meets many of these limits."""
+
+_APP = "verification.chaos.impatient"  # named, not imported: it asks for the settings of a worker
+
+
+@contextmanager
+def _channel(broker: RabbitServer) -> Iterator[Any]:
+    from kombu import Connection as Broker  # noqa: PLC0415  (takes long to import)
+
+    with Broker(broker.url, connect_timeout=2) as connection:
+        yield connection.default_channel
+
+
+class Stack:
+    """All of it.
+
+    Args:
+        mutant: what workers and readers swap for something known to be bad.
+
+    Attributes:
+        directory: logs and journals, until `close`.
+        ended: processes that ended by themselves, and how; each was started again.
+    """
+
+    def __init__(self, mutant: str | None = None) -> None:
+        self.mutant = mutant
+        self.guardian = Guardian()
+        self.directory = self.guardian.directory()
+        self.journals = self.directory / "journals"
+        self.journals.mkdir()
+        self._rabbit: RabbitServer | None = None
+        self.members: ReplicaSet | None = None
+        self._client: pymongo.MongoClient[dict[str, Any]] | None = None
+        self._station: Station | None = None
+        self._processes: dict[str, ServerProcess] = {}
+        self._offsets: dict[Path, int] = {}
+        self._tended: dict[str, threading.Lock] = {}
+        self._closing = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True, name="supervisor")
+        self.ended: list[str] = []
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        redis, guardian, logs = find_redis(), self.guardian, self.directory
+        self.proxy = Proxy()
+        small = {"maxmemory-policy": "allkeys-random"}
+        self.cache = RedisServer(guardian, redis, config=small, name="cache", directory=logs, data=logs / "cache")
+        self.security = RedisServer(guardian, redis, name="security", directory=logs, data=logs / "security")
+        durable = {"appendonly": "yes", "appendfsync": "always"}
+        self.redis_broker = RedisServer(
+            guardian, redis, config=durable, name="broker", directory=logs, data=logs / "broker"
+        )
+        self.mongo = MongoServer(
+            guardian,
+            find_mongod(),
+            # What may be made to fail, and how soon a transaction of a client that is gone makes way.
+            parameters={"enableTestCommands": 1, "transactionLifetimeLimitSeconds": 5},
+            database=DATABASE,
+            name="mongodb",
+            directory=logs,
+            data=logs / "mongodb",
+        )
+        for server in (self.cache, self.security, self.redis_broker, self.mongo):
+            server.start()
+        self.board = multiprocessing.get_context("spawn").RawArray("q", workload.BOARD)
+        self.readers = [Remote(readers.serve, self.board, index, self.mutant) for index in range(workload.READERS)]
+        self.writers = [Remote(upstream.serve, self.board, index) for index in range(workload.WRITERS)]
+
+        self._supervisor.start()
+
+    @property
+    def broker(self) -> RedisServer | RabbitServer:
+        """The broker of the station."""
+        if self._station is not None and self._station.rabbit and self._rabbit is not None:
+            return self._rabbit
+        return self.redis_broker
+
+    @property
+    def client(self) -> pymongo.MongoClient[dict[str, Any]]:
+        """A client of the MongoDB of the station."""
+        assert self._client is not None, "the stack has not been moved anywhere yet"
+        return self._client
+
+    @property
+    def series(self) -> Series:
+        """How changes become events, here and now."""
+        return Series.OUTBOX if self._station is None else self._station.series
+
+    @property
+    def database_server(self) -> MongoServer | ReplicaSet:
+        """The MongoDB of the station."""
+        if self._station is not None and self._station.series is Series.REPLICAS and self.members is not None:
+            return self.members
+        return self.mongo
+
+    @property
+    def mongods(self) -> Sequence[MongoServer]:
+        """Its members."""
+        server = self.database_server
+        return server.members if isinstance(server, ReplicaSet) else [server]
+
+    @property
+    def found(self) -> list[FoundServer]:
+        """The programs, with their versions."""
+        rabbit = [] if self._rabbit is None else [self._rabbit.found]
+        return [self.cache.found, self.mongo.found, *rabbit]
+
+    def move(self, station: Station) -> bool:
+        """Bring workers, readers and writers to a station, unless they are there; whether they were not."""
+        if station == self._station:
+            return False
+        self._end_processes()
+        self._station = station
+        if station.rabbit and self._rabbit is None:
+            self._rabbit = RabbitServer(self.guardian, find_rabbitmq())
+            self._rabbit.start()
+        if station.series is Series.REPLICAS and self.members is None:
+            self.members = ReplicaSet(self.guardian, self.mongo.found, database=DATABASE)
+            self.members.start()
+        if self._client is not None:
+            self._client.close()
+        self._client = self.database_server.client(tz_aware=True)
+        self.database = self.client[DATABASE]
+        for collection in ("users", "products", "sessions", "blocked_tokens"):
+            self.database.drop_collection(collection)
+            self.database.create_collection(collection, changeStreamPreAndPostImages={"enabled": True})
+        for collection in ("outbox", "change_streams", "dead_letters", "audit"):
+            self.database.drop_collection(collection)
+        # Made before any transaction is under way, of which MongoDB would else ask that it be run again.
+        self.database["outbox"].create_index("due_at")
+        settings = {
+            "redis_url": self.cache.url,
+            "security_redis_url": self.security.url,
+            "mongodb_url": self.database_server.url,
+            "broker_url": self.broker.url,
+            **TIMES,
+        }
+        for reader in self.readers:
+            reader.ask("move", (settings, self._lines("readers")))
+        for writer in self.writers:
+            writer.ask("move", (station.series, settings, self._lines("writers")))
+        self._start_processes({f"CACHEKEEPER_{name}".upper(): str(value) for name, value in settings.items()})
+        return True
+
+    def _lines(self, who: str) -> dict[int, int]:
+        """The ports of the servers whose lines go through the proxy, and where each line begins.
+
+        Those of a replica set too: a driver goes by the names that the members have told it, and below it are these.
+        """
+        servers: dict[str, Sequence[ServerProcess]] = {
+            "cache": [self.cache],
+            "security": [self.security],
+            "mongo": self.mongods,
+            "broker": [self.broker],
+        }
+        return {
+            server.port: self.proxy.lead(f"{who}-{name}", server.port)
+            for name, several in servers.items()
+            if f"{who}-{name}" in LINES
+            for server in several
+        }
+
+    def _start_processes(self, environment: Mapping[str, str]) -> None:
+        spied = {
+            **environment,
+            "CACHEKEEPER_MODULES": f"producers,lookups,worker,{spy.__name__}",
+            spy.JOURNAL: str(self.journals),
+            spy.PORTS: json.dumps(self._lines("workers")),
+            **({} if self.mutant is None else {spy.MUTANT: self.mutant}),
+        }
+        for index in range(2):
+            name = f"worker{index}"
+            alone = ("-n", f"{name}@chaos", "--without-mingle", "--without-gossip")
+            worker = Worker(self.guardian, spied, app=_APP, arguments=alone, name=name, directory=self.directory)
+            self._begin(name, worker)
+        verbs = ["relay", *(["stream"] if self._station and self._station.series is Series.STREAM else [])]
+        for verb in verbs:
+            led_there = {**environment, led.PORTS: json.dumps(self._lines(verb))}
+            self._begin(verb, Command(self.guardian, verb, led_there, self.directory))
+
+    def _begin(self, name: str, process: ServerProcess) -> None:
+        with self.tending(name):
+            process.start()
+            self._processes[name] = process
+
+    def _end_processes(self) -> None:
+        for name, process in list(self._processes.items()):
+            with self.tending(name):
+                del self._processes[name]
+                process.kill()
+
+    def process(self, target: str) -> ServerProcess:
+        """A server or process by the name that faults know."""
+        servers: dict[str, ServerProcess] = {
+            "cache": self.cache,
+            "security": self.security,
+            "mongo": self.mongo,
+            "broker": self.broker,
+            **self._processes,
+        }
+        return servers[target]
+
+    @contextmanager
+    def tending(self, target: str) -> Iterator[None]:
+        """Keep the supervisor off a process meanwhile."""
+        with self._tended.setdefault(target, threading.Lock()):
+            yield
+
+    def _supervise(self) -> None:
+        """Start again what has ended by itself, as whatever runs such processes in production does."""
+        while not self._closing.wait(0.1):
+            for name, process in list(self._processes.items()):
+                lock = self._tended.setdefault(name, threading.Lock())
+                if lock.acquire(blocking=False):
+                    try:
+                        if self._processes.get(name) is process and not process.alive:
+                            self.ended.append(f"{name} {process.exit_text}")
+                            process.start()
+                    finally:
+                        lock.release()
+
+    def waiting(self) -> int:
+        """Messages that wait in the broker's queue, or, in a Redis, are in a worker's hands or were when it died."""
+        if isinstance(self.broker, RabbitServer):
+            with _channel(self.broker) as channel:
+                return int(channel.queue_declare(QUEUE, passive=True).message_count)
+        with self.broker.client() as client:
+            return int(client.llen(QUEUE)) + int(client.hlen(UNACKED))
+
+    def new_acks(self) -> str:
+        """What workers have noted since the last call."""
+        texts = []
+        for path in sorted(self.journals.iterdir()):
+            with path.open() as file:
+                file.seek(self._offsets.get(path, 0))
+                texts.append(file.read())
+                self._offsets[path] = file.tell()
+        return "".join(texts)
+
+    def forget_messages(self) -> None:
+        """Empty the broker; a Redis of unacknowledged messages, too, which RabbitMQ leaves to their workers."""
+        if isinstance(self.broker, RabbitServer):
+            with _channel(self.broker) as channel:
+                channel.queue_purge(QUEUE)
+        else:
+            with self.broker.client() as client:
+                client.delete(QUEUE, UNACKED, UNACKED_INDEX)
+
+    def keep_logs(self) -> Path:
+        """Copy logs and journals to a directory that stays."""
+        kept = Path(tempfile.mkdtemp(prefix="cachekeeper-chaos-"))
+        members = [] if self.members is None else [member.log for member in self.members.members]
+        for path in [*self.directory.glob("*.log"), *self.journals.iterdir(), *members]:
+            shutil.copy(path, kept)
+        return kept
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End everything."""
+        self._closing.set()
+        if self._supervisor.is_alive():
+            self._supervisor.join()
+        for remote in (*getattr(self, "readers", ()), *getattr(self, "writers", ())):
+            remote.close()
+        if hasattr(self, "proxy"):
+            self.proxy.close()
+        if self._client is not None:
+            self._client.close()
+        if self._rabbit is not None:
+            self._rabbit.kill()
+        self.guardian.close()

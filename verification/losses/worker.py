@@ -1,0 +1,78 @@
+"""The shipped worker with points (`testkit.faults_worker`), notes of what it was done with, and a known-bad variant.
+
+The variant, `early`, acknowledges a message and removes its records before it writes, as Celery does by default.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from cachekeeper.broker.conventions import TASK
+from cachekeeper.consuming import consumer, processor
+from cachekeeper.consuming.messages import Parcel
+from cachekeeper.model.views import Server
+from cachekeeper.relays.outbox import leave
+from testkit.faults import MUTANT
+from testkit.faults_worker import app
+from testkit.waiting import wait_until
+from verification.losses.changes import DONE, SLOWEST, number_in, slowest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["app"]
+
+_delivery: Any = processor.Delivery
+_deal_with, _keep = _delivery._deal_with, _delivery._keep  # noqa: SLF001  # the shipped worker, with a little around it
+_hand = threading.local()  # what this thread has in hand
+
+
+def _held(self: processor.Delivery, messages: Sequence[Any], strikes: int) -> None:
+    _hand.events = [event for message in messages if isinstance(message, Parcel) for event in message.events]
+    _deal_with(self, messages, strikes)
+
+
+def _noted(self: processor.Delivery, letters: Any) -> None:
+    """Note events that are applied or dead letters, before they leave the outbox: so that none lacks its note."""
+    _keep(self, letters)
+    _note(self, _hand.events)
+
+
+def _note(delivery: processor.Delivery, events: Sequence[object]) -> None:
+    changes = {number: event for event in events if (number := number_in(event)) is not None}
+    client = delivery.keeper.store(Server.CACHE).client
+    pipe = client.pipeline(transaction=False)
+    for number in changes:
+        pipe.sadd(DONE, number)
+    # One that is delivered again, later, is not late.
+    new = [event for event, first in zip(changes.values(), pipe.execute(), strict=True) if first]
+    client.zadd(SLOWEST, {"seconds": slowest(new)}, gt=True)
+
+
+_delivery._deal_with = _held  # noqa: SLF001  # as above
+_delivery._keep = _noted  # noqa: SLF001  # as above
+
+if os.environ.get(MUTANT) == "early":
+    _request: Any = consumer.ApplyRequest
+    _init = _request.__init__
+    _requests: dict[str, Any] = {}
+
+    def _received(self: Any, message: Any, *args: Any, **options: Any) -> None:
+        _init(self, message, *args, **options)
+        _requests[self.job.message.id] = self, message
+
+    def _early(self: processor.Delivery, messages: Sequence[Any], strikes: int) -> None:
+        if records := [event for message in messages if message.outbox for event in message.events]:
+            leave(self.keeper, records)
+        requests = [_requests[message.id] for message in messages]
+        for request, _ in requests:
+            request.acknowledge()
+        # The event loop's thread sends them.
+        wait_until(lambda: all(message.acknowledged for _, message in requests), "acknowledgements that are out")
+        _held(self, messages, strikes)
+
+    app.tasks[TASK].acks_late = False
+    _request.__init__ = _received
+    _delivery._deal_with = _early  # noqa: SLF001  # as above

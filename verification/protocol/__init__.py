@@ -1,0 +1,1 @@
+"""The model of the cache protocol, searched exhaustively; and the scripts, replayed against it on real servers."""

@@ -1,0 +1,64 @@
+"""No cached search whose text matches survives a change: what F forgets is over, in every state that is reached."""
+
+import pytest
+
+from verification.protocol.explorer import search
+from verification.protocol.texts import STUCK, Rules, State, Texts
+
+RIGHT = {
+    "one life": Rules(),
+    "two lives, and no eviction": Rules(values=(1, 2), evicts=False),
+}
+# Each is wrong in one respect.
+WRONG = {
+    "a filter is believed at once after an eviction": Rules(waits=False),
+    "one made in place of another is believed at once": Rules(renewal_waits=False),
+    "a longer life is forgotten": Rules(values=(1, 2), evicts=False, renews=False),
+    "only this slice counts": Rules(remembers=False),
+    "a text is registered with the fill": Rules(registers="after"),
+    "a text is registered a step before its lease": Rules(registers="before"),
+    "an invalidation leaves the lease": Rules(drops_leases=False),
+}
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own-block", "shared-block"])
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_the_filter_forgets_is_over(name: str, shared: bool) -> None:  # noqa: FBT001  # pytest gives it
+    found = search(Texts(RIGHT[name], shared=shared))
+    assert found.problem is None, found.path
+    assert found.states > 1000
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_filter_is_found_out(name: str) -> None:
+    found = search(Texts(WRONG[name], shared=True))
+    assert found.problem is not None
+    assert found.problem.startswith(STUCK)
+
+
+def test_two_lives_and_an_eviction_are_not_covered() -> None:
+    """The bound that the docs state: the new filter waits for its maker's life, and the value has the longer one."""
+    found = search(Texts(Rules(values=(1, 2)), shared=False))
+    assert found.problem is not None
+    kept = found.path[-1]
+    assert kept.key is not None
+    assert kept.filter is not None
+    assert kept.filter.since <= kept.now <= kept.key.ends
+
+
+class _Asked(Texts):
+    """Sees whether F ever says no of what it is asked for."""
+
+    said_no = False
+
+    def _may_be_there(self, state: State) -> bool:
+        answer = super()._may_be_there(state)
+        self.said_no = self.said_no or not answer
+        return answer
+
+
+def test_the_filter_says_no() -> None:
+    """Else one that always says yes would hold, too."""
+    space = _Asked(Rules(), shared=True)
+    assert search(space).problem is None
+    assert space.said_no

@@ -1,0 +1,233 @@
+"""The store on every server, in long sequences of steps, against the model: after each, K and M are what it says.
+
+`replay.py` runs each distinct (K, M, step) on a server, from a state that it sets up. Here nothing is set up: what
+one step leaves is what the next one finds, field by field and TTL by TTL, and anything may vanish between two of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from cachekeeper.protocol import Store
+from testkit import machines
+from verification.protocol.cells import (
+    NOBODY,
+    Acquire,
+    Cell,
+    Change,
+    Deadline,
+    Expire,
+    Fill,
+    FillAbsent,
+    Invalidate,
+    Protocol,
+    ReadUntil,
+    Release,
+    Step,
+)
+from verification.protocol.replay import SECOND, State, clock, compare, compare_state, step_of
+from verification.protocol.store_lab import FOREIGN, K, Lab, M, put_foreign
+from verification.protocol.test_store_mutants import put_in
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from cachekeeper.devservers import RedisServer
+
+VERSIONS = st.integers(0, 12)  # beyond 9, where text and numbers are ordered differently
+# Once a deadline has passed hardly anything can happen, until M is lost.
+ENDS = st.sampled_from([*[Deadline.NONE] * 4, Deadline.AHEAD, Deadline.PAST])
+CHANGES = st.builds(Change, VERSIONS, st.just(0), ENDS)
+EXPIRES = st.builds(Expire, st.sampled_from([*[Deadline.AHEAD] * 6, Deadline.PAST]))
+EVENTS = CHANGES | CHANGES | st.just(Invalidate()) | EXPIRES
+PERHAPS = st.booleans().flatmap(lambda happens: EVENTS if happens else st.none())
+
+OTHER_TYPES = [kind for kind in FOREIGN if kind != "hash"]
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """One key. Nonces and writes are numbered, each used once; those who ask may be slow, and bring their load late."""
+
+    def __init__(self, client: Redis) -> None:
+        super().__init__()
+        client.flushall()
+        self.client = client
+        self.lab = Lab(client)
+        self.store = Store(client)
+        self.began = clock(client)
+        self.cell = Cell()
+        self.nonces = 0
+        self.writes = 0
+        self.lapsed = False
+        self.garbled = False
+
+    def run(self, step: Step) -> None:
+        """On the server and on the model; both answer the same, and leave the same."""
+        result = self.store.run(step_of(K, step, self.began))
+        self.garbled = False
+        problems = list(compare(self.cell, step, result, self.look(), self.began))
+        assert not problems, (step, self.cell, problems)
+        _, self.cell = Protocol().apply(self.cell, step)
+
+    def look(self) -> State:
+        pipe = self.client.pipeline(transaction=False)
+        State.ask(pipe, K)
+        return State.read(iter(pipe.execute()))
+
+    def a_write(self) -> int:
+        self.writes += 1
+        return self.writes
+
+    # --- the steps ----------------------------------------------------------------------------------------------------
+
+    @rule(refresh=st.booleans())
+    def acquire(self, refresh: bool) -> None:  # noqa: FBT001  # Hypothesis draws it
+        self.nonces += 1
+        before = self.cell.lease
+        self.run(Acquire(self.nonces, refresh=refresh, lapsed=self.lapsed))
+        self.lapsed = self.lapsed and self.cell.lease == before
+
+    @precondition(lambda self: self.nonces)
+    @rule(data=st.data())
+    def fill(self, data: st.DataObject) -> None:
+        self.run(self.a_fill(data, self.any_nonce(data)))
+
+    @rule(data=st.data(), refresh=st.booleans(), before=PERHAPS, meanwhile=PERHAPS)
+    def look_up(self, data: st.DataObject, refresh: bool, before: Step | None, meanwhile: Step | None) -> None:  # noqa: FBT001
+        """What a reader does, whatever it is told; rules by themselves seldom come to this."""
+        self.event(before)
+        self.acquire(refresh)
+        nonce = self.nonces
+        self.event(meanwhile)
+        self.run(self.a_fill(data, nonce))
+
+    @precondition(lambda self: self.cell.key is not None)
+    @rule(data=st.data())
+    def refresh_early(self, data: st.DataObject) -> None:
+        """Or mend a damaged K: the only fills that find one."""
+        self.look_up(data, refresh=True, before=None, meanwhile=None)
+
+    def event(self, step: Step | None) -> None:
+        if step is not None:
+            self.run(replace(step, write=self.a_write()) if isinstance(step, Change) else step)
+
+    @precondition(lambda self: self.nonces)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        self.run(Release(self.any_nonce(data)))
+
+    @rule(step=EVENTS)
+    def happens(self, step: Step) -> None:
+        self.event(step)
+
+    @rule()
+    def read_until(self) -> None:
+        self.run(ReadUntil())
+
+    def a_fill(self, data: st.DataObject, nonce: int) -> Fill | FillAbsent:
+        spare = data.draw(st.booleans(), "spare")
+        if data.draw(st.sampled_from([False, False, True]), "found nothing"):
+            return FillAbsent(nonce, self.a_write(), spare)
+        version = data.draw(st.none() | VERSIONS, "version")
+        return Fill(nonce, self.a_write(), version, data.draw(ENDS, "ends"), spare)
+
+    def any_nonce(self, data: st.DataObject) -> int:
+        """Mostly the one that holds the lease; and those of readers long forgotten, across flushes, too."""
+        ago = data.draw(st.sampled_from([None, None, None, 0, 1, 2]), "nonces ago")
+        return max(self.nonces - ago, 1) if ago is not None else self.cell.lease or self.nonces
+
+    # --- what happens to keys -----------------------------------------------------------------------------------------
+
+    @rule(what=st.sampled_from(["K", "K", "K", "M", "M", "M", "everything", *OTHER_TYPES]))
+    def something_is_lost(self, what: str) -> None:
+        """K or M is evicted; Redis is flushed or restarts, and forgets the scripts, too; M becomes of another type."""
+        self.garbled = self.garbled and what == "K"
+        if what == "K":
+            self.client.delete(K)
+            self.cell = self.cell.without_key()
+            return
+        self.client.delete(M)
+        self.cell = self.cell.without_meta()
+        if what == "everything":
+            self.client.flushall()
+            self.client.script_flush()
+            self.cell = Cell()
+        elif what in OTHER_TYPES:
+            put_foreign(self.lab, M, what)
+            self.garbled = True
+
+    @precondition(lambda self: self.cell.lease != NOBODY)
+    @rule()
+    def lease_runs_out(self) -> None:
+        self.client.hset(M, "lx", self.began - SECOND)
+        self.lapsed = True
+
+    @precondition(lambda self: self.cell.absent is not None)
+    @rule()
+    def absence_is_forgotten(self) -> None:
+        self.client.hset(M, "ax", self.began - SECOND)
+        self.cell = self.cell._replace(absent=None)
+
+    @invariant()
+    def is_as_the_model_has_it(self) -> None:
+        if not self.garbled:
+            problems = list(compare_state(self.cell, self.look(), self.began))
+            assert not problems, (self.cell, problems)
+
+
+def holds(client: Redis, *, examples: int, shrink: bool = True) -> None:
+    machines.run(lambda: StoreMachine(client), examples=examples, steps=40, shrink=shrink)
+
+
+def test_the_store_does_what_the_model_does(any_redis: RedisServer) -> None:
+    with any_redis.client() as client:
+        holds(client, examples=150)
+
+
+MUTANTS = {
+    "acquire takes a live lease": (
+        "acquire",
+        "if m[1] and m[1] ~= ARGV[1] and tonumber(m[2]) > now then",
+        "if false then",
+    ),
+    "acquire believes in no absence": ("acquire", "if m[3] and not refresh", "if false and not refresh"),
+    "blind fill": ("fill", "if m[1] ~= ARGV[1] then return {'lost'} end", ""),
+    "fill over a newer version": ("fill", "tonumber(ARGV[4]) < tonumber(m[2])", "false"),
+    "fill without a version keeps the old one": ("fill", "redis.call('HDEL', KEYS[2], 'v')", ""),
+    "fill of nothing leaves a value": ("fill", "redis.call('DEL', KEYS[1])\n  redis.call('HDEL'", "redis.call('HDEL'"),
+    "fill past a deadline": ("fill", "room(ARGV[5], m[3], ARGV[7])", "room(ARGV[5], nil, ARGV[7])"),
+    "fill over what others wrote": ("fill", "if ARGV[8] == '1' and", "if false and"),
+    "release of another's lease": ("release", "if redis.call('HGET', KEYS[1], 'l') ~= ARGV[1]", "if false"),
+    "change over any version": ("change", "if m[1] and tonumber", "if false and tonumber"),
+    "versions are text": ("change", "tonumber(m[1]) >= tonumber(ARGV[1])", "m[1] >= ARGV[1]"),
+    "change leaves no marker": ("change", "redis.call('HSET', KEYS[2], 'v', ARGV[1])", ""),
+    "change spares the lease": ("change", "'HDEL', KEYS[2], 'l', 'lx', 'ax'", "'HDEL', KEYS[2], 'ax'"),
+    "payload over nothing": ("change", "and redis.call('EXISTS', KEYS[1]) == 1", ""),
+    "invalidate spares the lease": ("invalidate", "'v', 'l', 'lx', 'ax'", "'v', 'ax'"),
+    "invalidate forgets the deadline": ("invalidate", "if redis.call('HEXISTS', KEYS[2], 'd') == 1", "if false"),
+    "the later deadline": ("expire", "if before and tonumber(before) <= at", "if false"),
+    "a read past the deadline": ("read_until", "if d and tonumber(d) <= clock()", "if false"),
+    "metadata ends first": ("change", "keep(KEYS[2], math.max(left, tonumber(ARGV[4])))", ""),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_script_is_noticed(name: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, good, bad = MUTANTS[name]
+    put_in(script, good, bad, monkeypatch)
+    with redis_server.client() as client, pytest.raises(AssertionError):
+        holds(client, examples=500, shrink=False)  # most are found in the first few
+
+
+def test_one_that_does_not_mend_is_noticed(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(*_: Any) -> None:
+        """Nothing is mended."""
+
+    monkeypatch.setattr(Store, "_mend", leave)
+    with redis_server.client() as client, pytest.raises(Exception, match="Redis failed while running"):
+        holds(client, examples=500, shrink=False)  # most are found in the first few

@@ -1,0 +1,1 @@
+"""Servers that come back with older data, and deposed primaries: for how long are they believed?"""

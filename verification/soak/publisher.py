@@ -1,0 +1,119 @@
+"""The publisher: `python -m verification.soak.publisher RATE` commits changes, publishes their events, until SIGTERM.
+
+Some events go as messages of their own, some several together; each is published until the broker has confirmed it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import pymongo
+from pymongo.errors import PyMongoError
+
+from cachekeeper.devservers.parents import end_with_parent
+from cachekeeper.errors import BrokerUnavailable
+from cachekeeper.settings import RelaySettings, load
+from producers import Publisher
+from verification.soak.reporting import is_mutant, lead, report
+from verification.soak.workload import commit, event_of
+
+SAYS = "publishing"
+BATCH = 50
+"""Changes that are committed together."""
+_MESSAGES = (1, 1, 2, 6, 40)
+"""How many of their events go together."""
+_THREADS = 4
+_BEHIND_SECONDS = 3.0
+"""So far behind its rate it catches up, as after an outage. It does not flood a machine that is too slow for it."""
+_PAUSE_SECONDS = 0.05
+_REPORT_SECONDS = 0.5
+
+
+class Source:
+    """Publishes at a fixed rate with several threads.
+
+    Args:
+        rate: events a second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        settings = load(RelaySettings)
+        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+            settings.mongodb_url, tz_aware=True, minPoolSize=_THREADS
+        )
+        self.database = client.get_default_database()
+        self.publisher = Publisher(settings)
+        self.rate = rate
+        self.stopping = threading.Event()
+        self._batches = itertools.count()
+        self._due = time.monotonic()
+        self._lock = threading.Lock()
+        self.published = 0
+        self.retries = 0
+
+    def run(self) -> None:
+        """Until `stopping` is set; what has been taken up is published all the same."""
+        threads = [threading.Thread(target=self._work) for _ in range(_THREADS)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            report({"published": self.published, "retries": self.retries})
+            threads[0].join(_REPORT_SECONDS)
+        report({"published": self.published, "retries": self.retries})
+
+    def _work(self) -> None:
+        while not self.stopping.is_set():
+            with self._lock:
+                batch = next(self._batches)
+                if not batch % _THREADS:
+                    # All threads begin a round together, so that each needs a connection of its own. Otherwise as many
+                    # are open as calls happen to overlap, and a machine that becomes busier looks like a leak.
+                    round_seconds = _THREADS * BATCH / self.rate
+                    self._due = max(self._due + round_seconds, time.monotonic() - _BEHIND_SECONDS)
+                due = self._due
+            if (early := due - time.monotonic()) > 0:
+                time.sleep(early)
+            numbers = range(batch * BATCH, (batch + 1) * BATCH)
+            self._until_done(lambda numbers=numbers: commit(self.database, numbers))
+            events = map(event_of, numbers)
+            for size in _MESSAGES:
+                together = list(itertools.islice(events, size))
+                self._until_done(lambda together=together: self.publisher.publish_many(together))
+                with self._lock:
+                    self.published += size
+
+    def _until_done(self, call: Any) -> None:
+        while True:
+            try:
+                call()
+            except (BrokerUnavailable, PyMongoError):
+                with self._lock:
+                    self.retries += 1
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                return
+
+
+def _keep_broken_lanes() -> None:
+    """The mutant `lanes`: connections on which something failed are kept open."""
+    from cachekeeper.publishing.broker_connection import Lane  # noqa: PLC0415  # kombu takes long to import
+
+    kept: list[Lane] = []
+    patched: Any = Lane
+    patched.drop = lambda lane: kept.append(lane)  # noqa: PLW0108  # a built-in would not be bound
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    lead()
+    if is_mutant("lanes"):
+        _keep_broken_lanes()
+    source = Source(float(sys.argv[1]))
+    signal.signal(signal.SIGTERM, lambda *_: source.stopping.set())
+    sys.stderr.write(f"{SAYS}\n")
+    source.run()

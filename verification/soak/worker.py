@@ -1,0 +1,146 @@
+"""`celery -A verification.soak.worker`: the shipped worker, which reports its prefetch and counts what it applied.
+
+The mutants leak: at each connection to the broker (`sockets`, `threads`, `prefetch`) or at each message (`messages`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from celery.worker import state
+
+from cachekeeper.broker.conventions import is_amqp
+from cachekeeper.consuming import processor
+from cachekeeper.consuming.messages import Parcel
+from verification.soak.reporting import VISIBILITY, is_mutant, lead, report
+from verification.soak.workload import number_in
+from worker.celery import app
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["app"]
+
+_REPORT_SECONDS = 0.5
+_MOST_EVENTS = 1 << 23
+_LARGE = 256 * 1024
+"""Bytes that the mutant `messages` keeps with each message, as if they were large."""
+_SOCKETS = 2
+"""So many sockets does the mutant `sockets` leave open at each connection: one alone hides in the noise of pools."""
+_leaked: list[Any] = []
+
+lead()
+if (visibility := os.environ.get(VISIBILITY)) and not is_amqp(str(app.conf.broker_url)):
+    app.conf.broker_transport_options = {**app.conf.broker_transport_options, "visibility_timeout": int(visibility)}
+
+
+class Applied:
+    """Which events were applied. Of a fixed size, so that it adds nothing to what is measured."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray(_MOST_EVENTS // 8)
+        self._lock = threading.Lock()
+        self.distinct = 0
+        self.twice = 0
+        # Touched at once: the memory would be counted as it is first written to.
+        self._bits[:] = b"\0" * len(self._bits)
+
+    def add(self, number: int) -> None:
+        """Note one."""
+        at, bit = number >> 3, 1 << (number & 7)
+        with self._lock:
+            if self._bits[at] & bit:
+                self.twice += 1
+            else:
+                self._bits[at] |= bit
+                self.distinct += 1
+
+
+applied = Applied()
+_delivery: Any = processor.Delivery
+_deal_with = _delivery._deal_with  # noqa: SLF001  # the shipped worker, with a little around it
+
+
+def _noted(self: processor.Delivery, messages: Sequence[Any], strikes: int) -> None:
+    """Note the events of these messages, once all of them were applied."""
+    _deal_with(self, messages, strikes)
+    if is_mutant("messages"):
+        _leaked.extend((message, bytearray(_LARGE)) for message in messages)
+    for message in messages:
+        for event in message.events if isinstance(message, Parcel) else ():
+            if (number := number_in(event)) is not None:
+                applied.add(number)
+
+
+_delivery._deal_with = _noted  # noqa: SLF001  # as above
+
+
+class Watch(bootsteps.StartStopStep):
+    """Started with each connection to the broker."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    connections = 0
+    connected_at = 0.0
+    consumer: Any = None
+
+    def start(self, c: Any) -> None:
+        """Look at this consumer from now on."""
+        if not Watch.connections:
+            threading.Thread(target=_report_for_ever, name="soak-report", daemon=True).start()
+        Watch.connections += 1
+        Watch.connected_at = time.monotonic()  # one clock for all processes of a machine
+        Watch.consumer = c
+        if is_mutant("sockets"):
+            # Listeners: the next cut would close connections through the proxy.
+            _leaked.extend(socket.create_server(("127.0.0.1", 0)) for _ in range(_SOCKETS))
+        if is_mutant("threads"):
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        if is_mutant("prefetch") and Watch.connections > 1:
+            # What Celery does for a task with an ETA, and never undone.
+            c.initial_prefetch_count += 1
+            c.qos.increment_eventually()
+            c.qos.update()
+
+    def stop(self, c: Any) -> None:  # noqa: ARG002  # Celery's
+        """The connection is lost."""
+        Watch.connected_at = 0.0
+
+
+def _report_for_ever() -> None:
+    pause = threading.Event()
+    while not pause.wait(_REPORT_SECONDS):
+        # What the event loop's thread changes meanwhile is looked at again.
+        with contextlib.suppress(AttributeError, RuntimeError):
+            report(_facts())
+
+
+def _facts() -> dict[str, Any]:
+    consumer = Watch.consumer
+    facts: dict[str, Any] = {
+        "connections": Watch.connections,
+        "connected_at": Watch.connected_at,
+        "applied": applied.distinct,
+        "twice": applied.twice,
+        "wanted": consumer.qos.value,
+        "in_hand": len(state.reserved_requests),
+    }
+    channel: Any = consumer.task_consumer.channel
+    qos: Any = getattr(channel, "qos", None)
+    if hasattr(qos, "_dirty"):
+        # kombu fetches while delivered - dirty < prefetch_count: a tag that is dirty and not in delivered is one place
+        # too many. Dirty is looked at twice, since the event loop's thread may flush both between two looks.
+        before, delivered, after = set(qos._dirty), set(qos._delivered), set(qos._dirty)  # noqa: SLF001  # no other way
+        stray = len((before & after) - delivered)
+        facts["prefetch"] = qos.prefetch_count + stray
+    else:
+        facts["prefetch"] = consumer.qos.value
+    return facts
+
+
+app.steps["consumer"].add(Watch)

@@ -1,0 +1,1 @@
+"""Late replies and exceptions between send and read: does a caller ever get the answer to another key?"""

@@ -1,0 +1,322 @@
+"""Does a reply that nobody read reach the next caller? Counts reads that were answered with another key's value.
+
+A read is interrupted: an exception is raised at some line of the client's own code, as a signal handler raises it, and
+the reply arrives late, after the connection may have gone back to its pool. What is read next is held against its key.
+redis-py's own client, made with its defaults, does the same in the same run.
+
+    python -m benchmarks wrong_keys
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import random
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import redis
+from celery.exceptions import SoftTimeLimitExceeded
+from redis.exceptions import RedisClusterException, RedisError
+
+import cachekeeper
+from cachekeeper import make_redis_client
+from cachekeeper.connections.redis_connections import pools_of
+from cachekeeper.devservers import Guardian, RedisServer, find_redis
+from testkit.report import at_most, plain, store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+READS = 200_000
+KEYS = 16
+_INTERRUPTED = 8  # one call in so many
+_LATE_SECONDS = 0.005
+_PLACES = tuple(str(Path(str(module.__file__)).parent) for module in (redis, cachekeeper))
+
+ERRORS = (KeyboardInterrupt, SoftTimeLimitExceeded, RuntimeError)
+"""What is thrown: Ctrl-C, Celery's soft limit, and what a program's own signal handler may raise."""
+
+
+class LateProxy:
+    """Passes bytes on to a server, and those of its replies later that come while `late` is set.
+
+    Such a reply is held until the client has sent something more on that connection, or for five milliseconds.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self.late = False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+
+    def __enter__(self) -> Self:
+        self._spawn(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for one in list(self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def _spawn(self, target: Callable[..., None], *args: object) -> None:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            server = socket.create_connection(("127.0.0.1", self._to))
+            for one in (client, server):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._open.add(one)
+            asked = threading.Event()
+            self._spawn(self._pump, client, server, asked.set)
+            self._spawn(self._pump, server, client, lambda asked=asked: self._hold(asked))
+
+    def _hold(self, asked: threading.Event) -> None:
+        if self.late:
+            asked.clear()
+            asked.wait(_LATE_SECONDS)
+
+    def _pump(self, source: socket.socket, target: socket.socket, first: Callable[[], None]) -> None:
+        with source, contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                first()
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+        self._open.discard(source)
+
+
+class Interrupter:
+    """Raises an error in this thread at one line of a Redis client's code, and counts the lines.
+
+    Args:
+        line: which, of all lines that are run, from 1.
+        error: what is raised there.
+    """
+
+    def __init__(self, line: int, error: type[BaseException]) -> None:
+        self.lines = 0
+        self.raised = False
+        self.place = ""
+        self._line = line
+        self._error = error
+        self._before: Any = None
+        self._seen: dict[FrameType, set[int]] = {}
+
+    def __enter__(self) -> Self:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+        self._seen.clear()
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Any:
+        if self.raised or not frame.f_code.co_filename.startswith(_PLACES):
+            return None
+        if event == "line" and not self._leaves_with(frame):
+            self.lines += 1
+            if self.lines >= self._line > 0 and not _in_finalizer(frame):
+                self.raised = True
+                self.place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+                sys.settrace(None)
+                raise self._error
+        return self._trace
+
+    def _leaves_with(self, frame: FrameType) -> bool:
+        """Whether this line is the end of a `with`: there a tracer can raise before `__exit__`, and no signal can."""
+        seen = self._seen.setdefault(frame, set())
+        again = frame.f_lineno in seen
+        seen.add(frame.f_lineno)
+        return again and linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    """Whether this runs in a `__del__`, where Python drops what is raised."""
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
+
+
+@dataclass
+class Score:
+    """What a run found.
+
+    Attributes:
+        reads: values that were asked for after an interruption, or without any.
+        wrong: those that were another key's.
+        failed: those that were answered with an error.
+        broken: those of them whose error is no `RedisError`: the interruption left a connection in no usable state.
+        interrupted: calls in which an exception was thrown.
+        places: where, for each wrong one.
+    """
+
+    reads: int = 0
+    wrong: int = 0
+    failed: int = 0
+    broken: int = 0
+    interrupted: int = 0
+    places: list[str] | None = None
+
+
+def fill(client: Any) -> None:
+    """Put a value at each key."""
+    for key in range(KEYS):
+        client.set(f"key:{key}", f"value:{key}")
+
+
+def calls(client: Any) -> dict[str, Callable[[], object]]:
+    """What is interrupted: each kind of call that reads replies."""
+
+    def piped(*, transaction: bool) -> object:
+        pipe = client.pipeline(transaction=transaction)
+        for _ in range(3):
+            pipe.get("key:0")
+        return pipe.execute()
+
+    return {
+        "get": lambda: client.get("key:0"),
+        "pipeline": lambda: piped(transaction=False),
+        "transaction": lambda: piped(transaction=True),
+        "script": lambda: client.eval("return redis.call('get', KEYS[1])", 1, "key:0"),
+    }
+
+
+def interrupt(
+    call: Callable[[], object], proxy: LateProxy | None, line: int, error: type[BaseException]
+) -> Interrupter:
+    """Make one call, with an error at a line of it, and its replies late."""
+    with Interrupter(line, error) as interrupter:
+        if proxy is not None:
+            proxy.late = True
+        with contextlib.suppress(error, RedisError, RedisClusterException):
+            call()
+    if proxy is not None:
+        proxy.late = False
+    return interrupter
+
+
+def read(client: Any, key: int, score: Score, place: str) -> None:
+    """Read one key, and hold its value against it."""
+    score.reads += 1
+    try:
+        found = client.get(f"key:{key}")
+    except Exception as error:  # noqa: BLE001  # redis-py's pool met a connection without a socket: a TypeError
+        score.failed += 1
+        score.broken += not isinstance(error, (RedisError, RedisClusterException))
+        for pool in pools_of(client):
+            pool.reset()  # redis-py's own is full of connections that interrupted callers lost
+        return
+    if found != f"value:{key}".encode():
+        score.wrong += 1
+        score.places = [*(score.places or []), place]
+
+
+def every_line(
+    client: Any,
+    proxy: LateProxy | None,
+    call: Callable[[], object],
+    error: type[BaseException],
+    *,
+    connected: bool = True,
+    step: int = 1,
+) -> Score:
+    """Interrupt a call at each line in turn, and read other keys after each.
+
+    Args:
+        client: whose call it is.
+        proxy: what it is connected through.
+        call: one of `calls(client)`.
+        error: what is raised.
+        connected: whether the call finds a connection, or makes one.
+        step: from one line to the next.
+    """
+    score = Score()
+    for line in count(1, step):
+        if not connected:
+            for pool in pools_of(client):
+                pool.disconnect()
+        interrupter = interrupt(call, proxy, line, error)
+        if not interrupter.raised:
+            break
+        score.interrupted += 1
+        for key in (1, 2, 3):
+            read(client, key, score, interrupter.place)
+    return score
+
+
+def play(client: Any, proxy: LateProxy, reads: int, seed: int) -> Score:
+    """Read, and now and then interrupt a call at any line of it."""
+    rng, score = random.Random(seed), Score()
+    offered = list(calls(client).values())
+    lengths = [interrupt(call, None, 0, RuntimeError).lines for call in offered]
+    while score.reads < reads:
+        place = ""
+        if rng.randrange(_INTERRUPTED) == 0:
+            which = rng.randrange(len(offered))
+            error = rng.choice(ERRORS)
+            interrupter = interrupt(offered[which], proxy, rng.randint(1, lengths[which]), error)
+            score.interrupted += interrupter.raised
+            place = interrupter.place
+        read(client, rng.randrange(1, KEYS), score, place)
+    return score
+
+
+@contextlib.contextmanager
+def contenders(url: str) -> Iterator[dict[str, Any]]:
+    """The client of this project, and redis-py's with its defaults."""
+    made = {"cachekeeper": make_redis_client(url), "redis-py, its defaults": redis.Redis.from_url(url)}
+    try:
+        yield made
+    finally:
+        for client in made.values():
+            client.close()
+
+
+def main() -> bool:
+    """Measure; whether no read was answered with another key's value."""
+    with Guardian() as guardian:
+        server = RedisServer(guardian, find_redis())
+        server.start()
+        try:
+            with LateProxy(server.port) as proxy, contenders(proxy.url) as clients:
+                fill(clients["cachekeeper"])
+                scores = {name: play(client, proxy, READS, seed=1) for name, client in clients.items()}
+        finally:
+            server.stop()
+    ours = scores["cachekeeper"]
+    figures = [at_most("reads answered with another key's value, cachekeeper", ours.wrong, 0)]
+    for name, score in scores.items():
+        if name != "cachekeeper":
+            figures.append(plain(f"reads answered with another key's value, {name}", score.wrong, "reads"))
+        figures.append(plain(f"reads, {name}", score.reads, "reads"))
+        figures.append(plain(f"calls interrupted, {name}", score.interrupted, "calls"))
+        figures.append(plain(f"reads that failed, {name}", score.failed, "reads"))
+        figure = f"reads that failed with an error that is no RedisError, {name}"
+        figures.append(at_most(figure, score.broken, 0) if score is ours else plain(figure, score.broken, "reads"))
+    return store("wrong_keys", figures, [server.found])
