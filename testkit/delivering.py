@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from kombu import Connection
 
-from cachekeeper.broker.conventions import DEAD_QUEUE, QUEUE, UNACKED, task_body, task_headers
+from cachekeeper.broker.names import DEAD_QUEUE, QUEUE, UNACKED
 from cachekeeper.devservers import RedisServer, ServerProcess
 from cachekeeper.devservers.worker_process import WorkerProcess
 from cachekeeper.model.registry import load_registry
 from cachekeeper.publishing.publisher import Publisher
+from cachekeeper.publishing.wire_format import task_body, task_headers
 from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import PublisherSettings, Settings
 from producers import UserLoggedOut

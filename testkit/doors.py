@@ -16,7 +16,8 @@ from typing import Any
 import uvicorn
 from kombu import Connection
 
-from cachekeeper.broker.conventions import QUEUE, work_queue
+from cachekeeper.broker.names import QUEUE
+from cachekeeper.broker.queues import work_queue
 from cachekeeper.devservers import RedisServer
 from cachekeeper.http_api import Door
 from cachekeeper.http_api.messages import BATCHED, STRUCTURED

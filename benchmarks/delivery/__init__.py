@@ -14,9 +14,9 @@ from benchmarks.delivery import cores
 from benchmarks.delivery.lab import HELD, Lab
 from benchmarks.delivery.open_loop import Offer, measure, percentile
 from benchmarks.delivery.workload import text
-from cachekeeper.broker.conventions import task_body
 from cachekeeper.devservers import Guardian, MongoServer, RedisServer, find_mongod, find_redis
 from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE
+from cachekeeper.publishing.wire_format import task_body
 from testkit.report import Figure, at_least, at_most, plain, ratio, store
 from testkit.servers import RabbitServer, find_rabbitmq
 

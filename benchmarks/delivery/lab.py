@@ -17,8 +17,9 @@ from benchmarks.delivery import cores
 from benchmarks.delivery.empty import BODY as EMPTY_BODY
 from benchmarks.delivery.empty import NAME as EMPTY
 from benchmarks.delivery.workload import blocked_key, cached, document, key, logout_text, text, version_of
-from cachekeeper.broker.conventions import CONTROL_EXCHANGE, QUEUE, task_body, task_headers
+from cachekeeper.broker.names import CONTROL_EXCHANGE, QUEUE
 from cachekeeper.protocol import Value, scripts
+from cachekeeper.publishing.wire_format import task_body, task_headers
 from cachekeeper.upkeep.warming import warm_view
 from cachekeeper.values.keys import meta_key
 from lookups.users import USER_NAME
@@ -213,7 +214,7 @@ class Lab:
         return seconds
 
     def _fill(self, connection: Connection, messages: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
-        """As the lane publishes, but without waiting for each confirmation."""
+        """As a publisher sends, but without waiting for each confirmation."""
         producer = connection.Producer(auto_declare=False)
         for body, headers in messages:
             producer.publish(

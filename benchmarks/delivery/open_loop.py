@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from benchmarks.delivery.workload import text
 from cachekeeper.devservers.parents import end_with_parent
 from cachekeeper.publishing.publisher import Publisher
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.settings import PublisherSettings
 
 if TYPE_CHECKING:
@@ -185,5 +186,5 @@ def _publish(url: str, offer: Offer, parent: Connection[list[float] | None, floa
         list(pool.map(lambda _: publisher.probe(), range(THREADS)))  # connections are made
     parent.send(None)
     begin = parent.recv()
-    parent.send(offered(lambda number: publisher.publish_texts(messages[number]), offer, begin))
+    parent.send(offered(lambda number: publisher.send(OutgoingMessage(messages[number])), offer, begin))
     publisher.close()

@@ -9,7 +9,7 @@ import redis
 from redis.client import Pipeline
 from redis.utils import str_if_bytes
 
-from cachekeeper.broker.conventions import KEY_TYPES
+from cachekeeper.broker.names import KEY_TYPES
 from cachekeeper.broker.refusals import SOME_WRONG_KEY, WrongKey, is_wrong_type
 
 

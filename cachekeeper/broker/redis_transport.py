@@ -17,13 +17,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from redis.exceptions import OutOfMemoryError
 
-from cachekeeper.broker.conventions import (
-    BINDING_DEADLINES,
-    CONTROL_EXCHANGE,
-    UNACKED,
-    UNACKED_INDEX,
-    UNACKED_MUTEX,
-)
+from cachekeeper.broker.names import BINDING_DEADLINES, CONTROL_EXCHANGE, UNACKED, UNACKED_INDEX, UNACKED_MUTEX
 from cachekeeper.broker.redis_client import Client
 from cachekeeper.broker.refusals import refusal
 from cachekeeper.connections.redis_connections import CountingConnection, CountingSSLConnection

@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from cachekeeper.connections.redis_connections import WaitingPool, pools_of
 from cachekeeper.errors import InputError, SettingsError
-from cachekeeper.protocol import LateCluster, cache_errors
+from cachekeeper.protocol import LazyCluster, cache_errors
 from cachekeeper.values.argument_checks import check_given
 from cachekeeper.values.mongoose_json import LEAN_CODEC_OPTIONS
 from cachekeeper.values.urls import mongodb_url, redis_url
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 2.0
 
 
-def connect_redis(url: str, timeout: float, wait: float = WAIT_SECONDS) -> Redis | LateCluster:
+def connect_redis(url: str, timeout: float, wait: float = WAIT_SECONDS) -> Redis | LazyCluster:
     """A client for `url`, or what makes one of a Cluster; both connect at first use.
 
     Args:
@@ -48,7 +48,7 @@ def connect_redis(url: str, timeout: float, wait: float = WAIT_SECONDS) -> Redis
             return _cluster_client(url, timeout, wait)
 
     parts = urlsplit(url)
-    return LateCluster(connect, 2 * timeout, f"{parts.hostname}:{parts.port or 6379}")
+    return LazyCluster(connect, 2 * timeout, f"{parts.hostname}:{parts.port or 6379}")
 
 
 def make_redis_client(
@@ -198,9 +198,9 @@ def _checked(name: str, check: Callable[[str], str], url: str) -> str:
         raise SettingsError(f"CACHEKEEPER_{name}: {error}") from None
 
 
-def disconnect(client: Redis | RedisCluster | LateCluster) -> None:
+def disconnect(client: Redis | RedisCluster | LazyCluster) -> None:
     """Close a client's idle connections. One in use under another thread would fail it with errors of any kind."""
-    if isinstance(client, RedisCluster | LateCluster):
+    if isinstance(client, RedisCluster | LazyCluster):
         client.close()
     else:
         client.connection_pool.disconnect(inuse_connections=False)

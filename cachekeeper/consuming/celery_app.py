@@ -11,19 +11,11 @@ from celery.app.amqp import AMQP
 from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import ImproperlyConfigured
 
-from cachekeeper.broker.conventions import (
-    CONTROL_EXCHANGE,
-    EVENT_EXCHANGE,
-    QUEUE,
-    TASK,
-    is_amqp,
-    tls_options,
-    transport_options,
-    work_queue,
-)
+from cachekeeper.broker.names import CONTROL_EXCHANGE, EVENT_EXCHANGE, QUEUE, TASK
+from cachekeeper.broker.queues import is_amqp, tls_options, transport_options, work_queue
 from cachekeeper.consuming.celery_environment import OwnConfiguration
 from cachekeeper.consuming.consumer import Servers
-from cachekeeper.consuming.processor import Delivery, Job
+from cachekeeper.consuming.processor import Processor
 from cachekeeper.consuming.redis_channel import Connection
 from cachekeeper.errors import SettingsError
 from cachekeeper.model.registry import Registry, load_registry
@@ -64,7 +56,7 @@ class WorkerApp(Celery):
     """A Celery application that carries its work.
 
     Attributes:
-        delivery: what its worker does with a message.
+        processor: what its worker does with a message.
     """
 
     amqp_cls = f"{__name__}:{Messaging.__name__}"
@@ -74,7 +66,7 @@ class WorkerApp(Celery):
         """What the command `celery worker` makes."""
         return self.subclass_with_self(Worker)
 
-    delivery: Delivery
+    processor: Processor
 
     backend_cls = "disabled"  # else that of CELERY_RESULT_BACKEND
 
@@ -95,17 +87,11 @@ class WorkerApp(Celery):
 class ApplyTask(Task[..., None]):
     """`cachekeeper.apply`: the one task. Publishers send `[[event, ...]]` as its arguments.
 
-    What calls it is the consumer, for all messages of one lot.
+    Celery asks it how to acknowledge, and nobody calls it: the consumer gives messages to the processor, several at a
+    time.
     """
 
     name = TASK
-
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-
-    def run(self, *jobs: Job) -> None:
-        """Deal with messages, as the consumer read them."""
-        self.delivery.process(*jobs)
 
 
 def create_app(settings: Settings, registry: Registry | None = None) -> WorkerApp:
@@ -126,8 +112,8 @@ def create_app(settings: Settings, registry: Registry | None = None) -> WorkerAp
     # Not the current application of a process that may have one of its own, and no concern of Django's.
     app = WorkerApp("cachekeeper", set_as_current=False, fixups=[], loader=OwnConfiguration)
     app.conf.update(_configuration(settings.broker_url))
-    app.delivery = Delivery(settings, registry)
-    app.register_task(ApplyTask(app.delivery))
+    app.processor = Processor(settings, registry)
+    app.register_task(ApplyTask())
     app.steps["worker"].add(Servers)
     # At DEBUG it writes whole commands, tokens included; `celery worker --loglevel debug` is not meant to ask for that.
     logging.getLogger("pymongo.command").setLevel(logging.INFO)
@@ -156,7 +142,7 @@ def _configuration(url: str) -> dict[str, Any]:
         # --- the queue
         "task_queues": [work_queue(url)],
         "task_default_queue": QUEUE,
-        # One lane: a misspelt queue is an error, not a new queue that nobody reads.
+        # One queue: a misspelt one is an error, not a new queue that nobody reads.
         "task_create_missing_queues": False,
         # With quorum queues Celery must set the prefetch for each consumer; it finds out by itself.
         "worker_detect_quorum_queues": True,

@@ -1,6 +1,6 @@
 """Celery's consumer, with three changes.
 
-It takes every message; it stops fetching while the gate is shut; and what waits for a thread is dealt with together.
+It takes every message; it stops fetching during a pause; and what waits for a thread is dealt with together.
 All rest on Celery's own hooks: the setting `worker_consumer`, a `Request` of our own, and callbacks on its event loop.
 """
 
@@ -25,12 +25,13 @@ from celery.worker.loops import asynloop
 from celery.worker.request import Request
 from vine import promise
 
-from cachekeeper.broker.conventions import TASK, dead_queue
+from cachekeeper.broker.names import TASK
+from cachekeeper.broker.queues import dead_queue
 from cachekeeper.broker.refusals import ReconnectPause, refusal
 from cachekeeper.consuming.acks import Acknowledgements, rejection, spare_deliveries
-from cachekeeper.consuming.messages import Parcel, read_message
+from cachekeeper.consuming.messages import EventMessage, read_message
 from cachekeeper.consuming.poison_guard import guard_process
-from cachekeeper.consuming.processor import Job, Verdict
+from cachekeeper.consuming.processor import Verdict
 from cachekeeper.errors import SettingsError
 from cachekeeper.metrics import COUNTERS, logger
 
@@ -39,14 +40,14 @@ if TYPE_CHECKING:
 
     from kombu import Message
 
-    from cachekeeper.consuming.processor import Delivery
+    from cachekeeper.consuming.processor import Processor
 
 
 _WRONG_POOL = "run the worker with Celery's pool threads (the default) or solo"
 _LOOK_SECONDS = 0.5
 # What Celery is shown of a message: whatever is in it cannot make the request fail.
 _NOTHING = SimpleNamespace(delivery_info={}, properties={})
-_EVENTS_A_LOT = 500  # beyond them a round trip is a small part of the work
+_EVENTS_AT_ONCE = 500  # beyond them a round trip is a small part of the work
 
 
 class Steps(bootsteps.Blueprint):
@@ -93,14 +94,14 @@ class Consumer(CeleryConsumer):
         if self.hub is None or not isinstance(self.pool, ThreadPool | SoloPool):
             raise SettingsError(_WRONG_POOL)
         guard_process()
-        self.delivery: Delivery = cast("Any", self.app).delivery
+        self.processor: Processor = cast("Any", self.app).processor
         self._held: deque[ApplyRequest] = deque()
-        self._lots = Lots(self.pool)
+        self._batcher = MessageBatcher(self.pool, self.processor)
         self._acknowledgements = Acknowledgements(self.hub.call_later)
         self._consuming = False
         self._looping = False  # whether the event loop runs, with a connection
         self._reconnecting = ReconnectPause(state.maybe_shutdown)
-        self.delivery.gate.on_open = lambda: self.hub.call_soon(self._settle)
+        self.processor.pause.on_over = lambda: self.hub.call_soon(self._settle)
         # The event loop looks whether it should stop when something has happened, or the next timer is due: with an
         # idle RabbitMQ that is ten seconds after the SIGTERM.
         self.hub.timer.call_repeatedly(_LOOK_SECONDS, lambda: None)
@@ -117,7 +118,7 @@ class Consumer(CeleryConsumer):
 
     def work_on(self, request: ApplyRequest) -> None:
         """Have a thread of the pool deal with a message."""
-        self._lots.add(request)
+        self._batcher.add(request)
 
     def loop(self, _: object, connection: Any, consumer: Any, *args: Any) -> None:
         """Celery's event loop, run for each connection to the broker."""
@@ -191,21 +192,21 @@ class Consumer(CeleryConsumer):
         message.ack()
 
     def _settle(self) -> None:
-        """Bring what this worker does in step with the gate.
+        """Bring what this worker does in step with the pause.
 
         In this order: a message put back while the worker still fetches is delivered to it again, and again, until the
         delivery limit.
         """
-        is_open = self.delivery.gate.is_open
-        # the connection is refused · the gate opens, which asks for this · SIGTERM: the hub, as it closes, calls
+        fetching = self.processor.pause.is_over
+        # the connection is refused · the pause is over, which asks for this · SIGTERM: the hub, as it closes, calls
         # whatever was asked for, and to consume over the connection that is lost would raise.
-        if self._looping and self._consuming and not is_open:
+        if self._looping and self._consuming and not fetching:
             # A message that is on its way is put back by kombu, since nobody waits for it.
             self._consuming = False
             self.task_consumer.cancel()
         while self._held:
             self._held.popleft().reject(requeue=True)
-        if self._looping and is_open and not self._consuming and self.task_consumer is not None:
+        if self._looping and fetching and not self._consuming and self.task_consumer is not None:
             self._consuming = True
             self.task_consumer.consume()
 
@@ -227,7 +228,7 @@ class ApplyRequest(Request):
         on_reject: Callable[..., Any],
     ) -> None:
         self._consumer = consumer
-        self.job = Job(read_message(message))
+        self.read = read_message(message)
         super().__init__(
             _NOTHING,
             on_ack=on_ack,
@@ -236,10 +237,10 @@ class ApplyRequest(Request):
             app=consumer.app,
             connection_errors=consumer.connection_errors,
             task=task,
-            body=((self.job,), {}, {}),
+            body=((), {}, {}),
             headers={
                 "task": TASK,
-                "id": self.job.message.id,
+                "id": self.read.id,
                 "argsrepr": "(a message)",
                 "kwargsrepr": "{}",
             },
@@ -249,8 +250,7 @@ class ApplyRequest(Request):
     @property
     def events(self) -> int:
         """How many there are in the message."""
-        message = self.job.message
-        return len(message.events) if isinstance(message, Parcel) else 0
+        return len(self.read.events) if isinstance(self.read, EventMessage) else 0
 
     def revoked(self) -> bool:
         """Never: Celery acknowledges what was revoked, and the event would be lost."""
@@ -260,16 +260,21 @@ class ApplyRequest(Request):
         """What Celery calls to have it done. Its own takes a thread for each message, and traces it."""
         self._consumer.work_on(self)
 
-    def on_success(self, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> None:
-        """The task has returned, or its thread was torn out of it; in that thread."""
-        if self.job.verdict is Verdict.DONE:
-            super().on_success(failed__retval__runtime, **kwargs)
+    def settle(self, verdict: Verdict, seconds: float) -> None:
+        """Acknowledge the message or put it back; in the thread that dealt with it.
+
+        Args:
+            verdict: what is to become of it.
+            seconds: that it took.
+        """
+        if verdict is Verdict.DONE:
+            self.on_success((False, None, seconds))
             return
         state.task_ready(self)
         self._consumer.hold(self)
 
 
-class Lots:
+class MessageBatcher:
     """Messages that wait for a thread. Safe across threads.
 
     Whoever is free takes half of what waits: so a message that comes alone is dealt with at once; under load many share
@@ -278,10 +283,12 @@ class Lots:
 
     Args:
         pool: Celery's.
+        processor: deals with them.
     """
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, processor: Processor) -> None:
         self._pool = pool
+        self._processor = processor
         self._lock = threading.Lock()
         self._waiting: deque[ApplyRequest] = deque()
         self._threads = 0
@@ -297,8 +304,8 @@ class Lots:
 
     def _work(self) -> None:
         try:
-            while lot := self._take():
-                _deal_with(lot)
+            while batch := self._take():
+                self._deal_with(batch)
         except BaseException as error:
             with self._lock:
                 self._threads -= 1
@@ -310,27 +317,27 @@ class Lots:
     def _take(self) -> list[ApplyRequest]:
         """Half of what waits, or one message of many events; nothing where nothing waits: this thread's end."""
         with self._lock:
-            lot: list[ApplyRequest] = []
+            batch: list[ApplyRequest] = []
             events, most = 0, (len(self._waiting) + 1) // 2
-            while len(lot) < most and (not lot or events + self._waiting[0].events <= _EVENTS_A_LOT):
+            while len(batch) < most and (not batch or events + self._waiting[0].events <= _EVENTS_AT_ONCE):
                 request = self._waiting.popleft()
                 events += request.events
-                lot.append(request)
-            if not lot:
+                batch.append(request)
+            if not batch:
                 self._threads -= 1
-            return lot
+            return batch
 
-
-def _deal_with(lot: list[ApplyRequest]) -> None:
-    began = time.monotonic()
-    try:
-        for request in lot:
-            request.on_accepted(os.getpid(), began)  # type: ignore[arg-type]  # what Celery's own pools give it
-        lot[0].task.run(*(request.job for request in lot))
-    finally:  # torn out of it, a message is put back
-        for request in lot:
-            request.on_success((False, None, time.monotonic() - began))
-    logger.debug("dealt with %d messages in %.4f s", len(lot), time.monotonic() - began)
+    def _deal_with(self, batch: list[ApplyRequest]) -> None:
+        began = time.monotonic()
+        verdicts = [Verdict.AWAY] * len(batch)  # of a thread that is torn out of it
+        try:
+            for request in batch:
+                request.on_accepted(os.getpid(), began)  # type: ignore[arg-type]  # what Celery's own pools give it
+            verdicts = self._processor.process([request.read for request in batch])
+        finally:
+            for request, verdict in zip(batch, verdicts, strict=True):
+                request.settle(verdict, time.monotonic() - began)
+        logger.debug("dealt with %d messages in %.4f s", len(batch), time.monotonic() - began)
 
 
 class DeadQueue(bootsteps.StartStopStep):
@@ -358,11 +365,11 @@ class Servers(bootsteps.StartStopStep):
 
     def start(self, w: Any) -> None:
         """Called before the consumer starts."""
-        w.app.delivery.start()
+        w.app.processor.start()
 
     def stop(self, w: Any) -> None:
         """Called when the consumer has stopped."""
-        w.app.delivery.stop()
+        w.app.processor.stop()
 
     def terminate(self, w: Any) -> None:
         """Called instead of `stop` where it must be quick."""

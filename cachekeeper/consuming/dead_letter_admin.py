@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from cachekeeper.model.registry import Registry
-    from cachekeeper.publishing.publisher import Publisher
+from cachekeeper.publishing.publisher import Publisher
+from cachekeeper.publishing.wire_format import OutgoingMessage
 
 _COUNT_SECONDS = 30.0
 _SHORTEST_PREFIX = 4
@@ -143,7 +144,7 @@ class DeadLetters:
                 continue  # somebody else took care of it
             if _event_in(found):
                 first_ms = (found["first_at"] - EPOCH) // timedelta(milliseconds=1)
-                publisher.publish_letter(found["body"], count=found["count"], first_ms=first_ms)
+                publisher.send(OutgoingMessage((found["body"],), failed=(found["count"], first_ms)))
                 done.published += 1
                 done.back += not self._remove(found)
             else:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, cast
 
-from cachekeeper.broker.conventions import LETTER_HEADER, OUTBOX_HEADER, TASK, UNREADABLE_HEADER
+from cachekeeper.broker.names import LETTER_HEADER, OUTBOX_HEADER, TASK, UNREADABLE_HEADER
 from cachekeeper.metrics import COUNTERS, logger
 from cachekeeper.values.nesting import DEEPEST, DEEPEST_EVENT, deeper_than
 
@@ -42,7 +42,7 @@ class Failures:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class EventMessage:
     """A message that can be read; its events may yet be wrong, each for itself.
 
     Attributes:
@@ -103,7 +103,7 @@ class _Unreadable(Exception):
     """Why a message is poison."""
 
 
-def read_message(message: Message) -> Parcel | Poison:
+def read_message(message: Message) -> EventMessage | Poison:
     """Read a message. Never raises for what it holds."""
     try:
         return _read(message)
@@ -117,11 +117,11 @@ def read_message(message: Message) -> Parcel | Poison:
 
 
 def _poison(message: Message, reason: str) -> Poison:
-    # The same at each delivery: the gate counts failures by it, and slows down.
+    # The same at each delivery: the pause counts failures by it, and grows.
     return Poison(f"unreadable-{hashlib.sha256(_bytes(message.body)).hexdigest()}", _text(message.body), reason)
 
 
-def _read(message: Message) -> Parcel:
+def _read(message: Message) -> EventMessage:
     found = cast("object", message.headers)
     headers = found if isinstance(found, dict) else {}
     if (reason := headers.get(UNREADABLE_HEADER)) is not None:
@@ -144,7 +144,7 @@ def _read(message: Message) -> Parcel:
     if not isinstance(arguments, list) or len(arguments) != 1 or not isinstance(arguments[0], list):
         raise _Unreadable("its argument is not one list of events")
     events = [_shallow(event) for event in arguments[0]] if deeper_than(DEEPEST, arguments[0]) else arguments[0]
-    return Parcel(message_id, events, headers.get(OUTBOX_HEADER) is True, _failures(headers.get(LETTER_HEADER)))
+    return EventMessage(message_id, events, headers.get(OUTBOX_HEADER) is True, _failures(headers.get(LETTER_HEADER)))
 
 
 def _shallow(event: object) -> object:

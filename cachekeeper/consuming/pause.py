@@ -1,4 +1,4 @@
-"""The gate: whether this worker fetches events. Away is not failed."""
+"""The pause: this worker fetches no events while a server is away. Away is not failed."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ _LONGEST_PAUSE_SECONDS = 5.0
 _REMEMBERED = 10_000
 
 
-class Gate:
-    """Open while Redis and MongoDB answer. Safe across threads.
+class Pause:
+    """Over while Redis and MongoDB answer. Safe across threads.
 
-    It begins shut. While it is shut, a thread of its own makes attempts, with growing pauses of at most five seconds,
-    until one succeeds; so an outage of any length ends by itself, and no task waits for it. The thread is there from
+    A worker begins with one. During a pause a thread of its own makes attempts, at most five seconds apart, until
+    one succeeds; so an outage of any length ends by itself, and no task waits for it. The thread is there from
     `start` on: an outage may be when no new one can be had.
 
     A message that failed although the first attempt after it succeeded gets a *strike*: perhaps it is the message. Its
-    events are then applied one by one, and after `Gate.STRIKES` in one process the guilty ones are given up; else one
+    events are then applied one by one, and after `Pause.STRIKES` in one process the guilty ones are given up; else one
     event that no server accepts would keep all others waiting for ever.
 
-    A full pool of connections shuts it too, without a strike: before RabbitMQ 4.3 each message that is put back costs a
-    delivery, so messages must not be fetched again at once. The pause grows while the pool is full again soon after.
+    A full pool of connections begins one too, without a strike: before RabbitMQ 4.3 each message that is put back costs
+    a delivery, so messages must not be fetched again at once. The pause grows while the pool is full again soon after.
 
     Args:
         attempt: asks the servers, within a time limit; raises where they do not answer.
 
     Attributes:
-        on_open: called, from that thread, when the gate has opened.
+        on_over: called, from that thread, when the pause is over.
     """
 
     STRIKES = 8
 
     def __init__(self, attempt: Callable[[], None]) -> None:
-        self.on_open: Callable[[], object] = lambda: None
+        self.on_over: Callable[[], object] = lambda: None
         self._attempt = attempt
         self._lock = threading.Lock()
-        self._open = False
+        self._over = False
         self._stopping = threading.Event()
-        self._shut = threading.Event()
+        self._begun = threading.Event()
         self._logged = ""
         self._thread: threading.Thread | None = None
         self._failed: set[str] = set()
         self._strikes: OrderedDict[str, int] = OrderedDict()
-        self._opened_at = 0.0
-        self._full = 0  # how often in a row a full pool shut it soon after it had opened
+        self._over_at = 0.0
+        self._full = 0  # how often in a row a full pool began one soon after the last
 
     @property
-    def is_open(self) -> bool:
+    def is_over(self) -> bool:
         """Whether to fetch events."""
-        return self._open
+        return self._over
 
     def strikes(self, message_id: str) -> int:
         """How often a message failed while the servers were well."""
@@ -74,18 +74,18 @@ class Gate:
 
     def start(self) -> None:
         """Make a first attempt, and where it fails go on in the background."""
-        self._thread = threading.Thread(target=self._run, name="cachekeeper-gate", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="cachekeeper-pause", daemon=True)
         self._thread.start()
         try:
             self._attempt()
         except Exception as error:  # noqa: BLE001  # whatever it is, the thread goes on trying, and logs it
             self._log(error)
             self._logged = _text(error)
-            self._shut.set()
+            self._begun.set()
         else:
-            self._unlock()
+            self._end()
 
-    def shut(self, message_id: str | None, error: BaseException) -> None:
+    def begin(self, message_id: str | None, error: BaseException) -> None:
         """A message failed, since a server is away: fetch no more until one attempt has succeeded.
 
         Args:
@@ -95,26 +95,26 @@ class Gate:
         with self._lock:
             if message_id is not None:
                 self._failed.add(message_id)
-            if not self._open:
+            if not self._over:
                 return
-            self._open = False
+            self._over = False
             self._logged = _text(error)
         COUNTERS.add("gate_shut")
         logger.warning("stopped fetching events: %s", _text(error))
-        self._shut.set()
+        self._begun.set()
 
     def stop(self) -> None:
         """Make no more attempts."""
         self._stopping.set()
-        self._shut.set()
+        self._begun.set()
         if self._thread is not None:
             self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._shut.wait()
-            # It is set once for each time that the gate is shut, and `_try` opens it.
-            self._shut.clear()
+            self._begun.wait()
+            # It is set once for each pause, and `_try` ends it.
+            self._begun.clear()
             self._try()
 
     def _try(self) -> None:
@@ -122,7 +122,7 @@ class Gate:
         while not self._stopping.is_set():
             try:
                 self._attempt()
-            except Exception as error:  # noqa: BLE001  # without this thread the gate would stay shut for ever
+            except Exception as error:  # noqa: BLE001  # without this thread the pause would never end
                 if (text := _text(error)) != self._logged:
                     self._log(error)
                     self._logged = text
@@ -132,18 +132,18 @@ class Gate:
             if not attempts:
                 self._stopping.wait(self._strike(began))
             logger.warning("fetching events again, after %.1f s", time.monotonic() - began)
-            self._unlock()
+            self._end()
             return
 
     def _strike(self, began: float) -> float:
         """The servers are well: what failed may be the messages' own fault. Returns how long to wait all the same.
 
         Args:
-            began: when the gate was shut, by the monotonic clock.
+            began: when the pause began, by the monotonic clock.
         """
         with self._lock:
             if not self._failed:
-                soon = began - self._opened_at < _LONGEST_PAUSE_SECONDS
+                soon = began - self._over_at < _LONGEST_PAUSE_SECONDS
                 self._full = self._full + 1 if soon else 1
             most = 0 if self._failed else self._full
             for message_id in self._failed:
@@ -153,13 +153,13 @@ class Gate:
                 self._strikes.popitem(last=False)
         return min(_FIRST_PAUSE_SECONDS * (1 << min(most, 10)), _LONGEST_PAUSE_SECONDS)
 
-    def _unlock(self) -> None:
+    def _end(self) -> None:
         with self._lock:
             # What failed between the attempt and now failed in the outage that is over: no strike.
             self._failed.clear()
-            self._opened_at = time.monotonic()
-            self._open = True
-        self.on_open()
+            self._over_at = time.monotonic()
+            self._over = True
+        self.on_over()
 
     def _log(self, error: Exception) -> None:
         if isinstance(error, CachekeeperError):

@@ -16,7 +16,7 @@ from amqp.serialization import PROPERTY_CLASSES, decode_properties_basic
 from amqp.spec import Basic
 from kombu.utils.json import dumps, loads
 
-from cachekeeper.broker.conventions import QUEUE, UNREADABLE_HEADER
+from cachekeeper.broker.names import QUEUE, UNREADABLE_HEADER
 from cachekeeper.consuming.messages import LONGEST, Unreadable
 from cachekeeper.values.nesting import DEEPEST, deeper_than
 

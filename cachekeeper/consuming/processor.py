@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,8 @@ from cachekeeper.applying.batch import Applied, apply
 from cachekeeper.applying.ttl_indexes import IndexKeeper
 from cachekeeper.connections.mongodb import database_errors
 from cachekeeper.consuming.dead_letters import COLLECTION, EXPIRY, Letter, keep
-from cachekeeper.consuming.messages import DeepEvent, Failures, Parcel, Poison
-from cachekeeper.consuming.pause import Gate
+from cachekeeper.consuming.messages import DeepEvent, EventMessage, Failures, Poison
+from cachekeeper.consuming.pause import Pause
 from cachekeeper.consuming.signals import signal_errors
 from cachekeeper.errors import CachekeeperError, CacheOverloaded, InvalidEvent, Unavailable
 from cachekeeper.metrics import COUNTERS, log_once, logger
@@ -45,20 +44,7 @@ class Verdict(Enum):
     AWAY = "away"  # a server is: put it back
 
 
-@dataclass(slots=True)
-class Job:
-    """A message, and what is to become of it.
-
-    Attributes:
-        message: as read.
-        verdict: put back, until somebody says otherwise.
-    """
-
-    message: Parcel | Poison
-    verdict: Verdict = Verdict.AWAY
-
-
-class Delivery:
+class Processor:
     """The work of one worker process, without Celery.
 
     Args:
@@ -66,7 +52,7 @@ class Delivery:
         registry: views, events and handlers.
 
     Attributes:
-        gate: whether to fetch events.
+        pause: whether to fetch events.
         keeper: the clients.
         indexes: makes the TTL indexes, from `start` on.
     """
@@ -74,7 +60,7 @@ class Delivery:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.keeper = Keeper(settings)
         self.registry = registry
-        self.gate = Gate(self._probe)
+        self.pause = Pause(self._probe)
         views = registry.views.values()
         inhabited = sorted({view.server for view in views})
         self._servers = inhabited or [Server.CACHE]
@@ -89,7 +75,7 @@ class Delivery:
         self._threads.append(self.indexes)
 
     def start(self) -> None:
-        """Watch for older data, make the indexes, keep the blocklists ready, and open the gate.
+        """Watch for older data, make the indexes, keep the blocklists ready, and begin to fetch.
 
         Where a server is away, each of these is done when it is back. Returns within the time limits of a call to each
         server.
@@ -100,50 +86,55 @@ class Delivery:
             watch.wait_for_first_answer()  # before this worker's first key
         for thread in self._threads:
             thread.start()
-        self.gate.start()
+        self.pause.start()
 
     def stop(self) -> None:
         """End what `start` began. Messages in hand may still be processed."""
-        self.gate.stop()
+        self.pause.stop()
         for thread in (*self._watches, *self._threads):
             thread.stop()
 
-    def process(self, *jobs: Job) -> None:
+    def process(self, messages: Sequence[EventMessage | Poison]) -> list[Verdict]:
         """Deal with messages. Each wait for a server has its time limit; a large message may take several waits.
 
         Together: they then share a round trip. But one that has failed before while the servers were well is dealt with
         alone, since it may take the others with it.
+
+        Returns:
+            What is to become of each, in their order. Where this raises, all are to be put back: what was applied
+            already is applied again, which does no harm.
         """
-        strikes = {id(job): self.gate.strikes(job.message.id) for job in jobs}
-        if others := [job for job in jobs if not strikes[id(job)]]:
-            self._process(others, 0)
-        for job in jobs:
-            if strikes[id(job)]:
-                self._process([job], strikes[id(job)])
+        strikes = [self.pause.strikes(message.id) for message in messages]
+        others = [message for message, each in zip(messages, strikes, strict=True) if not each]
+        together = self._process(others, 0) if others else Verdict.DONE
+        return [
+            self._process([message], each) if each else together
+            for message, each in zip(messages, strikes, strict=True)
+        ]
 
-    def _process(self, jobs: Sequence[Job], strikes: int) -> None:
-        if not self.gate.is_open:
+    def _process(self, messages: Sequence[EventMessage | Poison], strikes: int) -> Verdict:
+        if not self.pause.is_over:
             # In hand when the outage began: they go back at once, without asking the servers again.
-            return
+            return Verdict.AWAY
         try:
-            self._deal_with([job.message for job in jobs], strikes)
+            self._deal_with(messages, strikes)
         except Exception as error:  # noqa: BLE001  # a fault of ours must not lose a message; logged there
-            self._away(jobs, error)
-            return
-        for job in jobs:
-            if strikes:
-                self.gate.forgive(job.message.id)
-            job.verdict = Verdict.DONE
+            self._away(messages, error)
+            return Verdict.AWAY
+        if strikes:
+            for message in messages:
+                self.pause.forgive(message.id)
+        return Verdict.DONE
 
-    def _away(self, jobs: Sequence[Job], error: Exception) -> None:
-        COUNTERS.add("message_put_back", len(jobs))
+    def _away(self, messages: Sequence[EventMessage | Poison], error: Exception) -> None:
+        COUNTERS.add("message_put_back", len(messages))
         if not isinstance(error, CachekeeperError):
             _log_fault("a message was put back", error)
-        for job in jobs:
+        for message in messages:
             # A full pool: Redis was not asked, so nothing speaks against the message.
-            self.gate.shut(None if isinstance(error, CacheOverloaded) else job.message.id, error)
+            self.pause.begin(None if isinstance(error, CacheOverloaded) else message.id, error)
 
-    def _deal_with(self, messages: Sequence[Parcel | Poison], strikes: int) -> None:
+    def _deal_with(self, messages: Sequence[EventMessage | Poison], strikes: int) -> None:
         letters: list[Letter] = []
         bodies: list[tuple[object, Failures | None]] = []
         batch: list[list[Command]] = []
@@ -177,7 +168,7 @@ class Delivery:
         records = [
             {"id": body.id} if isinstance(body, DeepEvent) else body
             for message in messages
-            if isinstance(message, Parcel) and message.outbox
+            if isinstance(message, EventMessage) and message.outbox
             for body in message.events
         ]
         if records:
@@ -213,7 +204,7 @@ class Delivery:
             result = self._alone(commands)
             if not isinstance(result.error, Unavailable):
                 break
-            if strikes < self.gate.STRIKES or isinstance(result.error, CacheOverloaded):
+            if strikes < self.pause.STRIKES or isinstance(result.error, CacheOverloaded):
                 raise result.error  # a full pool is never the event's fault, however often it was met
             # Its message has failed again and again while the servers were well. If they are now, and it fails once
             # more, and they still are, it is the event. Once is not enough: a neighbour of the guilty one, which an

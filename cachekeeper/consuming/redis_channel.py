@@ -24,7 +24,7 @@ from kombu.utils.json import loads
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from cachekeeper.broker import redis_transport
-from cachekeeper.broker.conventions import PAUSE
+from cachekeeper.broker.names import PAUSE
 from cachekeeper.broker.redis_transport import lua_source
 from cachekeeper.consuming import poison_guard
 from cachekeeper.consuming.unacked import QoS

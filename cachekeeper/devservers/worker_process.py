@@ -9,7 +9,8 @@ from typing import cast
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from cachekeeper.broker.conventions import CONTROL_EXCHANGE, tls_options
+from cachekeeper.broker.names import CONTROL_EXCHANGE
+from cachekeeper.broker.queues import tls_options
 from cachekeeper.devservers.guardian import Guardian
 from cachekeeper.devservers.process import ServerProcess
 from cachekeeper.values.urls import without_tls_options

@@ -29,6 +29,7 @@ from cachekeeper.http_api.openapi import document
 from cachekeeper.http_api.problems import Problem, Refused, on_failure, on_http_exception, on_problem
 from cachekeeper.model.registry import Registry, load_registry
 from cachekeeper.publishing.publisher import Publisher, packed
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.settings import DoorSettings
 
 logger = logging.getLogger("cachekeeper.door")
@@ -165,7 +166,7 @@ class Door:
 
     def _publish_texts(self, texts: Sequence[str]) -> None:
         for batch in packed(texts):
-            self._publisher.publish_texts(batch)
+            self._publisher.send(OutgoingMessage(batch))
 
     def _unavailable(self, detail: str) -> Problem:
         detail = f"{detail}; to send the same events again does no harm"

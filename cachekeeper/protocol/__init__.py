@@ -4,8 +4,8 @@ May import `values`, `errors` and `metrics`. It knows Redis, and nothing of Mong
 """
 
 from cachekeeper.protocol import scripts
-from cachekeeper.protocol.lazy_cluster import LateCluster
+from cachekeeper.protocol.lazy_cluster import LazyCluster
 from cachekeeper.protocol.scripts import Registration, Step, Value, new_nonce
 from cachekeeper.protocol.store import Store, cache_errors
 
-__all__ = ["LateCluster", "Registration", "Step", "Store", "Value", "cache_errors", "new_nonce", "scripts"]
+__all__ = ["LazyCluster", "Registration", "Step", "Store", "Value", "cache_errors", "new_nonce", "scripts"]

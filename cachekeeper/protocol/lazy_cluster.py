@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from redis import RedisCluster
 
 
-class LateCluster:
+class LazyCluster:
     """Connects where a step needs it, so that a Cluster which is away is what any Redis is that is away.
 
     One thread connects and the others wait for how that ends, all at the same time: behind a lock, each would spend the

@@ -11,7 +11,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 
 from cachekeeper.errors import CacheOverloaded, CacheUnavailable
 from cachekeeper.metrics import COUNTERS, log_once
-from cachekeeper.protocol.lazy_cluster import LateCluster
+from cachekeeper.protocol.lazy_cluster import LazyCluster
 from cachekeeper.protocol.refusals import is_pool_full, server_name, warn_if_refused
 from cachekeeper.protocol.scripts import invalidate_within, mend
 from cachekeeper.values.fold import escape_braces
@@ -61,9 +61,9 @@ class Store:
         source: a redis-py client that answers bytes (`decode_responses=False`), a Cluster's too, or what makes that.
     """
 
-    def __init__(self, source: Redis | RedisCluster | LateCluster) -> None:
+    def __init__(self, source: Redis | RedisCluster | LazyCluster) -> None:
         self.source = source
-        self.is_cluster = isinstance(source, RedisCluster | LateCluster)
+        self.is_cluster = isinstance(source, RedisCluster | LazyCluster)
 
     @property
     def client(self) -> Redis:
@@ -72,7 +72,7 @@ class Store:
         Raises:
             CacheUnavailable: it is a Cluster's, not made yet, and cannot be made now.
         """
-        return cast("Redis", self.source.client() if isinstance(self.source, LateCluster) else self.source)
+        return cast("Redis", self.source.client() if isinstance(self.source, LazyCluster) else self.source)
 
     def getter(self) -> Callable[[str], Any]:
         """The plain `GET`, the client's own where there is one: a hit costs no more. Raises as it and `client` do."""
@@ -80,7 +80,7 @@ class Store:
         def get(key: str) -> Any:
             return self.client.get(key)
 
-        return get if isinstance(self.source, LateCluster) else self.source.get
+        return get if isinstance(self.source, LazyCluster) else self.source.get
 
     def run(self, step: Step[Outcome]) -> Outcome:
         """Run one step, in one round trip.

@@ -9,25 +9,18 @@ from typing import TYPE_CHECKING, Any
 from kombu import Producer
 from kombu.exceptions import OperationalError
 
-from cachekeeper.broker.conventions import (
-    PAUSE,
-    is_amqp,
-    task_body,
-    task_headers,
-    tls_options,
-    transport_options,
-    work_queue,
-)
+from cachekeeper.broker.names import PAUSE
+from cachekeeper.broker.queues import is_amqp, tls_options, transport_options, work_queue
 from cachekeeper.broker.redis_transport import Connection
 from cachekeeper.broker.refusals import refusal
 from cachekeeper.errors import BrokerUnavailable
 from cachekeeper.values.urls import without_tls_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from cachekeeper.publishing.wire_format import OutgoingMessage
 
 
-class Lane:
+class BrokerConnection:
     """Sends messages and waits for the broker's confirmation. Connects at first use.
 
     Args:
@@ -48,35 +41,24 @@ class Lane:
         self._producer: Producer | None = None
         self._returned = False
 
-    def send(
-        self,
-        message_id: str,
-        events: Sequence[str],
-        seconds: float,
-        *,
-        outbox: bool = False,
-        letter: tuple[int, int] | None = None,
-    ) -> None:
+    def send(self, message: OutgoingMessage, seconds: float) -> None:
         """Send one message.
 
         Args:
-            message_id: names it.
-            events: JSON texts.
+            message: what to send.
             seconds: how long all of it may take.
-            outbox: whether they are records of the outbox.
-            letter: as in `task_headers`.
 
         Raises:
-            BrokerUnavailable: it was not confirmed. The lane is of no more use.
+            BrokerUnavailable: it was not confirmed. The connection is of no more use.
         """
         deadline = time.monotonic() + seconds
         try:
             producer = self._ready_producer()
             producer.publish(
-                task_body(events),
+                message.body,
                 content_type="application/json",
                 content_encoding="utf-8",
-                headers=task_headers(message_id, len(events), outbox=outbox, letter=letter),
+                headers=message.headers,
                 exchange="",  # the one in which every queue is known by its name
                 routing_key=self._queue.name,
                 delivery_mode=2,  # persistent
@@ -85,7 +67,7 @@ class Lane:
                 declare=[self._queue],
                 mandatory=self._amqp,
                 confirm_timeout=max(deadline - time.monotonic(), 0.001),
-                correlation_id=message_id,
+                correlation_id=message.id,
             )
         except self._errors() as error:
             raise BrokerUnavailable(_said("the broker did not confirm the event", error)) from error
@@ -97,7 +79,7 @@ class Lane:
         """Ask whether the broker would take a message, and wait for the answer. Makes the queue where it is missing.
 
         Raises:
-            BrokerUnavailable: there was none. The lane is of no more use.
+            BrokerUnavailable: there was none. The connection is of no more use.
         """
         try:
             self._ready_producer()

@@ -15,6 +15,7 @@ from cachekeeper.errors import BufferFull, CachekeeperError
 from cachekeeper.metrics import COUNTERS, logger
 from cachekeeper.publishing.at_exit import forget, mind_sigterm, remember
 from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE, Publisher, event_text, packed
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.values.argument_checks import check_given
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class BufferedPublisher:
         text = event_text(event)
         if not self._put(text, self._publisher.limit_seconds()):
             self.flush()  # its turn is after those that wait
-            self._publisher.publish_texts((text,))
+            self._publisher.send(OutgoingMessage((text,)))
 
     def publish_many(self, events: Iterable[Event]) -> int:
         """`publish` for each. After an error, those before it are in the buffer.
@@ -311,7 +312,7 @@ class BufferedPublisher:
                     return False
                 head = [text for text, _ in islice(self._waiting, EVENTS_PER_MESSAGE)]
             batch = next(packed(head))
-            self._publisher.publish_texts(batch)
+            self._publisher.send(OutgoingMessage(batch))
             with locks.lock:
                 if self._locks is not locks:
                     return True

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from cachekeeper.errors import BrokerUnavailable, InvalidEvent, SettingsError
 from cachekeeper.model.events import Event
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.settings import PublisherSettings, Settings, check_settings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
-    from cachekeeper.publishing.broker_connection import Lane
+    from cachekeeper.publishing.broker_connection import BrokerConnection
 
 # A message is what the broker and the worker spend their time on, not an event; but one message is applied as a whole,
 # kept in memory as a whole, and delivered again as a whole.
@@ -46,7 +46,7 @@ class Publisher:
             check_settings(settings, Settings, PublisherSettings, url="broker_url")
         self._settings = settings
         self._lock = threading.Lock()
-        self._idle: list[Lane] = []
+        self._idle: list[BrokerConnection] = []
         self._closings = 0
         _publishers.add(self)
 
@@ -59,7 +59,7 @@ class Publisher:
             BrokerUnavailable: the broker did not confirm it within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`. It may have
                 it all the same; to publish it again does no harm.
         """
-        self.publish_many((event,))
+        self.send(OutgoingMessage((event_text(event),)))
 
     def publish_many(self, events: Iterable[Event]) -> int:
         """Publish many events, in as few messages as fit. When this returns, the broker has them all.
@@ -73,44 +73,17 @@ class Publisher:
         """
         published = 0
         for batch in packed(map(event_text, events)):
-            self._send(batch)
+            self.send(OutgoingMessage(batch))
             published += len(batch)
         return published
 
-    def publish_texts(self, texts: Sequence[str]) -> None:
-        """Publish events that are text already, in one message.
-
-        Args:
-            texts: as `event_text` makes them, no more than fit into a message (see `packed`).
+    def send(self, message: OutgoingMessage) -> None:
+        """Publish a message whose events are text already: of the outbox, of the HTTP door, or a dead letter.
 
         Raises:
             SettingsError, BrokerUnavailable: as `publish`.
         """
-        self._send(texts)
-
-    def publish_stored(self, texts: Sequence[str]) -> None:
-        """Publish records of the outbox, in one message: the worker that has dealt with it removes them there.
-
-        Args:
-            texts: events as JSON texts, no more than fit into a message (see `packed`).
-
-        Raises:
-            SettingsError, BrokerUnavailable: as `publish`.
-        """
-        self._send(texts, outbox=True)
-
-    def publish_letter(self, text: str, *, count: int, first_ms: int) -> None:
-        """Publish a dead letter again, in a message of its own: what has failed must not delay others.
-
-        Args:
-            text: the event as a JSON text.
-            count: how often it has failed.
-            first_ms: when for the first time, in milliseconds since 1970.
-
-        Raises:
-            SettingsError, BrokerUnavailable: as `publish`.
-        """
-        self._send((text,), letter=(count, first_ms))
+        self._attempt(lambda connection, seconds: connection.send(message, seconds))
 
     def limit_seconds(self) -> float:
         """The time limit of one message. Raises SettingsError: there is no broker to publish to."""
@@ -121,8 +94,8 @@ class Publisher:
         with self._lock:
             idle, self._idle = self._idle, []
             self._closings += 1
-        for lane in idle:
-            lane.close()
+        for connection in idle:
+            connection.close()
 
     def probe(self) -> None:
         """Ask the broker for a sign of life: whether an event could be published now.
@@ -131,31 +104,26 @@ class Publisher:
             SettingsError: there is no broker to publish to.
             BrokerUnavailable: it did not answer within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`.
         """
-        self._on_a_lane(lambda lane, _: lane.probe())
+        self._attempt(lambda connection, _: connection.probe())
 
-    def _send(self, batch: Sequence[str], *, outbox: bool = False, letter: tuple[int, int] | None = None) -> None:
-        # The events are JSON already; the lane puts them into the body as they are.
-        message_id = str(uuid.uuid4())
-        self._on_a_lane(lambda lane, seconds: lane.send(message_id, batch, seconds, outbox=outbox, letter=letter))
-
-    def _on_a_lane(self, call: Callable[[Lane, float], None]) -> None:
-        """Call with a lane, and the seconds that it may take."""
+    def _attempt(self, call: Callable[[BrokerConnection, float], None]) -> None:
+        """Call with a connection, and the seconds that it may take; once more with a new one, where that fails."""
         url, limit = self._broker()
         deadline = time.monotonic() + limit
         for attempts_left in reversed(range(_ATTEMPTS)):
-            lane, closings = self._take(url, limit, fresh=attempts_left < _ATTEMPTS - 1)
+            connection, closings = self._take(url, limit, fresh=attempts_left < _ATTEMPTS - 1)
             try:
                 # A share of what is left, so that a connection that hangs leaves time for a new one.
-                call(lane, (deadline - time.monotonic()) / (attempts_left + 1))
+                call(connection, (deadline - time.monotonic()) / (attempts_left + 1))
             except BrokerUnavailable:
-                lane.drop()
+                connection.drop()
                 if not attempts_left or time.monotonic() >= deadline:
                     raise
             except BaseException:
-                lane.drop()  # half of an answer may be left in it
+                connection.drop()  # half of an answer may be left in it
                 raise
             else:
-                self._give_back(lane, closings)
+                self._give_back(connection, closings)
                 return
 
     def _broker(self) -> tuple[str, float]:
@@ -167,8 +135,8 @@ class Publisher:
             raise SettingsError("CACHEKEEPER_BROKER_URL: is not set, and publishing needs it")
         return settings.broker_url, settings.publish_timeout_seconds
 
-    def _take(self, url: str, limit: float, *, fresh: bool) -> tuple[Lane, int]:
-        from cachekeeper.publishing.broker_connection import Lane  # noqa: PLC0415  # kombu, only for those who publish
+    def _take(self, url: str, limit: float, *, fresh: bool) -> tuple[BrokerConnection, int]:
+        from cachekeeper.publishing.broker_connection import BrokerConnection  # noqa: PLC0415  # kombu, only for those who publish
 
         with self._lock:
             closings = self._closings
@@ -179,16 +147,16 @@ class Publisher:
                 stale = []
                 if self._idle:
                     return self._idle.pop(), closings
-        for lane in stale:
-            lane.drop()
-        return Lane(url, min(_CALL_SECONDS, limit / 4)), closings
+        for connection in stale:
+            connection.drop()
+        return BrokerConnection(url, min(_CALL_SECONDS, limit / 4)), closings
 
-    def _give_back(self, lane: Lane, closings: int) -> None:
+    def _give_back(self, connection: BrokerConnection, closings: int) -> None:
         with self._lock:
             if closings == self._closings:
-                self._idle.append(lane)
+                self._idle.append(connection)
                 return
-        lane.close()  # `close` was called while it was in use
+        connection.close()  # `close` was called while it was in use
 
     def _after_fork(self) -> None:
         # The sockets are the parent's. They are kept, unused, so that no finalizer says good-bye on them.
@@ -244,11 +212,8 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 _default = Publisher()
 
 
-def publish(event: Event) -> None:
-    """`Publisher.publish`, with the settings of this process's environment."""
-    _default.publish(event)
+publish = _default.publish
+"""`Publisher.publish`, with the settings of this process's environment."""
 
-
-def publish_many(events: Iterable[Event]) -> int:
-    """`Publisher.publish_many`, with the settings of this process's environment."""
-    return _default.publish_many(events)
+publish_many = _default.publish_many
+"""`Publisher.publish_many`, with the settings of this process's environment."""

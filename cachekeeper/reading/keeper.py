@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from redis import Redis, RedisCluster
 
     from cachekeeper.model.sources import Absent
-    from cachekeeper.protocol import LateCluster
+    from cachekeeper.protocol import LazyCluster
 
 T = TypeVar("T")
 
@@ -322,7 +322,7 @@ class Keeper:
             marker_ms=settings.marker_ms,
         )
 
-        def reader(client: Redis | RedisCluster | LateCluster) -> SyncReader:
+        def reader(client: Redis | RedisCluster | LazyCluster) -> SyncReader:
             return SyncReader(Store(client), reads, limits, pause=timeout)
 
         # A lookup that has waited for a connection as long as it may can still ask MongoDB.

@@ -21,6 +21,7 @@ from cachekeeper.connections.redis_clients import connect_mongodb
 from cachekeeper.errors import Unavailable
 from cachekeeper.metrics import COUNTERS
 from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE, LONGEST_EVENT, Publisher, packed
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.relays.outbox import COLLECTION
 from cachekeeper.runtime.backoff import Backoff
 from cachekeeper.values.nesting import deeper_than
@@ -202,7 +203,7 @@ class Relay:
         waiting = sorted(records, key=_travels_alone)
         try:
             for message in _messages(records):
-                self._publisher.publish_stored(message)
+                self._publisher.send(OutgoingMessage(message, stored=True))
                 del waiting[: len(message)]
         except Unavailable:
             self._refused = True

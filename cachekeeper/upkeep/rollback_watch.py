@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # No view's name makes it a mark: those end in `-incarnation`.
 _EMPTY_KEY = "cachekeeper:was-empty"
 PROBE_KEY = "cachekeeper:probe"
-"""Written by a worker's gate, which asks whether the server takes writes."""
+"""Written by a worker during a pause, to see whether the server takes writes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ def test_every_internal_that_the_code_uses_is_listed(file: str) -> None:
         ("def shutdown(self) -> None:", "def qos_global(self) -> None:", f"{THERE}.qos_global"),
         ("message.ack()", "message._payload()", "._payload"),
         ("tasks:Tasks", "tasks:Jobs", "celery.worker.consumer.tasks:Jobs"),
-        ("self._lots = ", "self._restart_state = ", f"{THERE}._restart_state"),
+        ("self._batcher = ", "self._restart_state = ", f"{THERE}._restart_state"),
         ("conf.control_exchange", "conf.control_room", "setting:control_room"),
     ],
 )

@@ -51,10 +51,18 @@ REASONS: dict[tuple[str, str, str], str] = {
     ("cachekeeper/consuming/poison_guard.py", "_has_body", "ValueError"): _LETTER,
     ("cachekeeper/consuming/poison_guard.py", "_properties", "Exception"): _LETTER,
     ("cachekeeper/relays/change_stream.py", "read", "DatabaseUnavailable"): _ENDED_STREAM,
-    ("cachekeeper/consuming/pause.py", "Gate._try", "Exception"): _OUTAGE,
-    ("cachekeeper/publishing/broker_connection.py", "Lane.close", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
-    ("cachekeeper/publishing/broker_connection.py", "Lane.drop", "contextlib.suppress(*self._errors())"): _GOOD_BYE,
-    ("cachekeeper/publishing/publisher.py", "Publisher._on_a_lane", "BrokerUnavailable"): "the last attempt raises it",
+    ("cachekeeper/consuming/pause.py", "Pause._try", "Exception"): _OUTAGE,
+    (
+        "cachekeeper/publishing/broker_connection.py",
+        "BrokerConnection.close",
+        "contextlib.suppress(*self._errors())",
+    ): _GOOD_BYE,
+    (
+        "cachekeeper/publishing/broker_connection.py",
+        "BrokerConnection.drop",
+        "contextlib.suppress(*self._errors())",
+    ): _GOOD_BYE,
+    ("cachekeeper/publishing/publisher.py", "Publisher._attempt", "BrokerUnavailable"): "the last attempt raises it",
     (
         "cachekeeper/relays/outbox_relay.py",
         "_whole_text",
@@ -209,10 +217,10 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
     [
         ("cachekeeper/consuming/processor.py", "letters.append(Letter(body, error, message.failures))", "pass"),
         ("cachekeeper/consuming/processor.py", "return Applied(error)", "return Applied()"),
-        ("cachekeeper/consuming/processor.py", "self._away(jobs, error)\n            return", "return"),
+        ("cachekeeper/consuming/processor.py", "self._away(messages, error)\n            return", "return"),
         (
             "cachekeeper/consuming/pause.py",
-            "self._log(error)\n            self._logged = _text(error)\n            self._shut.set()",
+            "self._log(error)\n            self._logged = _text(error)\n            self._begun.set()",
             "pass",
         ),
         ("cachekeeper/publishing/buffered.py", "self._failed(locks, error)\n", "pass\n"),
@@ -223,8 +231,8 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
         ),
         (
             "cachekeeper/publishing/publisher.py",
-            "lane.drop()  # half of an answer may be left in it\n                raise",
-            "lane.drop()",
+            "connection.drop()  # half of an answer may be left in it\n                raise",
+            "connection.drop()",
         ),
         ("cachekeeper/applying/batch.py", "result.error = error\n", "pass\n"),
         ("cachekeeper/applying/mongo_writes.py", "self.away = error\n", "pass\n"),

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 
 from cachekeeper.errors import BufferFull
 from cachekeeper.publishing import buffered as module
 from cachekeeper.publishing.buffered import BufferedPublisher
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from producers import Publisher, UserDeleted
 from testkit.waiting import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Clock:
@@ -52,8 +49,8 @@ class Sent(Publisher):
     def limit_seconds(self) -> float:
         return 1.0
 
-    def publish_texts(self, texts: Sequence[str]) -> None:
-        self.at.append((self._clock.now, len(texts)))
+    def send(self, message: OutgoingMessage) -> None:
+        self.at.append((self._clock.now, len(message.texts)))
 
 
 @pytest.mark.parametrize("milliseconds", [50, 400.0])
@@ -96,9 +93,9 @@ class Hangs(Sent):
         super().__init__(clock)
         self.goes_on = threading.Event()
 
-    def publish_texts(self, texts: Sequence[str]) -> None:
+    def send(self, message: OutgoingMessage) -> None:
         assert self.goes_on.wait(30)
-        super().publish_texts(texts)
+        super().send(message)
 
 
 def test_a_caller_waits_for_room_as_long_as_is_said_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:

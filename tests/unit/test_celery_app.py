@@ -13,7 +13,8 @@ import pytest
 from celery.app.defaults import DEFAULTS
 from celery.backends.base import DisabledBackend
 
-from cachekeeper.broker.conventions import DELIVERY_LIMIT, TASK
+from cachekeeper.broker.names import TASK
+from cachekeeper.broker.queues import DELIVERY_LIMIT
 from cachekeeper.consuming.celery_app import WorkerApp, _configuration, create_app
 from cachekeeper.consuming.redis_channel import Channel
 from cachekeeper.errors import SettingsError

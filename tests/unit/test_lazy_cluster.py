@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from cachekeeper.errors import CacheUnavailable
-from cachekeeper.protocol import LateCluster
+from cachekeeper.protocol import LazyCluster
 from testkit.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ def connecting() -> Connecting:
 
 
 def test_nothing_connects_before_it_is_needed(connecting: Connecting) -> None:
-    LateCluster(connecting, LONG).close()
+    LazyCluster(connecting, LONG).close()
     assert connecting.attempts == 0
 
 
 def test_one_connects_and_the_others_have_what_it_made(connecting: Connecting) -> None:
-    late = LateCluster(connecting, LONG)
+    late = LazyCluster(connecting, LONG)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(late.client)
         assert connecting.begun.wait(LONG)
@@ -69,7 +69,7 @@ def test_one_connects_and_the_others_have_what_it_made(connecting: Connecting) -
 
 
 def test_nobody_waits_longer_than_is_said(connecting: Connecting) -> None:
-    late = LateCluster(connecting, 0.01)
+    late = LazyCluster(connecting, 0.01)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(late.client)
         try:
@@ -86,7 +86,7 @@ def test_nobody_waits_longer_than_is_said(connecting: Connecting) -> None:
 
 def test_a_failure_is_everybodys_and_the_next_one_tries_again() -> None:
     connecting = Connecting(fails=1)
-    late = LateCluster(connecting, LONG)
+    late = LazyCluster(connecting, LONG)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(late.client)
         assert connecting.begun.wait(LONG)
@@ -106,14 +106,14 @@ def test_an_error_that_nobody_expected_keeps_nobody_waiting() -> None:
     def broken() -> RedisCluster:
         raise ZeroDivisionError
 
-    late = LateCluster(broken, LONG)
+    late = LazyCluster(broken, LONG)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             late.client()
 
 
 def test_what_is_made_after_the_end_is_given_back(connecting: Connecting) -> None:
-    late = LateCluster(connecting, LONG)
+    late = LazyCluster(connecting, LONG)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(late.client)
         assert connecting.begun.wait(LONG)
@@ -125,7 +125,7 @@ def test_what_is_made_after_the_end_is_given_back(connecting: Connecting) -> Non
 
 def test_what_was_made_is_given_back(connecting: Connecting) -> None:
     connecting.go_on.set()
-    late = LateCluster(connecting, LONG)
+    late = LazyCluster(connecting, LONG)
     late.client()
     late.close()
     assert connecting.made[0].closed

@@ -6,38 +6,40 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cachekeeper.consuming.consumer import Lots
+from cachekeeper.consuming.consumer import MessageBatcher
+from cachekeeper.consuming.processor import Verdict
 from testkit.shop import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Task:
-    """Notes what it was called with; may do something meanwhile."""
+class Processor:
+    """Notes what it was given; may do something meanwhile."""
 
     def __init__(self) -> None:
-        self.lots: list[tuple[str, ...]] = []
+        self.batches: list[tuple[str, ...]] = []
         self.meanwhile: list[Callable[[], None]] = []
 
-    def run(self, *jobs: str) -> None:
-        self.lots.append(jobs)
+    def process(self, messages: list[str]) -> list[Verdict]:
+        self.batches.append(tuple(messages))
         if self.meanwhile:
             self.meanwhile.pop(0)()
+        return [Verdict.DONE] * len(messages)
 
 
 class Request:
-    """A message, as far as lots know it."""
+    """A message, as far as the batcher knows it."""
 
-    def __init__(self, job: str, task: Task, events: int = 1) -> None:
-        self.job, self.task, self.events = job, task, events
-        self.said: list[str] = []
+    def __init__(self, message: str, events: int = 1) -> None:
+        self.read, self.events = message, events
+        self.said: list[object] = []
 
     def on_accepted(self, _pid: int, _at: float) -> None:
         self.said.append("accepted")
 
-    def on_success(self, _result: object) -> None:
-        self.said.append("done")
+    def settle(self, verdict: Verdict, _seconds: float) -> None:
+        self.said.append(verdict)
 
 
 class Pool:
@@ -53,21 +55,21 @@ class Pool:
         self.started.append(target)
 
 
-def made(sizes: list[int]) -> tuple[Lots, Pool, Task, list[Request]]:
+def made(sizes: list[int]) -> tuple[MessageBatcher, Pool, Processor, list[Request]]:
     """Messages of so many events each, handed over while every thread is busy elsewhere."""
-    pool, task = Pool(), Task()
-    lots = Lots(pool)
-    requests = [Request(str(at), task, size) for at, size in enumerate(sizes)]
+    pool, processor = Pool(), Processor()
+    batcher = MessageBatcher(pool, cast("Any", processor))
+    requests = [Request(str(at), size) for at, size in enumerate(sizes)]
     for request in requests:
-        lots.add(cast("Any", request))
-    return lots, pool, task, requests
+        batcher.add(cast("Any", request))
+    return batcher, pool, processor, requests
 
 
 def test_a_message_that_comes_alone_is_dealt_with_at_once() -> None:
-    _, pool, task, (request,) = made([1])
+    _, pool, processor, (request,) = made([1])
     pool.started[0]()
-    assert task.lots == [("0",)]
-    assert request.said == ["accepted", "done"]
+    assert processor.batches == [("0",)]
+    assert request.said == ["accepted", Verdict.DONE]
 
 
 def test_no_more_threads_than_the_pool_has() -> None:
@@ -75,48 +77,48 @@ def test_no_more_threads_than_the_pool_has() -> None:
 
 
 def test_whoever_is_free_takes_half_of_what_waits() -> None:
-    _, pool, task, requests = made([1] * 8)
+    _, pool, processor, requests = made([1] * 8)
     pool.started[0]()
-    assert task.lots == [("0", "1", "2", "3"), ("4", "5"), ("6",), ("7",)]
-    assert all(request.said == ["accepted", "done"] for request in requests)
+    assert processor.batches == [("0", "1", "2", "3"), ("4", "5"), ("6",), ("7",)]
+    assert all(request.said == ["accepted", Verdict.DONE] for request in requests)
     pool.started[1]()  # finds nothing left
-    assert len(task.lots) == 4
+    assert len(processor.batches) == 4
 
 
-def test_messages_of_many_events_share_no_lot() -> None:
-    _, pool, task, _ = made([300, 300, 100, 100, 1, 1, 1, 1])
+def test_messages_of_many_events_share_no_batch() -> None:
+    _, pool, processor, _ = made([300, 300, 100, 100, 1, 1, 1, 1])
     pool.started[0]()
-    assert task.lots[:2] == [("0",), ("1", "2", "3")]
+    assert processor.batches[:2] == [("0",), ("1", "2", "3")]
 
 
 def test_a_thread_that_has_ended_is_started_again() -> None:
-    lots, pool, task, _ = made([1])
+    batcher, pool, processor, _ = made([1])
     pool.started[0]()
-    lots.add(cast("Any", Request("later", task)))
+    batcher.add(cast("Any", Request("later")))
     assert len(pool.started) == 2
     pool.started[1]()
-    assert task.lots[-1] == ("later",)
+    assert processor.batches[-1] == ("later",)
 
 
 def test_what_comes_meanwhile_is_taken_by_the_same_thread() -> None:
-    lots, pool, task, _ = made([1])
-    task.meanwhile.append(lambda: lots.add(cast("Any", Request("meanwhile", task))))
+    batcher, pool, processor, _ = made([1])
+    processor.meanwhile.append(lambda: batcher.add(cast("Any", Request("meanwhile"))))
     pool.started[0]()
-    assert task.lots == [("0",), ("meanwhile",)]
+    assert processor.batches == [("0",), ("meanwhile",)]
 
 
 def test_a_thread_that_is_torn_out_gives_its_messages_back_and_its_place_up() -> None:
-    lots, pool, task, requests = made([1, 1])
+    batcher, pool, processor, requests = made([1, 1])
 
     def torn() -> None:
         raise SystemExit
 
-    task.meanwhile.append(torn)
+    processor.meanwhile.append(torn)
     with counted() as counts, pytest.raises(SystemExit):
         pool.started[0]()
     assert counts["thread_ended"] == 1
-    assert requests[0].said == ["accepted", "done"]  # which puts it back: its job does not say that it is done
+    assert requests[0].said == ["accepted", Verdict.AWAY]
     pool.started[1]()
-    assert requests[1].said == ["accepted", "done"]
-    lots.add(cast("Any", Request("later", task)))
+    assert requests[1].said == ["accepted", Verdict.DONE]
+    batcher.add(cast("Any", Request("later")))
     assert len(pool.started) == 3

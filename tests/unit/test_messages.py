@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from kombu import Message
 
-from cachekeeper.broker.conventions import task_body, task_headers
-from cachekeeper.consuming.messages import Parcel, Poison, read_message
+from cachekeeper.consuming.messages import EventMessage, Poison, read_message
+from cachekeeper.publishing.wire_format import task_body, task_headers
 from testkit.shop import counted
 
 GOOD_HEADERS = task_headers("m1", 1)
@@ -22,7 +22,7 @@ def message(body: object = GOOD_BODY, headers: object = GOOD_HEADERS, content_ty
 
 
 def test_what_a_publisher_sends() -> None:
-    assert read_message(message()) == Parcel("m1", [EVENT])
+    assert read_message(message()) == EventMessage("m1", [EVENT])
 
 
 def test_what_a_publisher_sends_is_what_celery_sends() -> None:
@@ -34,23 +34,23 @@ def test_what_a_publisher_sends_is_what_celery_sends() -> None:
 
 @pytest.mark.parametrize("body", [bytearray(GOOD_BODY), memoryview(GOOD_BODY), GOOD_BODY.decode()])
 def test_a_body_in_any_form(body: object) -> None:
-    assert read_message(message(body)) == Parcel("m1", [EVENT])
+    assert read_message(message(body)) == EventMessage("m1", [EVENT])
 
 
 def test_protocol_1() -> None:
     body: dict[str, Any] = {"task": "cachekeeper.apply", "id": "m2", "args": [[EVENT]], "kwargs": {}, "expires": None}
-    assert read_message(message(json.dumps(body), {})) == Parcel("m2", [EVENT])
+    assert read_message(message(json.dumps(body), {})) == EventMessage("m2", [EVENT])
 
 
 def test_callbacks_and_times_are_not_obeyed() -> None:
     body: list[Any] = [[[EVENT]], {}, {"callbacks": [{"task": "cachekeeper.apply"}], "chain": [{"task": "x"}]}]
     headers = {**GOOD_HEADERS, "eta": "2031-01-01T00:00:00", "expires": "no time at all", "retries": "x"}
-    assert read_message(message(json.dumps(body), headers)) == Parcel("m1", [EVENT])
+    assert read_message(message(json.dumps(body), headers)) == EventMessage("m1", [EVENT])
 
 
 def test_events_need_not_be_objects_to_be_delivered() -> None:
     # Each is refused for itself, beside good ones.
-    assert read_message(message(task_body(["5", "null", json.dumps(EVENT)]))) == Parcel("m1", [5, None, EVENT])
+    assert read_message(message(task_body(["5", "null", json.dumps(EVENT)]))) == EventMessage("m1", [5, None, EVENT])
 
 
 WRONG: dict[str, tuple[Any, ...]] = {

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.broker.conventions import TASK, task_body, task_headers
-from cachekeeper.consuming.messages import Parcel, read_message
+from cachekeeper.broker.names import TASK
+from cachekeeper.consuming.messages import EventMessage, read_message
 from cachekeeper.errors import InvalidEvent
+from cachekeeper.publishing.wire_format import OutgoingMessage, task_body, task_headers
 from cachekeeper.relays.outbox import _ids, _record
 from cachekeeper.relays.outbox_relay import _messages, _text
 from cachekeeper.settings import OutboxSettings, RelaySettings, Settings
@@ -122,7 +123,7 @@ class _Message:
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
-        (task_headers("m", 1, outbox=True), True),
+        (OutgoingMessage(["{}"], stored=True, id="m").headers, True),
         (task_headers("m", 1), False),
         ({**task_headers("m", 1), "cachekeeper_outbox": "yes"}, False),
         ({"task": TASK, "id": "m", "cachekeeper_outbox": True}, True),
@@ -131,7 +132,7 @@ class _Message:
 def test_a_message_says_whether_it_is_from_the_outbox(headers: dict[str, Any], *, expected: bool) -> None:
     message: Any = _Message(headers)
     parcel = read_message(message)
-    assert isinstance(parcel, Parcel)
+    assert isinstance(parcel, EventMessage)
     assert parcel.outbox is expected
 
 

@@ -12,12 +12,12 @@ from pydantic import (
     BaseModel,
 )
 
-from cachekeeper.broker.conventions import task_body, task_headers
-from cachekeeper.consuming.messages import DeepEvent, Parcel
+from cachekeeper.consuming.messages import DeepEvent, EventMessage
 from cachekeeper.consuming.messages import read_message as read_delivered
 from cachekeeper.errors import InvalidEvent
 from cachekeeper.model.events import Event
 from cachekeeper.publishing.publisher import event_text
+from cachekeeper.publishing.wire_format import task_body, task_headers
 from cachekeeper.relays.outbox import _record
 from cachekeeper.relays.outbox_relay import _text
 from cachekeeper.values.nesting import DEEPEST
@@ -63,7 +63,7 @@ def parcel(*texts: str) -> Sequence[object]:
     message: Any = Message(task_body(list(texts)), content_type="application/json", content_encoding="utf-8")  # type: ignore[arg-type]  # bytes will do
     message.headers = task_headers("m1", len(texts))
     found = read_delivered(message)
-    assert isinstance(found, Parcel), found
+    assert isinstance(found, EventMessage), found
     return found.events
 
 

@@ -1,4 +1,4 @@
-"""The gate: shut until the servers answer, open again by itself, and no patience without end for one message."""
+"""The pause: lasts until the servers answer, ends by itself, and no patience without end for one message."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cachekeeper.consuming import pause as gates
-from cachekeeper.consuming.pause import Gate
+from cachekeeper.consuming.pause import Pause
 from cachekeeper.errors import CacheOverloaded, CacheUnavailable
 from testkit.waiting import Waits, wait_until
 
@@ -15,7 +15,7 @@ FULL = CacheOverloaded("no connection was free in time")
 
 
 class Servers:
-    """What a gate asks."""
+    """What a pause asks."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -41,49 +41,49 @@ def servers() -> Servers:
 
 
 @pytest.fixture
-def gate(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+def pause(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pause]:
     monkeypatch.setattr(gates, "_FIRST_PAUSE_SECONDS", 0.0001)
     monkeypatch.setattr(gates, "_LONGEST_PAUSE_SECONDS", 0.01)
-    gate = Gate(servers.attempt)
-    yield gate
-    gate.stop()
+    pause = Pause(servers.attempt)
+    yield pause
+    pause.stop()
 
 
-def open_again(gate: Gate) -> Callable[[], bool]:
-    return lambda: gate.is_open
+def open_again(pause: Pause) -> Callable[[], bool]:
+    return lambda: pause.is_over
 
 
-def test_a_gate_begins_shut_and_asks_before_it_opens(gate: Gate, servers: Servers) -> None:
-    assert not gate.is_open
-    gate.start()
-    assert gate.is_open
+def test_a_worker_begins_with_a_pause_and_asks_before_it_ends(pause: Pause, servers: Servers) -> None:
+    assert not pause.is_over
+    pause.start()
+    assert pause.is_over
     assert servers.asked == 1
 
 
-def test_a_gate_that_cannot_open_at_the_start_opens_later(gate: Gate, servers: Servers) -> None:
+def test_a_gate_that_cannot_open_at_the_start_opens_later(pause: Pause, servers: Servers) -> None:
     servers.away = AWAY
-    gate.start()
-    assert not gate.is_open
+    pause.start()
+    assert not pause.is_over
     servers.wait_for(5)
-    assert not gate.is_open
+    assert not pause.is_over
     servers.away = None
-    wait_until(open_again(gate), "an open gate")
+    wait_until(open_again(pause), "an open pause")
 
 
-def test_an_outage_of_any_length_ends_by_itself_and_tells(gate: Gate, servers: Servers) -> None:
+def test_an_outage_of_any_length_ends_by_itself_and_tells(pause: Pause, servers: Servers) -> None:
     opened = threading.Event()
-    gate.start()
-    gate.on_open = opened.set
+    pause.start()
+    pause.on_over = opened.set
     servers.away = AWAY
-    gate.shut("m", AWAY)
-    assert not gate.is_open
+    pause.begin("m", AWAY)
+    assert not pause.is_over
     servers.wait_for(20)
-    assert not gate.is_open
+    assert not pause.is_over
     assert not opened.is_set()
     servers.away = None
     assert opened.wait(20)
-    assert gate.is_open
-    assert gate.strikes("m") == 0  # it was not the message's fault
+    assert pause.is_over
+    assert pause.strikes("m") == 0  # it was not the message's fault
 
 
 class Outages(Servers):
@@ -110,23 +110,23 @@ def waits() -> Waits:
 
 
 @pytest.fixture
-def timed(outages: Outages, waits: Waits) -> Iterator[Gate]:
-    """A gate with its own pauses, which take no time here."""
-    gate = Gate(outages.attempt)
-    gate._stopping = waits
-    yield gate
-    gate.stop()
+def timed(outages: Outages, waits: Waits) -> Iterator[Pause]:
+    """A pause with its own pauses, which take no time here."""
+    pause = Pause(outages.attempt)
+    pause._stopping = waits
+    yield pause
+    pause.stop()
 
 
 def test_it_asks_less_often_from_attempt_to_attempt_and_not_with_others(
-    timed: Gate, outages: Outages, waits: Waits
+    timed: Pause, outages: Outages, waits: Waits
 ) -> None:
     timed.start()
     for _ in range(2):  # the second outage begins anew
         waits.seconds.clear()
         outages.left = 30
-        timed.shut("m", AWAY)
-        wait_until(open_again(timed), "an open gate")
+        timed.begin("m", AWAY)
+        wait_until(open_again(timed), "an open pause")
         assert len(waits.seconds) == 30
         for number, seconds in enumerate(waits.seconds):
             longest = min(0.2 * 2**number, 5)
@@ -134,63 +134,63 @@ def test_it_asks_less_often_from_attempt_to_attempt_and_not_with_others(
         assert max(waits.seconds[8:]) - min(waits.seconds[8:]) > 0.5, "workers would come back together"
 
 
-def test_a_message_that_fails_again_and_again_makes_it_wait_longer(timed: Gate, waits: Waits) -> None:
+def test_a_message_that_fails_again_and_again_makes_it_wait_longer(timed: Pause, waits: Waits) -> None:
     timed.start()
     for _ in range(8):
-        timed.shut("m", AWAY)
-        wait_until(open_again(timed), "an open gate")
+        timed.begin("m", AWAY)
+        wait_until(open_again(timed), "an open pause")
     assert waits.seconds == [0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5]
 
 
-def test_a_full_pool_makes_it_wait_longer_and_is_no_strike(timed: Gate, waits: Waits) -> None:
+def test_a_full_pool_makes_it_wait_longer_and_is_no_strike(timed: Pause, waits: Waits) -> None:
     timed.start()
     for _ in range(8):
-        timed.shut(None, FULL)
-        wait_until(open_again(timed), "an open gate")
+        timed.begin(None, FULL)
+        wait_until(open_again(timed), "an open pause")
     assert waits.seconds == [0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5]
     assert not timed._strikes
-    timed._opened_at -= gates._LONGEST_PAUSE_SECONDS  # it was open for long: the next full pool begins anew
-    timed.shut(None, FULL)
-    wait_until(open_again(timed), "an open gate")
+    timed._over_at -= gates._LONGEST_PAUSE_SECONDS  # it was open for long: the next full pool begins anew
+    timed.begin(None, FULL)
+    wait_until(open_again(timed), "an open pause")
     assert waits.seconds[8:] == [0.2]
 
 
-def test_however_often_a_message_has_failed_the_wait_has_an_end(timed: Gate, waits: Waits) -> None:
+def test_however_often_a_message_has_failed_the_wait_has_an_end(timed: Pause, waits: Waits) -> None:
     """A message that cannot be read, where its dead letter cannot be kept: for hours, every five seconds."""
     timed.start()
     timed._strikes["m"] = 5000
-    timed.shut("m", AWAY)
-    wait_until(open_again(timed), "an open gate")
+    timed.begin("m", AWAY)
+    wait_until(open_again(timed), "an open pause")
     assert waits.seconds == [5]
 
 
-def test_whatever_an_attempt_raises_there_is_a_next(gate: Gate, servers: Servers) -> None:
-    gate.start()
+def test_whatever_an_attempt_raises_there_is_a_next(pause: Pause, servers: Servers) -> None:
+    pause.start()
     servers.away = ZeroDivisionError()
-    gate.shut("m", AWAY)
+    pause.begin("m", AWAY)
     servers.wait_for(10)
     servers.away = None
-    wait_until(open_again(gate), "an open gate")
+    wait_until(open_again(pause), "an open pause")
 
 
-def test_many_failures_of_one_outage_make_one_thread(gate: Gate, servers: Servers) -> None:
+def test_many_failures_of_one_outage_make_one_thread(pause: Pause, servers: Servers) -> None:
     before = set(threading.enumerate())
-    gate.start()
+    pause.start()
     servers.away = AWAY
     for number in range(50):
-        gate.shut(f"m{number}", AWAY)
+        pause.begin(f"m{number}", AWAY)
     servers.wait_for(5)
     # Not how many there are: a thread of another test may just be ending.
-    assert [thread.name for thread in threading.enumerate() if thread not in before] == ["cachekeeper-gate"]
+    assert [thread.name for thread in threading.enumerate() if thread not in before] == ["cachekeeper-pause"]
     servers.away = None
-    wait_until(open_again(gate), "an open gate")
+    wait_until(open_again(pause), "an open pause")
 
 
 def test_a_gate_opens_again_although_no_thread_can_be_started(
-    gate: Gate, servers: Servers, monkeypatch: pytest.MonkeyPatch
+    pause: Pause, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a container's limit of processes is reached: the thread that opens it again is there before."""
-    gate.start()
+    pause.start()
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -199,54 +199,54 @@ def test_a_gate_opens_again_although_no_thread_can_be_started(
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         for number in range(3):
-            gate.shut(f"m{number}", AWAY)
+            pause.begin(f"m{number}", AWAY)
         servers.wait_for(5)
-        assert not gate.is_open
+        assert not pause.is_over
         servers.away = None
-        wait_until(open_again(gate), "an open gate")
+        wait_until(open_again(pause), "an open pause")
 
 
-def test_a_message_that_fails_while_the_servers_are_well_gets_a_strike(gate: Gate) -> None:
-    gate.start()
+def test_a_message_that_fails_while_the_servers_are_well_gets_a_strike(pause: Pause) -> None:
+    pause.start()
     for strikes in range(1, 4):
-        gate.shut("m", AWAY)
-        wait_until(open_again(gate), "an open gate")
-        assert gate.strikes("m") == strikes
-    assert gate.strikes("another") == 0
-    gate.forgive("m")
-    assert gate.strikes("m") == 0
+        pause.begin("m", AWAY)
+        wait_until(open_again(pause), "an open pause")
+        assert pause.strikes("m") == strikes
+    assert pause.strikes("another") == 0
+    pause.forgive("m")
+    assert pause.strikes("m") == 0
 
 
-def test_strikes_are_not_remembered_without_end(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strikes_are_not_remembered_without_end(pause: Pause, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "_REMEMBERED", 3)
-    gate.start()
+    pause.start()
     for number in range(5):
-        gate.shut(f"m{number}", AWAY)
-        wait_until(open_again(gate), "an open gate")
-    assert [gate.strikes(f"m{number}") for number in range(5)] == [0, 0, 1, 1, 1]
+        pause.begin(f"m{number}", AWAY)
+        wait_until(open_again(pause), "an open pause")
+    assert [pause.strikes(f"m{number}") for number in range(5)] == [0, 0, 1, 1, 1]
 
 
-def test_a_gate_can_be_stopped_while_it_waits(gate: Gate, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gate_can_be_stopped_while_it_waits(pause: Pause, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "_FIRST_PAUSE_SECONDS", 1000.0)
     monkeypatch.setattr(gates, "_LONGEST_PAUSE_SECONDS", 1000.0)
     servers.away = AWAY
-    gate.start()
+    pause.start()
     servers.wait_for(2)
-    gate.stop()  # returns: pytest's own time limit would tell
-    assert not gate.is_open
+    pause.stop()  # returns: pytest's own time limit would tell
+    assert not pause.is_over
 
 
 def test_the_log_says_what_it_waits_for_once_and_shows_no_token(
-    gate: Gate, servers: Servers, caplog: pytest.LogCaptureFixture
+    pause: Pause, servers: Servers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate.start()
+    pause.start()
     servers.away = AWAY
-    gate.shut("m", AWAY)
+    pause.begin("m", AWAY)
     servers.wait_for(10)
     servers.away = ValueError("token-4711")
     servers.wait_for(20)
     servers.away = None
-    wait_until(open_again(gate), "an open gate")
+    wait_until(open_again(pause), "an open pause")
     said = [record.getMessage() for record in caplog.records]
     assert sum("Redis failed while being asked" in line for line in said) == 1
     assert sum("ValueError" in line for line in said) == 1

@@ -11,20 +11,14 @@ import pytest
 from kombu import Message
 from pydantic import create_model
 
-from cachekeeper.broker.conventions import (
-    LETTER_HEADER,
-    OUTBOX_HEADER,
-    QUEUE,
-    TASK,
-    task_body,
-    task_headers,
-    work_queue,
-)
-from cachekeeper.consuming.messages import Parcel, read_message
+from cachekeeper.broker.names import LETTER_HEADER, OUTBOX_HEADER, QUEUE, TASK
+from cachekeeper.broker.queues import work_queue
+from cachekeeper.consuming.messages import EventMessage, read_message
 from cachekeeper.errors import InvalidEvent
 from cachekeeper.model.events import Event, Id, Version
 from cachekeeper.model.registry import Registry, load_registry
 from cachekeeper.publishing.publisher import BYTES_PER_MESSAGE, EVENTS_PER_MESSAGE, event_text
+from cachekeeper.publishing.wire_format import OutgoingMessage, task_body, task_headers
 from cachekeeper.values.ids import MAX_ID_BYTES
 from cachekeeper.values.nesting import DEEPEST
 from testkit.compose import ROOT
@@ -201,7 +195,7 @@ def message_problems(name: str, headers: dict[str, Any] | None = None, body: byt
     sent: list[list[dict[str, Any]]] = file["body"][0]
     found = []
     parcel = read_message(message(file["body"], file["headers"]))
-    if parcel != Parcel(file["headers"]["id"], sent[0]):
+    if parcel != EventMessage(file["headers"]["id"], sent[0]):
         found.append(f"it is read as {parcel}")
     if name == "message":
         headers = headers or task_headers(file["headers"]["id"], len(sent[0]))
@@ -236,8 +230,11 @@ def test_what_lies_in_redis_is_the_same_message() -> None:
 
 def test_headers_that_mark_a_message() -> None:
     plain = task_headers("m1", 1)
-    assert task_headers("m1", 1, outbox=True) == {**plain, "cachekeeper_outbox": True}
-    assert task_headers("m1", 1, letter=(3, 1_930_367_167_890)) == {**plain, "cachekeeper_letter": [3, 1930367167890]}
+    assert OutgoingMessage(["{}"], stored=True, id="m1").headers == {**plain, "cachekeeper_outbox": True}
+    assert OutgoingMessage(["{}"], failed=(3, 1_930_367_167_890), id="m1").headers == {
+        **plain,
+        "cachekeeper_letter": [3, 1930367167890],
+    }
     assert {OUTBOX_HEADER, LETTER_HEADER} == {"cachekeeper_outbox", "cachekeeper_letter"}
 
 
@@ -256,4 +253,4 @@ def test_mutants_of_the_body_are_noticed(body: bytes) -> None:
 def test_headers_of_a_newer_producer_are_tolerated() -> None:
     file = golden("message")
     headers = {**file["headers"], "traceparent": "00-abc-def-01", "cachekeeper_new": {"a": [1]}}
-    assert read_message(message(file["body"], headers)) == Parcel(headers["id"], file["body"][0][0])
+    assert read_message(message(file["body"], headers)) == EventMessage(headers["id"], file["body"][0][0])

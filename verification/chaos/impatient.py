@@ -5,7 +5,7 @@ What a killed worker held comes back after a minute otherwise, and no run is as 
 
 from __future__ import annotations
 
-from cachekeeper.broker.conventions import is_amqp
+from cachekeeper.broker.queues import is_amqp
 from worker.celery import app
 
 __all__ = ["app"]

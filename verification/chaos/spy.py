@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachekeeper.applying import batch as applying
 from cachekeeper.consuming import processor
-from cachekeeper.consuming.messages import Parcel
+from cachekeeper.consuming.messages import EventMessage
 from cachekeeper.model.registry import Registry
 from verification.chaos.mutants import mutate
 from verification.chaos.proxy import detour
@@ -67,10 +67,10 @@ class Spy:
 
     def _watch_messages(self) -> None:
         """By which way an event came, its message says: a plain copy leaves its record of the outbox where it is."""
-        make, decode, commands_of, local = Parcel.__init__, Registry.decode, Registry.commands, self._local
+        make, decode, commands_of, local = EventMessage.__init__, Registry.decode, Registry.commands, self._local
 
         def made(
-            self: Parcel,
+            self: EventMessage,
             id: str,  # noqa: A002  # the field's name
             events: Sequence[object],
             outbox: bool = False,  # noqa: FBT001, FBT002  # as the dataclass has it
@@ -87,7 +87,7 @@ class Spy:
         def commands(self: Registry, event: Event) -> list[Command]:
             return _Told(commands_of(self, event), event, outbox=getattr(local, "record", None) is event)
 
-        Parcel.__init__ = made  # type: ignore[method-assign]
+        EventMessage.__init__ = made  # type: ignore[method-assign]
         Registry.decode = decoded  # type: ignore[method-assign]
         Registry.commands = commands  # type: ignore[method-assign]
 

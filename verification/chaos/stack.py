@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pymongo
 
-from cachekeeper.broker.conventions import QUEUE, UNACKED, UNACKED_INDEX
+from cachekeeper.broker.names import QUEUE, UNACKED, UNACKED_INDEX
 from cachekeeper.devservers import Guardian, MongoServer, RedisServer, ServerProcess, find_mongod, find_redis
 from testkit.replica_set import ReplicaSet
 from testkit.servers import RabbitServer, find_rabbitmq

@@ -13,7 +13,7 @@ import worker
 from cachekeeper.applying import batch as applying
 from cachekeeper.applying.batch import Applied
 from cachekeeper.consuming import processor
-from cachekeeper.consuming.messages import Parcel
+from cachekeeper.consuming.messages import EventMessage
 from cachekeeper.errors import CacheUnavailable
 from cachekeeper.model.commands import Command, Write
 from cachekeeper.model.registry import Registry
@@ -31,7 +31,7 @@ PRODUCT = ProductChanged(product_id="p", name="Lamp")
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The journal of a spy that looks on; afterwards it is gone."""
-    monkeypatch.setattr(Parcel, "__init__", Parcel.__init__)
+    monkeypatch.setattr(EventMessage, "__init__", EventMessage.__init__)
     monkeypatch.setattr(Registry, "decode", Registry.decode)
     monkeypatch.setattr(Registry, "commands", Registry.commands)
     monkeypatch.setattr(applying._Plan, "_guard", staticmethod(applying._Plan._guard))
@@ -64,7 +64,7 @@ def registry() -> Registry:
     return registry
 
 
-def arrive(registry: Registry, *parcels: Parcel) -> None:
+def arrive(registry: Registry, *parcels: EventMessage) -> None:
     """What a worker does with messages."""
     batch = [registry.commands(registry.decode(body)) for parcel in parcels for body in parcel.events]
     apply: Callable[..., Any] = processor.apply  # type: ignore[attr-defined]
@@ -72,17 +72,21 @@ def arrive(registry: Registry, *parcels: Parcel) -> None:
 
 
 def test_an_event_is_known_by_the_way_it_came(lines: list[str], registry: Registry) -> None:
-    arrive(registry, Parcel("m1", [USER.to_wire()], outbox=True), Parcel("m2", [USER.to_wire(), PRODUCT.to_wire()]))
+    arrive(
+        registry,
+        EventMessage("m1", [USER.to_wire()], outbox=True),
+        EventMessage("m2", [USER.to_wire(), PRODUCT.to_wire()]),
+    )
     acks = read_acks("".join(lines))
     assert [(ack.event, ack.outbox) for ack in acks] == [(USER.id, True), (USER.id, False), (PRODUCT.id, False)]
     assert (acks[0].kind, acks[0].key, acks[0].name) == ("u", "u", "u #1")
 
 
 def test_an_event_is_acknowledged_when_its_own_writes_have_returned(lines: list[str], registry: Registry) -> None:
-    arrive(registry, Parcel("m1", [USER.to_wire(), PRODUCT.to_wire()]))
+    arrive(registry, EventMessage("m1", [USER.to_wire(), PRODUCT.to_wire()]))
     assert [ack.at for ack in read_acks("".join(lines))] == [1, 2]
 
 
 def test_an_event_whose_writes_failed_is_not_acknowledged(lines: list[str], registry: Registry) -> None:
-    arrive(registry, Parcel("m1", [AWAY.to_wire(), USER.to_wire()]))
+    arrive(registry, EventMessage("m1", [AWAY.to_wire(), USER.to_wire()]))
     assert [ack.event for ack in read_acks("".join(lines))] == [USER.id]

@@ -9,9 +9,9 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.broker.conventions import TASK
+from cachekeeper.broker.names import TASK
 from cachekeeper.consuming import consumer, processor
-from cachekeeper.consuming.messages import Parcel
+from cachekeeper.consuming.messages import EventMessage
 from cachekeeper.model.views import Server
 from cachekeeper.relays.outbox import leave
 from testkit.faults import MUTANT
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-_delivery: Any = processor.Delivery
+_delivery: Any = processor.Processor
 _deal_with, _keep = _delivery._deal_with, _delivery._keep  # noqa: SLF001  # the shipped worker, with a little around it
 _hand = threading.local()  # what this thread has in hand
 
 
-def _held(self: processor.Delivery, messages: Sequence[Any], strikes: int) -> None:
-    _hand.events = [event for message in messages if isinstance(message, Parcel) for event in message.events]
+def _held(self: processor.Processor, messages: Sequence[Any], strikes: int) -> None:
+    _hand.events = [event for message in messages if isinstance(message, EventMessage) for event in message.events]
     _deal_with(self, messages, strikes)
 
 
-def _noted(self: processor.Delivery, letters: Any) -> None:
+def _noted(self: processor.Processor, letters: Any) -> None:
     """Note events that are applied or dead letters, before they leave the outbox: so that none lacks its note."""
     _keep(self, letters)
     _note(self, _hand.events)
 
 
-def _note(delivery: processor.Delivery, events: Sequence[object]) -> None:
+def _note(delivery: processor.Processor, events: Sequence[object]) -> None:
     changes = {number: event for event in events if (number := number_in(event)) is not None}
     client = delivery.keeper.store(Server.CACHE).client
     pipe = client.pipeline(transaction=False)
@@ -61,9 +61,9 @@ if os.environ.get(MUTANT) == "early":
 
     def _received(self: Any, message: Any, *args: Any, **options: Any) -> None:
         _init(self, message, *args, **options)
-        _requests[self.job.message.id] = self, message
+        _requests[self.read.id] = self, message
 
-    def _early(self: processor.Delivery, messages: Sequence[Any], strikes: int) -> None:
+    def _early(self: processor.Processor, messages: Sequence[Any], strikes: int) -> None:
         if records := [event for message in messages if message.outbox for event in message.events]:
             leave(self.keeper, records)
         requests = [_requests[message.id] for message in messages]

@@ -31,7 +31,7 @@ RATE = 250.0
 CUTS = 20.0
 _SHORT_CUTS = 12
 """At least so many cuts, however short the run."""
-MUTANTS = ("messages", "sockets", "threads", "prefetch", "lanes")
+MUTANTS = ("messages", "sockets", "threads", "prefetch", "connections")
 
 
 def soak(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Connection
 
-from cachekeeper.broker.conventions import QUEUE, UNACKED_INDEX
+from cachekeeper.broker.names import QUEUE, UNACKED_INDEX
 from cachekeeper.devservers import RedisServer
 
 if TYPE_CHECKING:

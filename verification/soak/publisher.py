@@ -100,18 +100,18 @@ class Source:
 
 
 def _keep_broken_lanes() -> None:
-    """The mutant `lanes`: connections on which something failed are kept open."""
-    from cachekeeper.publishing.broker_connection import Lane  # noqa: PLC0415  # kombu takes long to import
+    """The mutant `connections`: connections on which something failed are kept open."""
+    from cachekeeper.publishing.broker_connection import BrokerConnection  # noqa: PLC0415  # kombu takes long to import
 
-    kept: list[Lane] = []
-    patched: Any = Lane
-    patched.drop = lambda lane: kept.append(lane)  # noqa: PLW0108  # a built-in would not be bound
+    kept: list[BrokerConnection] = []
+    patched: Any = BrokerConnection
+    patched.drop = lambda connection: kept.append(connection)  # noqa: PLW0108  # a built-in would not be bound
 
 
 if __name__ == "__main__":
     end_with_parent()
     lead()
-    if is_mutant("lanes"):
+    if is_mutant("connections"):
         _keep_broken_lanes()
     source = Source(float(sys.argv[1]))
     signal.signal(signal.SIGTERM, lambda *_: source.stopping.set())

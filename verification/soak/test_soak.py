@@ -45,6 +45,6 @@ def test_what_leaks_at_each_reconnect_or_message_is_caught(guardian: Guardian) -
         f"worker, {THREADS}: {rise}",  # threads
         f"worker, {FILES}: {rise}",  # sockets
         f"worker, {CONNECTIONS}: {rise}",  # sockets, too
-        f"publisher, {FILES}: {rise}",  # lanes
+        f"publisher, {FILES}: {rise}",  # connections
         "prefetch that the worker applies, the most",  # prefetch
     }

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 from celery.worker import state
 
-from cachekeeper.broker.conventions import is_amqp
+from cachekeeper.broker.queues import is_amqp
 from cachekeeper.consuming import processor
-from cachekeeper.consuming.messages import Parcel
+from cachekeeper.consuming.messages import EventMessage
 from verification.soak.reporting import VISIBILITY, is_mutant, lead, report
 from verification.soak.workload import number_in
 from worker.celery import app
@@ -63,17 +63,17 @@ class Applied:
 
 
 applied = Applied()
-_delivery: Any = processor.Delivery
+_delivery: Any = processor.Processor
 _deal_with = _delivery._deal_with  # noqa: SLF001  # the shipped worker, with a little around it
 
 
-def _noted(self: processor.Delivery, messages: Sequence[Any], strikes: int) -> None:
+def _noted(self: processor.Processor, messages: Sequence[Any], strikes: int) -> None:
     """Note the events of these messages, once all of them were applied."""
     _deal_with(self, messages, strikes)
     if is_mutant("messages"):
         _leaked.extend((message, bytearray(_LARGE)) for message in messages)
     for message in messages:
-        for event in message.events if isinstance(message, Parcel) else ():
+        for event in message.events if isinstance(message, EventMessage) else ():
             if (number := number_in(event)) is not None:
                 applied.add(number)
 

@@ -29,7 +29,7 @@ from cachekeeper.connections.redis_connections import (
     WaitingPool,
 )
 from cachekeeper.devservers import FoundServer, Guardian, RedisServer
-from cachekeeper.protocol import LateCluster, Store
+from cachekeeper.protocol import LazyCluster, Store
 from testkit.taps import RedisTap, Words
 from verification.wrong_keys.run import ERRORS, LateProxy, calls, contenders, every_line, fill, play
 
@@ -225,7 +225,7 @@ def test_what_the_keeper_makes(cluster: RedisServer) -> None:
         assert (client.connection_pool.connection_class, client.connection_pool.get_protocol()) == (made, 2)
         assert client.connection_pool.make_connection().get_protocol() == 2
     late = connect_redis(cluster.url.replace("redis:", "redis+cluster:"), 5)
-    assert isinstance(late, LateCluster)
+    assert isinstance(late, LazyCluster)
     nodes: Any = Store(late).client
     assert nodes.set("key", "value")
     for node in nodes.get_nodes():

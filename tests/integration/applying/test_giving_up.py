@@ -10,8 +10,8 @@ import pytest
 from cachekeeper.connections.mongodb import database_errors
 from cachekeeper.consuming import processor
 from cachekeeper.consuming.dead_letters import keep
-from cachekeeper.consuming.messages import Parcel
-from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.consuming.messages import EventMessage
+from cachekeeper.consuming.processor import Processor, Verdict
 from cachekeeper.errors import DatabaseUnavailable
 from cachekeeper.model.registry import load_registry
 from cachekeeper.settings import Settings
@@ -37,53 +37,52 @@ GUILTY = WentWrong(how="asks for what MongoDB refuses")
 
 
 @pytest.fixture
-def delivery(failing: MongoServer, redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Delivery]:
+def delivery(failing: MongoServer, redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Processor]:
     changes: dict[str, Any] = getattr(request, "param", {})
     settings = Settings(redis_url=redis_server.url, mongodb_url=failing.url, **{**PATIENT, **changes})
-    delivery = Delivery(settings, load_registry(MODULES))
+    delivery = Processor(settings, load_registry(MODULES))
     delivery.keeper.database["dead_letters"].delete_many({})
-    delivery.gate.start()
+    delivery.pause.start()
     yield delivery
-    delivery.gate.stop()
+    delivery.pause.stop()
     delivery.keeper.close()
 
 
-def process(delivery: Delivery, strikes: int, *events: Event) -> Verdict:
+def process(delivery: Processor, strikes: int, *events: Event) -> Verdict:
     """A message with these, or both, which has failed so often while the servers were well."""
     bodies: list[Any] = [json.loads(event.model_dump_json()) for event in events or (INNOCENT, GUILTY)]
-    delivery.gate._strikes["m1"] = strikes
-    job = Job(Parcel("m1", bodies))
-    delivery.process(job)
-    return job.verdict
+    delivery.pause._strikes["m1"] = strikes
+    (verdict,) = delivery.process([EventMessage("m1", bodies)])
+    return verdict
 
 
-def types(delivery: Delivery) -> list[str]:
+def types(delivery: Processor) -> list[str]:
     """Of the dead letters."""
     return [letter["type"] for letter in delivery.keeper.database["dead_letters"].find()]
 
 
-def the_innocent_one_meets_an_outage(delivery: Delivery, failing: MongoServer) -> None:
+def the_innocent_one_meets_an_outage(delivery: Processor, failing: MongoServer) -> None:
     """Just as the message is given up, one write fails, and the probe after it does not."""
     fail_writes(failing, 1, WRITE_CONCERN_FAILED)
-    assert process(delivery, delivery.gate.STRIKES) is Verdict.DONE
+    assert process(delivery, delivery.pause.STRIKES) is Verdict.DONE
     assert types(delivery) == ["went.wrong"]
     assert is_blocked("innocent", keeper=delivery.keeper)
 
 
-def test_an_outage_of_a_moment_takes_no_neighbour_along(delivery: Delivery, failing: MongoServer) -> None:
+def test_an_outage_of_a_moment_takes_no_neighbour_along(delivery: Processor, failing: MongoServer) -> None:
     the_innocent_one_meets_an_outage(delivery, failing)
 
 
 def test_who_does_not_try_once_more_is_found(
-    delivery: Delivery, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
+    delivery: Processor, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = mutated(processor, "for _ in range(2):", "for _ in range(1):")
-    monkeypatch.setattr(Delivery, "_apply_one", wrong.Delivery._apply_one)
+    monkeypatch.setattr(Processor, "_apply_one", wrong.Processor._apply_one)
     with pytest.raises(AssertionError, match=r"went\.wrong"):
         the_innocent_one_meets_an_outage(delivery, failing)
 
 
-def an_outage_begins_between_the_probe_and_the_second_try(delivery: Delivery, failing: MongoServer) -> None:
+def an_outage_begins_between_the_probe_and_the_second_try(delivery: Processor, failing: MongoServer) -> None:
     """And is over when the letter would be written."""
     probe, probed = delivery._probe, 0
 
@@ -98,44 +97,44 @@ def an_outage_begins_between_the_probe_and_the_second_try(delivery: Delivery, fa
     fail_writes(failing, 1, WRITE_CONCERN_FAILED)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(delivery, "_probe", probe_once)
-        verdict = process(delivery, delivery.gate.STRIKES, INNOCENT)
+        verdict = process(delivery, delivery.pause.STRIKES, INNOCENT)
     assert (verdict, types(delivery)) == (Verdict.AWAY, [])
 
 
-def test_an_outage_that_begins_meanwhile_gives_up_nothing(delivery: Delivery, failing: MongoServer) -> None:
+def test_an_outage_that_begins_meanwhile_gives_up_nothing(delivery: Processor, failing: MongoServer) -> None:
     an_outage_begins_between_the_probe_and_the_second_try(delivery, failing)
 
 
 def test_who_does_not_ask_once_more_is_found(
-    delivery: Delivery, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
+    delivery: Processor, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried_twice = "            self._probe()\n        return result"
     wrong = mutated(
         processor, tried_twice, "            if not _:\n                self._probe()\n        return result"
     )
-    monkeypatch.setattr(Delivery, "_apply_one", wrong.Delivery._apply_one)
+    monkeypatch.setattr(Processor, "_apply_one", wrong.Processor._apply_one)
     with pytest.raises(AssertionError, match="DONE"):
         an_outage_begins_between_the_probe_and_the_second_try(delivery, failing)
 
 
-def a_message_of_letters_alone_is_dealt_with(delivery: Delivery, failing: MongoServer) -> None:
+def a_message_of_letters_alone_is_dealt_with(delivery: Processor, failing: MongoServer) -> None:
     """Three commands of 2 s each, and a time limit of five seconds."""
     delay_writes(failing, 2000)
-    job = Job(Parcel("m1", [{"type": "unheard.of", "number": number} for number in range(300)]))
-    delivery.process(job)
+    message = EventMessage("m1", [{"type": "unheard.of", "number": number} for number in range(300)])
+    verdicts = delivery.process([message])
     be_well(failing)
-    assert job.verdict is Verdict.DONE
+    assert verdicts == [Verdict.DONE]
     assert len(types(delivery)) == 300
 
 
 @pytest.mark.parametrize("delivery", [{"load_timeout_seconds": 5}], indirect=True)
-def test_however_many_letters_a_message_makes_they_come_to_an_end(delivery: Delivery, failing: MongoServer) -> None:
+def test_however_many_letters_a_message_makes_they_come_to_an_end(delivery: Processor, failing: MongoServer) -> None:
     a_message_of_letters_alone_is_dealt_with(delivery, failing)
 
 
 @pytest.mark.parametrize("delivery", [{"load_timeout_seconds": 5}], indirect=True)
 def test_one_time_limit_for_all_letters_is_found(
-    delivery: Delivery, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
+    delivery: Processor, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def within_one(keeper: Keeper, registry: Registry, letters: Sequence[Letter]) -> None:
         with database_errors("keeping dead letters", keeper.settings.load_timeout_seconds):
@@ -146,7 +145,7 @@ def test_one_time_limit_for_all_letters_is_found(
         a_message_of_letters_alone_is_dealt_with(delivery, failing)
 
 
-def test_before_that_nothing_is_given_up(delivery: Delivery) -> None:
-    assert process(delivery, delivery.gate.STRIKES - 1) is Verdict.AWAY
+def test_before_that_nothing_is_given_up(delivery: Processor) -> None:
+    assert process(delivery, delivery.pause.STRIKES - 1) is Verdict.AWAY
     assert types(delivery) == []
     assert is_blocked("innocent", keeper=delivery.keeper)

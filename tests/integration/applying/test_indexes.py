@@ -10,8 +10,8 @@ import pymongo
 import pytest
 
 from cachekeeper.applying.ttl_indexes import ExpiringIndex, IndexKeeper, IndexRefused, PlainIndex, ensure_index
-from cachekeeper.consuming.messages import Parcel
-from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.consuming.messages import EventMessage
+from cachekeeper.consuming.processor import Processor, Verdict
 from cachekeeper.devservers import FoundServer, Guardian, MongoServer, RedisServer
 from cachekeeper.errors import DatabaseUnavailable
 from cachekeeper.model.registry import TtlIndex, load_registry
@@ -85,10 +85,9 @@ def db(mongo_server: MongoServer, database: str) -> Iterator[Any]:
         yield client[database]
 
 
-def work(delivery: Delivery) -> Verdict:
-    job = Job(Parcel("m1", [UserUpdated(user_id="1", name="Ada", version=1).to_wire()]))
-    delivery.process(job)
-    return job.verdict
+def work(delivery: Processor) -> Verdict:
+    (verdict,) = delivery.process([EventMessage("m1", [UserUpdated(user_id="1", name="Ada", version=1).to_wire()])])
+    return verdict
 
 
 def ensure(db: Any, seconds: int | None = 60) -> None:
@@ -194,10 +193,10 @@ def test_a_worker_without_the_role_to_index_applies_events(
     guarded: Guarded, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = Settings(redis_url=redis_server.url, mongodb_url=guarded.url_as(*WRITER), **PATIENT)
-    delivery = Delivery(settings, load_registry(MODULES))
+    delivery = Processor(settings, load_registry(MODULES))
     delivery.start()
     try:
-        wait_until(lambda: delivery.gate.is_open, "events are fetched")
+        wait_until(lambda: delivery.pause.is_over, "events are fetched")
         assert work(delivery) is Verdict.DONE
         said = "MongoDB refused while indexing sessions.expires_at (Unauthorized, code 13): the user that"
         wait_until(lambda: said in caplog.text, "the log names the index")
@@ -211,7 +210,7 @@ def test_a_refused_index_is_made_once_the_role_is_there(
     guarded: Guarded, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = Settings(redis_url=redis_server.url, mongodb_url=guarded.url_as(*WRITER), **PATIENT)
-    delivery = Delivery(settings, load_registry(MODULES))
+    delivery = Processor(settings, load_registry(MODULES))
     keeper = IndexKeeper(delivery.keeper, [TtlIndex("later", "at", lambda _: 60)])
     try:
         for _ in range(3):
@@ -254,18 +253,18 @@ def test_what_nothing_works_without_stops_fetching_and_names_the_cure(
     said: str,
 ) -> None:
     settings = Settings(redis_url=redis_server.url, mongodb_url=guarded.url_as(*login), **PATIENT)
-    delivery = Delivery(settings, load_registry(MODULES))
+    delivery = Processor(settings, load_registry(MODULES))
     try:
         with pytest.raises(DatabaseUnavailable) as told:
             delivery._probe()
         assert said in str(told.value)
-        delivery.gate.start()
-        assert not delivery.gate.is_open
+        delivery.pause.start()
+        assert not delivery.pause.is_over
         # After a refused login the driver may find no server at first.
         wait_until(lambda: f"events wait in the broker: {told.value}" in caplog.text, "the log names the cause")
         assert not login[1] or login[1] not in caplog.text
     finally:
-        delivery.gate.stop()
+        delivery.pause.stop()
         delivery.keeper.close()
 
 

@@ -11,7 +11,7 @@ from cachekeeper.applying.ttl_indexes import IndexRefused, ensure_index
 from cachekeeper.connections import mongodb as database_module
 from cachekeeper.consuming import dead_letters as deadletters
 from cachekeeper.consuming.dead_letters import Letter, keep
-from cachekeeper.consuming.processor import Delivery
+from cachekeeper.consuming.processor import Processor
 from cachekeeper.errors import DatabaseUnavailable, InvalidEvent
 from cachekeeper.model.commands import Block
 from cachekeeper.settings import Settings
@@ -60,9 +60,9 @@ def both_names_taken(db: Any, name: str) -> None:
 
 
 @pytest.fixture
-def delivery(redis_server: RedisServer, mongo_server: MongoServer, database: str) -> Iterator[Delivery]:
+def delivery(redis_server: RedisServer, mongo_server: MongoServer, database: str) -> Iterator[Processor]:
     settings = Settings(redis_url=redis_server.url, mongodb_url=mongo_server.url_of(database), **PATIENT)
-    delivery = Delivery(settings, REGISTRY)
+    delivery = Processor(settings, REGISTRY)
     yield delivery
     delivery.keeper.close()
 
@@ -100,7 +100,7 @@ LETTERS: dict[str, tuple[Callable[[Any, str], None], str]] = {
 
 
 @pytest.mark.parametrize("how", LETTERS)
-def test_a_dead_letter_that_cannot_be_kept(delivery: Delivery, how: str) -> None:
+def test_a_dead_letter_that_cannot_be_kept(delivery: Processor, how: str) -> None:
     make, said = LETTERS[how]
     make(delivery.keeper.database, "dead_letters")
     letters = [Letter(body, InvalidEvent("message", "it is not JSON")) for body in (SECRET, SECRET + "2")]
@@ -109,7 +109,7 @@ def test_a_dead_letter_that_cannot_be_kept(delivery: Delivery, how: str) -> None
     assert refused(told.value) == f"MongoDB refused while keeping dead letters {said}"
 
 
-def test_who_takes_the_code_of_pymongos_wrapper_is_found(delivery: Delivery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_takes_the_code_of_pymongos_wrapper_is_found(delivery: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = mutated(database_module, "if not isinstance(error, BulkWriteError):", "if error is not None:")
     monkeypatch.setattr(deadletters, "database_errors", wrong.database_errors)
     with pytest.raises(AssertionError, match="BulkWriteError, code 65"):
@@ -117,7 +117,7 @@ def test_who_takes_the_code_of_pymongos_wrapper_is_found(delivery: Delivery, mon
 
 
 @pytest.mark.parametrize("how", ["a view", "a time series"])
-def test_what_the_worker_asks_before_it_fetches(delivery: Delivery, how: str) -> None:
+def test_what_the_worker_asks_before_it_fetches(delivery: Processor, how: str) -> None:
     make, said = LETTERS[how]
     make(delivery.keeper.database, "dead_letters")
     with pytest.raises(DatabaseUnavailable) as told:
@@ -138,7 +138,7 @@ BLOCKS: dict[str, tuple[Callable[[Any, str], None], str]] = {
 
 
 @pytest.mark.parametrize("how", BLOCKS)
-def test_a_block_that_cannot_be_written(delivery: Delivery, how: str) -> None:
+def test_a_block_that_cannot_be_written(delivery: Processor, how: str) -> None:
     make, said = BLOCKS[how]
     make(delivery.keeper.database, "blocked_tokens")
     with pytest.raises(DatabaseUnavailable) as told:
@@ -165,7 +165,7 @@ INDEXES: dict[str, tuple[Callable[[Any, str], None], str]] = {
 
 
 @pytest.mark.parametrize("how", INDEXES)
-def test_an_index_that_cannot_be_made(delivery: Delivery, how: str) -> None:
+def test_an_index_that_cannot_be_made(delivery: Processor, how: str) -> None:
     make, said = INDEXES[how]
     db = delivery.keeper.database
     make(db, "sessions")
@@ -174,7 +174,7 @@ def test_an_index_that_cannot_be_made(delivery: Delivery, how: str) -> None:
     assert str(told.value) == f"MongoDB refused while indexing sessions.expires_at {said}"
 
 
-def test_a_name_that_mongodb_does_not_take(delivery: Delivery) -> None:
+def test_a_name_that_mongodb_does_not_take(delivery: Processor) -> None:
     name = "system.sessions"
     with pytest.raises(IndexRefused) as told:
         ensure_index(delivery.keeper.database[name], "expires_at", timeout=5, expire_seconds=60)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu.asynchronous import Hub
 
-from cachekeeper.broker.conventions import QUEUE, UNACKED, UNACKED_INDEX, work_queue
+from cachekeeper.broker.names import QUEUE, UNACKED, UNACKED_INDEX
+from cachekeeper.broker.queues import work_queue
 from cachekeeper.consuming.acks import Acknowledgements, rejection
 from cachekeeper.consuming.redis_channel import Connection
 from producers import UserLoggedOut

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu import Connection
 
-from cachekeeper.broker.conventions import DEAD_QUEUE, DELIVERY_LIMIT, QUEUE
+from cachekeeper.broker.names import DEAD_QUEUE, QUEUE
+from cachekeeper.broker.queues import DELIVERY_LIMIT
 from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import BrokerUnavailable
 from cachekeeper.publishing.publisher import Publisher

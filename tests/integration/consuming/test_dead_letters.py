@@ -15,13 +15,15 @@ from kombu import Connection
 from redis import Redis
 
 from cachekeeper import cli
-from cachekeeper.broker.conventions import QUEUE, task_body, task_headers, transport_options
+from cachekeeper.broker.names import QUEUE
+from cachekeeper.broker.queues import transport_options
 from cachekeeper.consuming.dead_letter_admin import DeadLetters
 from cachekeeper.consuming.dead_letters import mask
 from cachekeeper.consuming.messages import Failures, Poison, read_message
-from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.consuming.processor import Processor, Verdict
 from cachekeeper.model.registry import Registry, load_registry
 from cachekeeper.publishing.publisher import Publisher
+from cachekeeper.publishing.wire_format import OutgoingMessage, task_body, task_headers
 from producers import UserLoggedOut
 from testkit.leftovers import CACHEKEEPER, ROOT
 from testkit.patient_publishing import ANSWER_SECONDS, PUBLISH_SECONDS
@@ -78,17 +80,17 @@ class Desk:
         self.url = f"redis://127.0.0.1:{shop.server.port}/1"
         self.broker = Redis.from_url(self.url)
         self.connection = Connection(self.url, transport_options=transport_options(self.url, ANSWER_SECONDS))
-        self.deliveries: list[Delivery] = []
+        self.deliveries: list[Processor] = []
         self.mended = self.worker(load_registry(MODULES))
         self.broken = self.worker(broken())
         self.run = run
 
-    def worker(self, registry: Registry, **changes: Any) -> Delivery:
-        delivery = Delivery(self.shop.settings(broker_url=self.url, **changes), registry)
+    def worker(self, registry: Registry, **changes: Any) -> Processor:
+        delivery = Processor(self.shop.settings(broker_url=self.url, **changes), registry)
         self.deliveries.append(delivery)
         delivery.indexes.look()
-        delivery.gate.start()
-        assert delivery.gate.is_open
+        delivery.pause.start()
+        assert delivery.pause.is_over
         return delivery
 
     def fail(self, *bodies: object, message_id: str = "m1") -> None:
@@ -96,12 +98,10 @@ class Desk:
         message = FakeMessage(task_body([json.dumps(body) for body in bodies]), task_headers(message_id, len(bodies)))
         self.work(self.broken, message)
 
-    def work(self, delivery: Delivery, message: Any) -> None:
-        job = Job(read_message(message))
-        delivery.process(job)
-        assert job.verdict is Verdict.DONE
+    def work(self, delivery: Processor, message: Any) -> None:
+        assert delivery.process([read_message(message)]) == [Verdict.DONE]
 
-    def work_all(self, delivery: Delivery) -> int:
+    def work_all(self, delivery: Processor) -> int:
         """Deal with all messages that wait; how many they were."""
         messages = 0
         channel: Any = self.connection.default_channel
@@ -116,7 +116,7 @@ class Desk:
 
     def close(self) -> None:
         for delivery in self.deliveries:
-            delivery.gate.stop()
+            delivery.pause.stop()
             delivery.keeper.close()
         self.connection.release()
         self.broker.close()
@@ -332,13 +332,13 @@ def test_an_event_that_fails_again_comes_back_with_its_count_raised(desk: Desk) 
 
 def fail_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish · the worker: it fails · remove: the order that must not lose the letter."""
-    publish = Publisher.publish_letter
+    send = Publisher.send
 
-    def publish_and_fail(self: Publisher, text: str, *, count: int, first_ms: int) -> None:
-        publish(self, text, count=count, first_ms=first_ms)
+    def send_and_fail(self: Publisher, message: OutgoingMessage) -> None:
+        send(self, message)
         assert desk.work_all(desk.broken) == 1
 
-    monkeypatch.setattr(Publisher, "publish_letter", publish_and_fail)
+    monkeypatch.setattr(Publisher, "send", send_and_fail)
 
 
 def test_an_event_that_fails_before_its_letter_is_removed_keeps_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ import pytest
 from amqp.spec import Basic
 from kombu import Connection
 
-from cachekeeper.broker.conventions import DEAD_QUEUE, DELIVERY_LIMIT, QUEUE, dead_queue, work_queue
+from cachekeeper.broker.names import DEAD_QUEUE, QUEUE
+from cachekeeper.broker.queues import DELIVERY_LIMIT, dead_queue, work_queue
 from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut, UserUpdated
@@ -163,7 +164,7 @@ def test_what_rabbitmq_gives_up_is_kept(rabbit_server: RabbitServer, put_back: C
                 break
             deliveries += 1
             put_back(channel, message.delivery_tag)
-            if channel.is_open:
+            if channel.is_over:
                 channel.close()
         if put_back is by_nack and rabbit_version(watching) >= (4, 3):
             assert waiting(QUEUE)

@@ -19,19 +19,12 @@ import pytest
 from amqp import Message as AmqpMessage
 from kombu import Connection
 
-from cachekeeper.broker.conventions import (
-    CONTROL_EXCHANGE,
-    QUEUE,
-    TASK,
-    UNACKED,
-    UNACKED_INDEX,
-    task_body,
-    task_headers,
-    work_queue,
-)
+from cachekeeper.broker.names import CONTROL_EXCHANGE, QUEUE, TASK, UNACKED, UNACKED_INDEX
+from cachekeeper.broker.queues import work_queue
 from cachekeeper.consuming.messages import LONGEST
 from cachekeeper.consuming.redis_channel import Connection as OurConnection
 from cachekeeper.devservers import RedisServer
+from cachekeeper.publishing.wire_format import task_body, task_headers
 from producers import UserLoggedOut
 from testkit.delivering import Site
 from testkit.waiting import wait_until

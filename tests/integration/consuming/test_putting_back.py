@@ -15,7 +15,8 @@ from amqp.spec import Basic
 from kombu import Connection
 from kombu.exceptions import MessageStateError
 
-from cachekeeper.broker.conventions import QUEUE, work_queue
+from cachekeeper.broker.names import QUEUE
+from cachekeeper.broker.queues import work_queue
 from cachekeeper.consuming.acks import rejection, spare_deliveries
 from producers import UserLoggedOut
 from testkit.delivering import Site, forget_queues

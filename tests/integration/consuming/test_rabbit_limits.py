@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu import Connection
 
-from cachekeeper.broker.conventions import CONTROL_EXCHANGE, QUEUE
+from cachekeeper.broker.names import CONTROL_EXCHANGE, QUEUE
 from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import BrokerUnavailable
 from cachekeeper.publishing.publisher import Publisher

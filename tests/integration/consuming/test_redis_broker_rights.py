@@ -12,7 +12,8 @@ import redis
 from kombu.exceptions import OperationalError
 from kombu.pidbox import Mailbox
 
-from cachekeeper.broker.conventions import CONTROL_EXCHANGE, UNACKED, transport_options, work_queue
+from cachekeeper.broker.names import CONTROL_EXCHANGE, UNACKED
+from cachekeeper.broker.queues import transport_options, work_queue
 from cachekeeper.consuming.redis_channel import Connection
 from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import BrokerUnavailable

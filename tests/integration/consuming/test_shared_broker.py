@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 
-from cachekeeper.broker.conventions import CONTROL_EXCHANGE, QUEUE, UNACKED, UNACKED_INDEX, task_body, task_headers
+from cachekeeper.broker.names import CONTROL_EXCHANGE, QUEUE, UNACKED, UNACKED_INDEX
 from cachekeeper.devservers import RedisServer
+from cachekeeper.publishing.wire_format import task_body, task_headers
 from producers import UserLoggedOut
 from testkit.waiting import wait_until
 from tests.integration.consuming.neighbour import BROKER, Neighbour, work_for_hours

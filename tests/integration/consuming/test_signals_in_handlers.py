@@ -12,8 +12,8 @@ import pytest
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 
 from cachekeeper.consuming import processor
-from cachekeeper.consuming.messages import Parcel
-from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.consuming.messages import EventMessage
+from cachekeeper.consuming.processor import Processor, Verdict
 from lookups import read_user
 from testkit.delivering import REGISTRY
 
@@ -39,16 +39,16 @@ def end(request: pytest.FixtureRequest) -> Iterator[type[BaseException]]:
 
 
 @pytest.fixture
-def delivery(stocked: Shop) -> Iterator[Delivery]:
+def delivery(stocked: Shop) -> Iterator[Processor]:
     settings = stocked.settings(redis_url=stocked.server.url, broker_url=stocked.server.url_of(1))
-    delivery = Delivery(settings, REGISTRY)
-    delivery.gate._open = True  # as after a first attempt; no thread of its own is wanted
+    delivery = Processor(settings, REGISTRY)
+    delivery.pause._over = True  # as after a first attempt; no thread of its own is wanted
     yield delivery
     delivery.keeper.close()
 
 
-def job() -> Job:
-    return Job(Parcel("m1", [{"type": "user.updated", "user_id": "1", "name": "Bob"}]))
+def message() -> EventMessage:
+    return EventMessage("m1", [{"type": "user.updated", "user_id": "1", "name": "Bob"}])
 
 
 def signalled(*_: object, **__: object) -> Any:
@@ -60,71 +60,66 @@ def with_commands(commands: Callable[..., Any]) -> Any:
     return SimpleNamespace(decode=REGISTRY.decode, events=REGISTRY.events, commands=commands)
 
 
-def in_a_handler(delivery: Delivery, _: pytest.MonkeyPatch) -> None:
+def in_a_handler(delivery: Processor, _: pytest.MonkeyPatch) -> None:
     delivery.registry = with_commands(signalled)
 
 
-def in_a_batch(_: Delivery, patch: pytest.MonkeyPatch) -> None:
+def in_a_batch(_: Processor, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(processor, "apply", signalled)
 
 
-def in_an_event_alone(delivery: Delivery, patch: pytest.MonkeyPatch) -> None:
-    delivery.gate._strikes["m1"] = 1
+def in_an_event_alone(delivery: Processor, patch: pytest.MonkeyPatch) -> None:
+    delivery.pause._strikes["m1"] = 1
     patch.setattr(processor, "apply", signalled)
 
 
 @pytest.mark.parametrize("where", [in_a_handler, in_a_batch, in_an_event_alone])
 def test_the_message_comes_again(
     stocked: Shop,
-    delivery: Delivery,
+    delivery: Processor,
     monkeypatch: pytest.MonkeyPatch,
     end: type[BaseException],
-    where: Callable[[Delivery, pytest.MonkeyPatch], None],
+    where: Callable[[Processor, pytest.MonkeyPatch], None],
 ) -> None:
-    given = job()
+    given = message()
     with monkeypatch.context() as patch:
         where(delivery, patch)
         with pytest.raises(end):
-            delivery.process(given)
-    assert given.verdict is Verdict.AWAY
+            delivery.process([given])
     assert stocked.db.dead_letters.count_documents({}) == 0
 
 
 def test_it_ends_the_reading_of_warm_views_too(
-    delivery: Delivery, monkeypatch: pytest.MonkeyPatch, end: type[BaseException]
+    delivery: Processor, monkeypatch: pytest.MonkeyPatch, end: type[BaseException]
 ) -> None:
     read_user(1, keeper=delivery.keeper)
     monkeypatch.setattr(processor, "warm_keys", signalled)
-    given = job()
+    given = message()
     with pytest.raises(end):
-        delivery.process(given)
-    assert given.verdict is Verdict.AWAY
+        delivery.process([given])
 
 
 @pytest.mark.parametrize("end", [*ENDS, SystemExit, asyncio.CancelledError])
 def test_in_a_thread_of_the_pool_it_is_the_handler_s_own(
-    stocked: Shop, delivery: Delivery, end: type[BaseException]
+    stocked: Shop, delivery: Processor, end: type[BaseException]
 ) -> None:
     def commands(_: object) -> Any:
         raise end(1)
 
     delivery.registry = with_commands(commands)
-    given = job()
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(delivery.process, given).result()
-    assert given.verdict is Verdict.DONE
+        verdicts = pool.submit(delivery.process, [message()]).result()
+    assert verdicts == [Verdict.DONE]
     assert stocked.db.dead_letters.count_documents({}) == 1
 
 
 @pytest.mark.parametrize("end", [SystemExit, asyncio.CancelledError])
 def test_what_no_signal_raises_is_the_handler_s_own_in_the_main_thread_too(
-    stocked: Shop, delivery: Delivery, end: type[BaseException]
+    stocked: Shop, delivery: Processor, end: type[BaseException]
 ) -> None:
     def commands(_: object) -> Any:
         raise end(1)
 
     delivery.registry = with_commands(commands)
-    given = job()
-    delivery.process(given)
-    assert given.verdict is Verdict.DONE
+    assert delivery.process([message()]) == [Verdict.DONE]
     assert stocked.db.dead_letters.count_documents({}) == 1

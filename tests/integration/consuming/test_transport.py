@@ -14,11 +14,13 @@ import kombu
 import pytest
 from redis.exceptions import ResponseError
 
-from cachekeeper.broker.conventions import PAUSE, QUEUE, UNACKED, UNACKED_INDEX, transport_options, work_queue
+from cachekeeper.broker.names import PAUSE, QUEUE, UNACKED, UNACKED_INDEX
+from cachekeeper.broker.queues import transport_options, work_queue
 from cachekeeper.consuming import redis_channel
 from cachekeeper.consuming.redis_channel import Connection
 from cachekeeper.errors import BrokerUnavailable
-from cachekeeper.publishing.broker_connection import Lane
+from cachekeeper.publishing.broker_connection import BrokerConnection
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from testkit.full_brokers import full
 from testkit.waiting import wait_until
 
@@ -198,14 +200,14 @@ def test_it_waits_for_a_message_and_leaves_it_where_it_is(any_redis: RedisServer
 
 def test_a_publisher_says_that_its_broker_is_full(any_redis: RedisServer, client: redis.Redis) -> None:
     """`/readyz` of the HTTP door asks so. A queue may be declared there all the same."""
-    lane = Lane(any_redis.url, SOON)
+    connection = BrokerConnection(any_redis.url, SOON)
     with full(any_redis):
         with pytest.raises(BrokerUnavailable, match="OutOfMemoryError"):
-            lane.probe()
+            connection.probe()
         with pytest.raises(BrokerUnavailable, match="OutOfMemoryError"):
-            lane.send("m1", [], SOON)
-    lane.probe()
-    lane.close()
+            connection.send(OutgoingMessage([]), SOON)
+    connection.probe()
+    connection.close()
     assert client.exists(PAUSE, QUEUE) == 0
 
 

@@ -4,7 +4,7 @@ import os
 
 from celery import Celery
 
-from cachekeeper.broker.conventions import CONTROL_EXCHANGE
+from cachekeeper.broker.names import CONTROL_EXCHANGE
 
 app = Celery("stand-in", broker=os.environ["CACHEKEEPER_BROKER_URL"])
 app.conf.worker_pool = "threads"

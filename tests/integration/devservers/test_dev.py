@@ -17,7 +17,7 @@ import pytest
 import redis
 from celery import Celery
 
-from cachekeeper.broker.conventions import CONTROL_EXCHANGE
+from cachekeeper.broker.names import CONTROL_EXCHANGE
 from cachekeeper.devservers import DevStack, FoundServer, ServerFailed, StackError
 from cachekeeper.devservers.state import published, running_stacks
 from producers import UserDeleted, outbox

@@ -18,6 +18,7 @@ from cachekeeper.http_api import Door, app
 from cachekeeper.http_api.messages import BATCHED, BINARY, STRUCTURED
 from cachekeeper.publishing import publisher as publishers
 from cachekeeper.publishing.publisher import Publisher
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.settings import PublisherSettings
 from producers import UserUpdated
 from testkit.doors import AUTHORIZED, REGISTRY, ask, bodies, post, serving, settings, taken, user_deleted
@@ -254,9 +255,9 @@ class _Held(Publisher):
         super().__init__(settings)
         self.go = threading.Event()
 
-    def publish_texts(self, texts: Sequence[str]) -> None:
+    def send(self, message: OutgoingMessage) -> None:
         assert self.go.wait(30)
-        super().publish_texts(texts)
+        super().send(message)
 
 
 def test_a_hung_broker_gathers_no_crowd(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

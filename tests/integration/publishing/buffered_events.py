@@ -6,7 +6,7 @@ import base64
 import json
 from typing import TYPE_CHECKING, cast
 
-from cachekeeper.broker.conventions import QUEUE
+from cachekeeper.broker.names import QUEUE
 from producers import UserDeleted
 
 if TYPE_CHECKING:

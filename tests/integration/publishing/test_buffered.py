@@ -15,6 +15,7 @@ from cachekeeper.errors import BrokerUnavailable, BufferFull, InvalidEvent, Sett
 from cachekeeper.publishing import at_exit as module
 from cachekeeper.publishing.buffered import BufferedPublisher, _Locks
 from cachekeeper.publishing.publisher import Publisher
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.settings import PublisherSettings
 from testkit.patient_publishing import PUBLISH_SECONDS, give_patience
 from testkit.waiting import wait_until
@@ -179,7 +180,7 @@ class DropsOnFailure(BufferedPublisher):
                 for _ in batch:
                     self._waiting.popleft()
                 self._confirmed += len(batch)
-            self._publisher.publish_texts(batch)
+            self._publisher.send(OutgoingMessage(batch))
             return True
 
 
@@ -384,7 +385,7 @@ def test_a_fault_that_is_no_outage_is_raised_and_loses_nothing(
 
     with buffering(redis_server, max_milliseconds=1) as publisher:
         with monkeypatch.context() as patch:
-            patch.setattr(Publisher, "publish_texts", fail)
+            patch.setattr(Publisher, "send", fail)
             publisher.publish(events(1)[0])
             wait_until(lambda: publisher._error, "the error")
             with pytest.raises(RuntimeError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from kombu import Connection
 
-from cachekeeper.broker.conventions import QUEUE
+from cachekeeper.broker.names import QUEUE
 from cachekeeper.errors import InvalidEvent
 from cachekeeper.model.events import Event
 from cachekeeper.publishing.buffered import BufferedPublisher

@@ -16,6 +16,7 @@ from cachekeeper.model.events import Event
 from cachekeeper.model.registry import Registry, load_registry
 from cachekeeper.publishing.buffered import BufferedPublisher
 from cachekeeper.publishing.publisher import LONGEST_EVENT, Publisher
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut
 from testkit.doors import AUTHORIZED, Answer, ask, post, serving, settings, taken
@@ -40,8 +41,8 @@ def test_every_door_brings_it_as_it_was(redis_server: RedisServer) -> None:
     publisher = Publisher(PublisherSettings(broker_url=url))
     publisher.publish(EVENT)
     assert publisher.publish_many([EVENT, EVENT]) == 2
-    publisher.publish_stored([EVENT.wire_text()])
-    publisher.publish_letter(json.dumps(EVENT.to_wire()), count=1, first_ms=0)
+    publisher.send(OutgoingMessage([EVENT.wire_text()], stored=True))
+    publisher.send(OutgoingMessage([json.dumps(EVENT.to_wire())], failed=(1, 0)))
     with BufferedPublisher(publisher=publisher) as buffered:
         buffered.publish(EVENT)
     publisher.close()

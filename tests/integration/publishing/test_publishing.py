@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu import Connection
 
-from cachekeeper.broker.conventions import QUEUE, work_queue
+from cachekeeper.broker.names import QUEUE
+from cachekeeper.broker.queues import work_queue
 from cachekeeper.devservers import RedisServer
 from cachekeeper.errors import BrokerUnavailable
 from cachekeeper.publishing import publisher as publishers

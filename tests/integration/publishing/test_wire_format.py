@@ -11,12 +11,14 @@ import pytest
 from kombu import Connection
 from redis import Redis
 
-from cachekeeper.broker.conventions import QUEUE, transport_options
-from cachekeeper.consuming.messages import Failures, Parcel, read_message
-from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.broker.names import QUEUE
+from cachekeeper.broker.queues import transport_options
+from cachekeeper.consuming.messages import EventMessage, Failures, read_message
+from cachekeeper.consuming.processor import Processor, Verdict
 from cachekeeper.model.registry import load_registry
-from cachekeeper.publishing.broker_connection import Lane
+from cachekeeper.publishing.broker_connection import BrokerConnection
 from cachekeeper.publishing.publisher import Publisher
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.settings import PublisherSettings
 from testkit.waiting import wait_until
 from tests.golden.wire_events import WIRE
@@ -44,20 +46,20 @@ EVENTS: list[dict[str, Any]] = GOLDEN["body"][0][0]
 
 def send(url: str) -> None:
     """The golden message, as the publisher sends it."""
-    lane = Lane(url, 5)
+    broker = BrokerConnection(url, 5)
     try:
-        lane.send(MESSAGE_ID, [json.dumps(event) for event in EVENTS], 10)
+        broker.send(OutgoingMessage([json.dumps(event) for event in EVENTS], id=MESSAGE_ID), 10)
     finally:
-        lane.close()
+        broker.close()
 
 
 @pytest.fixture
 def rabbit(rabbit_server: RabbitServer) -> Iterator[Any]:
     """A plain AMQP channel, and an empty queue."""
     with Connection(rabbit_server.url) as connection:
-        lane = Lane(rabbit_server.url, 5)
-        lane.probe()  # makes the queue
-        lane.close()
+        broker = BrokerConnection(rabbit_server.url, 5)
+        broker.probe()  # makes the queue
+        broker.close()
         channel: Any = connection.default_channel
         channel.queue_purge(QUEUE)
         yield channel
@@ -78,10 +80,10 @@ def test_what_lies_in_rabbitmq(rabbit_server: RabbitServer, rabbit: Any) -> None
 
 def test_a_letter_keeps_its_failures_through_rabbitmq(rabbit_server: RabbitServer, rabbit: Any) -> None:
     publisher = Publisher(PublisherSettings(broker_url=rabbit_server.url))
-    publisher.publish_letter(json.dumps(EVENTS[0]), count=3, first_ms=1_930_367_167_890)
+    publisher.send(OutgoingMessage([json.dumps(EVENTS[0])], failed=(3, 1_930_367_167_890)))
     publisher.close()
     found = read_message(rabbit.message_to_python(rabbit.basic_get(QUEUE, no_ack=True)))
-    assert isinstance(found, Parcel)
+    assert isinstance(found, EventMessage)
     assert found.events == [EVENTS[0]]
     assert found.failures == Failures(3, datetime(2031, 3, 4, 5, 6, 7, 890000, UTC))
 
@@ -93,7 +95,7 @@ def test_what_others_put_into_rabbitmq(rabbit: Any, name: str) -> None:
     rabbit.basic_publish(message, exchange="", routing_key=QUEUE)
     # Published without waiting for a confirmation, as others may.
     found = wait_until(lambda: rabbit.basic_get(QUEUE, no_ack=True), "the message")
-    assert read_message(rabbit.message_to_python(found)) == Parcel(MESSAGE_ID, EVENTS)
+    assert read_message(rabbit.message_to_python(found)) == EventMessage(MESSAGE_ID, EVENTS)
 
 
 def test_what_lies_in_redis(redis_server: RedisServer) -> None:
@@ -113,19 +115,19 @@ def test_what_others_put_into_redis_is_applied_and_may_be_put_back(shop: Shop, n
     with Redis.from_url(url) as client:
         client.lpush(QUEUE, json.dumps(golden(name)))
     shop.db["users"].insert_one({"_id": 42, "name": EVENTS[0]["name"], "version": EVENTS[0]["version"]})
-    delivery = Delivery(shop.settings(broker_url=url), REGISTRY)
-    delivery.gate.start()
+    delivery = Processor(shop.settings(broker_url=url), REGISTRY)
+    delivery.pause.start()
     with Connection(url, transport_options=transport_options(url, 5)) as connection:
         channel: Any = connection.default_channel
         channel.basic_get(QUEUE).reject(requeue=True)
         message: Message = channel.basic_get(QUEUE)
-        job = Job(read_message(message))
-        assert job.message == Parcel(MESSAGE_ID, EVENTS)
-        delivery.process(job)
+        read = read_message(message)
+        assert read == EventMessage(MESSAGE_ID, EVENTS)
+        verdicts = delivery.process([read])
         message.ack()
-    delivery.gate.stop()
+    delivery.pause.stop()
     delivery.keeper.close()
-    assert job.verdict is Verdict.DONE
+    assert verdicts == [Verdict.DONE]
     assert not list(shop.db["dead_letters"].find())
     name_in_redis: Any = shop.redis.get("user:42:name")
     assert name_in_redis.decode() == EVENTS[0]["name"]

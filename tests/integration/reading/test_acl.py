@@ -13,8 +13,8 @@ import pytest
 
 from cachekeeper import Expire, Keeper, Settings
 from cachekeeper.applying.batch import apply
-from cachekeeper.consuming.messages import Parcel
-from cachekeeper.consuming.processor import Delivery, Job
+from cachekeeper.consuming.messages import EventMessage
+from cachekeeper.consuming.processor import Processor, Verdict
 from cachekeeper.errors import CachekeeperError
 from cachekeeper.settings import WorkerSettings
 from cachekeeper.upkeep.blocklist_warming import write_blocks
@@ -107,10 +107,10 @@ def work(lab: Lab, url: str) -> None:
         lab.foreign(lambda keeper, each=each: save_session(each, {}, keeper=keeper))  # type: ignore[misc]
     lab.foreign(lambda keeper: read_user(1, keeper=keeper))
     lab.foreign(lambda keeper: search_products("lamp", keeper=keeper))
-    delivery = Delivery(settings, REGISTRY)
+    delivery = Processor(settings, REGISTRY)
     lab.made.append(delivery.keeper)
     delivery._probe()
-    delivery.gate._open = True
+    delivery.pause._over = True
     for thread in (*delivery._watches, *delivery._threads):
         thread.look()
     events = [
@@ -125,9 +125,7 @@ def work(lab: Lab, url: str) -> None:
         event("collection.changed", collection="users"),
     ]
     for number, body in enumerate(events):
-        job = Job(Parcel(f"m{number}", [body]))
-        delivery.process(job)
-        assert job.verdict.value == "done", body
+        assert delivery.process([EventMessage(f"m{number}", [body])]) == [Verdict.DONE], body
     (later,) = apply(delivery.keeper, [[Expire(SESSION, "s2", datetime.now(UTC) + timedelta(minutes=1))]])
     assert later.error is None
 

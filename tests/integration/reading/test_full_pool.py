@@ -15,8 +15,8 @@ from redis.retry import Retry
 
 from cachekeeper import CacheOverloaded, Unavailable
 from cachekeeper.connections.redis_connections import PoolFull, WaitingPool, waiting_until
-from cachekeeper.consuming.messages import Parcel
-from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.consuming.messages import EventMessage
+from cachekeeper.consuming.processor import Processor, Verdict
 from cachekeeper.model.views import Server
 from cachekeeper.protocol import cache_errors, scripts
 from cachekeeper.reading.sync import Breaker
@@ -96,28 +96,27 @@ def _refuse(*_: object) -> None:
     raise PoolFull("Too many connections")
 
 
-def worker(shop: Shop, **changes: Any) -> Delivery:
+def worker(shop: Shop, **changes: Any) -> Processor:
     url = f"{shop.server.url}?max_connections=2"
-    delivery = Delivery(shop.settings(redis_url=url, broker_url=shop.server.url_of(1), **changes), REGISTRY)
-    delivery.gate._open = True  # as after a first attempt; no thread of its own is wanted
+    delivery = Processor(shop.settings(redis_url=url, broker_url=shop.server.url_of(1), **changes), REGISTRY)
+    delivery.pause._over = True  # as after a first attempt; no thread of its own is wanted
     return delivery
 
 
-def jobs(count: int) -> list[Job]:
+def messages(count: int) -> list[EventMessage]:
     return [
-        Job(Parcel(f"m{each}", [{"type": "user.updated", "user_id": str(each), "name": "Ann", "version": 2}]))
+        EventMessage(f"m{each}", [{"type": "user.updated", "user_id": str(each), "name": "Ann", "version": 2}])
         for each in range(count)
     ]
 
 
 def test_a_worker_waits(stocked: Shop) -> None:
     delivery = worker(stocked)
-    messages = jobs(120)
     with counted() as seen, threads(THREADS) as go:
-        for call in [go(delivery.process, job) for job in messages]:
-            call.result(LONG)
+        calls = [go(delivery.process, [message]) for message in messages(120)]
+        verdicts = [call.result(LONG) for call in calls]
     delivery.keeper.close()
-    assert {job.verdict for job in messages} == {Verdict.DONE}
+    assert verdicts == [[Verdict.DONE]] * 120
     assert (seen["gate_shut"], seen["message_put_back"], seen["cache_overloaded"]) == (0, 0, 0)
 
 
@@ -125,18 +124,16 @@ def test_a_worker_that_waited_in_vain_goes_on(stocked: Shop) -> None:
     delivery = worker(stocked, **NO_REDIS)
     source: Any = delivery.keeper.store(Server.CACHE).source
     taken = [source.connection_pool.get_connection() for _ in range(2)]
-    (job,) = jobs(1)
+    (message,) = messages(1)
     with counted() as seen:
-        delivery.process(job)
-    assert [job.verdict] == [Verdict.AWAY]  # it comes again
+        assert delivery.process([message]) == [Verdict.AWAY]  # it comes again
     assert (seen["message_put_back"], seen["gate_shut"]) == (1, 1)  # not fetched again at once: it costs a delivery
     for connection in taken:
         source.connection_pool.release(connection)
-    delivery.gate._try()
-    assert delivery.gate.is_open
-    assert delivery.gate.strikes(job.message.id) == 0
-    delivery.process(job)
-    assert [job.verdict] == [Verdict.DONE]
+    delivery.pause._try()
+    assert delivery.pause.is_over
+    assert delivery.pause.strikes(message.id) == 0
+    assert delivery.process([message]) == [Verdict.DONE]
     delivery.keeper.close()
 
 
@@ -147,16 +144,14 @@ def test_a_full_pool_makes_no_dead_letter(stocked: Shop, monkeypatch: pytest.Mon
     taken = [source.connection_pool.get_connection() for _ in range(2)]
     monkeypatch.setattr(delivery, "_probe", lambda: None)
     source.connection_pool._wait_seconds = source.connection_pool._stall_seconds / 4
-    (job,) = jobs(1)
-    delivery.gate._strikes[job.message.id] = delivery.gate.STRIKES
-    delivery.process(job)
-    assert [job.verdict] == [Verdict.AWAY]
+    (message,) = messages(1)
+    delivery.pause._strikes[message.id] = delivery.pause.STRIKES
+    assert delivery.process([message]) == [Verdict.AWAY]
     assert stocked.db.dead_letters.count_documents({}) == 0
     for connection in taken:
         source.connection_pool.release(connection)
-    delivery.gate._try()
-    delivery.process(job)
-    assert [job.verdict] == [Verdict.DONE]
+    delivery.pause._try()
+    assert delivery.process([message]) == [Verdict.DONE]
     assert stocked.db.dead_letters.count_documents({}) == 0
     delivery.keeper.close()
 

@@ -18,7 +18,7 @@ from cachekeeper.devservers import FoundServer, Guardian, all_redis
 from cachekeeper.devservers.ports import free_port
 from cachekeeper.devservers.program_process import ProgramProcess
 from cachekeeper.devservers.worker_process import WorkerProcess
-from cachekeeper.protocol import LateCluster, Store, cache_errors
+from cachekeeper.protocol import LazyCluster, Store, cache_errors
 from cachekeeper.settings import PublisherSettings
 from lookups import is_blocked, read_session, read_user, save_session
 from producers import BufferedPublisher, Publisher, UserLoggedOut, UserUpdated, outbox
@@ -203,7 +203,7 @@ def test_nor_does_such_a_cache(scheme: str, wrong: Path, authority: Authority) -
         client = connect_redis(f"{scheme}://:{PASSWORD}@127.0.0.1:{server.port}?{authority.redis_option}", 5)
         with pytest.raises(CacheUnavailable), cache_errors("reading"):
             Store(client).getter()("key")
-        if not isinstance(client, LateCluster):
+        if not isinstance(client, LazyCluster):
             client.close()
 
 

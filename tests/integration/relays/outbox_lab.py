@@ -10,9 +10,10 @@ import pytest
 from kombu import Connection
 from redis import Redis
 
-from cachekeeper.broker.conventions import QUEUE, transport_options
-from cachekeeper.consuming.messages import Parcel, read_message
-from cachekeeper.consuming.processor import Delivery, Job, Verdict
+from cachekeeper.broker.names import QUEUE
+from cachekeeper.broker.queues import transport_options
+from cachekeeper.consuming.messages import EventMessage, read_message
+from cachekeeper.consuming.processor import Processor, Verdict
 from cachekeeper.model.registry import load_registry
 from cachekeeper.relays.outbox_relay import Relay
 from cachekeeper.settings import RelaySettings
@@ -45,7 +46,7 @@ class Lab:
         self.broker_url = f"redis://127.0.0.1:{shop.server.port}/1"
         self.broker = Redis.from_url(self.broker_url)
         self.relays: list[Relay] = []
-        self.deliveries: list[Delivery] = []
+        self.deliveries: list[Processor] = []
         self.new_worker()
         options = transport_options(self.broker_url, ANSWER_SECONDS)
         self._connection = Connection(self.broker_url, transport_options=options)
@@ -69,9 +70,9 @@ class Lab:
     def new_worker(self) -> None:
         """The successor of one that was killed."""
         settings = self.shop.settings(broker_url=self.broker_url, publish_timeout_seconds=PUBLISH_SECONDS)
-        self.delivery = Delivery(settings, REGISTRY)
+        self.delivery = Processor(settings, REGISTRY)
         self.deliveries.append(self.delivery)
-        self.delivery.gate.start()
+        self.delivery.pause.start()
 
     def store(self, *events: Event) -> None:
         """Events, each in the transaction of a change: users get the name that theirs tells."""
@@ -95,16 +96,15 @@ class Lab:
 
     def work(self, message: Message) -> Verdict:
         """What the worker does with a message, up to its acknowledgement."""
-        job = Job(read_message(message))
-        self.delivery.process(job)
-        return job.verdict
+        (verdict,) = self.delivery.process([read_message(message)])
+        return verdict
 
     def work_all(self) -> int:
         """Deal with all messages that wait; how many events they carried."""
         events = 0
         while (message := self.take()) is not None:
             parcel = read_message(message)
-            assert isinstance(parcel, Parcel)
+            assert isinstance(parcel, EventMessage)
             events += len(parcel.events)
             assert self.work(message) is Verdict.DONE
         return events
@@ -114,7 +114,7 @@ class Lab:
         seen: Counter[str] = Counter()
         while (message := self.take()) is not None:
             parcel = read_message(message)
-            assert isinstance(parcel, Parcel)
+            assert isinstance(parcel, EventMessage)
             seen.update(body["id"] for body in parcel.events if isinstance(body, dict))
         return seen
 
@@ -133,7 +133,7 @@ class Lab:
         for relay in self.relays:
             relay.close()
         for delivery in self.deliveries:
-            delivery.gate.stop()
+            delivery.pause.stop()
             delivery.keeper.close()
         self._connection.release()
         self.broker.close()

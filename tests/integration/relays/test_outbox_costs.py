@@ -10,13 +10,14 @@ import pytest
 
 from cachekeeper.errors import BrokerUnavailable
 from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE, Publisher
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.relays.outbox_relay import Relay
 from producers import outbox
 from testkit.shop import threads
 from tests.integration.relays.outbox_lab import renamed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from tests.integration.relays.outbox_lab import Lab
 
@@ -127,14 +128,14 @@ def test_one_that_never_leaves_does_not_keep_the_others_waiting(lab: Lab) -> Non
 def test_a_broker_that_confirms_nothing_is_given_little(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.store(*(renamed(number) for number in range(600)))
     relay = lab.relay()
-    publish = Publisher.publish_stored
+    send = Publisher.send
 
-    def taken_and_not_confirmed(publisher: Publisher, texts: Sequence[str]) -> None:
-        publish(publisher, texts)
+    def taken_and_not_confirmed(publisher: Publisher, message: OutgoingMessage) -> None:
+        send(publisher, message)
         raise BrokerUnavailable("no confirmation")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Publisher, "publish_stored", taken_and_not_confirmed)
+        patch.setattr(Publisher, "send", taken_and_not_confirmed)
         for _ in range(10):
             with pytest.raises(BrokerUnavailable):
                 relay.round()

@@ -57,7 +57,7 @@ def kill_worker_at(monkeypatch: pytest.MonkeyPatch, gap: str) -> None:
         case "before it leaves":
             monkeypatch.setattr(work, "leave", killed)
         case "before the acknowledgement":
-            monkeypatch.setattr(work.Delivery, "_warm", killed)
+            monkeypatch.setattr(work.Processor, "_warm", killed)
 
 
 def a_worker_is_killed(lab: Lab, monkeypatch: pytest.MonkeyPatch, gap: str) -> list[str]:

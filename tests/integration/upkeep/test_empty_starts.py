@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.consuming.processor import Delivery
+from cachekeeper.consuming.processor import Processor
 from cachekeeper.devservers import FoundServer, Guardian, MongoServer, RedisServer
 from cachekeeper.metrics import COUNTERS
 from cachekeeper.upkeep.rollback_watch import Incarnation, RollbackWatch
@@ -106,7 +106,7 @@ def test_a_worker_s_own_first_keys_are_not_taken_for_older_data(place: Place, mo
     monkeypatch.setattr(RollbackWatch, "look", late_look)
     place.shop.redis.flushall()
     dropped = COUNTERS["rollback_dropped"]
-    delivery = Delivery(place.keeper.settings, REGISTRY)
+    delivery = Processor(place.keeper.settings, REGISTRY)
     delivery.start()
     try:
         wait_until(lambda: place.shop.redis.exists(READY), "the blocklist written")
@@ -119,13 +119,13 @@ def test_a_worker_s_own_first_keys_are_not_taken_for_older_data(place: Place, mo
 
 @pytest.mark.parametrize("place", [FromAppendOnlyFile], indirect=True)
 def test_a_redis_that_hangs_delays_a_worker_s_start_by_its_time_limits_only(place: Place) -> None:
-    delivery = Delivery(place.shop.settings(redis_timeout_seconds=0.1), REGISTRY)
+    delivery = Processor(place.shop.settings(redis_timeout_seconds=0.1), REGISTRY)
     place.older.server.pause()
     try:
         began = time.monotonic()
         delivery.start()
         assert time.monotonic() - began < 10, "much more than the limits, much less than for ever"
-        assert not delivery.gate.is_open
+        assert not delivery.pause.is_over
     finally:
         place.older.server.resume()
         delivery.stop()

@@ -9,7 +9,7 @@ from tests.repo.internals.checking import Internal
 
 _ANSWERS = "cachekeeper/consuming/acks.py"
 _APP = "cachekeeper/consuming/celery_app.py"
-_BROKER = "cachekeeper/broker/conventions.py"
+_BROKER = "cachekeeper/broker/queues.py"
 _CONNECTIONS = "cachekeeper/connections/redis_connections.py"
 _CONSUMER = "cachekeeper/consuming/consumer.py"
 _ENVELOPES = "cachekeeper/consuming/poison_guard.py"
@@ -73,7 +73,6 @@ INTERNALS = (
     Internal(_APP, "kombu"),
     Internal(_APP, "kombu:Connection"),
     Internal(_APP, "celery:Task"),
-    Internal(_APP, "celery:Task.__init__"),
     Internal(_APP, "celery:Task.name"),
     Internal(_APP, "celery:Task.run", "self, *args, **kwargs"),
     Internal(_PING, "celery:Celery", "main, …, broker, set_as_current"),
