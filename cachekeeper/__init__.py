@@ -16,6 +16,7 @@ from cachekeeper.errors import (
     DamagedValue,
     DatabaseBehind,
     DatabaseUnavailable,
+    DocumentEnded,
     InputError,
     InvalidEvent,
     InvalidId,
@@ -49,10 +50,11 @@ from cachekeeper.model.commands import (
 from cachekeeper.model.events import CollectionChanged, Event, Id, Moment, Name, Version
 from cachekeeper.model.registry import Registry, TtlIndex, load_registry
 from cachekeeper.model.sources import ABSENT, Absent, Document, Query
+from cachekeeper.model.updates import next_version
 from cachekeeper.model.views import BlocklistView, Server, Staleness, TextView, View
-from cachekeeper.reading.keeper import Keeper, close, default_keeper
+from cachekeeper.reading.keeper import Keeper, close, default_keeper, given_or_default
 from cachekeeper.settings import Settings, load_settings
-from cachekeeper.values.codecs import Codec, Json, Text
+from cachekeeper.values.codecs import Codec, Json, Text, check_json
 from cachekeeper.values.ids import IdType
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "DatabaseBehind",
     "DatabaseUnavailable",
     "Document",
+    "DocumentEnded",
     "Event",
     "Expire",
     "Id",
@@ -119,9 +122,12 @@ __all__ = [
     "Write",
     "WriteRefused",
     "changed",
+    "check_json",
     "close",
     "default_keeper",
+    "given_or_default",
     "load_registry",
     "load_settings",
     "make_redis_client",
+    "next_version",
 ]

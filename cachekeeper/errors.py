@@ -13,6 +13,8 @@
     ├── RegistrationError                a view, event or handler does not fit the others
     ├── NoTransaction                    an event for the outbox, without the transaction of its change
     ├── WriteRefused                     MongoDB does not take the document, however often it is asked
+    ├── DocumentEnded                    the document has ended for good, and is not written any more
+    │   └── SessionEnded                 (in lookups) the session has been logged out
     ├── Unavailable                      an outage, never to be read as 'does not exist'
     │   ├── CacheUnavailable             Redis
     │   │   └── CacheOverloaded          (also Overloaded) no connection of the pool was free in time
@@ -93,6 +95,18 @@ class NoTransaction(CachekeeperError):
 
 class WriteRefused(CachekeeperError):
     """The collection's validator or a unique index forbids what was to be written, or it is too large. No outage."""
+
+
+class DocumentEnded(CachekeeperError):
+    """The document has ended for good; nothing was written to it afterwards.
+
+    Attributes:
+        meanwhile: whether it ended while it was being saved.
+    """
+
+    def __init__(self, text: str, *, meanwhile: bool = False) -> None:
+        super().__init__(text)
+        self.meanwhile = meanwhile
 
 
 class Unavailable(CachekeeperError):

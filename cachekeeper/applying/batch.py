@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cachekeeper.model.views import BlocklistView
-    from cachekeeper.reading.keeper import Binding, Keeper
+    from cachekeeper.reading.binding import Binding
+    from cachekeeper.reading.keeper import Keeper
 
 _OF_ONE_ID = (Persist, Write, Expire, Invalidate)  # `|` would make the union anew for each command
 

@@ -6,84 +6,35 @@ import os
 import threading
 import time
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from cachekeeper.connections.mongodb import DatabaseReads, check_database
-from cachekeeper.connections.redis_clients import check_redis_client, connect_mongodb, connect_redis, disconnect
+from cachekeeper.connections.mongodb import check_database
+from cachekeeper.connections.redis_clients import check_redis_client, disconnect
 from cachekeeper.model.sources import ABSENT
-from cachekeeper.model.views import BlocklistView, Server, Staleness, TextView, View, decoder_of
-from cachekeeper.protocol import Registration, Store
-from cachekeeper.reading.blocklist import BlocklistReader, EvictionWatch
-from cachekeeper.reading.core import Limits, Start, Target, decoder_failed
-from cachekeeper.reading.sync import SyncReader
+from cachekeeper.model.views import Server
+from cachekeeper.protocol import Registration
+from cachekeeper.reading.binding import Binding
+from cachekeeper.reading.core import Start, Target, decoder_failed
+from cachekeeper.reading.saving import WriteThrough
+from cachekeeper.reading.servers import Servers, connected
 from cachekeeper.settings import Settings, check_settings, load_settings
 from cachekeeper.values import fold
 from cachekeeper.values.argument_checks import check_given
-from cachekeeper.values.ids import IdType, check_id
+from cachekeeper.values.ids import check_id
 from cachekeeper.values.keys import check_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pymongo.database import Database
     from redis import Redis, RedisCluster
 
+    from cachekeeper.connections.mongodb import DatabaseReads
     from cachekeeper.model.sources import Absent
-    from cachekeeper.protocol import LazyCluster
+    from cachekeeper.model.views import BlocklistView, TextView, View
+    from cachekeeper.protocol import Store
 
 T = TypeVar("T")
-
-
-_PAUSE_MS = 5_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What talks to servers; one set per process."""
-
-    database: DatabaseReads
-    readers: dict[Server, SyncReader]
-    eviction: dict[Server, EvictionWatch]
-
-
-class Binding:
-    """A view on a keeper: its numbers and its reader, worked out once, so that a hit costs hardly more than `GET`."""
-
-    __slots__ = (
-        "blocklist",
-        "decode",
-        "ids",
-        "life_ms",
-        "marker_ms",
-        "prefix",
-        "reader",
-        "shared",
-        "suffix",
-        "text_limit",
-        "ttl_ms",
-    )
-
-    def __init__(self, view: View[Any] | TextView[Any] | BlocklistView, keeper: Keeper) -> None:
-        parts, settings = keeper._parts(), keeper.settings  # noqa: SLF001  # one class in two parts
-        self.prefix, self.suffix = view.template.prefix, view.template.suffix
-        self.reader = parts.readers[view.server]
-        self.ids = IdType.STR
-        self.shared = False
-        self.text_limit = settings.text_limit_chars
-        self.marker_ms = settings.marker_ms
-        self.blocklist: BlocklistReader | None = None
-        if isinstance(view, BlocklistView):
-            self.ttl_ms = 0
-            self.blocklist = BlocklistReader(
-                view, self.reader, settings.block_leeway_seconds, parts.eviction[view.server]
-            )
-        else:
-            self.ttl_ms = round(view.ttl_seconds * 1000)
-            self.decode = decoder_of(view.codec)
-        # Of a lease, and what is filled under it at its end, on a server that stood still for a moment meanwhile.
-        self.life_ms = settings.lease_ms + self.ttl_ms + _PAUSE_MS
-        if isinstance(view, View):
-            self.ids = settings.id_types.get(view.name, view.ids)
-            self.shared = view.staleness is Staleness.SHARED
 
 
 class Keeper:
@@ -128,7 +79,7 @@ class Keeper:
         self._settings = settings
         self._given = (cache, cache if security is None else security, database)
         self._lock = threading.RLock()
-        self._made: _Parts | None = None
+        self._made: Servers | None = None
         self._bindings: dict[object, Binding] = {}
         _keepers.add(self)
 
@@ -171,7 +122,7 @@ class Keeper:
         found = self._bindings.get(view)
         if found is None:
             with self._lock:
-                found = self._bindings.setdefault(view, Binding(view, self))
+                found = self._bindings.setdefault(view, Binding(view, self._parts(), self.settings))
         return found
 
     def read(self, view: View[T], document_id: str | int, field: str = "id") -> T | Absent:
@@ -253,6 +204,46 @@ class Keeper:
             found = binding.reader.find(target, binding.ttl_ms, start, began)
         return cast("T", found)  # a search that finds nothing is a value: the empty list
 
+    def save(
+        self,
+        view: View[T],
+        document_id: str | int,
+        update: Mapping[str, Any],
+        *,
+        final: str | None = None,
+        field: str = "id",
+    ) -> None:
+        """Write a document, and through to its key. When this returns, a majority holds it and the key is filled.
+
+        Args:
+            view: whose document, and whose key.
+            document_id: whose; the document is made where there is none.
+            update: what to set, field by field, as MongoDB's `$set` within a pipeline takes it: a value that may hold
+                `$` goes as `{"$literal": value}`. The view's version field is raised by itself.
+            final: a field that ends a document for good: one in which it is set is not written any more.
+            field: how the caller names the id, for errors.
+
+        Raises:
+            InvalidId: the id cannot be one.
+            DocumentEnded: it had ended before, or ended meanwhile.
+            WriteRefused: a validator or a unique index of the collection forbids it, or the document would be too
+                large; nothing was written.
+            DatabaseUnavailable: MongoDB failed; nothing is known to be written.
+            PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
+            DamagedDocument, ViewFailed: it is written, and the view cannot read it.
+            SettingsError: the settings are wrong (at first use).
+        """
+        part = check_id(document_id, field)
+        WriteThrough(
+            view,
+            part,
+            self.binding(view).ids.parse(part, field),
+            self.database[view.loader.collection],
+            self.store(view.server),
+            self.settings,
+            lambda: self.read_through(view, part),
+        ).save(update, final)
+
     def is_blocked(self, view: BlocklistView, document_id: str | int, field: str = "id") -> bool:
         """Whether an id is on a blocklist.
 
@@ -296,46 +287,14 @@ class Keeper:
             view.staleness,
         )
 
-    def _parts(self) -> _Parts:
+    def _parts(self) -> Servers:
         with self._lock:
             if self._made is None:
                 self._made = self._make()
             return self._made
 
-    def _make(self) -> _Parts:
-        settings = self.settings
-        cache, security, database = self._given
-        timeout = settings.redis_timeout_seconds
-        reads = DatabaseReads(
-            connect_mongodb(settings.mongodb_url, settings.load_timeout_seconds) if database is None else database,
-            timeout=settings.load_timeout_seconds,
-            concurrency=settings.load_concurrency,
-            read_concern=settings.read_concern,
-        )
-        limits = Limits(
-            lookup=settings.lookup_timeout_seconds,
-            load=settings.load_timeout_seconds + 2 * timeout,
-            read=settings.load_timeout_seconds,
-            value_bytes=settings.value_limit_bytes,
-            lease_ms=settings.lease_ms,
-            negative_ms=settings.negative_ms,
-            marker_ms=settings.marker_ms,
-        )
-
-        def reader(client: Redis | RedisCluster | LazyCluster) -> SyncReader:
-            return SyncReader(Store(client), reads, limits, pause=timeout)
-
-        # A lookup that has waited for a connection as long as it may can still ask MongoDB.
-        wait = limits.lookup - limits.load
-        first = reader(connect_redis(settings.redis_url, timeout, wait) if cache is None else cache)
-        same = security is cache if security is not None else settings.security_url == settings.redis_url
-        second = (
-            first
-            if same
-            else reader(connect_redis(settings.security_url, timeout, wait) if security is None else security)
-        )
-        readers = {Server.CACHE: first, Server.SECURITY: second}
-        return _Parts(reads, readers, {server: EvictionWatch(found.store) for server, found in readers.items()})
+    def _make(self) -> Servers:
+        return connected(self.settings, *self._given)
 
     def _after_fork(self) -> None:
         # The parent's threads do not exist here, its locks may be held for ever, and its sockets are the parent's.

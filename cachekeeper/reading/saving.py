@@ -1,0 +1,143 @@
+"""Write-through: a document by majority, with a rising version, and then its key, for any client's `GET`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from pymongo import ReturnDocument
+from pymongo.errors import DocumentTooLarge, OperationFailure
+from pymongo.read_concern import ReadConcern
+
+from cachekeeper.connections.mongodb import TOO_LARGE, database_errors, is_refused, refusal
+from cachekeeper.errors import (
+    CachekeeperError,
+    CacheUnavailable,
+    DatabaseUnavailable,
+    DocumentEnded,
+    PersistedNotCached,
+    Unavailable,
+)
+from cachekeeper.model.sources import ABSENT
+from cachekeeper.model.updates import next_version
+from cachekeeper.protocol import Value, scripts
+from cachekeeper.protocol.outcomes import Changed, Peeked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pymongo.collection import Collection
+
+    from cachekeeper.model.sources import Absent, StoredDocument
+    from cachekeeper.model.views import View
+    from cachekeeper.protocol import Store
+    from cachekeeper.settings import Settings
+
+T = TypeVar("T")
+
+# Missing or null. Not spelt as an equality, which an upsert would write into the document it makes.
+_NOT_SET: Mapping[str, Any] = {"$not": {"$ne": None}}
+
+
+@dataclass(frozen=True, slots=True)
+class WriteThrough(Generic[T]):
+    """One document, and the way through to its key.
+
+    Attributes:
+        view: whose.
+        part: the id, as it stands in the key.
+        document_id: the id, as it stands in the document.
+        collection: where the document is; its writes are by majority.
+        store: where the key is.
+        settings: time limits.
+        read_through: fills the key under a lease, like any reader.
+    """
+
+    view: View[T]
+    part: str
+    document_id: object
+    collection: Collection[Any]
+    store: Store
+    settings: Settings
+    read_through: Callable[[], T | Absent]
+
+    def save(self, update: Mapping[str, Any], final: str | None) -> None:
+        """Write. Arguments and errors: as `Keeper.save`."""
+        saved = self.view.interpret(self._persist(update, final))
+        if not isinstance(saved, Value):
+            raise self._ended_meanwhile()
+        try:
+            self._cache(saved)
+        except Unavailable as error:
+            name = self.view.name
+            raise PersistedNotCached(f"the {name} is saved in MongoDB, but not in Redis yet: save it again") from error
+
+    def _persist(self, update: Mapping[str, Any], final: str | None) -> StoredDocument:
+        """The majority write; the document after it."""
+        wanted = dict(update)
+        if self.view.version is not None:
+            wanted[self.view.version] = next_version(self.view.version)
+        found: dict[str, Any] = {"_id": self.document_id}
+        if final is not None:
+            found[final] = _NOT_SET
+        said: Mapping[str, Any] = {}
+        with database_errors(f"saving a {self.view.name}", self.settings.load_timeout_seconds):
+            # Twice, where it is refused. A duplicate: there is a document that the filter did not find, so the upsert
+            # tried to make a second. Either it has ended, or another first save made the document between our look and
+            # our insert: then the second time it is found.
+            for _ in range(2):
+                try:
+                    document = self.collection.find_one_and_update(
+                        found, [{"$set": wanted}], upsert=True, return_document=ReturnDocument.AFTER
+                    )
+                    return cast("StoredDocument", document)  # an upsert always has one
+                except DocumentTooLarge as error:
+                    said = {"code": TOO_LARGE, "errmsg": str(error)}
+                except OperationFailure as error:
+                    said = {"code": error.code, **(error.details or {})}
+                    if not is_refused(said):
+                        raise
+            why = self._refused(final, said)
+            raise why from why.__cause__
+
+    def _refused(self, final: str | None, said: Mapping[str, Any]) -> CachekeeperError:
+        """Why MongoDB does not take it."""
+        if final is not None:
+            # What judges the upsert before it is found to be there, judges it of a document that has ended, too. As the
+            # upsert sees it, whether a majority knows of the end yet or not.
+            seen = self.collection.with_options(read_concern=ReadConcern("local"))
+            if seen.find_one({"_id": self.document_id, final: {"$ne": None}}) is not None:
+                return DocumentEnded(f"the {self.view.name} has ended")
+        return refusal(self.collection.name, said) or DatabaseUnavailable(
+            f"MongoDB failed while saving a {self.view.name} (code {said.get('code')})"
+        )
+
+    def _cache(self, saved: Value) -> None:
+        """Bring it to its key, so that the next plain `GET` of any client finds it."""
+        key = self.view.template.key(self.part)
+        if saved.version is None:  # the view has none, or somebody put a number there beyond all versions
+            self.store.run(scripts.invalidate(key))
+        else:
+            ttl_ms = round(self.view.ttl_seconds * 1000)
+            changed = self.store.run(scripts.change(key, saved, ttl_ms=ttl_ms, marker_ms=self.settings.marker_ms))
+            if changed is Changed.OVERWRITTEN:
+                return
+            if changed is Changed.ENDED:
+                raise self._ended_meanwhile()
+        # A marker was left, or a newer save came first: whichever it is, the key is filled under a lease, like any
+        # reader's.
+        deadline = time.monotonic() + self.settings.lookup_timeout_seconds
+        while True:
+            found = self.read_through()
+            peeked = self.store.run(scripts.read_until(key))
+            if found is ABSENT or peeked is Peeked.ENDED:
+                raise self._ended_meanwhile()
+            if peeked is not Peeked.MISSING:
+                return
+            # Yet another save has taken the lease away and not filled yet: fill in its place, its data is in MongoDB.
+            if time.monotonic() > deadline:
+                raise CacheUnavailable(f"Redis did not take the {self.view.name}")
+
+    def _ended_meanwhile(self) -> DocumentEnded:
+        return DocumentEnded(f"the {self.view.name} ended while it was being saved", meanwhile=True)

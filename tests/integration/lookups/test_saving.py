@@ -1,0 +1,107 @@
+"""`Keeper.save`, as a package of one's own has it: by public names alone."""
+
+from __future__ import annotations
+
+import pytest
+
+import cachekeeper
+from cachekeeper import ABSENT, Document, DocumentEnded, Json, Keeper, PersistedNotCached, View, WriteRefused
+from cachekeeper.reading import saving
+from testkit.shop import LONG, NO_REDIS, NOWHERE, Shop, threads
+
+CART = View[dict[str, object]](
+    name="cart",
+    key="cart:{id}",
+    ttl_seconds=60,
+    codec=Json(dict),
+    loader=Document("carts", lambda cart: cart.get("items", ABSENT), fields=("items",)),
+    version="version",
+)
+NOTE = View[dict[str, object]](
+    name="note",
+    key="note:{id}",
+    ttl_seconds=60,
+    codec=Json(dict),
+    loader=Document("notes", lambda note: note.get("text", ABSENT), fields=("text",)),
+)
+
+
+def save(keeper: Keeper, items: dict[str, object], cart: int = 1) -> None:
+    keeper.save(CART, cart, {"items": {"$literal": items}}, final="sold_at", field="cart_id")
+
+
+def test_a_saved_document_is_in_both(shop: Shop) -> None:
+    keeper = shop.keeper()
+    save(keeper, {"$lamp": 1})
+    assert shop.redis.get("cart:1") == b'{"$lamp":1}'
+    assert keeper.read(CART, 1) == {"$lamp": 1}
+    document = shop.db["carts"].find_one({"_id": 1})
+    assert document is not None
+    assert document["items"] == {"$lamp": 1}
+
+
+def test_its_version_rises_with_every_save_and_outlives_the_document(shop: Shop) -> None:
+    keeper, versions = shop.keeper(), []
+    for _ in range(3):
+        save(keeper, {})
+        versions.append(shop.db["carts"].find_one({"_id": 1}, {"version": 1}) or {})
+    shop.db["carts"].delete_one({"_id": 1})
+    save(keeper, {"later": True})
+    versions.append(shop.db["carts"].find_one({"_id": 1}, {"version": 1}) or {})
+    numbers = [version["version"] for version in versions]
+    assert sorted(set(numbers)) == numbers
+    assert keeper.read(CART, 1) == {"later": True}
+
+
+def test_an_older_save_does_not_stay_at_the_key(shop: Shop) -> None:
+    """Two that save at once: whichever MongoDB has last is at the key."""
+    keepers = [shop.keeper() for _ in range(4)]
+    with threads() as go:
+        for call in [go(save, keeper, {"by": number}) for number, keeper in enumerate(keepers * 10)]:
+            call.result(LONG)
+    (document,) = shop.db["carts"].find()
+    assert keepers[0].read(CART, 1) == document["items"]
+
+
+def test_a_view_without_a_version_is_read_through(shop: Shop) -> None:
+    keeper = shop.keeper()
+    for text in ("old", "new"):
+        keeper.save(NOTE, 1, {"text": {"said": text}})
+        assert shop.redis.get("note:1") == b'{"said":"%s"}' % text.encode()
+    assert "version" not in (shop.db["notes"].find_one() or {})
+
+
+def test_a_document_that_has_ended_is_not_written(shop: Shop) -> None:
+    keeper = shop.keeper()
+    save(keeper, {"lamp": 1})
+    shop.db["carts"].update_one({"_id": 1}, {"$currentDate": {"sold_at": True}})
+    with pytest.raises(DocumentEnded, match="the cart has ended") as caught:
+        save(keeper, {"lamp": 2})
+    assert not caught.value.meanwhile
+    assert (shop.db["carts"].find_one({"_id": 1}) or {})["items"] == {"lamp": 1}
+
+
+def test_one_that_forgets_the_end_is_noticed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "_NOT_SET", {"$not": {"$eq": "nothing"}})
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_a_document_that_has_ended_is_not_written(shop)
+
+
+def test_a_collection_that_forbids_it_says_so(shop: Shop) -> None:
+    shop.db.create_collection("carts", validator={"items": {"$type": "string"}})
+    with pytest.raises(WriteRefused):
+        save(shop.keeper(), {})
+    assert shop.db["carts"].count_documents({}) == 0
+
+
+def test_where_redis_fails_it_says_that_mongodb_has_it(shop: Shop) -> None:
+    keeper = shop.keeper(redis_url=NOWHERE, **NO_REDIS)
+    with pytest.raises(PersistedNotCached, match="the cart is saved in MongoDB, but not in Redis yet: save it again"):
+        save(keeper, {"lamp": 1})
+    assert shop.db["carts"].count_documents({"items.lamp": 1}) == 1
+
+
+def test_an_id_that_can_be_none_is_refused_by_the_name_that_its_caller_gives_it(shop: Shop) -> None:
+    with pytest.raises(cachekeeper.InvalidId, match="cart_id"):
+        shop.keeper().save(CART, "", {"items": {}}, field="cart_id")
+    assert shop.db["carts"].count_documents({}) == 0
