@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,12 +16,14 @@ from cachekeeper.model.sources import ABSENT, Absent
 from cachekeeper.model.views import Staleness
 from cachekeeper.protocol import scripts
 from cachekeeper.protocol.outcomes import Acquired, Found, Peeked, Stale
-from cachekeeper.protocol.refusals import is_pool_full, server_name, warn_if_refused
-from cachekeeper.reading import core
+from cachekeeper.protocol.refusals import server_name
+from cachekeeper.reading import core, leases
+from cachekeeper.reading.breaker import Breaker
 from cachekeeper.reading.singleflight import Flight, LeasedFlights, SharedFlights
 
 if TYPE_CHECKING:
     from cachekeeper.connections.mongodb import DatabaseReads
+    from cachekeeper.model.sources import Find, StoredDocument
     from cachekeeper.protocol import Store
     from cachekeeper.reading.core import Effect, Limits, Loaded, Target
 
@@ -32,56 +33,6 @@ T = TypeVar("T")
 # What pymongo raises for a query that BSON has no form for. Not `Exception`: a signal may raise its own meanwhile, such
 # as Celery's soft time limit, and that is not the view's.
 _UNSENDABLE = (BSONError, TypeError, ValueError, OverflowError)
-
-
-class Breaker:
-    """Spares every lookup the time limit of a Redis that is known to be away.
-
-    After a failure Redis is not asked for `pause` seconds; then one caller tries while the others go on without it. To
-    skip Redis is always right: MongoDB has the truth.
-
-    Args:
-        pause: seconds.
-        server: how the Redis is called in a warning.
-    """
-
-    def __init__(self, pause: float, server: str = "") -> None:
-        self.pause = pause
-        self._server = server
-        self._until = 0.0  # 0: closed
-        self._lock = threading.Lock()
-
-    def allows(self) -> bool:
-        """Whether to ask Redis now."""
-        if not self._until:
-            return True
-        with self._lock:
-            now = time.monotonic()
-            if self._until and now < self._until:
-                return False
-            self._until = now + self.pause  # this caller tries; the next one after another pause, if it fails to report
-            return True
-
-    def failed(self, error: Exception) -> None:
-        """Redis was asked, and failed with `error`."""
-        cause = error.__cause__ if isinstance(error, CacheUnavailable) else error
-        if is_pool_full(cause):
-            COUNTERS.add("cache_overloaded")  # nobody was asked: that says nothing about Redis
-            return
-        COUNTERS.add("cache_unavailable")
-        warn_if_refused(self._server, error)
-        if isinstance(cause, ResponseError):
-            # It answered, and at once: out of memory or read-only, it still serves hits, and costs nobody a time limit.
-            self.succeeded()
-            return
-        with self._lock:
-            self._until = time.monotonic() + self.pause
-
-    def succeeded(self) -> None:
-        """Redis was asked, and answered."""
-        if self._until:
-            with self._lock:
-                self._until = 0.0
 
 
 class SyncReader:
@@ -174,14 +125,21 @@ class SyncReader:
     def run(self, target: Target[Any]) -> Loaded:
         """Ask MongoDB. The caller holds a slot."""
         COUNTERS.add("load")
+        return target.interpret(self.ask(target.name, target.find))
+
+    def ask(self, view: str, find: Find) -> list[StoredDocument]:
+        """Ask MongoDB for a view's documents. The caller holds a slot.
+
+        Raises:
+            DatabaseUnavailable: MongoDB failed.
+            ViewFailed: it refuses the view's query, or the query cannot be sent.
+        """
         try:
-            documents = self.database.find(target.find)
+            return self.database.find(find)
         except _UNSENDABLE as error:
-            name = type(error).__name__
-            raise ViewFailed(f"view {target.name}: its query cannot be sent to MongoDB ({name})") from error
+            raise ViewFailed(f"view {view}: its query cannot be sent to MongoDB ({type(error).__name__})") from error
         except QueryRefused as error:
-            raise ViewFailed(f"view {target.name}: {error}") from error.__cause__
-        return target.interpret(documents)
+            raise ViewFailed(f"view {view}: {error}") from error.__cause__
 
 
 class _Lookup:
@@ -233,10 +191,10 @@ class _Lookup:
         store = self._reader.store
         try:
             answer = store.run(
-                scripts.acquire(
+                leases.take(
                     self._target.key,
                     effect.nonce,
-                    lease_ms=self._reader.limits.lease_ms,
+                    self._reader.limits,
                     refresh=effect.refresh,
                     # The keys of a Cluster lie in many slots, so that no filter helps there.
                     registration=None if store.is_cluster else self._target.registration,
@@ -269,12 +227,7 @@ class _Lookup:
     def _fill(self, effect: core.Fill) -> object:
         reader, key = self._reader, self._target.key
         spare = self._target.staleness is Staleness.SHARED
-        if isinstance(effect.loaded, scripts.Value):
-            step = scripts.fill(
-                key, effect.nonce, effect.loaded, ttl_ms=self._ttl_ms, marker_ms=reader.limits.marker_ms, spare=spare
-            )
-        else:
-            step = scripts.fill_absent(key, effect.nonce, ttl_ms=reader.limits.negative_ms, spare=spare)
+        step = leases.bring(key, effect.nonce, effect.loaded, reader.limits, ttl_ms=self._ttl_ms, spare=spare)
         filled: object = None
         try:
             filled = reader.store.run(step)
@@ -290,11 +243,8 @@ class _Lookup:
 
     def _release(self, nonce: str, *, discard: bool) -> None:
         self._lease = None
-        wanted: list[scripts.Step[Any]] = [scripts.release(self._target.key, nonce)]
-        if discard:
-            wanted.append(scripts.invalidate(self._target.key))
         try:
-            self._reader.store.run_all(wanted)
+            self._reader.store.run_all(leases.give_back(self._target.key, nonce, discard=discard))
         except CacheUnavailable as error:
             # The lease ends by itself, and the answer (or the error) of this lookup does not depend on Redis any more.
             self._reader.breaker.failed(error)

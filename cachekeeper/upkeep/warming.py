@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,12 @@ from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
 from cachekeeper.connections.mongodb import database_errors
-from cachekeeper.errors import CacheUnavailable, DamagedDocument, ViewFailed
-from cachekeeper.metrics import log_once, logger
+from cachekeeper.errors import DamagedDocument
+from cachekeeper.metrics import logger
 from cachekeeper.model.sources import ABSENT, Absent
-from cachekeeper.model.views import Staleness
-from cachekeeper.protocol import Step, Value, cache_errors, new_nonce, scripts
-from cachekeeper.protocol.outcomes import Acquired, Filled, Found, LeaseTaken
+from cachekeeper.protocol import cache_errors, new_nonce, outcomes
+from cachekeeper.protocol.outcomes import Acquired, Found, LeaseTaken
+from cachekeeper.reading.filling import Unfit, fill_many, fits, interpret
 from cachekeeper.upkeep.paging import id_of, in_order, place_of
 
 if TYPE_CHECKING:
@@ -28,13 +27,12 @@ if TYPE_CHECKING:
 
     from cachekeeper.model.sources import StoredDocument
     from cachekeeper.model.views import View
+    from cachekeeper.protocol import Value
+    from cachekeeper.reading.filling import Filled
     from cachekeeper.reading.keeper import Keeper
 
 # Small enough that readers of a batch's keys, who wait for its leases, wait for milliseconds.
 BATCH = 200
-
-
-Unfit = DamagedDocument | ViewFailed
 
 
 class Fate(StrEnum):
@@ -94,6 +92,7 @@ def warm_view(
 
     Raises:
         CacheUnavailable, DatabaseUnavailable, Overloaded: an outage. The next run goes on where this one was.
+        ViewFailed: MongoDB refuses the view's query.
     """
     return _Run(keeper, view, concurrency, rate, tell).run(restart=restart)
 
@@ -108,6 +107,7 @@ def warm_keys(keeper: Keeper, view: View[Any], parts: Iterable[str]) -> Counter[
 
     Raises:
         CacheUnavailable, DatabaseUnavailable, Overloaded: an outage; no lease is left behind where Redis answers.
+        ViewFailed: MongoDB refuses the view's query.
     """
     run = _Run(keeper, view, 1, None, lambda _: None)
     return run.fill({part: new_nonce() for part in parts}, Counter())
@@ -185,7 +185,7 @@ class _Run:
             if part is None:
                 fates[Fate.UNSPELT] += 1
             # Not worth a lease: sessions that have ended are kept in MongoDB for hours.
-            elif unfit := self._unfit(self._interpret(document)):
+            elif unfit := self._unfit(interpret(self._view, document)):
                 fates[unfit] += 1
             else:
                 wanted[part] = new_nonce()
@@ -193,63 +193,25 @@ class _Run:
 
     def fill(self, wanted: dict[str, str], fates: Counter[Fate]) -> Counter[Fate]:
         """Fill those of the keys that are absent; `wanted` has what stands in each, and a nonce for it."""
-        # All leases first, then the load, then all fills. A change that commits after the load has its event destroy
-        # the lease, whichever comes first to Redis:
-        #     warm: lease n · load (old)      event: commit (new), delete K and lease n      warm: fill(n) -> lost
-        # With the load before the lease, the old value would land: load (old) · event · lease n · fill(n) -> stored.
-        try:
-            granted = self._acquire(wanted, fates)
-            loaded = self._load(granted)
-            outcomes = self._store.run_all([self._bring(part, nonce, loaded) for part, nonce in granted.items()])
-        except BaseException:  # a signal, too
-            # Or readers would wait for the leases to end by themselves.
-            with suppress(CacheUnavailable):
-                self._store.run_all([scripts.release(self._key(part), nonce) for part, nonce in wanted.items()])
-            raise
-        for part, outcome in zip(granted, outcomes, strict=True):
-            fates[self._unfit(loaded.get(part, ABSENT)) or _FATES.get(outcome, Fate.OVERTAKEN)] += 1
+        ids = self._binding.ids
+        found = fill_many(self._view, self._binding, wanted, lambda document: ids.text(id_of(document)))
+        for filled in found.values():
+            fates[self._fate(filled)] += 1
         return fates
 
-    def _acquire(self, wanted: dict[str, str], fates: Counter[Fate]) -> dict[str, str]:
-        """Those of which we have the lease now. All others are left alone."""
-        lease_ms = self._keeper.settings.lease_ms
-        answers = self._store.run_all(
-            [scripts.acquire(self._key(part), nonce, lease_ms=lease_ms) for part, nonce in wanted.items()]
-        )
-        granted: dict[str, str] = {}
-        for (part, nonce), answer in zip(wanted.items(), answers, strict=True):
-            match answer:
-                case Acquired.GRANTED:
-                    granted[part] = nonce
-                case Found():
-                    fates[Fate.THERE] += 1
-                case LeaseTaken():
-                    fates[Fate.TAKEN] += 1
-                case Acquired.KNOWN_ABSENT:
-                    fates[Fate.ABSENT] += 1
-                case _:
-                    fates[Fate.DAMAGED] += 1
-        return granted
-
-    def _load(self, granted: dict[str, str]) -> dict[str, Value | Absent | Unfit]:
-        """What the database has under these leases; nothing for what it has no more."""
-        if not granted:
-            return {}
-        ids, database = self._binding.ids, self._binding.reader.database
-        query = self._view.query([ids.parse(part) for part in granted])
-        with database.slot(self._keeper.settings.lookup_timeout_seconds):
-            documents = database.find(query)
-        # By the id's text: MongoDB finds 42.0 where 42 was asked for.
-        return {str(ids.text(id_of(document))): self._interpret(document) for document in documents}
-
-    def _interpret(self, document: StoredDocument) -> Value | Absent | Unfit:
-        try:
-            return self._view.interpret(document)
-        except DamagedDocument as error:
-            return error
-        except ViewFailed as error:
-            log_once(f"warm:{self._view.name}", "while it is warmed: %s", error)
-            return error
+    def _fate(self, filled: Filled) -> Fate:
+        match filled.answer:
+            case Acquired.GRANTED:
+                loaded = ABSENT if filled.loaded is None else filled.loaded
+                return self._unfit(loaded) or _FATES.get(filled.outcome, Fate.OVERTAKEN)
+            case Found():
+                return Fate.THERE
+            case LeaseTaken():
+                return Fate.TAKEN
+            case Acquired.KNOWN_ABSENT:
+                return Fate.ABSENT
+            case _:
+                return Fate.DAMAGED
 
     def _unfit(self, loaded: Value | Absent | Unfit) -> Fate | None:
         """Why it cannot be cached; None where it can."""
@@ -257,22 +219,7 @@ class _Run:
             return Fate.DAMAGED
         if isinstance(loaded, Absent):
             return Fate.ABSENT
-        return Fate.TOO_LARGE if len(loaded.raw) > self._keeper.settings.value_limit_bytes else None
-
-    def _bring(self, part: str, nonce: str, loaded: dict[str, Value | Absent | Unfit]) -> Step[Any]:
-        """The fill, or the release of a lease that has nothing to bring."""
-        settings, key = self._keeper.settings, self._key(part)
-        spare = self._view.staleness is Staleness.SHARED
-        value = loaded.get(part, ABSENT)
-        if isinstance(value, Absent):
-            return scripts.fill_absent(key, nonce, ttl_ms=settings.negative_ms, spare=spare)
-        if isinstance(value, Unfit) or self._unfit(value) is not None:
-            return scripts.release(key, nonce)
-        marker_ms = settings.marker_ms
-        return scripts.fill(key, nonce, value, ttl_ms=self._binding.ttl_ms, marker_ms=marker_ms, spare=spare)
-
-    def _key(self, part: str) -> str:
-        return self._view.template.key(part)
+        return None if fits(loaded, self._keeper.settings.value_limit_bytes) else Fate.TOO_LARGE
 
     def _recall(self) -> bytes | None:
         """Where the last run was interrupted, as `place_of` gives it; None for none, or for what this cannot read."""
@@ -303,4 +250,4 @@ class _Run:
             self._store.client.delete(self._state_key)
 
 
-_FATES = {Filled.STORED: Fate.FILLED, Filled.ENDED: Fate.ABSENT}
+_FATES: dict[object, Fate] = {outcomes.Filled.STORED: Fate.FILLED, outcomes.Filled.ENDED: Fate.ABSENT}

@@ -112,7 +112,7 @@ REASONS: dict[tuple[str, str, str], str] = {
         "_Pass.run",
         "suppress(CacheUnavailable)",
     ): "tidying up, while the first error is on its way",
-    ("cachekeeper/upkeep/warming.py", "_Run.fill", "suppress(CacheUnavailable)"): "tidying up, while the first error "
+    ("cachekeeper/reading/filling.py", "fill_many", "suppress(CacheUnavailable)"): "tidying up, while the first error "
     "is on its way",
     ("producers/change_stream.py", "user_events", "InvalidEvent"): "the event that says less is sent instead",
     (

@@ -19,7 +19,7 @@ from cachekeeper.consuming.messages import EventMessage
 from cachekeeper.consuming.processor import Processor, Verdict
 from cachekeeper.model.views import Server
 from cachekeeper.protocol import cache_errors, scripts
-from cachekeeper.reading.sync import Breaker
+from cachekeeper.reading.breaker import Breaker
 from lookups import USER_NAME, read_session, read_user, save_session
 from testkit.delivering import REGISTRY
 from testkit.shop import LONG, NO_REDIS, Shop, answers_in_time, counted, threads

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from cachekeeper.errors import CachekeeperError, CacheUnavailable, DatabaseUnavailable, Overloaded
-from cachekeeper.reading.sync import Breaker
+from cachekeeper.reading.breaker import Breaker
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME, is_blocked, read_session, read_user
 from testkit.shop import (
     LONG,

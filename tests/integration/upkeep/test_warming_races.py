@@ -12,6 +12,8 @@ from cachekeeper import Command, Expire, Invalidate, Keeper, Write
 from cachekeeper.applying.batch import apply
 from cachekeeper.devservers import RedisServer
 from cachekeeper.protocol import scripts
+from cachekeeper.protocol.outcomes import Acquired
+from cachekeeper.reading import leases
 from cachekeeper.upkeep import warming as views
 from cachekeeper.upkeep.warming import warm_view
 from cachekeeper.values.keys import meta_key
@@ -35,17 +37,20 @@ def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 def _load_first(self: views._Run, documents: Any) -> Any:
     """A mutant: what was read before the leases is filled under them."""
-    wanted = {str(document["_id"]): scripts.new_nonce() for document in documents}
-    loaded = {part: self._view.interpret(document) for part, document in zip(wanted, documents, strict=True)}
-    granted = self._acquire(wanted, Counter())
-    self._store.run_all([self._bring(part, nonce, loaded) for part, nonce in granted.items()])  # type: ignore[arg-type]
+    view, store, limits = self._view, self._store, self._binding.reader.limits
+    loaded = {view.template.key(str(document["_id"])): view.interpret(document) for document in documents}
+    nonces = {key: scripts.new_nonce() for key in loaded}
+    answers = store.run_all([leases.take(key, nonce, limits) for key, nonce in nonces.items()])
+    granted = [key for key, answer in zip(nonces, answers, strict=True) if answer is Acquired.GRANTED]
+    life = self._binding.ttl_ms
+    store.run_all([leases.bring(key, nonces[key], loaded[key], limits, ttl_ms=life, spare=False) for key in granted])
     return Counter()
 
 
 def _blind(self: views._Run, documents: Any) -> Any:
     """A mutant: SET where there is nothing, without any lease."""
     for document in documents:
-        self._store.client.set(self._key(document["_id"]), document["name"], nx=True)
+        self._store.client.set(self._view.template.key(document["_id"]), document["name"], nx=True)
     return Counter()
 
 

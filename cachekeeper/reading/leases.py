@@ -1,0 +1,59 @@
+"""The three steps around a load: take the lease, bring what was loaded, give the lease back. For one key and for many.
+
+Whoever fills, fills by these: a lookup (`sync`), and what fills many keys at once (`filling`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cachekeeper.protocol import Value, scripts
+
+if TYPE_CHECKING:
+    from cachekeeper.protocol import Registration, Step
+    from cachekeeper.reading.core import Limits, Loaded
+
+
+def take(
+    key: str, nonce: str, limits: Limits, *, refresh: bool = False, registration: Registration | None = None
+) -> Step[Any]:
+    """Compete for the lease of a key.
+
+    Args:
+        key: `K`.
+        nonce: of this load.
+        limits: how long a lease lives.
+        refresh: although something lies there, which is damaged.
+        registration: of a text, what goes with a lease on it.
+    """
+    return scripts.acquire(key, nonce, lease_ms=limits.lease_ms, refresh=refresh, registration=registration)
+
+
+def bring(key: str, nonce: str, loaded: Loaded, limits: Limits, *, ttl_ms: int, spare: bool) -> Step[Any]:
+    """Fill a key with what was loaded under its lease, or note that there is nothing.
+
+    Args:
+        key: `K`.
+        nonce: of the load.
+        loaded: what it gave.
+        limits: how long a version, and an absence, is remembered.
+        ttl_ms: how long a value lives, in milliseconds.
+        spare: whether others write the key: what they wrote meanwhile is left there.
+    """
+    if isinstance(loaded, Value):
+        return scripts.fill(key, nonce, loaded, ttl_ms=ttl_ms, marker_ms=limits.marker_ms, spare=spare)
+    return scripts.fill_absent(key, nonce, ttl_ms=limits.negative_ms, spare=spare)
+
+
+def give_back(key: str, nonce: str, *, discard: bool = False) -> list[Step[Any]]:
+    """Release the lease of a key.
+
+    Args:
+        key: `K`.
+        nonce: of the load that brings nothing.
+        discard: whether what lies at the key goes, too.
+    """
+    released: list[Step[Any]] = [scripts.release(key, nonce)]
+    if discard:
+        released.append(scripts.invalidate(key))
+    return released
