@@ -52,7 +52,8 @@ from cachekeeper.model.registry import Registry, TtlIndex, load_registry
 from cachekeeper.model.sources import ABSENT, Absent, Document, Query
 from cachekeeper.model.updates import next_version
 from cachekeeper.model.views import BlocklistView, Server, Staleness, TextView, View
-from cachekeeper.reading.keeper import Keeper, close, default_keeper, given_or_default
+from cachekeeper.reading.default_keeper import close, default_keeper, given_or_default
+from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import Settings, load_settings
 from cachekeeper.values.codecs import Codec, Json, Text, check_json
 from cachekeeper.values.ids import IdType

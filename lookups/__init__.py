@@ -5,8 +5,8 @@ from lookups import read_user
 read_user(42)
 """
 
+from cachekeeper import Keeper, close
 from cachekeeper.model.registry import Registry, TtlIndex
-from cachekeeper.reading.keeper import Keeper, close
 from lookups.products import SEARCH, search_products
 from lookups.sessions import SESSION, TTL_SECONDS, SessionEnded, read_session, save_session
 from lookups.tokens import BLOCKED, block_token, is_blocked

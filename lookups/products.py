@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from cachekeeper import Keeper, given_or_default
 from cachekeeper.model.sources import Query
 from cachekeeper.model.views import TextView
-from cachekeeper.reading.keeper import Keeper, given_or_default
 from cachekeeper.values import fold
 from cachekeeper.values.codecs import Json
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cachekeeper import Keeper, given_or_default
 from cachekeeper.applying.batch import block
 from cachekeeper.model.views import BlocklistView
-from cachekeeper.reading.keeper import Keeper, given_or_default
 from cachekeeper.values.ids import check_id
 from cachekeeper.values.times import check_time
 

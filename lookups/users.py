@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cachekeeper import Keeper, given_or_default
 from cachekeeper.model.sources import ABSENT, Document
 from cachekeeper.model.views import View
-from cachekeeper.reading.keeper import Keeper, given_or_default
 from cachekeeper.values.codecs import Text
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cachekeeper.applying import batch as applying
-from cachekeeper.consuming import acks, consumer, poison_guard, processor
+from cachekeeper.consuming import acks, poison_guard, processor, request
 from testkit.faults import before
 from worker.celery import app
 
@@ -11,7 +11,7 @@ __all__ = ["app"]
 
 _work: Any = processor
 _plan: Any = applying._Plan
-_request: Any = consumer.ApplyRequest
+_request: Any = request.ApplyRequest
 _envelopes: Any = poison_guard
 _envelopes.sound = before("worker-popped", _envelopes.sound)  # off the list, and nothing is done with it yet
 _work.apply = before("worker-received", _work.apply)

@@ -14,9 +14,9 @@ from celery.exceptions import ImproperlyConfigured
 from cachekeeper.broker.names import CONTROL_EXCHANGE, EVENT_EXCHANGE, QUEUE, TASK
 from cachekeeper.broker.queues import is_amqp, tls_options, transport_options, work_queue
 from cachekeeper.consuming.celery_environment import OwnConfiguration
-from cachekeeper.consuming.consumer import Servers
 from cachekeeper.consuming.processor import Processor
 from cachekeeper.consuming.redis_channel import Connection
+from cachekeeper.consuming.worker_steps import Servers
 from cachekeeper.errors import SettingsError
 from cachekeeper.model.registry import Registry, load_registry
 from cachekeeper.values.urls import without_tls_options

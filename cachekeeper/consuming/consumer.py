@@ -6,13 +6,9 @@ All rest on Celery's own hooks: the setting `worker_consumer`, a `Request` of ou
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 import traceback
 import warnings
 from collections import deque
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from celery import bootsteps
@@ -22,16 +18,15 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.loops import asynloop
-from celery.worker.request import Request
 from vine import promise
 
 from cachekeeper.broker.names import TASK
-from cachekeeper.broker.queues import dead_queue
 from cachekeeper.broker.refusals import ReconnectPause, refusal
 from cachekeeper.consuming.acks import Acknowledgements, rejection, spare_deliveries
-from cachekeeper.consuming.messages import EventMessage, read_message
+from cachekeeper.consuming.message_batcher import MessageBatcher
 from cachekeeper.consuming.poison_guard import guard_process
-from cachekeeper.consuming.processor import Verdict
+from cachekeeper.consuming.request import ApplyRequest
+from cachekeeper.consuming.worker_steps import WRONG_POOL
 from cachekeeper.errors import SettingsError
 from cachekeeper.metrics import COUNTERS, logger
 
@@ -43,11 +38,7 @@ if TYPE_CHECKING:
     from cachekeeper.consuming.processor import Processor
 
 
-_WRONG_POOL = "run the worker with Celery's pool threads (the default) or solo"
 _LOOK_SECONDS = 0.5
-# What Celery is shown of a message: whatever is in it cannot make the request fail.
-_NOTHING = SimpleNamespace(delivery_info={}, properties={})
-_EVENTS_AT_ONCE = 500  # beyond them a round trip is a small part of the work
 
 
 class Steps(bootsteps.Blueprint):
@@ -61,7 +52,7 @@ class Steps(bootsteps.Blueprint):
     default_steps = {  # noqa: RUF012  # as in Celery
         "celery.worker.consumer.connection:Connection",
         "celery.worker.consumer.control:Control",
-        "cachekeeper.consuming.consumer:DeadQueue",
+        "cachekeeper.consuming.worker_steps:DeadQueue",
         "celery.worker.consumer.tasks:Tasks",
         "celery.worker.consumer.consumer:Evloop",
     }
@@ -77,7 +68,7 @@ class Consumer(CeleryConsumer):
     Blueprint = Steps
     hub: Any
     task_consumer: Any
-    on_task_request: Callable[[Request], object]
+    on_task_request: Callable[[ApplyRequest], object]
     connection_errors: tuple[type[Exception], ...]
     channel_errors: tuple[type[Exception], ...]
     call_soon_ack: Callable[..., object]
@@ -92,7 +83,7 @@ class Consumer(CeleryConsumer):
         # What a message came to is said within this process: a child's word would never reach it, and the message would
         # come back for ever.
         if self.hub is None or not isinstance(self.pool, ThreadPool | SoloPool):
-            raise SettingsError(_WRONG_POOL)
+            raise SettingsError(WRONG_POOL)
         guard_process()
         self.processor: Processor = cast("Any", self.app).processor
         self._held: deque[ApplyRequest] = deque()
@@ -209,171 +200,6 @@ class Consumer(CeleryConsumer):
         if self._looping and fetching and not self._consuming and self.task_consumer is not None:
             self._consuming = True
             self.task_consumer.consume()
-
-
-class ApplyRequest(Request):
-    """A message on its way through Celery.
-
-    Whatever the message holds, the request is for `cachekeeper.apply` with the message as read: Celery's own reading
-    raises for what is no task message, and would obey callbacks and expiry times in it.
-    """
-
-    def __init__(
-        self,
-        message: Message,
-        consumer: Consumer,
-        task: Any,
-        *,
-        on_ack: Callable[..., Any],
-        on_reject: Callable[..., Any],
-    ) -> None:
-        self._consumer = consumer
-        self.read = read_message(message)
-        super().__init__(
-            _NOTHING,
-            on_ack=on_ack,
-            on_reject=on_reject,
-            hostname=consumer.hostname,
-            app=consumer.app,
-            connection_errors=consumer.connection_errors,
-            task=task,
-            body=((), {}, {}),
-            headers={
-                "task": TASK,
-                "id": self.read.id,
-                "argsrepr": "(a message)",
-                "kwargsrepr": "{}",
-            },
-            decoded=True,
-        )
-
-    @property
-    def events(self) -> int:
-        """How many there are in the message."""
-        return len(self.read.events) if isinstance(self.read, EventMessage) else 0
-
-    def revoked(self) -> bool:
-        """Never: Celery acknowledges what was revoked, and the event would be lost."""
-        return False
-
-    def execute_using_pool(self, _pool: object, **_options: object) -> None:  # type: ignore[override]  # nobody asks
-        """What Celery calls to have it done. Its own takes a thread for each message, and traces it."""
-        self._consumer.work_on(self)
-
-    def settle(self, verdict: Verdict, seconds: float) -> None:
-        """Acknowledge the message or put it back; in the thread that dealt with it.
-
-        Args:
-            verdict: what is to become of it.
-            seconds: that it took.
-        """
-        if verdict is Verdict.DONE:
-            self.on_success((False, None, seconds))
-            return
-        state.task_ready(self)
-        self._consumer.hold(self)
-
-
-class MessageBatcher:
-    """Messages that wait for a thread. Safe across threads.
-
-    Whoever is free takes half of what waits: so a message that comes alone is dealt with at once; under load many share
-    one thread's turn and one round trip, which cost more than a small message does; and where the work is waiting for
-    MongoDB, all threads have some.
-
-    Args:
-        pool: Celery's.
-        processor: deals with them.
-    """
-
-    def __init__(self, pool: Any, processor: Processor) -> None:
-        self._pool = pool
-        self._processor = processor
-        self._lock = threading.Lock()
-        self._waiting: deque[ApplyRequest] = deque()
-        self._threads = 0
-
-    def add(self, request: ApplyRequest) -> None:
-        """Have it dealt with, by a further thread unless all are at work."""
-        with self._lock:
-            self._waiting.append(request)
-            if self._threads >= self._pool.limit:
-                return
-            self._threads += 1
-        self._pool.apply_async(self._work, callback=lambda _: None)
-
-    def _work(self) -> None:
-        try:
-            while batch := self._take():
-                self._deal_with(batch)
-        except BaseException as error:
-            with self._lock:
-                self._threads -= 1
-            # The pool forgets what its threads end of.
-            COUNTERS.add("thread_ended")
-            logger.error("a thread ended with messages in hand: %s", type(error).__name__)
-            raise
-
-    def _take(self) -> list[ApplyRequest]:
-        """Half of what waits, or one message of many events; nothing where nothing waits: this thread's end."""
-        with self._lock:
-            batch: list[ApplyRequest] = []
-            events, most = 0, (len(self._waiting) + 1) // 2
-            while len(batch) < most and (not batch or events + self._waiting[0].events <= _EVENTS_AT_ONCE):
-                request = self._waiting.popleft()
-                events += request.events
-                batch.append(request)
-            if not batch:
-                self._threads -= 1
-            return batch
-
-    def _deal_with(self, batch: list[ApplyRequest]) -> None:
-        began = time.monotonic()
-        verdicts = [Verdict.AWAY] * len(batch)  # of a thread that is torn out of it
-        try:
-            for request in batch:
-                request.on_accepted(os.getpid(), began)  # type: ignore[arg-type]  # what Celery's own pools give it
-            verdicts = self._processor.process([request.read for request in batch])
-        finally:
-            for request, verdict in zip(batch, verdicts, strict=True):
-                request.settle(verdict, time.monotonic() - began)
-        logger.debug("dealt with %d messages in %.4f s", len(batch), time.monotonic() - began)
-
-
-class DeadQueue(bootsteps.StartStopStep):
-    """Makes the queue for what RabbitMQ gives up: without it, that would be lost."""
-
-    requires = ("celery.worker.consumer.connection:Connection",)
-
-    def start(self, c: Any) -> None:
-        """Called for each connection."""
-        if c.connection.transport.driver_type == "amqp":
-            with c.connection.channel() as channel:
-                dead_queue()(channel).declare()
-
-
-class Servers(bootsteps.StartStopStep):
-    """Starts and ends the work beside the messages."""
-
-    def __init__(self, w: Any, **options: Any) -> None:
-        super().__init__(w, **options)
-        # Before Celery makes the pool. For whoever gave the options, who has no use for a traceback.
-        if not issubclass(w.pool_cls, ThreadPool | SoloPool):
-            raise SystemExit(_WRONG_POOL)
-        if options.get("autoscale"):
-            raise SystemExit("run the worker without --autoscale; -c 4 gives it four threads")
-
-    def start(self, w: Any) -> None:
-        """Called before the consumer starts."""
-        w.app.processor.start()
-
-    def stop(self, w: Any) -> None:
-        """Called when the consumer has stopped."""
-        w.app.processor.stop()
-
-    def terminate(self, w: Any) -> None:
-        """Called instead of `stop` where it must be quick."""
-        self.stop(w)
 
 
 class _Tap:

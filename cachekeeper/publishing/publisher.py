@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from cachekeeper.errors import BrokerUnavailable, InvalidEvent, SettingsError
 from cachekeeper.model.events import Event
 from cachekeeper.publishing.wire_format import OutgoingMessage
+from cachekeeper.runtime.forks import after_fork
 from cachekeeper.settings import PublisherSettings, Settings, check_settings, load
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Publisher:
         self._lock = threading.Lock()
         self._idle: list[BrokerConnection] = []
         self._closings = 0
-        _publishers.add(self)
+        after_fork(self, Publisher._after_fork)
 
     def publish(self, event: Event) -> None:
         """Publish one event. When this returns, the broker has it.
@@ -198,17 +197,7 @@ def event_text(event: Event) -> str:
     return text
 
 
-_publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
 _inherited: list[Any] = []
-
-
-def _after_fork_in_child() -> None:
-    for publisher in list(_publishers):
-        publisher._after_fork()  # noqa: SLF001  # this hook is the publisher's own
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
 _default = Publisher()
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cachekeeper.connections.mongodb import check_database
@@ -17,9 +15,9 @@ from cachekeeper.reading.binding import Binding
 from cachekeeper.reading.core import Start, Target, decoder_failed
 from cachekeeper.reading.saving import WriteThrough
 from cachekeeper.reading.servers import Servers, connected
+from cachekeeper.runtime.forks import after_fork
 from cachekeeper.settings import Settings, check_settings, load_settings
 from cachekeeper.values import fold
-from cachekeeper.values.argument_checks import check_given
 from cachekeeper.values.ids import check_id
 from cachekeeper.values.keys import check_text
 
@@ -81,7 +79,7 @@ class Keeper:
         self._lock = threading.RLock()
         self._made: Servers | None = None
         self._bindings: dict[object, Binding] = {}
-        _keepers.add(self)
+        after_fork(self, Keeper._after_fork)
 
     @property
     def settings(self) -> Settings:
@@ -297,43 +295,6 @@ class Keeper:
         return connected(self.settings, *self._given)
 
     def _after_fork(self) -> None:
-        # The parent's threads do not exist here, its locks may be held for ever, and its sockets are the parent's.
         self._lock = threading.RLock()
         self._made = None
         self._bindings = {}
-
-
-_keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for keeper in list(_keepers):
-        keeper._after_fork()  # noqa: SLF001  # this hook is the keeper's own
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-_default = Keeper()
-
-
-def given_or_default(keeper: Keeper | None) -> Keeper:
-    """`keeper`, or where none is passed, that of this process's environment.
-
-    Raises:
-        TypeError: it is something else. Of a mock every token would be blocked, and every user there.
-    """
-    if keeper is None:
-        return _default
-    if type(keeper) is not Keeper:
-        check_given(keeper, "keeper", Keeper, cure="a Keeper, or nothing for that of the environment")
-    return keeper
-
-
-def default_keeper() -> Keeper:
-    """The keeper of this process's environment, which the shipped functions use where none is passed."""
-    return _default
-
-
-def close() -> None:
-    """Give back the connections of the default keeper."""
-    _default.close()

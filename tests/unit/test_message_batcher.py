@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cachekeeper.consuming.consumer import MessageBatcher
+from cachekeeper.consuming.message_batcher import MessageBatcher
 from cachekeeper.consuming.processor import Verdict
 from testkit.shop import counted
 

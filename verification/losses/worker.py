@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from cachekeeper.broker.names import TASK
-from cachekeeper.consuming import consumer, processor
+from cachekeeper.consuming import processor, request
 from cachekeeper.consuming.messages import EventMessage
 from cachekeeper.model.views import Server
 from cachekeeper.relays.outbox import leave
@@ -55,7 +55,7 @@ _delivery._deal_with = _held  # noqa: SLF001  # as above
 _delivery._keep = _noted  # noqa: SLF001  # as above
 
 if os.environ.get(MUTANT) == "early":
-    _request: Any = consumer.ApplyRequest
+    _request: Any = request.ApplyRequest
     _init = _request.__init__
     _requests: dict[str, Any] = {}
 
