@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import traceback
 from collections import Counter
 
 logger = logging.getLogger("cachekeeper")
@@ -61,3 +62,8 @@ def log_once(key: str, message: str, *args: object) -> None:
             return
         _said.add(key)
     logger.warning(message, *args)
+
+
+def where_raised(error: BaseException) -> str:
+    """Where an error was raised, for a log: the traceback without the error's own text, which may quote a token."""
+    return "".join(traceback.format_tb(error.__traceback__))

@@ -6,7 +6,6 @@ All rest on Celery's own hooks: the setting `worker_consumer`, a `Request` of ou
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
@@ -28,7 +27,7 @@ from cachekeeper.consuming.poison_guard import guard_process
 from cachekeeper.consuming.request import ApplyRequest
 from cachekeeper.consuming.worker_steps import WRONG_POOL
 from cachekeeper.errors import SettingsError
-from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.metrics import COUNTERS, logger, where_raised
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,7 +135,7 @@ class Consumer(CeleryConsumer):
             # Celery closes it twice, and with Redis as the broker the second time may be too much for kombu: what is in
             # hand is to be put back over a channel that has no connection any more. It comes back by itself.
             COUNTERS.add("broker_connection_torn")
-            where = "".join(traceback.format_tb(torn.__traceback__))
+            where = where_raised(torn)
             logger.warning("the connection to the broker was lost with messages in hand\n%s", where)
         self._reconnecting.failed(exc)
 

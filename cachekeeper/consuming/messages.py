@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, cast
 
 from cachekeeper.broker.names import LETTER_HEADER, OUTBOX_HEADER, TASK, UNREADABLE_HEADER
-from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.metrics import COUNTERS, logger, where_raised
 from cachekeeper.values.nesting import DEEPEST, DEEPEST_EVENT, deeper_than
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def read_message(message: Message) -> EventMessage | Poison:
         return _poison(message, str(error))
     except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the worker, and what it holds is kept
         COUNTERS.add("message_not_foreseen")
-        where = "".join(traceback.format_tb(error.__traceback__))
+        where = where_raised(error)
         logger.error("a message failed to be read: %s\n%s", type(error).__name__, where)
         return _poison(message, f"reading it failed ({type(error).__name__})")
 

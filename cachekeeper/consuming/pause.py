@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from cachekeeper.errors import CachekeeperError
-from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.metrics import COUNTERS, logger, where_raised
 from cachekeeper.runtime.backoff import growing
 
 if TYPE_CHECKING:
@@ -166,7 +165,7 @@ class Pause:
             logger.warning("events wait in the broker: %s", _text(error))
         else:
             # Without the error's own text, which may quote a token.
-            where = "".join(traceback.format_tb(error.__traceback__))
+            where = where_raised(error)
             logger.error("events wait in the broker: %s\n%s", _text(error), where)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from cachekeeper.consuming.messages import DeepEvent, EventMessage, Failures, Po
 from cachekeeper.consuming.pause import Pause
 from cachekeeper.consuming.signals import signal_errors
 from cachekeeper.errors import CachekeeperError, CacheOverloaded, InvalidEvent, Unavailable
-from cachekeeper.metrics import COUNTERS, log_once, logger
+from cachekeeper.metrics import COUNTERS, log_once, logger, where_raised
 from cachekeeper.model.commands import Command, Invalidate, Write
 from cachekeeper.model.views import BlocklistView, Server, View
 from cachekeeper.protocol import cache_errors
@@ -267,4 +266,4 @@ class Processor:
 def _log_fault(what: str, error: BaseException) -> None:
     """Log where it happened, without the error's own text, which may quote a token."""
     COUNTERS.add("delivery_fault")
-    logger.error("%s: %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+    logger.error("%s: %s\n%s", what, type(error).__name__, where_raised(error))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 import threading
-import traceback
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from cachekeeper.errors import Unavailable
-from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.metrics import COUNTERS, logger, where_raised
 
 
 class PeriodicThread(ABC):
@@ -81,5 +80,5 @@ class PeriodicThread(ABC):
             logger.warning("%s: not %s for now: %s", self._subject, self._task, error)
         else:
             # Without the error's own text, which may quote a token.
-            where = "".join(traceback.format_tb(error.__traceback__))
+            where = where_raised(error)
             logger.error("%s: not %s: %s\n%s", self._subject, self._task, type(error).__name__, where)

@@ -203,7 +203,7 @@ def every_load_is_overtaken(
             member.do("let_it_go")
         all_look_up(members)
         seen = all_done(members, limit + slack)
-    assert sum(each.answers["Ann"] for each in seen) == ALL
+    assert sum((each.answers for each in seen), start=type(seen[0].answers)()) == {"Ann": ALL}
     assert max(each.slowest for each in seen) < limit + slack
     granted, uncached = sum(len(each.granted) for each in seen), sum(each.uncached for each in seen)
     assert granted <= reads(seen) <= granted + uncached
@@ -211,7 +211,8 @@ def every_load_is_overtaken(
 
 
 def test_when_invalidations_are_faster_than_loads_everybody_has_an_answer_in_time(shop: Shop) -> None:
-    limits = {"redis_timeout_seconds": 2, "load_timeout_seconds": 5, "lease_seconds": 10}
+    # Without the cap: on a machine that is slow, loads under lost leases would use it up, which is no matter of time.
+    limits = {"redis_timeout_seconds": 2, "load_timeout_seconds": 5, "lease_seconds": 10, "load_concurrency": THREADS}
     every_load_is_overtaken(shop, 10, limits)
 
 
