@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cachekeeper.applying.drop_view import drop_view
@@ -28,7 +28,7 @@ from cachekeeper.values import fold
 from cachekeeper.values.times import to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from cachekeeper.model.views import BlocklistView
     from cachekeeper.reading.binding import Binding
@@ -182,17 +182,14 @@ class _Plan:
             self._run_keys(server)
         for view, names, results in self._within.values():
             limit = self._keeper.settings.text_limit_chars
-            run = partial(
-                self._keeper.store(view.server).invalidate_within,
-                view.template,
-                limit,
-                list(names),
-                filter_key=view.filter_key,
-            )
-            self._guard(results, run)
+            with self._guard(results):
+                self._keeper.store(view.server).invalidate_within(
+                    view.template, limit, list(names), filter_key=view.filter_key
+                )
         for command, results in self._drops.values():
             COUNTERS.add("view_dropped")
-            self._guard(results, partial(drop_view, self._keeper, command.view, command.reason))
+            with self._guard(results):
+                drop_view(self._keeper, command.view, command.reason)
 
     def _run_keys(self, server: Server) -> None:
         """All keys of one server, in one pipeline."""
@@ -211,15 +208,18 @@ class _Plan:
             return
         concerned = [result for _, results in owners for result in results]
         outcomes: list[Any] = []
-        self._guard(concerned, lambda: outcomes.extend(self._keeper.store(server).run_all(wanted)))
+        with self._guard(concerned):
+            outcomes += self._keeper.store(server).run_all(wanted)
         for (key, results), outcome in zip(owners, outcomes, strict=False):
             for result in results:
                 result.outcomes[key] = outcome
 
     @staticmethod
-    def _guard(results: Sequence[Applied], action: Callable[[], object]) -> None:
+    @contextmanager
+    def _guard(results: Sequence[Applied]) -> Iterator[None]:
+        """What fails inside is the error of these results."""
         try:
-            action()
+            yield
         except CachekeeperError as error:
             for result in results:
                 result.error = error

@@ -49,7 +49,16 @@ class MessageBatcher:
     def _work(self) -> None:
         try:
             while batch := self._take():
-                self._deal_with(batch)
+                began = time.monotonic()
+                verdicts = [Verdict.AWAY] * len(batch)  # of a thread that is torn out of it
+                try:
+                    for request in batch:
+                        request.on_accepted(os.getpid(), began)  # type: ignore[arg-type]  # what Celery's own pools give it
+                    verdicts = self._processor.process([request.read for request in batch])
+                finally:
+                    for request, verdict in zip(batch, verdicts, strict=True):
+                        request.settle(verdict, time.monotonic() - began)
+                logger.debug("dealt with %d messages in %.4f s", len(batch), time.monotonic() - began)
         except BaseException as error:
             with self._lock:
                 self._threads -= 1
@@ -70,15 +79,3 @@ class MessageBatcher:
             if not batch:
                 self._threads -= 1
             return batch
-
-    def _deal_with(self, batch: list[ApplyRequest]) -> None:
-        began = time.monotonic()
-        verdicts = [Verdict.AWAY] * len(batch)  # of a thread that is torn out of it
-        try:
-            for request in batch:
-                request.on_accepted(os.getpid(), began)  # type: ignore[arg-type]  # what Celery's own pools give it
-            verdicts = self._processor.process([request.read for request in batch])
-        finally:
-            for request, verdict in zip(batch, verdicts, strict=True):
-                request.settle(verdict, time.monotonic() - began)
-        logger.debug("dealt with %d messages in %.4f s", len(batch), time.monotonic() - began)

@@ -103,27 +103,24 @@ class Processor:
             What is to become of each, in their order. Where this raises, all are to be put back: what was applied
             already is applied again, which does no harm.
         """
-        strikes = [self.pause.strikes(message.id) for message in messages]
-        others = [message for message, each in zip(messages, strikes, strict=True) if not each]
-        together = self._process(others, 0) if others else Verdict.DONE
-        return [
-            self._process([message], each) if each else together
-            for message, each in zip(messages, strikes, strict=True)
-        ]
-
-    def _process(self, messages: Sequence[EventMessage | Poison], strikes: int) -> Verdict:
-        if not self.pause.is_over:
-            # In hand when the outage began: they go back at once, without asking the servers again.
-            return Verdict.AWAY
-        try:
-            self._deal_with(messages, strikes)
-        except Exception as error:  # noqa: BLE001  # a fault of ours must not lose a message; logged there
-            self._away(messages, error)
-            return Verdict.AWAY
-        if strikes:
-            for message in messages:
-                self.pause.forgive(message.id)
-        return Verdict.DONE
+        struck = {at: strikes for at, each in enumerate(messages) if (strikes := self.pause.strikes(each.id))}
+        together = [at for at in range(len(messages)) if at not in struck]
+        verdicts = [Verdict.AWAY] * len(messages)
+        alone = [([at], strikes) for at, strikes in struck.items()]
+        for places, strikes in [(together, 0), *alone] if together else alone:
+            if not self.pause.is_over:
+                break  # in hand when the outage began: they go back at once, without asking the servers again
+            chosen = [messages[at] for at in places]
+            try:
+                self._deal_with(chosen, strikes)
+            except Exception as error:  # noqa: BLE001  # a fault of ours must not lose a message; logged there
+                self._away(chosen, error)
+                continue
+            for at in places:
+                verdicts[at] = Verdict.DONE
+                if strikes:
+                    self.pause.forgive(messages[at].id)
+        return verdicts
 
     def _away(self, messages: Sequence[EventMessage | Poison], error: Exception) -> None:
         COUNTERS.add("message_put_back", len(messages))

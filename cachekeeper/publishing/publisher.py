@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cachekeeper.errors import BrokerUnavailable, InvalidEvent, SettingsError
@@ -13,7 +14,8 @@ from cachekeeper.runtime.forks import after_fork
 from cachekeeper.settings import PublisherSettings, Settings, check_settings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from cachekeeper.publishing.broker_connection import BrokerConnection
 
@@ -82,7 +84,10 @@ class Publisher:
         Raises:
             SettingsError, BrokerUnavailable: as `publish`.
         """
-        self._attempt(lambda connection, seconds: connection.send(message, seconds))
+        for attempt in self._attempts():
+            with attempt as (connection, seconds):
+                connection.send(message, seconds)
+                return
 
     def limit_seconds(self) -> float:
         """The time limit of one message. Raises SettingsError: there is no broker to publish to."""
@@ -103,27 +108,33 @@ class Publisher:
             SettingsError: there is no broker to publish to.
             BrokerUnavailable: it did not answer within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`.
         """
-        self._attempt(lambda connection, _: connection.probe())
+        for attempt in self._attempts():
+            with attempt as (connection, _):
+                connection.probe()
+                return
 
-    def _attempt(self, call: Callable[[BrokerConnection, float], None]) -> None:
-        """Call with a connection, and the seconds that it may take; once more with a new one, where that fails."""
+    def _attempts(self) -> Iterator[AbstractContextManager[tuple[BrokerConnection, float]]]:
+        """Each with a connection, and the seconds that it may take. What the last fails with is raised."""
         url, limit = self._broker()
         deadline = time.monotonic() + limit
-        for attempts_left in reversed(range(_ATTEMPTS)):
-            connection, closings = self._take(url, limit, fresh=attempts_left < _ATTEMPTS - 1)
-            try:
-                # A share of what is left, so that a connection that hangs leaves time for a new one.
-                call(connection, (deadline - time.monotonic()) / (attempts_left + 1))
-            except BrokerUnavailable:
-                connection.drop()
-                if not attempts_left or time.monotonic() >= deadline:
-                    raise
-            except BaseException:
-                connection.drop()  # half of an answer may be left in it
+        for left in reversed(range(_ATTEMPTS)):
+            yield self._attempt(url, limit, deadline, left)
+
+    @contextmanager
+    def _attempt(self, url: str, limit: float, deadline: float, left: int) -> Iterator[tuple[BrokerConnection, float]]:
+        connection, closings = self._take(url, limit, fresh=left < _ATTEMPTS - 1)
+        try:
+            # A share of what is left, so that a connection that hangs leaves time for a new one.
+            yield connection, (deadline - time.monotonic()) / (left + 1)
+        except BrokerUnavailable:
+            connection.drop()
+            if not left or time.monotonic() >= deadline:
                 raise
-            else:
-                self._give_back(connection, closings)
-                return
+        except BaseException:
+            connection.drop()  # half of an answer may be left in it
+            raise
+        else:
+            self._give_back(connection, closings)
 
     def _broker(self) -> tuple[str, float]:
         with self._lock:

@@ -217,7 +217,7 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
     [
         ("cachekeeper/consuming/processor.py", "letters.append(Letter(body, error, message.failures))", "pass"),
         ("cachekeeper/consuming/processor.py", "return Applied(error)", "return Applied()"),
-        ("cachekeeper/consuming/processor.py", "self._away(messages, error)\n            return", "return"),
+        ("cachekeeper/consuming/processor.py", "self._away(chosen, error)\n                continue", "continue"),
         (
             "cachekeeper/consuming/pause.py",
             "self._log(error)\n            self._logged = _text(error)\n            self._begun.set()",
@@ -231,7 +231,7 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
         ),
         (
             "cachekeeper/publishing/publisher.py",
-            "connection.drop()  # half of an answer may be left in it\n                raise",
+            "connection.drop()  # half of an answer may be left in it\n            raise",
             "connection.drop()",
         ),
         ("cachekeeper/applying/batch.py", "result.error = error\n", "pass\n"),

@@ -9,6 +9,7 @@ import json
 import os
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +99,10 @@ class Spy:
         """
         apply, guard, local, clock = applying.apply, applying._Plan._guard, self._local, self._clock  # noqa: SLF001
 
-        def guarded(results: Sequence[Applied], action: Callable[[], object]) -> None:
-            guard(results, action)
+        @contextmanager
+        def guarded(results: Sequence[Applied]) -> Iterator[None]:
+            with guard(results):
+                yield
             at = clock()
             returned = vars(local).setdefault("returned", {})
             returned.update((id(result), at) for result in results)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,7 +46,8 @@ def in_turn(_: object, batch: Sequence[Sequence[Command]]) -> list[Applied]:
     """Apply a batch as the product does, but for the writes: those of each event return after those of the last."""
     results = [Applied() for _ in batch]
     for commands, result in zip(batch, results, strict=True):
-        applying._Plan._guard([result], partial(write, commands))
+        with applying._Plan._guard([result]):
+            write(commands)
     return results
 
 
