@@ -23,9 +23,10 @@
     │   ├── Overloaded                   the cap on concurrent database reads was reached
     │   └── PersistedNotCached           MongoDB has it, Redis does not yet; a retry is safe
     ├── ViewFailed                       a view's own code (loader or codec) failed; the cause is what it raised
-    └── Damaged
-        ├── DamagedValue                 what lies at the key cannot be read
-        └── DamagedDocument              what lies in the collection cannot be cached
+    ├── Damaged
+    │   ├── DamagedValue                 what lies at the key cannot be read
+    │   └── DamagedDocument              what lies in the collection cannot be cached
+    └── SessionEnded (in lookups)        a save for a session that was logged out
 
 A message names the field or setting and the cure. It never holds a value: that may be a token.
 """
