@@ -1,4 +1,4 @@
-"""Reading a message as it came from the broker. Nothing that anybody can put there may end a worker."""
+"""Reads a message as it came from the broker. Nothing that anybody can put there may end a worker."""
 
 from __future__ import annotations
 
