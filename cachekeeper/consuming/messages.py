@@ -87,7 +87,7 @@ class Poison:
 
 
 class Unreadable(StrEnum):
-    """Why a message is poison before it is read here: it came from its envelope (see `envelopes`)."""
+    """Why a message is poison before it is read here: what surrounds it cannot be read (see `poison_guard`)."""
 
     PROPERTIES = "its properties cannot be read"
     TOO_LONG = "it is too long"
