@@ -14,7 +14,7 @@
     ├── NoTransaction                    an event for the outbox, without the transaction of its change
     ├── WriteRefused                     MongoDB does not take the document, however often it is asked
     ├── DocumentEnded                    the document has ended for good, and is not written any more
-    │   └── SessionEnded                 (in lookups) the session has been logged out
+    │   └── SessionEnded (in lookups)    a save for a session that was logged out
     ├── Unavailable                      an outage, never to be read as 'does not exist'
     │   ├── CacheUnavailable             Redis
     │   │   └── CacheOverloaded          (also Overloaded) no connection of the pool was free in time

@@ -27,7 +27,7 @@ _HELD = {True: "yes", False: "**no**", None: ""}
 
 def pages() -> list[Path]:
     """The files that may quote figures."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def filled(text: str, results: Path = RESULTS) -> str:

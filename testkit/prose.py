@@ -12,7 +12,8 @@ README = ROOT / "README.md"
 PAGES = (
     README,
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "examples/node/README.md",
 )
 

@@ -11,7 +11,7 @@ from cachekeeper.broker.names import DEAD_QUEUE, QUEUE
 from cachekeeper.values.urls import broker_tls
 
 # An outage of Redis or MongoDB costs a message one delivery for each worker that it meets as the outage begins (from
-# RabbitMQ 4.3 on none, see `answers.spare_deliveries`), and a worker that is killed costs one to all that it held.
+# RabbitMQ 4.3 on none, see `acks.spare_deliveries`), and a worker that is killed costs one to all that it held.
 # RabbitMQ 4 allows 20 where nothing is said.
 DELIVERY_LIMIT = 100
 

@@ -1,4 +1,4 @@
-"""What a broker refuses whoever asks again: said in one sentence, and asked for again only after a growing pause."""
+"""What a broker refuses for good (a password, a right, a limit), in one sentence; and the pause before the next try."""
 
 from __future__ import annotations
 

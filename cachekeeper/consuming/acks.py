@@ -1,4 +1,4 @@
-"""What a worker answers the broker: each message is acknowledged or put back. All in the event loop's thread.
+"""Acknowledges each message or puts it back. All in the event loop's thread.
 
 kombu's channel of a Redis that has lost its connection raises what nobody expects, and that would end the worker. So
 nothing is answered over such a channel: the message comes again, and is applied twice, which changes nothing. Where

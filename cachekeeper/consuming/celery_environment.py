@@ -1,4 +1,4 @@
-"""What other Celery applications leave in the environment: a worker of ours reads none of it, and says so.
+"""Keeps the variables and modules of other Celery applications out of a worker of ours, and says so.
 
 The command `celery` itself reads a few variables earlier, which no application can keep from it.
 """

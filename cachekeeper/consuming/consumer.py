@@ -1,7 +1,8 @@
-"""Celery's consumer, with three changes.
+"""Celery's consumer, which hands waiting messages to the processor and stops fetching during a pause.
 
-It takes every message; it stops fetching during a pause; and what waits for a thread is dealt with together.
-All rest on Celery's own hooks: the setting `worker_consumer`, a `Request` of our own, and callbacks on its event loop.
+Three things differ from Celery's own: it takes every message, whatever is in it; it stops fetching during a pause; and
+messages that wait for a thread are dealt with together. All rest on Celery's hooks: the setting `worker_consumer`, a
+`Request` of our own, and callbacks on its event loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dead letters: events that can never be applied, kept in MongoDB with the reason. Nothing is dropped."""
+"""Dead letters: events and unreadable messages that can never be applied, kept in MongoDB with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a message as it came from the broker. Nothing that anybody can put there may end a worker."""
+"""Reads a message as it came from the broker. Nothing that anybody can put there may end a worker."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Poison:
 
 
 class Unreadable(StrEnum):
-    """Why a message is poison before it is read here: it came from its envelope (see `envelopes`)."""
+    """Why a message is poison before it is read here: what surrounds it cannot be read (see `poison_guard`)."""
 
     PROPERTIES = "its properties cannot be read"
     TOO_LONG = "it is too long"

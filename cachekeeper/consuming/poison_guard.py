@@ -1,4 +1,4 @@
-"""What is around a message, looked at before kombu and py-amqp do: each ends a worker with what it cannot read.
+"""Checks raw messages before kombu and py-amqp can crash on them, and marks those that cannot be read.
 
 With Redis as the broker a message is whatever somebody has pushed onto a list, and is off the list before it is read;
 with RabbitMQ it comes again, and ends the next worker. What cannot be read becomes a message that says so in a header,

@@ -1,4 +1,4 @@
-"""What signal handlers raise amid the work of a worker, where they can."""
+"""The errors that signal handlers raise amid the work of a worker: they say nothing of the event."""
 
 from __future__ import annotations
 

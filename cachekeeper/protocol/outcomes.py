@@ -1,4 +1,4 @@
-"""What a step of the protocol came to: every outcome has a name, none is a None that means three things."""
+"""What a step of the protocol can answer: every outcome has a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Says once, for each server and cause, that Redis refuses this process: what a retry does not mend."""
+"""What Redis refuses for good (a password, a right, a read-only replica), said once for each server and cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be done before this process ends: by itself, as a child of `multiprocessing`, or, if asked, by SIGTERM."""
+"""Flushes buffers before this process ends: by itself, as a child of `multiprocessing`, or, if asked, by SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a publisher sends: a Celery task message, protocol 2, whose one argument is a list of events."""
+"""The message that a publisher sends: a Celery task message, protocol 2, whose one argument is a list of events."""
 
 from __future__ import annotations
 

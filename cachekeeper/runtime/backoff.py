@@ -1,4 +1,4 @@
-"""What runs for ever goes on by itself after an outage, and says when it began to wait and for how long it did."""
+"""Growing pauses between attempts, and what is logged when an outage begins and when it is over."""
 
 from __future__ import annotations
 

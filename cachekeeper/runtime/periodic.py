@@ -1,4 +1,4 @@
-"""A thread of a worker that looks again and again, and does what is due."""
+"""A thread of a worker that looks again and again, does what is due, and outlives its failures."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Golden files: the wire format, frozen; and the JSON that Mongoose writes."""

@@ -1,0 +1,1 @@
+"""Tests on real servers, by area: each is named like the package that it tests."""

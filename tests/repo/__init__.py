@@ -1,0 +1,1 @@
+"""Tests of what surrounds the code: docs, packaging, compose, setup script, CI legs, internals of libraries."""

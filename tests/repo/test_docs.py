@@ -53,7 +53,43 @@ def test_broken_links_are_found(text: str) -> None:
 
 def test_every_page_of_docs_is_reached_from_the_readme() -> None:
     wanted = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    wanted |= {"docs/decisions/README.md", "CONTRIBUTING.md", "SECURITY.md"}
     assert wanted - {target.partition("#")[0] for target in links(read(README))} == set()
+
+
+def decisions_problems(index: str, pages: dict[str, str]) -> list[str]:
+    """What is wrong with the pages of decisions: their numbers, their parts, the list of them."""
+    numbers = [name[:5] for name in sorted(pages)]
+    found = [] if numbers == [f"{n:04}-" for n in range(1, len(pages) + 1)] else ["the numbers have a gap"]
+    for name, text in pages.items():
+        parts = re.findall(r"^## (.*)$", text, re.MULTILINE)
+        if parts != ["Context", "Decision", "Price"]:
+            found.append(f"{name}: its parts are {parts}")
+        if not text.startswith(f"# {int(name[:4])}. "):
+            found.append(f"{name}: its title has another number")
+    return found + [f"{name} is not in the list" for name in pages if name not in links(index)]
+
+
+DECISIONS = ROOT / "docs/decisions"
+DECIDED = {page.name: read(page) for page in DECISIONS.glob("0*.md")}
+
+
+def test_each_decision_is_listed_and_says_why_and_at_what_price() -> None:
+    assert decisions_problems(read(DECISIONS / "README.md"), DECIDED) == []
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"), [("# 1. ", "# 2. "), ("## Price", "## Cost"), ("## Context", "Context")], ids=str.strip
+)
+def test_a_wrong_decision_is_found(good: str, bad: str) -> None:
+    first = min(DECIDED)
+    assert good in DECIDED[first]
+    assert decisions_problems(read(DECISIONS / "README.md"), {**DECIDED, first: DECIDED[first].replace(good, bad)})
+
+
+def test_a_decision_that_is_not_listed_is_found() -> None:
+    assert len(decisions_problems("", DECIDED)) == len(DECIDED)
+    assert decisions_problems(read(DECISIONS / "README.md"), {**DECIDED, "0099-new.md": "# 99. New\n"})
 
 
 def misquoted(text: str, page: Path) -> list[str]:
@@ -165,7 +201,10 @@ def command_problem(line: str) -> str | None:  # noqa: C901, PLR0911  # one line
             return None
         case ["sh" | "python", script, *_] if "/" in script:
             return None if (ROOT / script).is_file() else f"no file {script}"
-        case [".venv/bin/python", "-m", module, *_]:
+        case ["python" | ".venv/bin/python", "-m", "benchmarks" | "verification" as package, name]:
+            known = re.findall(r'^    "(\w+)": ', read(ROOT / package / "__main__.py"), re.MULTILINE)
+            return None if name in known else f"{package} has no {name}"
+        case ["python" | ".venv/bin/python", "-m", module, *_]:
             return None if find_spec(module) is not None else f"no module {module}"
         case [name, *_] if name in OTHERS:
             inner = re.search(r"\$\((cachekeeper [^)]*)\)", line)
@@ -175,7 +214,7 @@ def command_problem(line: str) -> str | None:  # noqa: C901, PLR0911  # one line
 
 def command_problems(text: str, page: Path) -> list[str]:
     shown = [line for block in blocks(page, text) if block.language == "sh" for line in block.text.splitlines()]
-    shown += [span for span in spans(text) if re.match(r"(make|cachekeeper|pip|sh) [\w.'-]", span)]
+    shown += [span for span in spans(text) if re.match(r"(make|cachekeeper|pip|sh|python -m) [\w.'-]", span)]
     commands = [part for line in shown for part in line.split(" && ")]
     return [problem for problem in map(command_problem, commands) if problem]
 
@@ -198,6 +237,7 @@ def test_every_command_exists(page: Path) -> None:
         "`pip install '.[embeded]'`",
         "`sh scripts/set-up.sh`",
         "```sh\nsh scripts/setup.sh && .venv/bin/python -m demonstration\n```\n",
+        "`python -m benchmarks wrong_keys`",
         "```sh\nexport CACHEKEEPER_CACHE_URL=redis://\n```\n",
         "```sh\nsudo rm -rf /\n```\n",
     ],

@@ -4,7 +4,7 @@ A read is interrupted: an exception is raised at some line of the client's own c
 the reply arrives late, after the connection may have gone back to its pool. What is read next is held against its key.
 redis-py's own client, made with its defaults, does the same in the same run.
 
-    python -m benchmarks wrong_keys
+    python -m verification wrong_keys
 """
 
 from __future__ import annotations
