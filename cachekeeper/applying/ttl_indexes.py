@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pymongo.errors import OperationFailure
 
-from cachekeeper.connections.mongodb import database_errors, is_passing, wrong_login
+from cachekeeper.connections.mongodb_errors import database_errors, is_passing, wrong_login
 from cachekeeper.errors import CachekeeperError, DatabaseUnavailable
 from cachekeeper.metrics import COUNTERS, logger
 from cachekeeper.runtime.periodic import PeriodicThread

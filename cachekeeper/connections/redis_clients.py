@@ -15,7 +15,7 @@ from redis.client import Pipeline
 from redis.cluster import ClusterPipeline
 from redis.retry import Retry
 
-from cachekeeper.connections.redis_connections import WaitingPool, pools_of
+from cachekeeper.connections.redis_pool import WaitingPool, pools_of
 from cachekeeper.errors import InputError, SettingsError
 from cachekeeper.protocol import LazyCluster, cache_errors
 from cachekeeper.values.argument_checks import check_given

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cachekeeper.applying.ttl_indexes import PlainIndex
-from cachekeeper.connections.mongodb import check_database, database_errors, majority
+from cachekeeper.connections.mongodb import check_database, majority
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.connections.redis_clients import connect_mongodb
 from cachekeeper.errors import Unavailable
 from cachekeeper.metrics import COUNTERS

@@ -14,7 +14,7 @@ import bson
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
-from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.errors import CacheUnavailable, DamagedDocument, ViewFailed
 from cachekeeper.metrics import log_once, logger
 from cachekeeper.model.sources import ABSENT, Absent

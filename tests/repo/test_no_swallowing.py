@@ -237,7 +237,7 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
         ("cachekeeper/applying/batch.py", "result.error = error\n", "pass\n"),
         ("cachekeeper/applying/mongo_writes.py", "self.away = error\n", "pass\n"),
         (
-            "cachekeeper/connections/mongodb.py",
+            "cachekeeper/connections/mongodb_errors.py",
             'raise DatabaseUnavailable(f"MongoDB failed while {doing} ({type(error).__name__})") from error',
             "pass",
         ),
