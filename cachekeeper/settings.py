@@ -23,7 +23,10 @@ from cachekeeper.errors import SettingsError
 from cachekeeper.metrics import log_once
 from cachekeeper.values.argument_checks import check_given
 from cachekeeper.values.ids import IdType
-from cachekeeper.values.urls import broker_url, clean, mongodb_url, redis_url, stripped
+from cachekeeper.values.urls.broker_url import broker_url
+from cachekeeper.values.urls.mongodb_url import mongodb_url
+from cachekeeper.values.urls.redis_url import redis_url
+from cachekeeper.values.visible_text import clean, stripped
 
 PREFIX = "CACHEKEEPER_"
 SHORTEST_API_KEY = 16
