@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from cachekeeper.connections.mongodb import DatabaseReads, check_database
 from cachekeeper.connections.redis_clients import check_redis_client, connect_mongodb, connect_redis, disconnect
 from cachekeeper.model.sources import ABSENT
-from cachekeeper.model.views import BlocklistView, Server, Staleness, TextView, View, decoder_of
+from cachekeeper.model.view_code import decoder_of
+from cachekeeper.model.views import BlocklistView, Server, Staleness, TextView, View
 from cachekeeper.protocol import Registration, Store
 from cachekeeper.reading.blocklist import BlocklistReader, EvictionWatch
 from cachekeeper.reading.core import Limits, Start, Target, decoder_failed
