@@ -25,7 +25,8 @@ from pydantic import (
 
 from cachekeeper.errors import InvalidEvent, RegistrationError
 from cachekeeper.model import events
-from cachekeeper.model.events import Event, Moment
+from cachekeeper.model.event_field_types import Moment
+from cachekeeper.model.events import Event
 from cachekeeper.model.registry import load_registry
 from cachekeeper.publishing.publisher import event_text
 from cachekeeper.relays.outbox import _record
