@@ -21,7 +21,7 @@ from pydantic import (
 
 from cachekeeper.errors import InputError, InvalidEvent
 from cachekeeper.model.event_field_types import READ_FROM_JSON, Id, Moment, Name, Version
-from cachekeeper.model.event_fields import Report, look, told
+from cachekeeper.model.json_round_trip import Report, check_round_trip, told
 from cachekeeper.values.nesting import DEEPEST_FIELD, TOO_DEEP, deeper_than
 
 E = TypeVar("E", bound="Event")
@@ -201,7 +201,7 @@ def _names(kind: type[Event]) -> tuple[bool, frozenset[str]]:
 def _report(kind: type[Event]) -> Report:
     """What is known of the fields of a class."""
     kind.model_rebuild()  # does nothing unless it named a class that was not there yet
-    return look(kind.__pydantic_core_schema__, frozenset(READ_FROM_JSON))
+    return check_round_trip(kind.__pydantic_core_schema__, frozenset(READ_FROM_JSON))
 
 
 @cache

@@ -116,11 +116,11 @@ REASONS: dict[tuple[str, str, str], str] = {
     "is on its way",
     ("producers/change_stream.py", "user_events", "InvalidEvent"): "the event that says less is sent instead",
     (
-        "cachekeeper/model/event_fields.py",
+        "cachekeeper/model/json_round_trip.py",
         "_Walk._field",
         "Exception",
     ): "it is a problem of the field, and refuses the class",
-    ("cachekeeper/model/event_fields.py", "_Walk._check_default", "Exception"): (
+    ("cachekeeper/model/json_round_trip.py", "_Walk._check_default", "Exception"): (
         "the field's validator looks at other fields; where the default is used, it is checked with them"
     ),
 }
