@@ -100,6 +100,7 @@ REASONS: dict[tuple[str, str, str], str] = {
         "IndexKeeper.look",
         "DatabaseUnavailable",
     ): "the first is raised when all were tried",
+    ("cachekeeper/relays/outbox_index.py", "PlainIndex.look", "IndexRefused"): "it is logged, once for each text",
     ("cachekeeper/reading/core.py", "read", "CacheUnavailable"): "MongoDB is asked instead; counted by the breaker",
     ("cachekeeper/reading/core.py", "_load", "CacheUnavailable"): "MongoDB has answered; only the fill is left out",
     (
