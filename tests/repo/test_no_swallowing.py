@@ -34,8 +34,8 @@ _ENDED_STREAM = "the stream has ended: a new one is begun, and the loss, if any,
 REASONS: dict[tuple[str, str, str], str] = {
     (_APPLYING, "_Plan._guard", "CachekeeperError"): "the error goes into the results of all events concerned",
     (
-        "cachekeeper/publishing/buffered.py",
-        "BufferedPublisher._begin",
+        "cachekeeper/publishing/event_buffer.py",
+        "EventBuffer._begin",
         "RuntimeError",
     ): "its caller publishes the event at once",
     (
@@ -224,7 +224,7 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
             "self._log(error)\n            self._logged = _text(error)\n            self._begun.set()",
             "pass",
         ),
-        ("cachekeeper/publishing/buffered.py", "self._failed(locks, error)\n", "pass\n"),
+        ("cachekeeper/publishing/event_buffer.py", "self._failed(locks, error)\n", "pass\n"),
         (
             "cachekeeper/publishing/broker_connection.py",
             'raise BrokerUnavailable(_said("the broker did not confirm the event", error)) from error',
