@@ -47,7 +47,8 @@ from cachekeeper.model.commands import (
     Write,
     changed,
 )
-from cachekeeper.model.events import CollectionChanged, Event, Id, Moment, Name, Version
+from cachekeeper.model.event_field_types import Id, Moment, Name, Version
+from cachekeeper.model.events import CollectionChanged, Event
 from cachekeeper.model.registry import Registry, TtlIndex, load_registry
 from cachekeeper.model.sources import ABSENT, Absent, Document, Query
 from cachekeeper.model.updates import next_version

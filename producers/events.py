@@ -7,7 +7,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from cachekeeper.model.events import Event, Id, Moment, Name
+from cachekeeper.model.event_field_types import Id, Moment, Name
+from cachekeeper.model.events import Event
 
 
 class UserUpdated(Event):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from typing_extensions import TypedDict
 
-from cachekeeper.model.events import Event, Id, Moment, Name
+from cachekeeper.model.event_field_types import Id, Moment, Name
+from cachekeeper.model.events import Event
 from cachekeeper.model.registry import Registry
 from cachekeeper.publishing.publisher import event_text
 

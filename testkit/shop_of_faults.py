@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 from cachekeeper.model.commands import Command, Persist, Write
-from cachekeeper.model.events import Event, Id
+from cachekeeper.model.event_field_types import Id
+from cachekeeper.model.events import Event
 from cachekeeper.model.registry import Registry
 from cachekeeper.model.sources import Document
 from cachekeeper.model.views import View

@@ -6,7 +6,7 @@ import logging
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.metrics import logger
 from cachekeeper.model.views import BlocklistView, Staleness, TextView, View
 from cachekeeper.protocol import cache_errors, scripts

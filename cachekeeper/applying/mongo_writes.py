@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, OperationFailure, WriteConcernError, WriteError
 
-from cachekeeper.connections.mongodb import TOO_LARGE, database_errors, is_refused, refusal, server_error, unavailable
+from cachekeeper.connections.mongodb_errors import (
+    TOO_LARGE,
+    database_errors,
+    is_refused,
+    refusal,
+    server_error,
+    unavailable,
+)
 from cachekeeper.errors import CachekeeperError, DatabaseUnavailable
 from cachekeeper.model.commands import Block, Command, Persist
 

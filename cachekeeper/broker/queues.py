@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from kombu import Exchange, Queue
 
 from cachekeeper.broker.names import DEAD_QUEUE, QUEUE
-from cachekeeper.values.urls import broker_tls
+from cachekeeper.values.urls.broker_url import broker_tls
 
 # An outage of Redis or MongoDB costs a message one delivery for each worker that it meets as the outage begins (from
 # RabbitMQ 4.3 on none, see `acks.spare_deliveries`), and a worker that is killed costs one to all that it held.

@@ -47,7 +47,7 @@ def dev(  # noqa: PLR0913  # one for each option
         _print_running(pid)
         return
     from cachekeeper.devservers import DevStack  # noqa: PLC0415  (see cachekeeper.cli.app)
-    from cachekeeper.devservers.finding import identify  # noqa: PLC0415
+    from cachekeeper.devservers.program_version import identify  # noqa: PLC0415
     from cachekeeper.devservers.state import published  # noqa: PLC0415
 
     stop = _Stop()

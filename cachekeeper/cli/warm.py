@@ -78,7 +78,7 @@ def _warm_view(keeper: "Keeper", view: "View[object]", *, restart: bool, rate: f
 
 
 def _warm_blocklist(keeper: "Keeper", view: "BlocklistView") -> None:
-    from cachekeeper.connections.mongodb import database_errors  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.connections.mongodb_errors import database_errors  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.upkeep.blocklist_warming import warm_blocklist  # noqa: PLC0415
 
     with database_errors(f"counting {view.collection}", keeper.settings.load_timeout_seconds, view.collection):

@@ -15,12 +15,13 @@ from redis.client import Pipeline
 from redis.cluster import ClusterPipeline
 from redis.retry import Retry
 
-from cachekeeper.connections.redis_connections import WaitingPool, pools_of
+from cachekeeper.connections.redis_pool import WaitingPool, pools_of
 from cachekeeper.errors import InputError, SettingsError
 from cachekeeper.protocol import LazyCluster, cache_errors
 from cachekeeper.values.argument_checks import check_given
 from cachekeeper.values.mongoose_json import LEAN_CODEC_OPTIONS
-from cachekeeper.values.urls import mongodb_url, redis_url
+from cachekeeper.values.urls.mongodb_url import mongodb_url
+from cachekeeper.values.urls.redis_url import redis_url
 
 if TYPE_CHECKING:
     from pymongo.database import Database

@@ -19,7 +19,7 @@ from cachekeeper.consuming.redis_channel import Connection
 from cachekeeper.consuming.worker_steps import Servers
 from cachekeeper.errors import SettingsError
 from cachekeeper.model.registry import Registry, load_registry
-from cachekeeper.values.urls import without_tls_options
+from cachekeeper.values.urls.broker_url import without_tls_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.connections.mongodb import check_database, database_errors
+from cachekeeper.connections.mongodb import check_database
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.consuming.dead_letters import COLLECTION, shown
 from cachekeeper.consuming.messages import EPOCH
 from cachekeeper.errors import InputError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo import UpdateOne
 
-from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.errors import CachekeeperError
 from cachekeeper.model.registry import TtlIndex
 

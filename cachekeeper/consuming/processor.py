@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachekeeper.applying.batch import Applied, apply
 from cachekeeper.applying.ttl_indexes import IndexKeeper
-from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.consuming.dead_letters import COLLECTION, EXPIRY, Letter, keep
 from cachekeeper.consuming.messages import DeepEvent, EventMessage, Failures, Poison
 from cachekeeper.consuming.pause import Pause

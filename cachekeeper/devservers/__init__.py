@@ -5,10 +5,11 @@ May import `broker` and what is below it.
 """
 
 from cachekeeper.devservers.errors import EmbeddedError, ServerFailed, ServerUnavailable, StackError
-from cachekeeper.devservers.finding import FoundServer, Machine, all_redis, find_mongod, find_redis
 from cachekeeper.devservers.guardian import Guardian
 from cachekeeper.devservers.mongo_server import MongoServer
 from cachekeeper.devservers.process import ServerProcess
+from cachekeeper.devservers.program_version import FoundServer
+from cachekeeper.devservers.programs import Machine, all_redis, find_mongod, find_redis
 from cachekeeper.devservers.redis_server import RedisServer
 from cachekeeper.devservers.stack import DevStack
 

@@ -7,9 +7,9 @@ from typing import Any
 import pymongo
 from pymongo.errors import OperationFailure, PyMongoError
 
-from cachekeeper.devservers.finding import FoundServer
 from cachekeeper.devservers.guardian import Guardian
 from cachekeeper.devservers.process import ServerProcess
+from cachekeeper.devservers.program_version import FoundServer
 
 REPLICA_SET = "cachekeeper"
 _NOT_INITIATED = 94

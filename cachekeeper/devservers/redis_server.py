@@ -7,9 +7,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cachekeeper.devservers.finding import FoundServer
 from cachekeeper.devservers.guardian import Guardian
 from cachekeeper.devservers.process import ServerProcess
+from cachekeeper.devservers.program_version import FoundServer
 
 _DEFAULTS = {"save": "", "appendonly": "no", "repl-diskless-sync-delay": "0"}
 

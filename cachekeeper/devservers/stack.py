@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from cachekeeper.devservers.errors import ServerFailed, StackError
-from cachekeeper.devservers.finding import FoundServer, find_mongod, find_redis
 from cachekeeper.devservers.guardian import Guardian
 from cachekeeper.devservers.mongo_server import MongoServer
 from cachekeeper.devservers.parents import end_with_parent
 from cachekeeper.devservers.process import ServerProcess
 from cachekeeper.devservers.program_process import ProgramProcess
+from cachekeeper.devservers.program_version import FoundServer
+from cachekeeper.devservers.programs import find_mongod, find_redis
 from cachekeeper.devservers.redis_server import RedisServer
 
 if TYPE_CHECKING:

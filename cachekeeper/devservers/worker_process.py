@@ -13,7 +13,7 @@ from cachekeeper.broker.names import CONTROL_EXCHANGE
 from cachekeeper.broker.queues import tls_options
 from cachekeeper.devservers.guardian import Guardian
 from cachekeeper.devservers.process import ServerProcess
-from cachekeeper.values.urls import without_tls_options
+from cachekeeper.values.urls.broker_url import without_tls_options
 
 PING_SECONDS = 0.25
 

@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 
 from cachekeeper.http_api.decoding import ATTRIBUTES
 from cachekeeper.http_api.messages import BATCHED, BINARY, STRUCTURED
-from cachekeeper.model.events import Event, Id
+from cachekeeper.model.event_field_types import Id
+from cachekeeper.model.events import Event
 from cachekeeper.model.registry import Registry
 from cachekeeper.settings import DoorSettings
 

@@ -9,88 +9,24 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PydanticUndefinedAnnotation,
     ValidationError,
-    WithJsonSchema,
 )
-from pydantic_core import PydanticCustomError
 
 from cachekeeper.errors import InputError, InvalidEvent
-from cachekeeper.model.event_fields import Report, look, told
-from cachekeeper.values.ids import MAX_ID_BYTES, check_id
+from cachekeeper.model.event_field_types import READ_FROM_JSON, Id, Moment, Name, Version
+from cachekeeper.model.json_round_trip import Report, check_round_trip, told
 from cachekeeper.values.nesting import DEEPEST_FIELD, TOO_DEEP, deeper_than
-from cachekeeper.values.times import check_time
-from cachekeeper.values.versions import MAX_VERSION, check_version
-
-
-def _door(check: Any) -> BeforeValidator:
-    """A pydantic validator out of one of our checks, keeping its wording."""
-
-    def validate(value: Any) -> Any:
-        try:
-            return check(value)
-        except InputError as error:
-            raise PydanticCustomError("cachekeeper", "{problem}", {"problem": error.problem}) from None
-
-    _doors.add(validate)
-    return BeforeValidator(validate)
-
 
 E = TypeVar("E", bound="Event")
 
-_doors: set[object] = set()
 _CONTAINERS = (dict, list)  # once: a union would be made anew for each field of each event
-
-
-def _check_name(value: object) -> str:
-    """A name as it stands in a document: any text that UTF-8 can carry, without NUL."""
-    if not isinstance(value, str):
-        raise InvalidEvent("name", f"must be text, got {type(value).__name__}")
-    if "\0" in value:
-        raise InvalidEvent("name", "must hold no NUL")
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError:
-        raise InvalidEvent("name", "must hold no lone surrogates") from None
-    if size > MAX_NAME_BYTES:
-        raise InvalidEvent("name", f"must be at most {MAX_NAME_BYTES} bytes in UTF-8, got {size}")
-    return value
-
-
-MAX_NAME_BYTES = 65536
-
-# What the checks take, for those who read a schema. It knows characters and no bytes, and so lets some ids through that
-# are too long.
-_ID_TEXT = {
-    "type": "string",
-    "minLength": 1,
-    "maxLength": MAX_ID_BYTES,
-    "pattern": r"^[^{}\s\u0000-\u001f\u007f-\u009f]+$",
-}
-_INTEGER = {"type": "integer"}
-_SECONDS = {"type": "number", "description": "Seconds since 1970; a fraction is rounded up."}
-_MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, _SECONDS]}
-_VERSION = {"anyOf": [{**_INTEGER, "minimum": 0, "maximum": MAX_VERSION}, {"type": "null"}]}
-_NAME = {"type": "string", "maxLength": MAX_NAME_BYTES, "pattern": r"^[^\u0000]*$"}
-
-Id = Annotated[str, _door(check_id), WithJsonSchema({"anyOf": [_ID_TEXT, _INTEGER]})]
-"""An id: text or an integer, kept as text. To a type checker it is text, which is what whoever reads the field gets."""
-
-Version = Annotated[int | None, _door(check_version), WithJsonSchema(_VERSION)]
-"""A version from 0 to 2^53 - 1, or None for 'no version'. `5.0` is 5."""
-
-Moment = Annotated[datetime, _door(check_time), WithJsonSchema(_MOMENT)]
-"""A time: with a zone, or seconds since 1970, a fraction of which is rounded up; kept in UTC."""
-
-Name = Annotated[str, _door(_check_name), WithJsonSchema(_NAME)]
-"""A text of at most 65536 bytes, as it stands in a document."""
 
 
 class Event(BaseModel):
@@ -265,7 +201,7 @@ def _names(kind: type[Event]) -> tuple[bool, frozenset[str]]:
 def _report(kind: type[Event]) -> Report:
     """What is known of the fields of a class."""
     kind.model_rebuild()  # does nothing unless it named a class that was not there yet
-    return look(kind.__pydantic_core_schema__, frozenset(_doors))
+    return check_round_trip(kind.__pydantic_core_schema__, frozenset(READ_FROM_JSON))
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from bson.errors import BSONError
 
 from cachekeeper.errors import DamagedDocument, RegistrationError, Unavailable, ViewFailed
 from cachekeeper.model.sources import ABSENT, Absent, Document, Find, Query
+from cachekeeper.model.view_code import PASSED_ON, damaged, encoded, failed, is_of_the_document, not_awaitable, readable
 from cachekeeper.protocol.scripts import Value
 from cachekeeper.values.ids import IdType
 from cachekeeper.values.keys import Template
@@ -20,16 +20,13 @@ from cachekeeper.values.times import to_ms
 from cachekeeper.values.versions import version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from cachekeeper.model.sources import StoredDocument
     from cachekeeper.values.codecs import Codec
 
 _SHORTEST_TTL = 0.001  # seconds: Redis counts in milliseconds
 _LONGEST_TTL = 10 * 366 * 86_400
-# All else that a view's own code raises is its own, errors of ours for other ids and texts included.
-_PASSED_ON = (DamagedDocument, Unavailable)
-T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -101,15 +98,15 @@ class View(Generic[T_co]):
         try:
             return ABSENT if document is None else self._interpret(document, now or datetime.now(UTC))
         except (DamagedDocument, BSONError) as error:
-            raise _damaged(self.name, self.loader.collection, error) from None
+            raise damaged(self.name, self.loader.collection, error) from None
         except ViewFailed as error:
-            if _is_of_the_document(error, document):
-                raise _damaged(self.name, self.loader.collection) from None
+            if is_of_the_document(error, document):
+                raise damaged(self.name, self.loader.collection) from None
             raise
 
     def encode(self, value: object) -> bytes:
         """The bytes for a value. Raises DamagedDocument, ViewFailed: the codec cannot write it."""
-        return _encoded(self.name, self.codec, value)
+        return encoded(self.name, self.codec, value)
 
     def _interpret(self, document: StoredDocument, now: datetime) -> Value | Absent:
         ends = None
@@ -119,14 +116,14 @@ class View(Generic[T_co]):
             ends = to_ms(moment)
         try:
             value = self.loader.value(document)
-        except _PASSED_ON:
+        except PASSED_ON:
             raise
         except Exception as error:
-            raise _failed(self.name, "loader", error) from error
+            raise failed(self.name, "loader", error) from error
         value = not_awaitable(self.name, "loader", value)
         if value is ABSENT:
             return ABSENT
-        return Value(_readable(self.name, self.codec, value), version_of(document, self.version), ends)
+        return Value(readable(self.name, self.codec, value), version_of(document, self.version), ends)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,7 +168,7 @@ class TextView(Generic[T_co]):
         except Unavailable:
             raise
         except Exception as error:
-            raise _failed(self.name, "loader's filter", error) from error
+            raise failed(self.name, "loader's filter", error) from error
         found = not_awaitable(self.name, "loader's filter", found)
         if not isinstance(found, Mapping):
             raise ViewFailed(f"view {self.name}: its loader's filter must give a mapping, got {type(found).__name__}")
@@ -185,21 +182,21 @@ class TextView(Generic[T_co]):
             ViewFailed: the loader or the codec raised, or gave what must be awaited.
         """
         try:
-            return Value(_readable(self.name, self.codec, self._value(documents)), None)
+            return Value(readable(self.name, self.codec, self._value(documents)), None)
         except DamagedDocument as error:
-            raise _damaged(self.name, self.loader.collection, error) from None
+            raise damaged(self.name, self.loader.collection, error) from None
         except ViewFailed as error:
-            if _is_of_the_document(error, documents):
-                raise _damaged(self.name, self.loader.collection) from None
+            if is_of_the_document(error, documents):
+                raise damaged(self.name, self.loader.collection) from None
             raise
 
     def _value(self, documents: Sequence[StoredDocument]) -> object:
         try:
             value = self.loader.value(documents)
-        except _PASSED_ON:
+        except PASSED_ON:
             raise
         except Exception as error:
-            raise _failed(self.name, "loader", error) from error
+            raise failed(self.name, "loader", error) from error
         return not_awaitable(self.name, "loader", value)
 
 
@@ -241,91 +238,6 @@ class BlocklistView:
     def warming_key(self) -> str:
         """Holds the nonce of the warming under way."""
         return f"cachekeeper:{self.name}-warming"
-
-
-def _encoded(view: str, codec: Codec[object], value: object) -> bytes:
-    """The bytes for a value. Raises DamagedDocument, ViewFailed: the codec cannot write it."""
-    try:
-        raw: object = codec.encode(value)
-    except _PASSED_ON:
-        raise
-    except Exception as error:
-        raise _failed(view, "codec, encoding a value,", error) from error
-    raw = not_awaitable(view, "codec's encode", raw)
-    if not isinstance(raw, bytes):
-        raise ViewFailed(f"view {view}: its codec must give bytes, got {type(raw).__name__}")
-    return raw
-
-
-def _readable(view: str, codec: Codec[object], value: object) -> bytes:
-    """The bytes for a loaded value, once the codec has read them: else every hit on them would be damage."""
-    raw = _encoded(view, codec, value)
-    decoded(view, codec, raw)
-    return raw
-
-
-def decoded(view: str, codec: Codec[T_co], raw: bytes) -> T_co:
-    """The value in bytes that a load has just brought.
-
-    Raises:
-        ViewFailed: the codec raised, its own `DamagedValue` included: it is no damage at a key.
-    """
-    try:
-        value = codec.decode(raw)
-    except Exception as error:
-        raise _failed(view, "codec, decoding what it had encoded,", error) from error
-    return not_awaitable(view, "codec's decode", value)
-
-
-def decoder_of(codec: Codec[T_co]) -> Callable[[bytes], T_co]:
-    """The codec's `decode` for hits, which are not looked at: one that is written with `async` raises instead."""
-    if not inspect.iscoroutinefunction(codec.decode):
-        return codec.decode
-
-    def decode(_: bytes) -> T_co:
-        raise TypeError("decode must not be a coroutine function")
-
-    return decode
-
-
-def not_awaitable(view: str, part: str, value: T) -> T:
-    """`value`, which a view's own code gave. Raises ViewFailed: it is not the value yet, but must be awaited for it."""
-    if not inspect.isawaitable(value):
-        return value
-    if inspect.iscoroutine(value):
-        value.close()  # else Python warns that it was never awaited
-    raise ViewFailed(f"view {view}: its {part} gave a {type(value).__name__}: write it without async")
-
-
-def _failed(view: str, part: str, error: Exception) -> ViewFailed:
-    # Without the error's own text, which may hold a value.
-    return ViewFailed(f"view {view}: its {part} raised {type(error).__name__}")
-
-
-def _is_of_the_document(error: ViewFailed, documents: object) -> bool:
-    """Whether a view's code failed for what no driver can read: raw documents are read when they are looked into."""
-    if not isinstance(error.__cause__, BSONError):
-        return False
-    try:
-        _read_all(documents)
-    except BSONError:
-        return True
-    return False  # it is the code's own: `ObjectId("bad")`
-
-
-def _read_all(value: object) -> None:
-    if isinstance(value, Mapping):
-        for inner in value.values():
-            _read_all(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            _read_all(inner)
-
-
-def _damaged(view: str, collection: str, error: Exception | None = None) -> DamagedDocument:
-    # Documents are read field by field; other drivers store text that is not UTF-8.
-    problem = str(error) if isinstance(error, DamagedDocument) else "the document holds what no driver can read"
-    return DamagedDocument(f"view {view}, collection {collection}: {problem}")
 
 
 def _check(name: str, ttl_seconds: float) -> None:

@@ -14,7 +14,7 @@ from cachekeeper.broker.queues import is_amqp, tls_options, transport_options, w
 from cachekeeper.broker.redis_transport import Connection
 from cachekeeper.broker.refusals import refusal
 from cachekeeper.errors import BrokerUnavailable
-from cachekeeper.values.urls import without_tls_options
+from cachekeeper.values.urls.broker_url import without_tls_options
 
 if TYPE_CHECKING:
     from cachekeeper.publishing.wire_format import OutgoingMessage

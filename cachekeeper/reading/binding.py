@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.model.views import BlocklistView, Staleness, TextView, View, decoder_of
+from cachekeeper.model.view_code import decoder_of
+from cachekeeper.model.views import BlocklistView, Staleness, TextView, View
 from cachekeeper.reading.blocklist import BlocklistReader
 from cachekeeper.values.ids import IdType
 

@@ -22,7 +22,8 @@ from typing import Any, Generic, TypeVar
 from cachekeeper.errors import CacheUnavailable, DamagedValue, DatabaseBehind
 from cachekeeper.metrics import COUNTERS, log_once
 from cachekeeper.model.sources import ABSENT, Absent, Find, StoredDocument
-from cachekeeper.model.views import Staleness, decoded, not_awaitable
+from cachekeeper.model.view_code import decoded, not_awaitable
+from cachekeeper.model.views import Staleness
 from cachekeeper.protocol.outcomes import Acquired, Filled, Found, LeaseTaken, Stale
 from cachekeeper.protocol.scripts import Registration, Value, new_nonce
 from cachekeeper.values.codecs import Codec

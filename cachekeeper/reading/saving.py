@@ -10,7 +10,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DocumentTooLarge, OperationFailure
 from pymongo.read_concern import ReadConcern
 
-from cachekeeper.connections.mongodb import TOO_LARGE, database_errors, is_refused, refusal
+from cachekeeper.connections.mongodb_errors import TOO_LARGE, database_errors, is_refused, refusal
 from cachekeeper.errors import (
     CachekeeperError,
     CacheUnavailable,

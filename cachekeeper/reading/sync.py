@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bson.errors import BSONError
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
-from cachekeeper.connections.mongodb import QueryRefused
-from cachekeeper.connections.redis_connections import waiting_until
+from cachekeeper.connections.mongodb_errors import QueryRefused
+from cachekeeper.connections.redis_pool import waiting_until
 from cachekeeper.errors import CachekeeperError, CacheUnavailable, ViewFailed
 from cachekeeper.metrics import COUNTERS
 from cachekeeper.model.sources import ABSENT, Absent

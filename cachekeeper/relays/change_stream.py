@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure
 
-from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.errors import DatabaseUnavailable, NoTransaction
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ import pymongo
 from pymongo import ReturnDocument, WriteConcern
 from pymongo.errors import PyMongoError
 
-from cachekeeper.connections.mongodb import check_database, database_errors, majority
+from cachekeeper.connections.mongodb import check_database, majority
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.connections.redis_clients import connect_mongodb
 from cachekeeper.errors import DatabaseUnavailable, InvalidEvent
 from cachekeeper.metrics import COUNTERS, logger

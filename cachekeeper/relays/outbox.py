@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from cachekeeper.connections.mongodb import check_database, database_errors
+from cachekeeper.connections.mongodb import check_database
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.errors import InvalidEvent, NoTransaction
 from cachekeeper.model.events import Event
 from cachekeeper.values.argument_checks import check_given

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.applying.ttl_indexes import PlainIndex
-from cachekeeper.connections.mongodb import check_database, database_errors, majority
+from cachekeeper.connections.mongodb import check_database, majority
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.connections.redis_clients import connect_mongodb
 from cachekeeper.errors import Unavailable
 from cachekeeper.metrics import COUNTERS
 from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE, LONGEST_EVENT, Publisher, packed
 from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.relays.outbox import COLLECTION
+from cachekeeper.relays.outbox_index import PlainIndex
 from cachekeeper.runtime.backoff import Backoff
 from cachekeeper.values.nesting import deeper_than
 

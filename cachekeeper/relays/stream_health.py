@@ -6,7 +6,8 @@ import enum
 import time
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.connections.mongodb import database_errors, majority
+from cachekeeper.connections.mongodb import majority
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.relays.change_stream_relay import COLLECTION, STATE_ID
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import bson
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
-from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.errors import DamagedDocument
 from cachekeeper.values.mongoose_json import LEAN_CODEC_OPTIONS
 

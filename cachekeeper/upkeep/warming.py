@@ -13,7 +13,7 @@ import bson
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
-from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.errors import DamagedDocument
 from cachekeeper.metrics import logger
 from cachekeeper.model.sources import ABSENT, Absent

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cachekeeper.devservers.finding import DEBIAN_PACKAGES
+from cachekeeper.devservers.program_version import DEBIAN_PACKAGES
 from testkit.compose import ROOT
 from testkit.parts import PARTS, missing
 

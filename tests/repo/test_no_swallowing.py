@@ -34,8 +34,8 @@ _ENDED_STREAM = "the stream has ended: a new one is begun, and the loss, if any,
 REASONS: dict[tuple[str, str, str], str] = {
     (_APPLYING, "_Plan._guard", "CachekeeperError"): "the error goes into the results of all events concerned",
     (
-        "cachekeeper/publishing/buffered.py",
-        "BufferedPublisher._begin",
+        "cachekeeper/publishing/event_buffer.py",
+        "EventBuffer._begin",
         "RuntimeError",
     ): "its caller publishes the event at once",
     (
@@ -100,6 +100,7 @@ REASONS: dict[tuple[str, str, str], str] = {
         "IndexKeeper.look",
         "DatabaseUnavailable",
     ): "the first is raised when all were tried",
+    ("cachekeeper/relays/outbox_index.py", "PlainIndex.look", "IndexRefused"): "it is logged, once for each text",
     ("cachekeeper/reading/core.py", "read", "CacheUnavailable"): "MongoDB is asked instead; counted by the breaker",
     ("cachekeeper/reading/core.py", "_load", "CacheUnavailable"): "MongoDB has answered; only the fill is left out",
     (
@@ -116,11 +117,11 @@ REASONS: dict[tuple[str, str, str], str] = {
     "is on its way",
     ("producers/change_stream.py", "user_events", "InvalidEvent"): "the event that says less is sent instead",
     (
-        "cachekeeper/model/event_fields.py",
+        "cachekeeper/model/json_round_trip.py",
         "_Walk._field",
         "Exception",
     ): "it is a problem of the field, and refuses the class",
-    ("cachekeeper/model/event_fields.py", "_Walk._check_default", "Exception"): (
+    ("cachekeeper/model/json_round_trip.py", "_Walk._check_default", "Exception"): (
         "the field's validator looks at other fields; where the default is used, it is checked with them"
     ),
 }
@@ -223,7 +224,7 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
             "self._log(error)\n            self._logged = _text(error)\n            self._begun.set()",
             "pass",
         ),
-        ("cachekeeper/publishing/buffered.py", "self._failed(locks, error)\n", "pass\n"),
+        ("cachekeeper/publishing/event_buffer.py", "self._failed(locks, error)\n", "pass\n"),
         (
             "cachekeeper/publishing/broker_connection.py",
             'raise BrokerUnavailable(_said("the broker did not confirm the event", error)) from error',
@@ -237,7 +238,7 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
         ("cachekeeper/applying/batch.py", "result.error = error\n", "pass\n"),
         ("cachekeeper/applying/mongo_writes.py", "self.away = error\n", "pass\n"),
         (
-            "cachekeeper/connections/mongodb.py",
+            "cachekeeper/connections/mongodb_errors.py",
             'raise DatabaseUnavailable(f"MongoDB failed while {doing} ({type(error).__name__})") from error',
             "pass",
         ),

@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 import cachekeeper
 import lookups
 from cachekeeper import Event, TextView, View, errors, load_registry
-from cachekeeper.devservers.finding import DEBIAN_PACKAGES
+from cachekeeper.devservers.program_version import DEBIAN_PACKAGES
 from testkit.compose import ROOT
 from testkit.prose import README, VARIABLES, code, read, table
 

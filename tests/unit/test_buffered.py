@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from cachekeeper.errors import BufferFull
-from cachekeeper.publishing import buffered as module
+from cachekeeper.publishing import event_buffer as module
 from cachekeeper.publishing.buffered import BufferedPublisher
 from cachekeeper.publishing.wire_format import OutgoingMessage
 from producers import Publisher, UserDeleted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pymongo.errors import ExecutionTimeout, OperationFailure, WriteConcernError, WTimeoutError
 
-from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.errors import DatabaseUnavailable
 
 SECRET = "'Ada' of somebody"  # what the server's text may quote

@@ -16,7 +16,8 @@ from pydantic import (
 )
 
 from cachekeeper.errors import InvalidEvent, RegistrationError
-from cachekeeper.model.events import Event, Id, Version
+from cachekeeper.model.event_field_types import Id, Version
+from cachekeeper.model.events import Event
 from testkit.own_events import FIELDS, Mixed, OrderPlaced, back, event_with, registered, same
 from tests.golden.own_event import EVENT
 

@@ -20,7 +20,8 @@ from pydantic import (
 )
 
 from cachekeeper.errors import InvalidEvent, RegistrationError
-from cachekeeper.model.events import Event, Id, Moment
+from cachekeeper.model.event_field_types import Id, Moment
+from cachekeeper.model.events import Event
 from cachekeeper.publishing.publisher import event_text
 from testkit.own_events import Card, Mixed, Size, back, event_with, registered, same
 

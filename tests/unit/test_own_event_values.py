@@ -25,7 +25,8 @@ from pydantic import (
 
 from cachekeeper.errors import InvalidEvent, RegistrationError
 from cachekeeper.model import events
-from cachekeeper.model.events import Event, Moment
+from cachekeeper.model.event_field_types import Moment
+from cachekeeper.model.events import Event
 from cachekeeper.model.registry import load_registry
 from cachekeeper.publishing.publisher import event_text
 from cachekeeper.relays.outbox import _record
@@ -234,7 +235,7 @@ def test_root_models_come_back(annotation: Any, value: Any) -> None:
 
 
 def test_what_was_not_foreseen_is_refused_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cachekeeper.model.event_fields._Walk._array", lambda *_: dict[str, Any]()["schema"])
+    monkeypatch.setattr("cachekeeper.model.json_round_trip._Walk._array", lambda *_: dict[str, Any]()["schema"])
     with pytest.raises(RegistrationError, match=r"event Own: field field: cannot be looked into \(KeyError\): make it"):
         registered(event_with(list[str]))
 

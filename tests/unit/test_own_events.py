@@ -30,7 +30,8 @@ from pydantic import (
 from cachekeeper.errors import InvalidEvent, RegistrationError
 from cachekeeper.http_api.decoding import read_events
 from cachekeeper.http_api.messages import BATCHED, BINARY, media_type, read_message
-from cachekeeper.model.events import Event, Id, _report
+from cachekeeper.model.event_field_types import Id
+from cachekeeper.model.events import Event, _report
 from cachekeeper.model.registry import load_registry
 from cachekeeper.publishing.publisher import event_text
 from cachekeeper.relays.outbox import _record

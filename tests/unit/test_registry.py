@@ -11,7 +11,8 @@ import pytest
 
 from cachekeeper.errors import InvalidEvent, RegistrationError, SettingsError
 from cachekeeper.model.commands import Command, Invalidate
-from cachekeeper.model.events import Event, Id
+from cachekeeper.model.event_field_types import Id
+from cachekeeper.model.events import Event
 from cachekeeper.model.registry import Registry, load_registry
 from cachekeeper.model.sources import Document, Query
 from cachekeeper.model.views import BlocklistView, TextView, View

@@ -18,7 +18,8 @@ from cachekeeper.devservers import (
     find_redis,
 )
 from cachekeeper.devservers.errors import COMPOSE_ENVIRONMENT
-from cachekeeper.devservers.finding import Wheel, identify
+from cachekeeper.devservers.program_version import identify
+from cachekeeper.devservers.wheels import Wheel
 
 REDIS = "Redis server v={} sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=ae4d"
 VALKEY = "Valkey server v={} sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=39f7"

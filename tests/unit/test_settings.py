@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from cachekeeper import metrics, settings
+from cachekeeper import metrics
 from cachekeeper.errors import SettingsError
 from cachekeeper.reading.keeper import Keeper
-from cachekeeper.settings import PREFIX, Settings, load_settings
+from cachekeeper.settings import PREFIX, Settings, load_settings, loading
 from cachekeeper.values.ids import IdType
 from lookups import read_user
 
@@ -578,7 +578,7 @@ def test_what_one_program_needs_another_may_be_told(environment: pytest.MonkeyPa
     """One environment for all programs: `cachekeeper relay` is not disturbed by the keys of the HTTP door."""
     for name in kind.model_fields:
         put(environment, **{name.upper(): "anything"})
-    assert settings._misspelt() == []
+    assert loading._misspelt() == []
 
 
 def test_what_is_like_no_setting_is_logged_once_and_harms_nobody(

@@ -15,7 +15,8 @@ from cachekeeper.broker.names import LETTER_HEADER, OUTBOX_HEADER, QUEUE, TASK
 from cachekeeper.broker.queues import work_queue
 from cachekeeper.consuming.messages import EventMessage, read_message
 from cachekeeper.errors import InvalidEvent
-from cachekeeper.model.events import Event, Id, Version
+from cachekeeper.model.event_field_types import Id, Version
+from cachekeeper.model.events import Event
 from cachekeeper.model.registry import Registry, load_registry
 from cachekeeper.publishing.publisher import BYTES_PER_MESSAGE, EVENTS_PER_MESSAGE, event_text
 from cachekeeper.publishing.wire_format import OutgoingMessage, task_body, task_headers

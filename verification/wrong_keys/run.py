@@ -26,7 +26,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 import cachekeeper
 from cachekeeper import make_redis_client
-from cachekeeper.connections.redis_connections import pools_of
+from cachekeeper.connections.redis_pool import pools_of
 from cachekeeper.devservers import Guardian, RedisServer, find_redis
 from testkit.report import at_most, plain, store
 

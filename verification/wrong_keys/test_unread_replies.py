@@ -26,8 +26,8 @@ from cachekeeper.connections.redis_connections import (
     CountingConnection,
     CountingSSLConnection,
     CountingUnixConnection,
-    WaitingPool,
 )
+from cachekeeper.connections.redis_pool import WaitingPool
 from cachekeeper.devservers import FoundServer, Guardian, RedisServer
 from cachekeeper.protocol import LazyCluster, Store
 from testkit.taps import RedisTap, Words

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.consuming import processor
 from cachekeeper.consuming.dead_letters import keep
 from cachekeeper.consuming.messages import EventMessage

@@ -9,10 +9,11 @@ import pytest
 from pymongo.monitoring import CommandListener
 
 from cachekeeper import Keeper
-from cachekeeper.applying import ttl_indexes as indexes
-from cachekeeper.applying.ttl_indexes import IndexKeeper, PlainIndex
+from cachekeeper.applying import mongo_indexes, ttl_indexes
+from cachekeeper.applying.ttl_indexes import IndexKeeper
 from cachekeeper.errors import DatabaseUnavailable
 from cachekeeper.model.registry import TtlIndex
+from cachekeeper.relays.outbox_index import PlainIndex
 from cachekeeper.relays.outbox_relay import Relay
 from cachekeeper.settings import RelaySettings, Settings
 from testkit.failpoints import be_well, fail_indexing, hold_index_builds
@@ -124,8 +125,8 @@ def test_mutant_that_builds_within_the_limit_of_a_call(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wrong = mutated(indexes, "_NO_LIMIT = 0.0", "_NO_LIMIT = 0.5")
-    monkeypatch.setattr(f"{__name__}.IndexKeeper", wrong.IndexKeeper)
+    wrong = mutated(mongo_indexes, "_NO_LIMIT = 0.0", "_NO_LIMIT = 0.5")
+    monkeypatch.setattr(ttl_indexes, "BackgroundIndex", wrong.BackgroundIndex)
     with pytest.raises(DatabaseUnavailable, match=r"indexing first\.at"):
         check_a_slow_build(failing, keeper, builds, caplog)
 
@@ -133,7 +134,7 @@ def test_mutant_that_builds_within_the_limit_of_a_call(
 def test_a_client_with_a_time_limit_of_its_own_builds_without(failing: MongoServer, builds: Builds) -> None:
     with failing.client(event_listeners=[builds], timeoutMS=5000) as client:
         client["builds"].drop_collection("first")
-        indexes.ensure_index(client["builds"]["first"], "at", timeout=LIMIT, expire_seconds=SECONDS)
+        mongo_indexes.ensure_index(client["builds"]["first"], "at", timeout=LIMIT, expire_seconds=SECONDS)
     (command,) = builds.sent
     assert "maxTimeMS" not in command
 
@@ -166,7 +167,7 @@ def test_an_outage_of_one_index_leaves_no_other_untried(failing: MongoServer, ke
 def test_mutant_that_ends_its_look_at_the_first_outage(
     failing: MongoServer, keeper: Keeper, builds: Builds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = mutated(indexes, "outage = outage or error", "raise")
+    wrong = mutated(ttl_indexes, "outage = outage or error", "raise")
     monkeypatch.setattr(f"{__name__}.IndexKeeper", wrong.IndexKeeper)
     with pytest.raises(AssertionError):
         check_all_are_tried(failing, keeper, builds)

@@ -9,12 +9,14 @@ from typing import Any
 import pymongo
 import pytest
 
-from cachekeeper.applying.ttl_indexes import ExpiringIndex, IndexKeeper, IndexRefused, PlainIndex, ensure_index
+from cachekeeper.applying.mongo_indexes import ExpiringIndex, IndexRefused, ensure_index
+from cachekeeper.applying.ttl_indexes import IndexKeeper
 from cachekeeper.consuming.messages import EventMessage
 from cachekeeper.consuming.processor import Processor, Verdict
 from cachekeeper.devservers import FoundServer, Guardian, MongoServer, RedisServer
 from cachekeeper.errors import DatabaseUnavailable
 from cachekeeper.model.registry import TtlIndex, load_registry
+from cachekeeper.relays.outbox_index import PlainIndex
 from cachekeeper.relays.outbox_relay import Relay
 from cachekeeper.settings import RelaySettings, Settings
 from producers import UserUpdated

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cachekeeper.applying.mongo_indexes import IndexRefused, ensure_index
 from cachekeeper.applying.mongo_writes import persist_block
-from cachekeeper.applying.ttl_indexes import IndexRefused, ensure_index
-from cachekeeper.connections import mongodb as database_module
+from cachekeeper.connections import mongodb_errors as database_module
 from cachekeeper.consuming import dead_letters as deadletters
 from cachekeeper.consuming.dead_letters import Letter, keep
 from cachekeeper.consuming.processor import Processor

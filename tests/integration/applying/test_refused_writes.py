@@ -14,7 +14,7 @@ from pymongo.errors import AutoReconnect
 from cachekeeper.applying import batch as applying
 from cachekeeper.applying import mongo_writes as persisting
 from cachekeeper.applying.batch import apply
-from cachekeeper.connections.mongodb import refusal
+from cachekeeper.connections.mongodb_errors import refusal
 from cachekeeper.errors import DatabaseUnavailable, WriteRefused
 from cachekeeper.model.commands import Block, Command, Expire, Persist
 from lookups import BLOCKED, SESSION, USER_NAME, block_token, is_blocked, read_session, save_session

@@ -13,7 +13,8 @@ import pytest
 
 from cachekeeper.errors import BrokerUnavailable, BufferFull, InvalidEvent, SettingsError
 from cachekeeper.publishing import at_exit as module
-from cachekeeper.publishing.buffered import BufferedPublisher, _Locks
+from cachekeeper.publishing.buffered import BufferedPublisher
+from cachekeeper.publishing.event_buffer import _Locks
 from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.settings import PublisherSettings

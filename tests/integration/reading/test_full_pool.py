@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cachekeeper import CacheOverloaded, Unavailable
-from cachekeeper.connections.redis_connections import PoolFull, WaitingPool, waiting_until
+from cachekeeper.connections.redis_pool import PoolFull, WaitingPool, waiting_until
 from cachekeeper.consuming.messages import EventMessage
 from cachekeeper.consuming.processor import Processor, Verdict
 from cachekeeper.model.views import Server

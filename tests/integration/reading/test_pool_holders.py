@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from cachekeeper.connections.redis_connections import CountingConnection, PoolFull, WaitingPool
+from cachekeeper.connections.redis_connections import CountingConnection
+from cachekeeper.connections.redis_pool import PoolFull, WaitingPool
 from testkit.shop import LONG, threads
 from testkit.taps import RedisTap, Words
 
@@ -206,7 +207,7 @@ def test_a_second_release_does_not_take_the_connection_from_its_next_caller(pool
 
 
 def test_without_the_lessee_it_has_two_callers(pool: WaitingPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cachekeeper.connections.redis_connections.get_ident", lambda: 1)
+    monkeypatch.setattr("cachekeeper.connections.redis_pool.get_ident", lambda: 1)
     taken, third = twice_released(pool)
     assert third is taken
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cachekeeper import BrokerUnavailable, CacheUnavailable, DatabaseUnavailable, Keeper, Settings
-from cachekeeper.connections.mongodb import database_errors
+from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.connections.redis_clients import connect_mongodb, connect_redis
 from cachekeeper.devservers import FoundServer, Guardian, all_redis
 from cachekeeper.devservers.ports import free_port

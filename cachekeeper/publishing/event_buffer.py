@@ -1,0 +1,234 @@
+"""Events that wait in memory, in order, and the thread that publishes them; across threads, greenlets and forks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from cachekeeper.errors import BufferFull
+from cachekeeper.publishing.at_exit import remember
+from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE, packed
+from cachekeeper.publishing.wire_format import OutgoingMessage
+
+if TYPE_CHECKING:
+    from cachekeeper.publishing.publisher import Publisher
+
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+class _Locks:
+    """What the threads of one buffer share, of the kind that `threading` had when this was made.
+
+    gevent replaces `threading.Lock`, and with `gunicorn --preload -k gevent` it does so after the buffer was made. A
+    greenlet that waits for a lock of before stops its whole process, and so also the greenlet that holds the lock.
+    """
+
+    def __init__(self) -> None:
+        self.kind = threading.Lock
+        self.lock = threading.Lock()
+        """Held for moments: nobody sends, waits or starts a thread meanwhile."""
+        self.due = threading.Condition(self.lock)
+        self.room = threading.Condition(self.lock)
+        self.sending = threading.Lock()
+        """One message at a time: two would begin with the same events. Never taken while `lock` is held."""
+
+
+class EventBuffer(ABC):
+    """The mechanism of a `BufferedPublisher`, which says what its callers may rely on.
+
+    Args:
+        publisher: sends the messages.
+        max_events: in the buffer. When it is full, whoever puts one more waits.
+        seconds: how long an event may wait for others.
+    """
+
+    def __init__(self, publisher: Publisher, max_events: int, seconds: float) -> None:
+        self._publisher = publisher
+        self._max_events = max_events
+        self._batch = min(max_events, EVENTS_PER_MESSAGE)
+        self._seconds = seconds
+        self._closed = False
+        self._reset()
+        _all.add(self)
+
+    def _reset(self) -> None:
+        self._locks = _Locks()
+        self._waiting: deque[tuple[str, float]] = deque()
+        self._taken = 0
+        self._confirmed = 0
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many events the broker has not confirmed."""
+        return len(self._waiting)
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Publish what is left, at the end of the process. Raises nothing."""
+
+    @abstractmethod
+    def _tell(self, error: Exception, waiting: int) -> None:
+        """Tell of an error in the background, while so many events wait. Raises nothing."""
+
+    def _present(self) -> _Locks:
+        """The locks of the kind that `threading` has now, which is another one once gevent has patched it."""
+        locks = self._locks
+        if locks.kind is not threading.Lock:
+            # Held for moments only, by threads of before the patch: those go on by themselves.
+            with locks.lock:
+                if self._locks is locks:
+                    self._locks = _Locks()
+                    self._thread = None
+                    locks.due.notify_all()
+                    locks.room.notify_all()
+        return self._locks
+
+    def _put(self, text: str, seconds: float) -> bool:
+        """Into the buffer, within so many seconds; False: it is closed, or has no thread."""
+        deadline = time.monotonic() + seconds
+        while True:
+            locks = self._present()
+            if not self._runs() and not self._closed and not self._begin(locks):
+                return False
+            # Not `with locks.due`: that is Python, in which a signal's handler could raise with the lock taken.
+            with locks.lock:
+                if self._closed:
+                    return False
+                if self._error is not None:
+                    error, self._error = self._error, None
+                    raise error
+                while self._locks is locks and len(self._waiting) >= self._max_events and not self._closed:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise BufferFull(
+                            f"{len(self._waiting)} events wait for the broker, and this one found no room among them "
+                            f"within {seconds:g} s"
+                        )
+                    locks.room.wait(left)
+                if self._closed:
+                    return False
+                if self._locks is not locks:
+                    continue
+                self._waiting.append((text, time.monotonic()))
+                self._taken += 1
+                if len(self._waiting) in (1, self._batch):
+                    locks.due.notify()
+            return True
+
+    def _runs(self) -> bool:
+        # A thread may also have ended by itself: GreenletExit ends the greenlet that gevent makes of it.
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
+    def _begin(self, locks: _Locks) -> bool:
+        """Start the thread; False: there is none to be had.
+
+        Never called with a lock: `Thread.start` waits for the thread, which would wait for that lock.
+        """
+        remember(self)
+        thread = threading.Thread(target=self._run, args=(locks,), name="cachekeeper-buffer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # this process is out of threads, or its interpreter is ending
+            return False
+        self._claim(locks, thread)
+        return True
+
+    def _claim(self, locks: _Locks, thread: threading.Thread) -> bool:
+        """Whether `thread` is the one that publishes: of several that were started at once, one is."""
+        with locks.lock:
+            if self._locks is not locks:
+                return False
+            if not self._runs():
+                self._thread = thread
+            return self._thread is thread
+
+    def _run(self, locks: _Locks) -> None:
+        # The caller in `_begin` claims as well; this thread does where that one was interrupted in between.
+        if not self._claim(locks, threading.current_thread()):
+            return
+        pause = _FIRST_PAUSE_SECONDS
+        while self._wait(locks):
+            try:
+                self._send_one(locks, self._taken)
+            except Exception as error:  # noqa: BLE001  # without this thread nothing is published; raised at the next call
+                self._failed(locks, error)
+                with locks.lock:
+                    if self._goes_on(locks):
+                        locks.due.wait_for(lambda: not self._goes_on(locks), pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            else:
+                pause = _FIRST_PAUSE_SECONDS
+
+    def _goes_on(self, locks: _Locks) -> bool:
+        return self._locks is locks and not self._closed
+
+    def _wait(self, locks: _Locks) -> bool:
+        """Until there is a message to send; False: until it is closed, or these locks have been replaced."""
+        with locks.lock:
+            while self._goes_on(locks):
+                if not self._waiting:
+                    locks.due.wait()
+                    continue
+                left = self._waiting[0][1] + self._seconds - time.monotonic()
+                if left <= 0 or len(self._waiting) >= self._batch:
+                    return True
+                locks.due.wait(left)
+            return False
+
+    def _send_one(self, locks: _Locks, last: int) -> bool:
+        """Publish a message from the head of the buffer; False: everything up to event number `last` is published.
+
+        The events leave the buffer when the broker has confirmed them. Whatever ends this before, they are published
+        again, which does no harm. So are those that a thread of before gevent's patch has under way: with the locks of
+        its time it cannot know who else is sending them, and takes none out.
+        """
+        with locks.sending:
+            with locks.lock:
+                if self._locks is not locks:
+                    return True
+                if self._confirmed >= last:
+                    return False
+                head = [text for text, _ in islice(self._waiting, EVENTS_PER_MESSAGE)]
+            batch = next(packed(head))
+            self._publisher.send(OutgoingMessage(batch))
+            with locks.lock:
+                if self._locks is not locks:
+                    return True
+                for _ in batch:
+                    self._waiting.popleft()
+                self._confirmed += len(batch)
+                self._error = None
+                locks.room.notify_all()
+            return True
+
+    def _failed(self, locks: _Locks, error: Exception) -> None:
+        with locks.lock:
+            waiting = len(self._waiting)
+            if waiting and self._locks is locks:  # else another thread has published all since, or will
+                self._error = error
+        self._tell(error, waiting)
+
+    def _after_fork(self) -> None:
+        # What is in the buffer is the parent's to publish, and its thread and whoever holds its locks are not here.
+        self._reset()
+
+
+_all: weakref.WeakSet[EventBuffer] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for buffered in list(_all):
+        buffered._after_fork()  # noqa: SLF001  # this hook is the buffer's own
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
