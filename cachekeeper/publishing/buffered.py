@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import traceback
 from typing import TYPE_CHECKING, Self
 
 from cachekeeper.errors import CachekeeperError
-from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.metrics import COUNTERS, logger, where_raised
 from cachekeeper.publishing.at_exit import forget, mind_sigterm
 from cachekeeper.publishing.event_buffer import EventBuffer
 from cachekeeper.publishing.publisher import Publisher, event_text
@@ -155,7 +154,7 @@ class BufferedPublisher(EventBuffer):
             logger.warning("%d events wait in the buffer: %s", waiting, error)
         else:
             # Without the error's own text, which may quote an event.
-            where = "".join(traceback.format_tb(error.__traceback__))
+            where = where_raised(error)
             logger.error("%d events wait in the buffer: %s\n%s", waiting, type(error).__name__, where)
         self._report(error, waiting)
 
@@ -168,7 +167,7 @@ class BufferedPublisher(EventBuffer):
             if type(fault) in self._faults:
                 return
             self._faults.add(type(fault))
-            where = "".join(traceback.format_tb(fault.__traceback__))
+            where = where_raised(fault)
             logger.error("on_error of a BufferedPublisher failed: %s\n%s", type(fault).__name__, where)
 
     def finish(self) -> None:
