@@ -21,7 +21,7 @@ ANSWER_SECONDS = 30.0
 """What is waited for an answer then. With a limit of a few seconds, as tests of outages have, little changes."""
 
 IN_A_CHILD = f"""
-from cachekeeper.consuming import publisher
+from cachekeeper.publishing import publisher
 publisher._CALL_SECONDS = {ANSWER_SECONDS}
 """
 """The first lines of a program of its own that is as patient."""

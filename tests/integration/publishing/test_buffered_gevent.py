@@ -249,13 +249,13 @@ def test_mutant_that_starts_its_thread_under_such_a_lock(redis_server: RedisServ
 
 
 KEEPS_THE_LOCK_OF_THE_END = """
-from cachekeeper.consuming import ending
+from cachekeeper.publishing import at_exit
 def finish(self):
     with self.finishing:
         for one in list(self.unfinished):
             one.finish()
             self.unfinished.discard(one)
-ending._End.finish = finish
+at_exit._End.finish = finish
 """
 
 
