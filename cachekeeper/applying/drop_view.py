@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.metrics import logger
-from cachekeeper.model.views import BlocklistView, Staleness, TextView, View
+from cachekeeper.model.views import AnyView, Drop
 from cachekeeper.protocol import cache_errors, scripts
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _BATCH = 500
 
 
-def drop_view(keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView, reason: str) -> int:
+def drop_view(keeper: Keeper, view: AnyView, reason: str) -> int:
     """Invalidate every key of a view. Of a blocklist the blocks stay; only *ready* goes, and a pass that would set it.
 
     Two complete passes, over values and metadata: a fill that lands during the first may sit in a bucket of the
@@ -35,7 +35,7 @@ def drop_view(keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView, r
     Raises:
         CacheUnavailable, DatabaseUnavailable: it is not done; do it again.
     """
-    if isinstance(view, BlocklistView):
+    if view.drop is Drop.READY:
         _unready(keeper, view)
         logger.warning("view %s is not ready any more, until all blocks were read again: %s", view.name, reason)
         return 0
@@ -45,7 +45,7 @@ def drop_view(keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView, r
         parts = store.parts(view.template)
         while batch := list(islice(parts, _BATCH)):
             mine = dict.fromkeys(batch)
-            if isinstance(view, View) and view.staleness is Staleness.SHARED:
+            if view.drop is Drop.KEYS_OF_DOCUMENTS:
                 mine = _with_document(keeper, view, mine)
             store.run_all([scripts.invalidate(view.template.key(part)) for part in mine])
             dropped += len(mine)
@@ -55,7 +55,7 @@ def drop_view(keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView, r
     return dropped
 
 
-def _unready(keeper: Keeper, view: BlocklistView) -> None:
+def _unready(keeper: Keeper, view: AnyView) -> None:
     """From now on MongoDB says which blocks Redis lacks, until a pass that begins now has read all of them."""
     store = keeper.store(view.server)
     if store.is_cluster:
@@ -63,17 +63,15 @@ def _unready(keeper: Keeper, view: BlocklistView) -> None:
     with cache_errors("taking *ready* from a blocklist", store.source):
         # Both at once. A pass under way may have read past the place of a block that nobody told of; without its nonce
         # it cannot set *ready* afterwards.
-        store.client.delete(view.warming_key, view.ready_key)
+        store.client.delete(*view.ready_keys)
 
 
-def _with_document(keeper: Keeper, view: View[Any], parts: dict[str, None]) -> dict[str, None]:
+def _with_document(keeper: Keeper, view: AnyView, parts: dict[str, None]) -> dict[str, None]:
     """Those with a document behind them. The others only Redis knows: dropping them would lose them."""
     ids = keeper.binding(view).ids
     wanted = ids.parse_all(parts)
-    with database_errors(
-        f"reading {view.loader.collection}", keeper.settings.load_timeout_seconds, view.loader.collection
-    ):
-        found = keeper.database[view.loader.collection].find({"_id": {"$in": list(wanted.values())}}, {"_id": 1})
+    with database_errors(f"reading {view.collection}", keeper.settings.load_timeout_seconds, view.collection):
+        found = keeper.database[view.collection].find({"_id": {"$in": list(wanted.values())}}, {"_id": 1})
         # By the id's text: not every _id can be in a set.
         known = {ids.text(document["_id"]) for document in found}
     return {part: None for part in wanted if part in known}

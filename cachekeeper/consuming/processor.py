@@ -15,7 +15,7 @@ from cachekeeper.consuming.signals import signal_errors
 from cachekeeper.errors import CachekeeperError, CacheOverloaded, InvalidEvent, Unavailable
 from cachekeeper.metrics import COUNTERS, log_once, logger, where_raised
 from cachekeeper.model.commands import Command, Invalidate, Write
-from cachekeeper.model.views import BlocklistView, Server, View
+from cachekeeper.model.views import Server, View
 from cachekeeper.protocol import cache_errors
 from cachekeeper.protocol.outcomes import Changed, Invalidated
 from cachekeeper.reading.keeper import Keeper
@@ -67,9 +67,7 @@ class Processor:
             RollbackWatch(self.keeper, server, [view for view in views if view.server is server])
             for server in inhabited
         ]
-        self._threads: list[PeriodicThread] = [
-            BlocklistKeeper(self.keeper, view) for view in views if isinstance(view, BlocklistView)
-        ]
+        self._threads: list[PeriodicThread] = [BlocklistKeeper(self.keeper, view) for view in registry.blocklists]
         self.indexes = IndexKeeper(self.keeper, [*registry.indexes, EXPIRY])
         self._threads.append(self.indexes)
 

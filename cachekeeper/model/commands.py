@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from cachekeeper.model.views import BlocklistView, TextView, View
+from cachekeeper.model.views import AnyView, BlocklistView, TextView, View
 from cachekeeper.values.times import up_to_ms
 
 
@@ -71,7 +71,7 @@ class InvalidateWithin:
 class InvalidateAll:
     """Anything of the view may have changed. Linear in the number of cached keys. Of a blocklist only *ready* goes."""
 
-    view: View[Any] | TextView[Any] | BlocklistView
+    view: AnyView
     reason: str
 
 

@@ -15,13 +15,12 @@ from cachekeeper.errors import InvalidEvent, RegistrationError, SettingsError, U
 from cachekeeper.model.changes import Watch
 from cachekeeper.model.commands import Command, InvalidateAll
 from cachekeeper.model.events import CollectionChanged, Event, unfit_fields
-from cachekeeper.model.views import BlocklistView, TextView, View
+from cachekeeper.model.views import AnyView, BlocklistView, View
 from cachekeeper.settings import DEFAULT_MODULES, PolicySettings, Settings, load
 
 E = TypeVar("E", bound=Event)
 S = TypeVar("S", bound=Settings | PolicySettings)
 Handler = Callable[[Any], Iterable[Command]]
-RegisteredView = View[Any] | TextView[Any] | BlocklistView
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self.views: dict[str, RegisteredView] = {}
+        self.views: dict[str, AnyView] = {}
         self.events: dict[str, type[Event]] = {}
         self.handlers: dict[type[Event], Handler] = {}
         self.indexes: list[TtlIndex] = []
@@ -54,7 +53,7 @@ class Registry:
         self.add_event(CollectionChanged)
         self.add_handler(CollectionChanged, self._on_collection_changed)
 
-    def add_view(self, view: RegisteredView) -> None:
+    def add_view(self, view: AnyView) -> None:
         """Register a view.
 
         Raises:
@@ -148,7 +147,12 @@ class Registry:
                 f"CACHEKEEPER_ID_TYPES: no view with ids is named {', '.join(unknown)}; there are: {', '.join(typed)}"
             )
 
-    def view(self, name: str) -> RegisteredView:
+    @property
+    def blocklists(self) -> list[BlocklistView]:
+        """The views that must be kept ready."""
+        return [view for view in self.views.values() if isinstance(view, BlocklistView)]
+
+    def view(self, name: str) -> AnyView:
         """The view of that name.
 
         Raises:
@@ -161,7 +165,7 @@ class Registry:
 
     def _on_collection_changed(self, event: CollectionChanged) -> Iterator[Command]:
         for view in self.views.values():
-            if event.collection == (view.collection if isinstance(view, BlocklistView) else view.loader.collection):
+            if event.collection == view.collection:
                 yield InvalidateAll(view, "anything in its collection may have changed")
 
 

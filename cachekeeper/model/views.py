@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import TYPE_CHECKING, Generic, TypeVar
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from bson.errors import BSONError
 
@@ -48,6 +48,17 @@ class Staleness(StrEnum):
     without a document are spared when the view is dropped: they are nobody's business to repair."""
 
 
+class Drop(IntEnum):
+    """How a view is dropped, the first first: where several are, one that needs MongoDB may have to wait for it."""
+
+    READY = 0
+    """Its absent keys mean nothing any more: one command, and the one that matters most."""
+    KEYS = 1
+    """Its keys are invalidated."""
+    KEYS_OF_DOCUMENTS = 2
+    """Its keys are invalidated where there is a document; the others only Redis has. MongoDB is asked."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View(Generic[T_co]):
     """One value per document.
@@ -76,10 +87,26 @@ class View(Generic[T_co]):
     staleness: Staleness = Staleness.OURS
     warm: bool = False
     template: Template = field(init=False, repr=False)
+    ready_keys: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         _check(self.name, self.ttl_seconds)
         object.__setattr__(self, "template", Template.of(self.key, "id"))
+
+    @property
+    def collection(self) -> str:
+        """Where its values come from."""
+        return self.loader.collection
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others write its keys, too."""
+        return self.staleness is Staleness.SHARED
+
+    @property
+    def drop(self) -> Drop:
+        """How it is dropped."""
+        return Drop.KEYS_OF_DOCUMENTS if self.is_shared else Drop.KEYS
 
     def query(self, document_ids: Sequence[object]) -> Find:
         """The query for the documents with these `_id`s."""
@@ -145,11 +172,19 @@ class TextView(Generic[T_co]):
     codec: Codec[T_co]
     loader: Query
     server: Server = Server.CACHE
+    is_shared: ClassVar[bool] = False
+    drop: ClassVar[Drop] = Drop.KEYS
+    ready_keys: ClassVar[tuple[str, ...]] = ()
     template: Template = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check(self.name, self.ttl_seconds)
         object.__setattr__(self, "template", Template.of(self.key, "text"))
+
+    @property
+    def collection(self) -> str:
+        """Where its values come from."""
+        return self.loader.collection
 
     @property
     def filter_key(self) -> str:
@@ -220,6 +255,8 @@ class BlocklistView:
     collection: str
     ends: str
     server: Server = Server.SECURITY
+    is_shared: ClassVar[bool] = False
+    drop: ClassVar[Drop] = Drop.READY
     template: Template = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -235,9 +272,18 @@ class BlocklistView:
         return f"cachekeeper:{self.name}-ready"
 
     @property
+    def ready_keys(self) -> tuple[str, ...]:
+        """The two keys that go where *ready* goes."""
+        return self.warming_key, self.ready_key
+
+    @property
     def warming_key(self) -> str:
         """Holds the nonce of the warming under way."""
         return f"cachekeeper:{self.name}-warming"
+
+
+AnyView = View[Any] | TextView[Any] | BlocklistView
+"""Every kind of view."""
 
 
 def _check(name: str, ttl_seconds: float) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from itertools import islice
@@ -15,6 +13,7 @@ from cachekeeper.errors import BufferFull
 from cachekeeper.publishing.at_exit import remember
 from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE, packed
 from cachekeeper.publishing.wire_format import OutgoingMessage
+from cachekeeper.runtime.forks import after_fork
 
 if TYPE_CHECKING:
     from cachekeeper.publishing.publisher import Publisher
@@ -56,7 +55,7 @@ class EventBuffer(ABC):
         self._seconds = seconds
         self._closed = False
         self._reset()
-        _all.add(self)
+        after_fork(self, EventBuffer._after_fork)
 
     def _reset(self) -> None:
         self._locks = _Locks()
@@ -221,14 +220,3 @@ class EventBuffer(ABC):
     def _after_fork(self) -> None:
         # What is in the buffer is the parent's to publish, and its thread and whoever holds its locks are not here.
         self._reset()
-
-
-_all: weakref.WeakSet[EventBuffer] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for buffered in list(_all):
-        buffered._after_fork()  # noqa: SLF001  # this hook is the buffer's own
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

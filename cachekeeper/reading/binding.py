@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cachekeeper.model.view_code import decoder_of
-from cachekeeper.model.views import BlocklistView, Staleness, TextView, View
+from cachekeeper.model.views import AnyView, BlocklistView, Staleness, View
 from cachekeeper.reading.blocklist import BlocklistReader
 from cachekeeper.values.ids import IdType
 
@@ -33,7 +33,7 @@ class Binding:
         "ttl_ms",
     )
 
-    def __init__(self, view: View[Any] | TextView[Any] | BlocklistView, servers: Servers, settings: Settings) -> None:
+    def __init__(self, view: AnyView, servers: Servers, settings: Settings) -> None:
         self.prefix, self.suffix = view.template.prefix, view.template.suffix
         self.reader = servers.readers[view.server]
         self.ids = IdType.STR

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from cachekeeper.connections.mongodb import check_database
 from cachekeeper.connections.redis_clients import check_redis_client, disconnect
 from cachekeeper.model.sources import ABSENT
-from cachekeeper.model.views import Server
+from cachekeeper.model.views import AnyView, Server
 from cachekeeper.protocol import Registration
 from cachekeeper.reading.binding import Binding
 from cachekeeper.reading.core import Start, Target, decoder_failed
@@ -115,7 +115,7 @@ class Keeper:
         """Whether that Redis drops keys by itself. Raises CacheUnavailable, SettingsError."""
         return self._parts().eviction[server].may_evict()
 
-    def binding(self, view: View[Any] | TextView[Any] | BlocklistView) -> Binding:
+    def binding(self, view: AnyView) -> Binding:
         """The view's numbers under these settings. Raises SettingsError."""
         found = self._bindings.get(view)
         if found is None:

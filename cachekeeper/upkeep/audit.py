@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cachekeeper.errors import DamagedDocument, ViewFailed
 from cachekeeper.model.sources import ABSENT, Absent, Find
-from cachekeeper.model.views import BlocklistView, Staleness, TextView, View
+from cachekeeper.model.views import AnyView, BlocklistView, TextView, View
 from cachekeeper.protocol import Value, cache_errors
 from cachekeeper.reading.blocklist import ends_of, ids_of, key_text
 from cachekeeper.upkeep.paging import id_of, in_order
@@ -54,9 +54,7 @@ class Audit:
         return self.right + self.valueless + self.foreign + len(self.wrong) + len(self.unsettled)
 
 
-def audit(
-    keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView, *, grace: float = 1.0, looks: int = 10
-) -> Audit:
+def audit(keeper: Keeper, view: AnyView, *, grace: float = 1.0, looks: int = 10) -> Audit:
     """Hold every cached key of a view against the database.
 
     A key may differ for a moment while its change is on the way. So a difference counts only if it is still there,
@@ -99,7 +97,7 @@ class _Sides:
     stored: Value | Absent | None
 
 
-def _parts(keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView) -> Iterable[str]:
+def _parts(keeper: Keeper, view: AnyView) -> Iterable[str]:
     """What there is to look at, each once."""
     parts = dict.fromkeys(keeper.store(view.server).parts(view.template))
     if isinstance(view, BlocklistView):
@@ -108,9 +106,7 @@ def _parts(keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView) -> I
     return parts
 
 
-def _look(
-    keeper: Keeper, view: View[Any] | TextView[Any] | BlocklistView, parts: Iterable[str], result: Audit
-) -> dict[str, _Sides]:
+def _look(keeper: Keeper, view: AnyView, parts: Iterable[str], result: Audit) -> dict[str, _Sides]:
     """Count what is settled, return what differs; what changes between the two reads does, and is looked at again."""
     differing: dict[str, _Sides] = {}
     rest = iter(parts)
@@ -136,7 +132,7 @@ def _differing(
                 result.right += 1
             case Absent.ABSENT if raw is None:
                 result.right += 1
-            case _ if isinstance(view, View) and view.staleness is Staleness.SHARED and _is_foreign(sides):
+            case _ if view.is_shared and _is_foreign(sides):
                 result.foreign += 1
             case _:
                 differing[part] = sides

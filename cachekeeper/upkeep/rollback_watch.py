@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from cachekeeper.applying.drop_view import drop_view
 from cachekeeper.errors import CachekeeperError, CacheUnavailable
 from cachekeeper.metrics import COUNTERS, log_once
-from cachekeeper.model.views import BlocklistView, Server, Staleness, TextView, View
+from cachekeeper.model.views import AnyView, Drop, Server
 from cachekeeper.protocol import cache_errors, new_nonce
 from cachekeeper.runtime.periodic import PeriodicThread
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from cachekeeper.reading.keeper import Keeper
-
-    AnyView = View[Any] | TextView[Any] | BlocklistView
 
 
 # No view's name makes it a mark: those end in `-incarnation`.
@@ -113,7 +111,7 @@ class RollbackWatch(PeriodicThread):
         super().__init__(f"the {server} Redis", "watching for older data", "rollback_look_failed")
         self._keeper = keeper
         self._server = server
-        self._views = sorted(views, key=_order)
+        self._views = sorted(views, key=lambda view: view.drop)
         self._nonce = new_nonce()
         self._known: dict[str, str] = {}
         self._has_asked = threading.Event()
@@ -206,7 +204,7 @@ class RollbackWatch(PeriodicThread):
         # The key names the life: a snapshot may bring back that of an earlier drop.
         lease = f"cachekeeper:{view.name}-dropping-{now.run_id}"
         # Never held up: it is one command, and the one that matters most.
-        if not isinstance(view, BlocklistView) and not self._acquire(lease):
+        if view.drop is not Drop.READY and not self._acquire(lease):
             return False
         try:
             drop_view(self._keeper, view, doubt)
@@ -233,10 +231,3 @@ class RollbackWatch(PeriodicThread):
 
 def _mark_key(view: AnyView) -> str:
     return f"cachekeeper:{view.name}-incarnation"
-
-
-def _order(view: AnyView) -> int:
-    """*Ready* first; and last what cannot be dropped while MongoDB is away."""
-    if isinstance(view, BlocklistView):
-        return 0
-    return 2 if isinstance(view, View) and view.staleness is Staleness.SHARED else 1

@@ -133,7 +133,6 @@ INTERNALS = (
     Internal(_CONSUMER, "celery.worker.consumer.tasks:Tasks"),
     Internal(_CONSUMER, "celery.worker.worker:WorkController.app"),
     # --- one message on its way through Celery
-    Internal(_CONSUMER, "celery.worker.request:Request"),
     Internal(
         _CONSUMER,
         "celery.worker.request:Request.__init__",
