@@ -30,7 +30,7 @@ from cachekeeper.values.ids import IdType
 from cachekeeper.values.times import to_ms
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME
 from lookups.sessions import END_SESSION
-from testkit.shop import settings
+from testkit.limits import settings
 
 SOON = datetime(2100, 1, 1, tzinfo=UTC)
 LATER = SOON + timedelta(hours=1)

@@ -4,7 +4,7 @@ import pytest
 
 from cachekeeper.protocol import scripts
 from cachekeeper.protocol.outcomes import Blocked, Readiness
-from testkit.shop import mutate
+from testkit.mutating import mutate
 from testkit.tokens import end_of_key
 from verification.protocol.store_lab import FOREIGN, LATER, Lab, about, lab, put_foreign
 

@@ -16,7 +16,7 @@ from cachekeeper.model.commands import Block, Command, Persist
 from lookups import BLOCKED, SESSION, is_blocked
 from lookups.sessions import END_SESSION
 from testkit.failpoints import delay_writes
-from testkit.shop import PATIENT
+from testkit.limits import PATIENT
 from testkit.taps import MongoTap
 from testkit.tokens import keeping
 from tests.integration.applying.logouts import LATER, LATEST, blocks_of, ended, failures, logout, logouts

@@ -19,8 +19,8 @@ from cachekeeper.settings import Settings
 from lookups import BLOCKED, SESSION, block_token, is_blocked, read_session, save_session
 from lookups.sessions import END_SESSION
 from testkit.failpoints import WRITE_CONCERN_FAILED, be_well, fail_writes
+from testkit.limits import PATIENT
 from testkit.mutating import mutated
-from testkit.shop import PATIENT
 
 if TYPE_CHECKING:
     from cachekeeper.devservers import MongoServer, RedisServer

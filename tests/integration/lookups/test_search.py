@@ -18,7 +18,11 @@ from cachekeeper.errors import DatabaseUnavailable, InvalidText
 from cachekeeper.values import fold
 from lookups import SEARCH, search_products
 from producers import ProductChanged
-from testkit.shop import LONG, NO_MONGO, NO_REDIS, NOWHERE, Gate, Shop, counted, mutate, threads
+from testkit.counting import counted
+from testkit.gates import Gate, threads
+from testkit.limits import LONG, NO_MONGO, NO_REDIS, NOWHERE
+from testkit.mutating import mutate
+from testkit.shop import Shop
 from worker.handlers import on_product_changed
 
 if TYPE_CHECKING:

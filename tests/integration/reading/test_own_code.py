@@ -31,7 +31,10 @@ from cachekeeper.reading.sync import SyncReader
 from cachekeeper.upkeep.audit import audit
 from cachekeeper.upkeep.warming import Fate, warm_view
 from cachekeeper.values.codecs import Json, Text
-from testkit.shop import LONG, Gate, Shop, counted, meta, put_user, threads
+from testkit.counting import counted
+from testkit.gates import Gate, threads
+from testkit.limits import LONG
+from testkit.shop import Shop, meta, put_user
 from testkit.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pytest
 import redis
 
 from cachekeeper.connections.redis_connections import CountingConnection, PoolFull, WaitingPool
-from testkit.shop import LONG, threads
+from testkit.gates import threads
+from testkit.limits import LONG
 from testkit.taps import RedisTap, Words
 
 if TYPE_CHECKING:

@@ -37,7 +37,8 @@ from cachekeeper.values.keys import meta_key
 from lookups import USER_NAME
 from producers import UserDeleted, UserUpdated
 from testkit import machines
-from testkit.shop import mutate, settings
+from testkit.limits import settings
+from testkit.mutating import mutate
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -11,7 +11,7 @@ from bson.raw_bson import RawBSONDocument
 
 from cachekeeper.relays.change_stream_relay import ChangeRelay
 from lookups import read_session, read_user, save_session, search_products
-from testkit.shop import counted
+from testkit.counting import counted
 from tests.integration.relays.stream_lab import StreamLab, in_an_hour
 
 if TYPE_CHECKING:

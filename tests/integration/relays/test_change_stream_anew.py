@@ -15,7 +15,7 @@ from cachekeeper.relays.change_stream_relay import ChangeRelay
 from cachekeeper.settings import StreamSettings
 from cachekeeper.upkeep.blocklist_warming import Passed, warm_blocklist, write_blocks
 from lookups import BLOCKED, is_blocked, read_user, search_products
-from testkit.shop import counted
+from testkit.counting import counted
 from testkit.waiting import wait_until
 from tests.integration.relays.outbox_lab import REGISTRY
 from tests.integration.relays.stream_lab import COLLECTIONS, StreamLab, in_an_hour

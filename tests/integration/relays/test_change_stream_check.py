@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testkit.shop import LONG
+from testkit.limits import LONG
 from testkit.waiting import wait_until
 from tests.integration.relays.stream_lab import StreamLab
 from tests.integration.relays.test_change_stream_faults import stream_command

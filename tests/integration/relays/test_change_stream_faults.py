@@ -22,7 +22,8 @@ from cachekeeper.relays import outbox
 from cachekeeper.relays.change_stream_relay import ChangeRelay
 from cachekeeper.settings import StreamSettings
 from lookups import read_user
-from testkit.shop import LONG, threads
+from testkit.gates import threads
+from testkit.limits import LONG
 from testkit.waiting import wait_until
 from tests.integration.relays.outbox_lab import REGISTRY, Killed
 from tests.integration.relays.stream_lab import COLLECTIONS, StreamLab

@@ -13,7 +13,7 @@ from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE, Publisher
 from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.relays.outbox_relay import Relay
 from producers import outbox
-from testkit.shop import threads
+from testkit.gates import threads
 from tests.integration.relays.outbox_lab import renamed
 
 if TYPE_CHECKING:

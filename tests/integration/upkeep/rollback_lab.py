@@ -21,8 +21,9 @@ from lookups import (
     save_session,
     search_products,
 )
-from testkit.shop import Reads, Shop, changed_user, put_user
+from testkit.shop import Shop, changed_user, put_user
 from testkit.tokens import TOKEN
+from testkit.watching import Reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,9 +15,10 @@ from cachekeeper.upkeep.rollback_watch import Incarnation, RollbackWatch
 from lookups import read_user
 from testkit.delivering import REGISTRY
 from testkit.older_redis import KINDS, FromAppendOnlyFile
-from testkit.shop import Reads, Shop, put_user
+from testkit.shop import Shop, put_user
 from testkit.tokens import READY
 from testkit.waiting import wait_until
+from testkit.watching import Reads
 from tests.integration.upkeep.rollback_lab import ALL, NEW, OLD, Place, Worker, brought_back, forget_the_marks, place_of
 
 if TYPE_CHECKING:

@@ -27,10 +27,12 @@ from lookups import (
 )
 from producers import UserUpdated
 from testkit.delivering import Site
+from testkit.gates import Gate, threads
 from testkit.older_redis import KINDS, FromSnapshot
-from testkit.shop import Gate, Reads, changed_user, put_user, threads
+from testkit.shop import changed_user, put_user
 from testkit.tokens import NOWHERE_MONGO, READY, TOKEN
 from testkit.waiting import wait_until
+from testkit.watching import Reads
 from tests.integration.upkeep.rollback_lab import ALL, NEW, OLD, Place, Worker, brought_back, forget_the_marks, place_of
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from cachekeeper.upkeep import warming as views
 from cachekeeper.upkeep.warming import warm_view
 from cachekeeper.values.keys import meta_key
 from lookups import USER_NAME, read_user
-from testkit.shop import PATIENT
+from testkit.limits import PATIENT
 from testkit.taps import MongoTap, RedisTap
 from testkit.tokens import keeping
 from testkit.users import key_of, names, users
