@@ -7,6 +7,7 @@ from typing import Any
 
 import pymongo
 import pytest
+import redis
 
 from cachekeeper import metrics
 from cachekeeper.connections.mongodb import DatabaseReads
@@ -15,15 +16,17 @@ from cachekeeper.devservers.ports import free_port
 from cachekeeper.devservers.worker_process import WorkerProcess
 from cachekeeper.model.sources import Absent
 from cachekeeper.protocol import Value
+from cachekeeper.reading.keeper import Keeper
 from cachekeeper.reading.singleflight import Flight
 from testkit.delivering import site, worker
 from testkit.failpoints import failing, failing_server
-from testkit.leftovers import Place
+from testkit.leftovers import ProgramDirectory
 from testkit.node import install
 from testkit.parts import missing
 from testkit.patient_publishing import patient_publishing
 from testkit.shop import Shop
 from testkit.taps import MongoTap
+from testkit.tokens import keeping
 from testkit.waiting import wait_until
 from testkit.watching import Reads
 
@@ -123,9 +126,23 @@ def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, guardian: Guardian) -> Iterator[Place]:
+def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """A plain client of this process's Redis."""
+    with redis_server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
+    """A patient keeper on this process's servers, whose commands to MongoDB are tapped."""
+    with keeping(redis_server.url, mongo) as keeper:
+        yield keeper
+
+
+@pytest.fixture
+def place(tmp_path: Path, guardian: Guardian) -> Iterator[ProgramDirectory]:
     """Where the programs of one test run; what the test leaves is killed."""
-    place = Place(tmp_path, guardian)
+    place = ProgramDirectory(tmp_path, guardian)
     yield place
     place.clear()
 

@@ -35,12 +35,6 @@ if TYPE_CHECKING:
 Check = Callable[["Keeper", "MongoTap"], None]
 
 
-@pytest.fixture
-def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
-    with keeping(redis_server.url, mongo, **PATIENT) as keeper:
-        yield keeper
-
-
 def forbid(mongo: MongoTap, collection: str, document_id: str) -> None:
     """By a rule that somebody has given the collection."""
     mongo.database.create_collection(collection, validator={"_id": {"$ne": document_id}})

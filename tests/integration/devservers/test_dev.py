@@ -21,7 +21,7 @@ from cachekeeper.broker.names import CONTROL_EXCHANGE
 from cachekeeper.devservers import DevStack, FoundServer, ServerFailed, StackError
 from cachekeeper.devservers.state import published, running_stacks
 from producers import UserDeleted, outbox
-from testkit.leftovers import CACHEKEEPER, ROOT, Place, Program, running, script
+from testkit.leftovers import CACHEKEEPER, ROOT, Program, ProgramDirectory, running, script
 from testkit.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("redis_found", "mongo_found")
@@ -44,7 +44,7 @@ def variables(text: str) -> dict[str, str]:
     return dict(zip(names, said.splitlines(), strict=True))
 
 
-def ask(place: Place, *arguments: str, where: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def ask(place: ProgramDirectory, *arguments: str, where: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """`cachekeeper dev --env` in another process."""
     return subprocess.run(
         [*CACHEKEEPER, "dev", "--env", *arguments],
@@ -56,7 +56,7 @@ def ask(place: Place, *arguments: str, where: Path = ROOT) -> subprocess.Complet
     )
 
 
-def test_it_prints_what_another_shell_needs_and_nothing_else_on_standard_output(place: Place) -> None:
+def test_it_prints_what_another_shell_needs_and_nothing_else_on_standard_output(place: ProgramDirectory) -> None:
     with running(place, DEV) as dev:
         dev.wait_for(READY)
         found = variables(dev.output)
@@ -91,7 +91,7 @@ def test_it_prints_what_another_shell_needs_and_nothing_else_on_standard_output(
     place.assert_empty()
 
 
-def test_asking_for_a_stack_where_none_runs_is_an_error(place: Place) -> None:
+def test_asking_for_a_stack_where_none_runs_is_an_error(place: ProgramDirectory) -> None:
     answer = ask(place)
     assert answer.returncode == 1
     assert answer.stdout == ""
@@ -102,7 +102,7 @@ def test_asking_for_a_stack_where_none_runs_is_an_error(place: Place) -> None:
 
 
 def test_of_two_stacks_the_one_of_this_directory_answers_and_else_one_must_be_named(
-    place: Place, tmp_path: Path
+    place: ProgramDirectory, tmp_path: Path
 ) -> None:
     elsewhere = (tmp_path / "another").resolve()
     elsewhere.mkdir()
@@ -135,11 +135,11 @@ def test_of_two_stacks_the_one_of_this_directory_answers_and_else_one_must_be_na
         assert f"was started in {ROOT}" in only.stderr
 
 
-def _started(place: Place, program: Program) -> float:
+def _started(place: ProgramDirectory, program: Program) -> float:
     return next(stack.started for stack in running_stacks(place.path) if stack.pid == program.process.pid)
 
 
-def test_with_everything_a_change_is_cached_whoever_makes_it(place: Place) -> None:
+def test_with_everything_a_change_is_cached_whoever_makes_it(place: ProgramDirectory) -> None:
     """One by the outbox, one that only MongoDB hears of, one over HTTP; and all of them end together."""
     with running(place, [*CACHEKEEPER, "dev", "--stream", "--http", "0"]) as dev:
         found = variables(dev.wait_for(READY).output)
@@ -181,14 +181,14 @@ def test_with_everything_a_change_is_cached_whoever_makes_it(place: Place) -> No
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_it_ends_well_on_a_signal(place: Place, number: signal.Signals) -> None:
+def test_it_ends_well_on_a_signal(place: ProgramDirectory, number: signal.Signals) -> None:
     with running(place, [*script(HEARING), *DEV]) as dev:
         dev.wait_for(READY).send(number)
         assert dev.end() == 0
         assert place.left() == [], "it has waited for its own end"
 
 
-def test_it_ends_on_ctrl_c_where_a_shell_has_had_that_ignored(place: Place) -> None:
+def test_it_ends_on_ctrl_c_where_a_shell_has_had_that_ignored(place: ProgramDirectory) -> None:
     with running(place, ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *DEV]) as dev:
         dev.wait_for(READY).send(signal.SIGINT)
         assert dev.end() == 0
@@ -198,7 +198,7 @@ def test_it_ends_on_ctrl_c_where_a_shell_has_had_that_ignored(place: Place) -> N
 @pytest.mark.parametrize("stage", ["", "cache: ", "security and broker: "], ids=["first", "second", "third"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 def test_nothing_is_left_of_a_start_that_was_cut_short(
-    place: Place, mongo_found: FoundServer, stage: str, number: signal.Signals
+    place: ProgramDirectory, mongo_found: FoundServer, stage: str, number: signal.Signals
 ) -> None:
     # A real mongod that answers nobody without its key: however late the signal comes, the start is under way.
     key = place.path / "key"
@@ -216,7 +216,7 @@ def test_nothing_is_left_of_a_start_that_was_cut_short(
         place.assert_empty()
 
 
-def test_nothing_is_left_of_a_second_ctrl_c(place: Place) -> None:
+def test_nothing_is_left_of_a_second_ctrl_c(place: ProgramDirectory) -> None:
     kept = place.path / "kept"
     with running(place, [*DEV, "--data", str(kept)]) as dev:
         found = variables(dev.wait_for(READY).output)
@@ -238,7 +238,7 @@ def _process(dev: Program, name: str) -> psutil.Process:
     return next(child for child in psutil.Process(dev.process.pid).children() if name in child.name())
 
 
-def test_nothing_is_left_after_sigkill(place: Place) -> None:
+def test_nothing_is_left_after_sigkill(place: ProgramDirectory) -> None:
     with running(place, DEV) as dev:
         dev.wait_for(READY)
         wait_until(lambda: len(place.processes()) == 5, "itself, its guardian, two Redis, one MongoDB")
@@ -247,7 +247,7 @@ def test_nothing_is_left_after_sigkill(place: Place) -> None:
         place.assert_empty()
 
 
-def test_nothing_is_left_of_stopped_servers(place: Place) -> None:
+def test_nothing_is_left_of_stopped_servers(place: ProgramDirectory) -> None:
     with running(place, DEV) as dev:
         dev.wait_for(READY)
         for name in ("redis", "mongod"):
@@ -258,14 +258,14 @@ def test_nothing_is_left_of_stopped_servers(place: Place) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_it_ends_with_its_parent_if_told_to(place: Place, number: signal.Signals) -> None:
+def test_it_ends_with_its_parent_if_told_to(place: ProgramDirectory, number: signal.Signals) -> None:
     with running(place, _parent_of([*DEV, "--with-parent"])) as parent:
         parent.wait_for(READY).send(number)
         parent.end()
         place.assert_empty()
 
 
-def test_it_outlives_its_parent_if_not_told_otherwise(place: Place) -> None:
+def test_it_outlives_its_parent_if_not_told_otherwise(place: ProgramDirectory) -> None:
     with running(place, _parent_of(DEV)) as parent:
         parent.wait_for(READY).send(signal.SIGKILL)
         parent.end()
@@ -279,14 +279,14 @@ def _parent_of(command: list[str]) -> list[str]:
     return script(f"import subprocess; subprocess.run({command!r})")
 
 
-def _fake_mongod(place: Place, does: str) -> Path:
+def _fake_mongod(place: ProgramDirectory, does: str) -> Path:
     path = place.path / "mongod"
     path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "db version v9.9.9" && exit\n{does}\n')
     path.chmod(0o755)
     return path
 
 
-def test_nothing_is_left_of_a_failed_start(place: Place) -> None:
+def test_nothing_is_left_of_a_failed_start(place: ProgramDirectory) -> None:
     mongod = _fake_mongod(place, "echo what went wrong; exit 3")
     with running(place, [*DEV, "--mongod", str(mongod)]) as dev:
         assert dev.end() == 1
@@ -297,7 +297,7 @@ def test_nothing_is_left_of_a_failed_start(place: Place) -> None:
         assert place.left() == [], "it has waited for its own end"
 
 
-def test_a_program_that_is_none_is_named(place: Place) -> None:
+def test_a_program_that_is_none_is_named(place: ProgramDirectory) -> None:
     with running(place, [*DEV, "--mongod", "/nonexistent/mongod"]) as dev:
         assert dev.end() == 1
         assert "/nonexistent/mongod does not run on this system: No such file or directory" in dev.errors
@@ -306,7 +306,7 @@ def test_a_program_that_is_none_is_named(place: Place) -> None:
 
 
 @pytest.mark.parametrize("victim", ["mongod", "redis"])
-def test_the_death_of_a_server_ends_it_all(place: Place, victim: str) -> None:
+def test_the_death_of_a_server_ends_it_all(place: ProgramDirectory, victim: str) -> None:
     with running(place, DEV) as dev:
         dev.wait_for(READY)
         _process(dev, victim).kill()
@@ -316,7 +316,7 @@ def test_the_death_of_a_server_ends_it_all(place: Place, victim: str) -> None:
         assert place.left() == []
 
 
-def test_the_death_of_the_guardian_ends_it_all(place: Place) -> None:
+def test_the_death_of_the_guardian_ends_it_all(place: ProgramDirectory) -> None:
     with running(place, DEV) as dev:
         dev.wait_for(READY)
         (guardian,) = place.guardians()
@@ -327,7 +327,7 @@ def test_the_death_of_the_guardian_ends_it_all(place: Place) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_data_directory_is_kept_and_nothing_else(place: Place, number: signal.Signals) -> None:
+def test_a_data_directory_is_kept_and_nothing_else(place: ProgramDirectory, number: signal.Signals) -> None:
     kept = place.path / "kept"
     command = [*DEV, "--data", str(kept)]
     with running(place, command, "first") as first:
@@ -354,7 +354,7 @@ def test_a_data_directory_is_kept_and_nothing_else(place: Place, number: signal.
             assert mongo.get_default_database()["things"].count_documents({}) == 1
 
 
-def test_a_data_directory_that_cannot_be_made_is_an_error(place: Place) -> None:
+def test_a_data_directory_that_cannot_be_made_is_an_error(place: ProgramDirectory) -> None:
     (place.path / "file").write_text("")
     with running(place, [*DEV, "--data", str(place.path / "file")]) as dev:
         assert dev.end() == 1
@@ -377,7 +377,7 @@ def test_only_a_private_file_of_a_living_process_is_believed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
-def test_the_shipped_worker_is_part_of_it(place: Place, number: signal.Signals) -> None:
+def test_the_shipped_worker_is_part_of_it(place: ProgramDirectory, number: signal.Signals) -> None:
     with running(place, [*CACHEKEEPER, "dev", "--data", str(place.path / "kept")]) as dev:
         found = variables(dev.wait_for(READY).output)
         everything = "itself, its guardian, two Redis, one MongoDB, the worker, the relay"
@@ -425,7 +425,7 @@ def test_a_stack_starts_once() -> None:
     assert not stack.directory.exists()
 
 
-def test_the_command_line_names_the_missing_extra(place: Place) -> None:
+def test_the_command_line_names_the_missing_extra(place: ProgramDirectory) -> None:
     hidden = "import sys; sys.modules['typer'] = None; from cachekeeper.cli import main; main()"
     with running(place, [sys.executable, "-c", hidden]) as program:
         assert program.end() == 1
