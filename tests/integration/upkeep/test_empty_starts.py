@@ -102,7 +102,8 @@ def test_what_one_worker_saw_of_an_empty_server_all_know(rollback_lab: RollbackL
     assert rollback_lab.seen() == OLD
 
 
-@pytest.mark.parametrize("rollback_lab", [FromAppendOnlyFile], indirect=True)  # there no server tells what it began with
+# With such a file no server tells what it began with.
+@pytest.mark.parametrize("rollback_lab", [FromAppendOnlyFile], indirect=True)
 def test_a_worker_s_own_first_keys_are_not_taken_for_older_data(
     rollback_lab: RollbackLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +184,8 @@ def test_an_older_note_of_an_empty_server_fits_no_later_life(rollback_lab: Rollb
     assert rollback_lab.seen() == NEW
 
 
-@pytest.mark.parametrize("rollback_lab", [FromAppendOnlyFile], indirect=True)  # there no server tells what it began with
+# With such a file no server tells what it began with.
+@pytest.mark.parametrize("rollback_lab", [FromAppendOnlyFile], indirect=True)
 def test_a_watch_to_which_it_does_fit_is_caught(rollback_lab: RollbackLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Incarnation, "wrote", lambda *_: True)
     assert noted_and_brought_back(rollback_lab) == []
