@@ -56,7 +56,7 @@ def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
-def any_place(
+def any_rollback_lab(
     request: pytest.FixtureRequest,
     guardian: Guardian,
     redis_found: FoundServer,
@@ -84,15 +84,15 @@ def rollback_lab(
 # --- what is brought back is dropped ----------------------------------------------------------------------------------
 
 
-def test_older_data_is_dropped(any_place: RollbackLab) -> None:
-    assert brought_back(any_place) == ALL
-    assert any_place.shop.redis.exists(READY) == 0
-    assert any_place.seen() == NEW
-    assert any_place.worker.look() == [], "once"
-    assert write_blocks(any_place.keeper, BLOCKED) is Passed.READY
-    reads = any_place.shop.reads.count
-    assert any_place.seen() == NEW
-    assert any_place.shop.reads.count == reads, "all of it from Redis"
+def test_older_data_is_dropped(any_rollback_lab: RollbackLab) -> None:
+    assert brought_back(any_rollback_lab) == ALL
+    assert any_rollback_lab.shop.redis.exists(READY) == 0
+    assert any_rollback_lab.seen() == NEW
+    assert any_rollback_lab.worker.look() == [], "once"
+    assert write_blocks(any_rollback_lab.keeper, BLOCKED) is Passed.READY
+    reads = any_rollback_lab.shop.reads.count
+    assert any_rollback_lab.seen() == NEW
+    assert any_rollback_lab.shop.reads.count == reads, "all of it from Redis"
 
 
 def test_it_can_come_back_again_with_the_same_data_and_be_found_by_another_worker(rollback_lab: RollbackLab) -> None:
