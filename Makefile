@@ -1,6 +1,6 @@
 # Works with GNU make 3.81 (macOS) and later. ARGS passes more arguments on: make test ARGS='tests/unit -x'
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types contracts check protocol bench chaos mutants races losses rollbacks soak versions clean
+.PHONY: help setup demo test unit lint format types contracts check protocol bench chaos mutants races losses rollbacks soak versions clean
 
 PYTHON = .venv/bin/python
 ARGS =
@@ -18,6 +18,9 @@ demo: .venv/.set-up ## Start real servers, publish events, watch the cache follo
 
 test: .venv/.set-up ## Run all tests, on real servers too
 	$(PYTHON) -m pytest -n 2 --dist worksteal $(ARGS)
+
+unit: .venv/.set-up ## Run the unit tests alone: no server, no other process
+	$(PYTHON) -m pytest -n 2 --dist worksteal tests/unit $(ARGS)
 
 versions: .venv/.set-up ## The contract on the oldest and newest redis-py and pymongo, with and without hiredis
 	$(PYTHON) -m tests.repo.versions $(ARGS)

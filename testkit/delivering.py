@@ -21,9 +21,9 @@ from cachekeeper.publishing.wire_format import task_body, task_headers
 from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import PublisherSettings, Settings
 from producers import UserLoggedOut
+from testkit.limits import PATIENT
 from testkit.patient_publishing import PUBLISH_SECONDS, patience
 from testkit.servers import RabbitServer
-from testkit.shop import PATIENT
 from testkit.waiting import wait_until
 
 if TYPE_CHECKING:

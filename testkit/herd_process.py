@@ -24,7 +24,11 @@ from cachekeeper.reading import core
 from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import Settings
 from lookups import read_user
-from testkit.shop import LONG, Gate, Reads, WatchedRedis, changed_user, mutate
+from testkit.gates import Gate
+from testkit.limits import LONG
+from testkit.mutating import mutate
+from testkit.shop import changed_user
+from testkit.watching import Reads, WatchedRedis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

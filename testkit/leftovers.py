@@ -33,7 +33,7 @@ def _has_word(process: psutil.Process, part: str) -> bool:
         return False
 
 
-class Place:
+class ProgramDirectory:
     """A directory that programs take for the system's temporary one, by which their processes are found again.
 
     Args:
@@ -91,7 +91,7 @@ class Place:
 class Program:
     """A program that runs in a place, its output in files."""
 
-    def __init__(self, place: Place, command: Sequence[str], name: str) -> None:
+    def __init__(self, place: ProgramDirectory, command: Sequence[str], name: str) -> None:
         self.place = place
         self._output = place.path / f"{name}.out"
         self._errors = place.path / f"{name}.err"
@@ -134,7 +134,7 @@ class Program:
 
 
 @contextmanager
-def running(place: Place, command: Sequence[str], name: str = "program") -> Iterator[Program]:
+def running(place: ProgramDirectory, command: Sequence[str], name: str = "program") -> Iterator[Program]:
     """Run a program; end it and all that is left of it afterwards."""
     program = Program(place, command, name)
     try:

@@ -1,7 +1,13 @@
-"""Modules that are wrong in one respect."""
+"""Modules and scripts that are wrong in one respect."""
 
+import copy
+import hashlib
 import inspect
 from types import ModuleType
+
+import pytest
+
+from cachekeeper.protocol import scripts
 
 
 def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
@@ -11,3 +17,13 @@ def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
     mutant = ModuleType(module.__name__)
     exec(compile(source.replace(old, new), f"a mutant of {module.__name__}", "exec"), mutant.__dict__)  # noqa: S102
     return mutant
+
+
+def mutate(monkeypatch: pytest.MonkeyPatch, script: str, good: str, bad: str) -> None:
+    """Run a known-bad variant of one of the protocol's scripts for the rest of the test."""
+    original: scripts.Script = getattr(scripts, script)
+    assert good in original.source
+    mutant = copy.copy(original)
+    mutant.source = original.source.replace(good, bad)
+    mutant.sha = hashlib.sha1(mutant.source.encode(), usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(scripts, script, mutant)

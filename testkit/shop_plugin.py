@@ -1,38 +1,100 @@
 """Fixtures that only tests against real parts need."""
 
 from collections.abc import Generator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import pymongo
 import pytest
+import redis
 
+from cachekeeper import metrics
+from cachekeeper.connections.mongodb import DatabaseReads
 from cachekeeper.devservers import FoundServer, Guardian, MongoServer, RedisServer
 from cachekeeper.devservers.ports import free_port
 from cachekeeper.devservers.worker_process import WorkerProcess
+from cachekeeper.model.sources import Absent
+from cachekeeper.protocol import Value
+from cachekeeper.reading.keeper import Keeper
+from cachekeeper.reading.singleflight import Flight
 from testkit.delivering import site, worker
 from testkit.failpoints import failing, failing_server
-from testkit.leftovers import Place
+from testkit.leftovers import ProgramDirectory
 from testkit.node import install
 from testkit.parts import missing
 from testkit.patient_publishing import patient_publishing
-from testkit.shop import arrivals, shop, stocked, watched_mongo
+from testkit.shop import Shop
 from testkit.taps import MongoTap
+from testkit.tokens import keeping
 from testkit.waiting import wait_until
+from testkit.watching import Reads
 
 __all__ = [
-    "arrivals",
     "failing",
     "failing_server",
     "node_packages",
     "patient_publishing",
     "place",
-    "shop",
     "site",
-    "stocked",
-    "watched_mongo",
     "worker",
 ]
 
 _LOG_LINES = 60
+
+
+@pytest.fixture(scope="session")
+def watched_mongo(mongo_server: MongoServer) -> Iterator[tuple[pymongo.MongoClient[Any], Reads]]:
+    """A client whose reads are watched; one for all tests, since a client costs a connection and threads."""
+    reads = Reads()
+    with mongo_server.client(event_listeners=[reads]) as client:
+        yield client, reads
+
+
+@pytest.fixture
+def shop(
+    redis_server: RedisServer,
+    mongo_server: MongoServer,
+    database: str,
+    watched_mongo: tuple[pymongo.MongoClient[Any], Reads],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Shop]:
+    """This process's servers, empty, with what the process has logged once forgotten."""
+    monkeypatch.setattr(metrics, "_said", set())
+    client, reads = watched_mongo
+    reads.reset()
+    made = Shop(redis_server, mongo_server, database, client, reads)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Who has come where he waits for others: `flight` for somebody else's load, `slot` for a read of MongoDB."""
+    seen: list[str] = []
+    wait, slot = Flight.wait, DatabaseReads.slot
+
+    def telling_wait(self: Flight, seconds: float) -> Value | Absent | None:
+        seen.append("flight")
+        return wait(self, seconds)
+
+    def telling_slot(self: DatabaseReads, patience: float) -> Any:
+        seen.append("slot")
+        return slot(self, patience)
+
+    monkeypatch.setattr(Flight, "wait", telling_wait)
+    monkeypatch.setattr(DatabaseReads, "slot", telling_slot)
+    return seen
+
+
+@pytest.fixture
+def stocked(shop: Shop) -> Shop:
+    """A database with one of each."""
+    ends = datetime.now(UTC) + timedelta(minutes=30)
+    shop.db.users.insert_one({"_id": 1, "name": "Ann", "version": 1})
+    shop.db.sessions.insert_one({"_id": "s1", "data": {"cart": [1]}, "version": 1, "expires_at": ends})
+    shop.db.products.insert_one({"_id": 1, "name": "Lamp"})
+    return shop
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +126,23 @@ def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, guardian: Guardian) -> Iterator[Place]:
+def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """A plain client of this process's Redis."""
+    with redis_server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
+    """A patient keeper on this process's servers, whose commands to MongoDB are tapped."""
+    with keeping(redis_server.url, mongo) as keeper:
+        yield keeper
+
+
+@pytest.fixture
+def place(tmp_path: Path, guardian: Guardian) -> Iterator[ProgramDirectory]:
     """Where the programs of one test run; what the test leaves is killed."""
-    place = Place(tmp_path, guardian)
+    place = ProgramDirectory(tmp_path, guardian)
     yield place
     place.clear()
 

@@ -11,7 +11,7 @@ from bson import Decimal128, Int64, ObjectId
 from pymongo.database import Database
 
 from cachekeeper import Keeper, Settings
-from testkit.shop import PATIENT
+from testkit.limits import PATIENT
 from testkit.taps import MongoTap
 
 TOKEN = "secret-token-1"

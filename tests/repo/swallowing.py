@@ -38,7 +38,7 @@ _SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SwallowingPlace:
     """Where an exception may vanish.
 
     Attributes:
@@ -59,7 +59,7 @@ class Place:
         return self.file, self.function, self.caught
 
 
-def swallowed(source: str, file: str, *, every: bool = False) -> Iterator[Place]:
+def swallowed(source: str, file: str, *, every: bool = False) -> Iterator[SwallowingPlace]:
     """The places of a module.
 
     Args:
@@ -70,7 +70,7 @@ def swallowed(source: str, file: str, *, every: bool = False) -> Iterator[Place]
     yield from _walk(ast.parse(source), (), file, every=every)
 
 
-def _walk(node: ast.AST, function: tuple[str, ...], file: str, *, every: bool) -> Iterator[Place]:
+def _walk(node: ast.AST, function: tuple[str, ...], file: str, *, every: bool) -> Iterator[SwallowingPlace]:
     for child in ast.iter_child_nodes(node):
         inside = (
             (*function, child.name)
@@ -81,22 +81,22 @@ def _walk(node: ast.AST, function: tuple[str, ...], file: str, *, every: bool) -
         if isinstance(child, ast.ExceptHandler):
             caught = "" if child.type is None else ast.unparse(child.type)
             if (every or _is_broad(child.type)) and not _covers(child.body, child.name):
-                yield Place(file, where, caught, child.lineno)
+                yield SwallowingPlace(file, where, caught, child.lineno)
         elif isinstance(child, ast.Try | ast.TryStar) and any(map(_leaves, child.finalbody)):
             # `return` in a `finally` drops what is on its way.
-            yield Place(file, where, "finally", child.finalbody[0].lineno)
+            yield SwallowingPlace(file, where, "finally", child.finalbody[0].lineno)
         elif isinstance(child, ast.Call):
             name = ast.unparse(child.func).rpartition(".")[2]
             is_kombus = name == "ignore_errors"  # all that a connection may raise
             if is_kombus or (name == "suppress" and (every or any(map(_is_broad, child.args)))):
-                yield Place(file, where, ast.unparse(child), child.lineno)
+                yield SwallowingPlace(file, where, ast.unparse(child), child.lineno)
             if any(word.arg == "return_exceptions" for word in child.keywords):
-                yield Place(file, where, "return_exceptions", child.lineno)
+                yield SwallowingPlace(file, where, "return_exceptions", child.lineno)
         elif _is_exit(child) and any(
             isinstance(part, ast.Return) and not _is_nothing(part.value) for part in ast.walk(child)
         ):
             # What it returns, if true, drops the exception.
-            yield Place(file, where, "__exit__", child.lineno)
+            yield SwallowingPlace(file, where, "__exit__", child.lineno)
         yield from _walk(child, inside, file, every=every)
 
 

@@ -12,7 +12,7 @@ from tests.repo.swallowing import swallowed
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.repo.swallowing import Place
+    from tests.repo.swallowing import SwallowingPlace
 
 PACKAGES = ("cachekeeper", "lookups", "producers", "worker")
 # Here every `except` is looked at; elsewhere those that catch what a server that is away raises, or anything.
@@ -127,15 +127,15 @@ REASONS: dict[tuple[str, str, str], str] = {
 }
 
 
-def places() -> list[Place]:
-    found: list[Place] = []
+def places() -> list[SwallowingPlace]:
+    found: list[SwallowingPlace] = []
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             found += places_in(path, path.read_text("utf-8"))
     return found
 
 
-def places_in(path: Path, source: str) -> list[Place]:
+def places_in(path: Path, source: str) -> list[SwallowingPlace]:
     name = path.relative_to(ROOT).as_posix()
     return list(swallowed(source, name, every=name.startswith(EVERY)))
 

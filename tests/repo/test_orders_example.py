@@ -23,7 +23,7 @@ PYTHON = [block for block in blocks(PAGE) if block.language == "python"]
 
 
 @dataclass(frozen=True)
-class Place:
+class Installation:
     """An environment with the wheel, and a directory with the package; nothing in it comes from the source tree."""
 
     python: Path
@@ -47,9 +47,9 @@ class Place:
 class Worker(WorkerProcess):
     """`celery -A cachekeeper worker` of the empty environment, in its directory."""
 
-    def __init__(self, guardian: Guardian, place: Place, modules: str) -> None:
-        super().__init__(guardian, {**place.environment, "CACHEKEEPER_MODULES": modules})
-        self._place = place
+    def __init__(self, guardian: Guardian, installation: Installation, modules: str) -> None:
+        super().__init__(guardian, {**installation.environment, "CACHEKEEPER_MODULES": modules})
+        self._place = installation
 
     def _command(self) -> Sequence[str]:
         # `env -C` does not exist everywhere; a shell does.
@@ -58,7 +58,7 @@ class Worker(WorkerProcess):
 
 
 @pytest.fixture
-def place(tmp_path: Path, redis_server: RedisServer, mongo_server: MongoServer, database: str) -> Place:
+def installation(tmp_path: Path, redis_server: RedisServer, mongo_server: MongoServer, database: str) -> Installation:
     # The hatchling of these tests builds, and their pip installs: the environment needs neither.
     wheels, environment, work = tmp_path / "wheels", tmp_path / "environment", tmp_path / "work"
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
@@ -82,7 +82,7 @@ def place(tmp_path: Path, redis_server: RedisServer, mongo_server: MongoServer, 
     module.parent.mkdir(parents=True)
     module.write_text(source.text, "utf-8")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CACHEKEEPER_", "PYTHON"))}
-    return Place(
+    return Installation(
         python,
         work,
         {
@@ -95,8 +95,8 @@ def place(tmp_path: Path, redis_server: RedisServer, mongo_server: MongoServer, 
 
 
 @contextmanager
-def working(guardian: Guardian, place: Place, modules: str) -> Iterator[None]:
-    worker = Worker(guardian, place, modules)
+def working(guardian: Guardian, installation: Installation, modules: str) -> Iterator[None]:
+    worker = Worker(guardian, installation, modules)
     worker.start()
     try:
         yield
@@ -112,16 +112,18 @@ def test_the_package_is_as_short_as_the_page_says() -> None:
 # One test, so that the environment is made once: under pytest-xdist every worker process would make its own.
 @pytest.mark.timeout(600)
 def test_orders_alone_and_beside_the_shipped_views(
-    place: Place, guardian: Guardian, redis_server: RedisServer, mongo_server: MongoServer, database: str
+    installation: Installation, guardian: Guardian, redis_server: RedisServer, mongo_server: MongoServer, database: str
 ) -> None:
-    where = place.run("-c", "import cachekeeper, orders; print(cachekeeper.__file__); print(orders.__file__)").split()
+    where = installation.run(
+        "-c", "import cachekeeper, orders; print(cachekeeper.__file__); print(orders.__file__)"
+    ).split()
     assert [Path(path).is_relative_to(ROOT) for path in where] == [False, False]
 
     publish, read, test = (block for block in PYTHON if block.mark == "continues")
-    assert place.run("-c", test.text) == ""
+    assert installation.run("-c", test.text) == ""
     broken = test.text.replace('"paid", 3)]', '"paid", 4)]')
     with pytest.raises(AssertionError, match="AssertionError"):
-        place.run("-c", broken)
+        installation.run("-c", broken)
 
     with redis_server.client() as redis, mongo_server.client() as mongo:
         orders = mongo[database].orders
@@ -131,18 +133,18 @@ def test_orders_alone_and_beside_the_shipped_views(
             ("orders", ["order_status"]),
             ("producers,lookups,worker,orders", ["blocked", "order_status", "search", "session", "user_name"]),
         ):
-            assert json.loads(place.run("-c", views, CACHEKEEPER_MODULES=modules)) == registered
+            assert json.loads(installation.run("-c", views, CACHEKEEPER_MODULES=modules)) == registered
             redis.flushall()
             orders.replace_one({"_id": 1815}, {"status": "new", "version": 1}, upsert=True)
-            with working(guardian, place, modules):
+            with working(guardian, installation, modules):
                 # Cached first, so that only the event can bring the change to the reader.
-                assert place.run("-c", read.text, CACHEKEEPER_MODULES=modules) == "new\n"
+                assert installation.run("-c", read.text, CACHEKEEPER_MODULES=modules) == "new\n"
                 assert redis.get("order:1815:status") == b"new"
-                place.run("-c", publish.text, CACHEKEEPER_MODULES=modules)
+                installation.run("-c", publish.text, CACHEKEEPER_MODULES=modules)
                 wait_until(lambda: redis.get("order:1815:status") == b"paid", f"the event is applied with {modules}")
-                assert place.run("-c", read.text, CACHEKEEPER_MODULES=modules) == "paid\n"
+                assert installation.run("-c", read.text, CACHEKEEPER_MODULES=modules) == "paid\n"
 
         redis.flushall()
-        command = str(place.python.parent / "cachekeeper")
-        place.run(command, "warm", "order_status", CACHEKEEPER_MODULES="orders", PYTHONPATH=".")
+        command = str(installation.python.parent / "cachekeeper")
+        installation.run(command, "warm", "order_status", CACHEKEEPER_MODULES="orders", PYTHONPATH=".")
         assert redis.get("order:1815:status") == b"paid"

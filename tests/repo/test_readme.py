@@ -43,7 +43,7 @@ def worker(guardian: Guardian, environment: dict[str, str]) -> Iterator[WorkerPr
 
 
 @pytest.fixture
-def keeper(environment: dict[str, str]) -> Iterator[Keeper]:
+def readme_keeper(environment: dict[str, str]) -> Iterator[Keeper]:
     keeper = Keeper(_settings(environment))
     yield keeper
     keeper.close()
@@ -74,14 +74,18 @@ def run(code: str, environment: Mapping[str, str]) -> str:
 
 @pytest.mark.usefixtures("worker")
 def test_the_example_brings_its_change_to_every_reader(
-    environment: dict[str, str], keeper: Keeper, redis_server: RedisServer, database: str, mongo_server: MongoServer
+    environment: dict[str, str],
+    readme_keeper: Keeper,
+    redis_server: RedisServer,
+    database: str,
+    mongo_server: MongoServer,
 ) -> None:
     publisher = Publisher(_settings(environment))
     with redis_server.client() as redis, mongo_server.client() as mongo:
         users = mongo[database].users
         users.insert_many([{"_id": 42, "name": "Ada", "version": 7}, {"_id": 43, "name": "Grace", "version": 1}])
         # Both are cached, so that without the worker both would stay.
-        assert [read_user(42, keeper=keeper), read_user(43, keeper=keeper)] == ["Ada", "Grace"]
+        assert [read_user(42, keeper=readme_keeper), read_user(43, keeper=readme_keeper)] == ["Ada", "Grace"]
         assert redis.get("user:42:name") == b"Ada"
 
         # An example that forgets to publish must not pass; the second user's event shows that the worker is at work.
@@ -90,11 +94,11 @@ def test_the_example_brings_its_change_to_every_reader(
         users.update_one({"_id": 43}, {"$set": {"name": "Hedy", "version": 2}})
         publisher.publish(UserUpdated(user_id="43", name="Hedy", version=2))
         wait_until(lambda: redis.get("user:43:name") == b"Hedy", "the worker has applied the other user's event")
-        assert read_user(42, keeper=keeper) == "Ada"
+        assert read_user(42, keeper=readme_keeper) == "Ada"
 
         assert run(EXAMPLE.text, environment) in {"Ada\n", "Ada Lovelace\n"}  # before or after the worker
         wait_until(lambda: redis.get("user:42:name") == b"Ada Lovelace", "the worker has applied the example's event")
-        assert read_user(42, keeper=keeper) == "Ada Lovelace"
+        assert read_user(42, keeper=readme_keeper) == "Ada Lovelace"
         assert users.find_one({"_id": 42}) == {"_id": 42, "name": "Ada Lovelace", "version": 9}
     publisher.close()
 

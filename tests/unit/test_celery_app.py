@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import celery
@@ -18,9 +14,8 @@ from cachekeeper.broker.queues import DELIVERY_LIMIT
 from cachekeeper.consuming.celery_app import WorkerApp, _configuration, create_app
 from cachekeeper.consuming.redis_channel import Channel
 from cachekeeper.errors import SettingsError
-from cachekeeper.settings import PREFIX, Settings, WorkerSettings
+from cachekeeper.settings import Settings, WorkerSettings
 
-ROOT = Path(__file__).resolve().parents[2]
 REDIS, RABBIT = "redis://broker:6379/1", "amqp://me:secret@broker//"
 
 
@@ -96,13 +91,6 @@ def test_nor_is_its_result_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(app_with(REDIS).backend, DisabledBackend)
 
 
-def test_the_old_name_finds_the_same_application() -> None:
-    """Where `worker` is ours."""
-    done = celery_worker("worker", **{**GOOD, "REDIS_URL": "cache"})
-    assert (done.returncode, done.stderr) == (1, celery_worker(**{**GOOD, "REDIS_URL": "cache"}).stderr)
-    assert PREFIX + "REDIS_URL" in done.stderr
-
-
 def test_a_process_keeps_its_own_application(monkeypatch: pytest.MonkeyPatch) -> None:
     own = celery.Celery("own")
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "there.is.none")  # a Celery application would take it up, and warn
@@ -117,69 +105,6 @@ def test_a_worker_needs_a_broker_and_modules_that_are_there() -> None:
         app_with(None)
     with pytest.raises(SettingsError, match="there is no module 'nothing_here'"):
         app_with(REDIS, modules=("nothing_here",))
-
-
-def celery_worker(app: str = "cachekeeper", **variables: str) -> subprocess.CompletedProcess[str]:
-    """`celery -A cachekeeper worker` with these variables and no others of ours."""
-    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
-    return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", app, "worker"],
-        cwd=ROOT,
-        env={**kept, **{PREFIX + name: value for name, value in variables.items()}},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-GOOD = {"REDIS_URL": "redis://cache", "MONGODB_URL": "mongodb://db/shop", "BROKER_URL": RABBIT}
-
-
-@pytest.mark.parametrize(
-    ("variables", "faults"),
-    [
-        ({}, ["REDIS_URL", "MONGODB_URL", "BROKER_URL"]),
-        ({**GOOD, "REDIS_URL": "cache", "LEASE_SECONDS": "soon"}, ["REDIS_URL", "LEASE_SECONDS"]),
-        ({**GOOD, "MONGODB_URL": "mongodb://db", "BROKER_URL": "kafka://x"}, ["MONGODB_URL", "BROKER_URL"]),
-        ({**GOOD, "MODULES": "lookups,nothing_here"}, ["MODULES"]),
-        ({**GOOD, "MODULES": "worker,producers"}, ["handler on_user_updated"]),
-    ],
-    ids=["none", "wrong", "two more", "no module", "modules that do not fit"],
-)
-def test_wrong_settings_end_it_at_once_by_name_and_without_a_traceback(
-    variables: dict[str, str], faults: list[str]
-) -> None:
-    done = celery_worker(**variables)
-    assert done.returncode not in {0, None}
-    assert "Traceback" not in done.stdout + done.stderr
-    for fault in faults:
-        assert (fault if " " in fault else PREFIX + fault) in done.stderr
-    for name in {"REDIS_URL", "MONGODB_URL", "BROKER_URL"} - set(faults):
-        assert PREFIX + name not in done.stderr
-    assert "secret" not in done.stdout + done.stderr
-
-
-def test_importing_the_worker_connects_to_nothing() -> None:
-    code = (
-        "import socket, threading\n"
-        "def refuse(*_): raise SystemExit('it connects')\n"
-        "socket.socket.connect = refuse\n"
-        "socket.getaddrinfo = refuse\n"
-        "import worker.celery\n"
-        "assert threading.active_count() == 1, threading.enumerate()\n"
-        "print(worker.celery.app.conf.worker_pool)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, **{PREFIX + name: value for name, value in GOOD.items()}},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, "threads"), done.stderr
 
 
 def test_the_settings_of_a_worker_are_all_settings() -> None:

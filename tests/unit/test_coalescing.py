@@ -30,7 +30,7 @@ from cachekeeper.values.ids import IdType
 from cachekeeper.values.times import to_ms
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME
 from lookups.sessions import END_SESSION
-from testkit.shop import settings
+from testkit.limits import settings
 
 SOON = datetime(2100, 1, 1, tzinfo=UTC)
 LATER = SOON + timedelta(hours=1)
@@ -43,7 +43,7 @@ COMMANDS: list[Command] = [*WRITES, INVALIDATE, *EXPIRES]
 
 
 @pytest.fixture(scope="module")
-def keeper() -> Keeper:
+def offline_keeper() -> Keeper:
     """It never connects: coalescing is arithmetic."""
     return Keeper(settings(value_limit_bytes=100, id_types="session=uuid"))
 
@@ -99,8 +99,8 @@ def follows_the_rules(keeper: Keeper) -> None:
             assert coalesced(keeper, commands) == expected(commands), commands
 
 
-def test_every_order_and_every_duplicate_comes_to_the_same_steps(keeper: Keeper) -> None:
-    follows_the_rules(keeper)
+def test_every_order_and_every_duplicate_comes_to_the_same_steps(offline_keeper: Keeper) -> None:
+    follows_the_rules(offline_keeper)
 
 
 class LowestVersion(applying._Change):
@@ -163,26 +163,26 @@ class WriteBeforeDeadline(applying._Change):
     ],
 )
 def test_the_search_finds_each_known_bad_rule(
-    keeper: Keeper, mutant: type[applying._Change], monkeypatch: pytest.MonkeyPatch
+    offline_keeper: Keeper, mutant: type[applying._Change], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(applying, "_Change", mutant)
     with pytest.raises(AssertionError):
-        follows_the_rules(keeper)
+        follows_the_rules(offline_keeper)
 
 
-def test_keys_do_not_mix(keeper: Keeper) -> None:
+def test_keys_do_not_mix(offline_keeper: Keeper) -> None:
     one, other = Write(USER_NAME, "1", "Ann", 5), Write(USER_NAME, "2", "Bob", 3)
-    assert coalesced(keeper, [one, other, Invalidate(USER_NAME, "3")]) == [
+    assert coalesced(offline_keeper, [one, other, Invalidate(USER_NAME, "3")]) == [
         Shown("change", version=5, value=b"Ann"),
         Shown("change", version=3, value=b"Bob"),
         Shown("invalidate"),
     ]
 
 
-def test_a_value_over_the_limit_is_not_cached_but_its_key_is_invalidated(keeper: Keeper) -> None:
+def test_a_value_over_the_limit_is_not_cached_but_its_key_is_invalidated(offline_keeper: Keeper) -> None:
     small, large = Write(USER_NAME, "1", "x" * 100, 1), Write(USER_NAME, "1", "x" * 101, 2)
-    assert coalesced(keeper, [small]) == [Shown("change", version=1, value=b"x" * 100)]
-    assert coalesced(keeper, [small, large]) == [Shown("invalidate")]
+    assert coalesced(offline_keeper, [small]) == [Shown("change", version=1, value=b"x" * 100)]
+    assert coalesced(offline_keeper, [small, large]) == [Shown("invalidate")]
 
 
 # --- blocks ---------------------------------------------------------------------------------------------------------
@@ -197,11 +197,11 @@ def longest(keeper: Keeper, ends: Sequence[datetime | None]) -> datetime | None:
     return command.until
 
 
-def test_of_blocks_the_longest_stands_and_one_for_ever_above_all(keeper: Keeper) -> None:
+def test_of_blocks_the_longest_stands_and_one_for_ever_above_all(offline_keeper: Keeper) -> None:
     for length in range(1, 5):
         for ends in itertools.product([SOON, LATER, None], repeat=length):
             wanted = None if None in ends else max(end for end in ends if end is not None)
-            assert longest(keeper, ends) == wanted, ends
+            assert longest(offline_keeper, ends) == wanted, ends
 
 
 # --- round trips ----------------------------------------------------------------------------------------------------
@@ -232,8 +232,8 @@ def costs_one_pipeline_a_server(keeper: Keeper, monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_a_mixed_batch_costs_one_pipeline_a_server(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
-    costs_one_pipeline_a_server(keeper, monkeypatch)
+def test_a_mixed_batch_costs_one_pipeline_a_server(offline_keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs_one_pipeline_a_server(offline_keeper, monkeypatch)
 
 
 def apply_each(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
@@ -257,18 +257,18 @@ APPLY = applying.apply
     ids=["event by event", "key by key", "in small pipelines"],
 )
 def test_known_bad_ways_to_apply_cost_more(
-    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, place: object, name: str, mutant: object
+    offline_keeper: Keeper, monkeypatch: pytest.MonkeyPatch, place: object, name: str, mutant: object
 ) -> None:
     monkeypatch.setattr(place, name, mutant)
     with pytest.raises(AssertionError):
-        costs_one_pipeline_a_server(keeper, monkeypatch)
+        costs_one_pipeline_a_server(offline_keeper, monkeypatch)
 
 
 # --- searches and whole views ---------------------------------------------------------------------------------------
 
 
-def test_names_are_folded_and_joined(keeper: Keeper) -> None:
-    plan = applying._Plan(keeper)
+def test_names_are_folded_and_joined(offline_keeper: Keeper) -> None:
+    plan = applying._Plan(offline_keeper)
     results = [Applied(), Applied()]
     plan.add(InvalidateWithin(SEARCH, ("Lamp", "LAMP", "Oak desk")), results[0])
     plan.add(InvalidateWithin(SEARCH, ("lamp", "\u212aettle")), results[1])
@@ -279,16 +279,16 @@ def test_names_are_folded_and_joined(keeper: Keeper) -> None:
     assert not plan._drops
 
 
-def test_a_name_of_a_length_that_nobody_could_pay_for_drops_the_view(keeper: Keeper) -> None:
-    plan = applying._Plan(keeper)
+def test_a_name_of_a_length_that_nobody_could_pay_for_drops_the_view(offline_keeper: Keeper) -> None:
+    plan = applying._Plan(offline_keeper)
     plan.add(InvalidateWithin(SEARCH, ("x" * applying.LONGEST_NAME,)), Applied())
     assert not plan._drops
     plan.add(InvalidateWithin(SEARCH, ("x", "x" * (applying.LONGEST_NAME + 1))), Applied())
     assert list(plan._drops) == ["search"]
 
 
-def test_a_view_is_dropped_once_a_batch(keeper: Keeper) -> None:
-    plan = applying._Plan(keeper)
+def test_a_view_is_dropped_once_a_batch(offline_keeper: Keeper) -> None:
+    plan = applying._Plan(offline_keeper)
     for _ in range(3):
         plan.add(InvalidateAll(SEARCH, "a reason"), Applied())
     ((_, results),) = plan._drops.values()
@@ -308,16 +308,16 @@ def test_a_view_is_dropped_once_a_batch(keeper: Keeper) -> None:
     ],
     ids=lambda command: type(command).__name__,
 )
-def test_an_id_of_the_wrong_type_is_found_before_anything_is_written(keeper: Keeper, command: Command) -> None:
+def test_an_id_of_the_wrong_type_is_found_before_anything_is_written(offline_keeper: Keeper, command: Command) -> None:
     with pytest.raises(InvalidId, match="UUID in lower case"):
-        check(keeper, [Expire(SESSION, A_UUID), command])
+        check(offline_keeper, [Expire(SESSION, A_UUID), command])
 
 
-def test_a_value_that_its_view_cannot_hold_is_found_before_anything_is_written(keeper: Keeper) -> None:
+def test_a_value_that_its_view_cannot_hold_is_found_before_anything_is_written(offline_keeper: Keeper) -> None:
     with pytest.raises(DamagedDocument):
-        check(keeper, [Write(USER_NAME, "1", 5, 1)])
+        check(offline_keeper, [Write(USER_NAME, "1", 5, 1)])
 
 
-def test_the_settings_decide_what_an_id_means(keeper: Keeper) -> None:
-    assert keeper.binding(SESSION).ids is IdType.UUID
-    assert keeper.binding(USER_NAME).ids is IdType.AUTO
+def test_the_settings_decide_what_an_id_means(offline_keeper: Keeper) -> None:
+    assert offline_keeper.binding(SESSION).ids is IdType.UUID
+    assert offline_keeper.binding(USER_NAME).ids is IdType.AUTO

@@ -8,7 +8,7 @@ import pytest
 
 from cachekeeper.consuming.message_batcher import MessageBatcher
 from cachekeeper.consuming.processor import Verdict
-from testkit.shop import counted
+from testkit.counting import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from kombu import Message
 
 from cachekeeper.consuming.messages import EventMessage, Poison, read_message
 from cachekeeper.publishing.wire_format import task_body, task_headers
-from testkit.shop import counted
+from testkit.counting import counted
 
 GOOD_HEADERS = task_headers("m1", 1)
 EVENT = {"type": "user.deleted", "user_id": "42"}

@@ -1,7 +1,5 @@
 """What modules register has to fit together, and says what does not."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -195,42 +193,6 @@ def test_a_module_that_is_not_there(name: str) -> None:
 def test_what_can_be_no_module(name: str) -> None:
     with pytest.raises(SettingsError, match=r"CACHEKEEPER_MODULES: .* is no module's full name"):
         load_registry([name])
-
-
-# --- the entry points -------------------------------------------------------------------------------------------------
-
-ROOT = Path(__file__).parents[2]
-COMMAND = "from cachekeeper.cli import main; main()"
-ENTRIES = {
-    "the worker": ["-m", "celery", "-A", "worker", "worker"],
-    "warm": ["-c", COMMAND, "warm", "user_name"],
-    "stream": ["-c", COMMAND, "stream"],
-}
-
-
-@pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("url", ["mongodb://127.0.0.1:1/shop", "mongodb://127.0.0.1:1/"], ids=["alone", "with another"])
-def test_a_view_that_only_a_setting_knows(entry: str, url: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CACHEKEEPER_")}
-    environment |= {
-        "CACHEKEEPER_REDIS_URL": "redis://127.0.0.1:1",
-        "CACHEKEEPER_BROKER_URL": "redis://127.0.0.1:1",
-        "CACHEKEEPER_MONGODB_URL": url,
-        "CACHEKEEPER_ID_TYPES": "user_nmae=objectid",
-    }
-    ended = subprocess.run(
-        [sys.executable, *ENTRIES[entry]],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert ended.returncode == 1
-    assert "CACHEKEEPER_ID_TYPES: no view with ids is named user_nmae; there are: session, user_name" in ended.stderr
-    assert ("CACHEKEEPER_MONGODB_URL: must name its database" in ended.stderr) is url.endswith("/")
-    assert "Traceback" not in ended.stderr
 
 
 def test_a_module_without_a_register_function(modules: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from cachekeeper.consuming.consumer import Consumer
-from testkit.shop import counted
+from testkit.counting import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar, cast
 
-import pytest
-
-from cachekeeper.devservers import RedisServer
 from cachekeeper.protocol import Store, Value, scripts
 from cachekeeper.protocol.outcomes import Acquired
 from cachekeeper.values.keys import meta_key
@@ -29,7 +25,7 @@ LATER = 100_000
 SLACK = 5_000  # of a TTL, for a machine that stands still for a moment
 
 
-class Lab:
+class StoreLab:
     """Steps on `K`, with times in milliseconds that are far enough apart to be told from each other."""
 
     def __init__(self, client: Redis) -> None:
@@ -106,7 +102,7 @@ def about(found: int, wanted: int) -> bool:
 FOREIGN = ("list", "hash", "set", "zset", "stream")
 
 
-def put_foreign(lab: Lab, key: str, kind: str) -> None:
+def put_foreign(lab: StoreLab, key: str, kind: str) -> None:
     """Put another Redis type at a key."""
     match kind:
         case "list":
@@ -119,9 +115,3 @@ def put_foreign(lab: Lab, key: str, kind: str) -> None:
             lab.client.zadd(key, {"x": 1})
         case "stream":
             lab.client.xadd(key, {"x": "y"})
-
-
-@pytest.fixture
-def lab(any_redis: RedisServer) -> Iterator[Lab]:
-    with any_redis.client() as client:
-        yield Lab(client)

@@ -18,9 +18,7 @@ from cachekeeper.protocol.store import STEPS_PER_PIPELINE
 from cachekeeper.values.fold import escape_braces
 from cachekeeper.values.keys import meta_key
 from testkit.waiting import wait_until
-from verification.protocol.store_lab import LATER, LEASE, MARKER, TTL, K, Lab, M, lab, put_foreign
-
-__all__ = ["lab"]
+from verification.protocol.store_lab import LATER, LEASE, MARKER, TTL, K, M, StoreLab, put_foreign
 
 
 @pytest.fixture
@@ -47,41 +45,41 @@ def refused_step() -> scripts.Step[object]:
     return dataclasses.replace(step, args=(*step.args[:2], "for ever", *step.args[3:]))
 
 
-def test_a_server_that_has_forgotten_its_scripts_is_taught_them(lab: Lab) -> None:
+def test_a_server_that_has_forgotten_its_scripts_is_taught_them(store_lab: StoreLab) -> None:
     for _ in range(2):
-        lab.client.flushall()
-        lab.client.script_flush()
-        assert lab.acquire() is Acquired.GRANTED
-        assert lab.client.script_exists(scripts.acquire(K, "x", lease_ms=1).script.sha) == [True]
-    assert lab.fill() is Filled.STORED
+        store_lab.client.flushall()
+        store_lab.client.script_flush()
+        assert store_lab.acquire() is Acquired.GRANTED
+        assert store_lab.client.script_exists(scripts.acquire(K, "x", lease_ms=1).script.sha) == [True]
+    assert store_lab.fill() is Filled.STORED
 
 
-def test_in_a_pipeline_too_and_every_step_runs_once(lab: Lab) -> None:
+def test_in_a_pipeline_too_and_every_step_runs_once(store_lab: StoreLab) -> None:
     keys = [f"user:{number}:name" for number in range(10)]
     marks = [scripts.change(key, Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER) for key in keys]
     gone = [scripts.invalidate(key) for key in keys]
-    lab.store.run(marks[0])  # known, while the other script is not
-    lab.client.delete(meta_key(keys[0]))
-    assert lab.store.run_all(marks + gone) == [Changed.MARKED] * 10 + [Invalidated.INVALIDATED] * 10
-    lab.client.script_flush()
-    assert lab.store.run_all(marks) == [Changed.MARKED] * 10
-    assert lab.store.run_all(marks) == [Changed.IGNORED] * 10
+    store_lab.store.run(marks[0])  # known, while the other script is not
+    store_lab.client.delete(meta_key(keys[0]))
+    assert store_lab.store.run_all(marks + gone) == [Changed.MARKED] * 10 + [Invalidated.INVALIDATED] * 10
+    store_lab.client.script_flush()
+    assert store_lab.store.run_all(marks) == [Changed.MARKED] * 10
+    assert store_lab.store.run_all(marks) == [Changed.IGNORED] * 10
 
 
-def test_outcomes_come_in_the_order_of_the_steps_however_many(lab: Lab) -> None:
+def test_outcomes_come_in_the_order_of_the_steps_however_many(store_lab: StoreLab) -> None:
     count = 2 * STEPS_PER_PIPELINE + 1
     wanted: list[scripts.Step[object]] = [
         scripts.acquire(f"user:{at}:name", "mine", lease_ms=LEASE) if at % 3 else some_step() for at in range(count)
     ]
-    outcomes = lab.store.run_all(wanted)
+    outcomes = store_lab.store.run_all(wanted)
     assert len(outcomes) == count
     assert outcomes[0] is Changed.MARKED
     assert set(outcomes[3::3]) == {Changed.IGNORED}
     assert set(outcomes[1::3] + outcomes[2::3]) == {Acquired.GRANTED}
 
 
-def test_no_steps_are_no_trouble(lab: Lab) -> None:
-    assert lab.store.run_all([]) == []
+def test_no_steps_are_no_trouble(store_lab: StoreLab) -> None:
+    assert store_lab.store.run_all([]) == []
 
 
 def test_after_a_restart(own_store: Store, own_redis: RedisServer) -> None:
@@ -126,18 +124,18 @@ def test_a_hung_server_is_unavailable_within_the_time_limit(impatient: Store, ow
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_a_refusal_is_unavailable_and_tells_no_value(lab: Lab, many: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_a_refusal_is_unavailable_and_tells_no_value(store_lab: StoreLab, many: bool) -> None:  # noqa: FBT001 - a parameter of the test
     with pytest.raises(CacheUnavailable) as caught:
-        lab.store.run_all([refused_step()]) if many else lab.run(refused_step())
+        store_lab.store.run_all([refused_step()]) if many else store_lab.run(refused_step())
     assert "secret" not in str(caught.value)
     assert K not in str(caught.value)
 
 
-def test_one_step_that_fails_does_not_keep_the_others_from_running(lab: Lab) -> None:
+def test_one_step_that_fails_does_not_keep_the_others_from_running(store_lab: StoreLab) -> None:
     others = [scripts.change(f"user:{at}:name", Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER) for at in (1, 2)]
     with pytest.raises(CacheUnavailable):
-        lab.store.run_all([others[0], refused_step(), others[1]])
-    assert lab.store.run_all(others) == [Changed.IGNORED] * 2
+        store_lab.store.run_all([others[0], refused_step(), others[1]])
+    assert store_lab.store.run_all(others) == [Changed.IGNORED] * 2
 
 
 EVERY_STEP: dict[str, Callable[[], scripts.Step[object]]] = {
@@ -155,44 +153,44 @@ EVERY_STEP: dict[str, Callable[[], scripts.Step[object]]] = {
 @pytest.mark.parametrize("name", EVERY_STEP)
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("kind", ["string", "list", "stream"])
-def test_metadata_that_is_none_is_what_no_metadata_is(lab: Lab, name: str, many: bool, kind: str) -> None:  # noqa: FBT001
+def test_metadata_that_is_none_is_what_no_metadata_is(store_lab: StoreLab, name: str, many: bool, kind: str) -> None:  # noqa: FBT001
     step, outcomes, left = EVERY_STEP[name](), [], []
     for damaged in (False, True):
-        lab.client.flushall()
-        lab.client.set(K, "there") if name == "invalidate" else None
+        store_lab.client.flushall()
+        store_lab.client.set(K, "there") if name == "invalidate" else None
         if damaged:
-            lab.client.set(M, "x") if kind == "string" else put_foreign(lab, M, kind)
-        outcomes.append(lab.store.run_all([step, step])[0] if many else lab.run(step))
-        left.append((lab.value, lab.client.type(M), set(lab.meta)))
+            store_lab.client.set(M, "x") if kind == "string" else put_foreign(store_lab, M, kind)
+        outcomes.append(store_lab.store.run_all([step, step])[0] if many else store_lab.run(step))
+        left.append((store_lab.value, store_lab.client.type(M), set(store_lab.meta)))
     assert outcomes[0] == outcomes[1]
     assert left[0] == left[1]
 
 
-def test_the_others_of_a_pipeline_run_once(lab: Lab) -> None:
+def test_the_others_of_a_pipeline_run_once(store_lab: StoreLab) -> None:
     other = "user:8:name"
-    lab.client.set(M, "x")
+    store_lab.client.set(M, "x")
     mine = [scripts.acquire(key, "mine", lease_ms=LEASE) for key in (other, K)]
-    assert lab.store.run_all([mine[0], mine[1], scripts.release(other, "mine")]) == [
+    assert store_lab.store.run_all([mine[0], mine[1], scripts.release(other, "mine")]) == [
         Acquired.GRANTED,
         Acquired.GRANTED,
         Released.RELEASED,
     ]
-    assert set(lab.meta) == {b"l", b"lx"}
+    assert set(store_lab.meta) == {b"l", b"lx"}
 
 
-def test_what_another_has_mended_stays(lab: Lab) -> None:
-    lab.expire(lab.now() + LATER)
-    before = lab.meta
-    assert lab.run(scripts.mend(M)) is Mended.WHOLE
-    assert lab.meta == before
+def test_what_another_has_mended_stays(store_lab: StoreLab) -> None:
+    store_lab.expire(store_lab.now() + LATER)
+    before = store_lab.meta
+    assert store_lab.run(scripts.mend(M)) is Mended.WHOLE
+    assert store_lab.meta == before
 
 
-def test_a_script_that_does_not_run_is_unavailable(lab: Lab) -> None:
+def test_a_script_that_does_not_run_is_unavailable(store_lab: StoreLab) -> None:
     step = some_step()
     script = scripts.Script("change")
     script.source, script.sha = "this is no Lua", "0" * 40
     with pytest.raises(CacheUnavailable):
-        lab.run(dataclasses.replace(step, script=script))
+        store_lab.run(dataclasses.replace(step, script=script))
 
 
 # --- Redis Cluster ---------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from verification.protocol.cells import (
     Step,
 )
 from verification.protocol.replay import SECOND, State, clock, compare, compare_state, step_of
-from verification.protocol.store_lab import FOREIGN, K, Lab, M, put_foreign
+from verification.protocol.store_lab import FOREIGN, K, M, StoreLab, put_foreign
 from verification.protocol.test_store_mutants import put_in
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         client.flushall()
         self.client = client
-        self.lab = Lab(client)
+        self.lab = StoreLab(client)
         self.store = Store(client)
         self.began = clock(client)
         self.cell = Cell()

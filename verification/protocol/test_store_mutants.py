@@ -21,10 +21,10 @@ from verification.protocol.explorer import Found, search
 from verification.protocol.families import family_of, space
 from verification.protocol.replay import replay
 from verification.protocol.running import DESIGN
-from verification.protocol.store_lab import Lab
+from verification.protocol.store_lab import StoreLab
 from verification.protocol.writes import RIGHT
 
-Check = Callable[[Lab], None]
+Check = Callable[[StoreLab], None]
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def some_cases() -> frozenset[Case]:
     return frozenset(cases)
 
 
-def the_replay(lab: Lab, name: str) -> None:
+def the_replay(lab: StoreLab, name: str) -> None:
     """The replay, of the steps that run one script."""
     scripts = {
         Acquire: "acquire",
@@ -64,14 +64,14 @@ def the_replay(lab: Lab, name: str) -> None:
 
 
 @pytest.fixture
-def default_lab(redis_server: RedisServer) -> Iterator[Lab]:
+def default_lab(redis_server: RedisServer) -> Iterator[StoreLab]:
     some_cases()  # here, so that a failure of its own is no mutant found
     with redis_server.client() as client:
-        yield Lab(client)
+        yield StoreLab(client)
 
 
 @pytest.mark.parametrize("name", ["acquire", "change", "expire", "fill", "invalidate", "read_until", "release"])
-def test_the_right_scripts_pass(name: str, default_lab: Lab) -> None:
+def test_the_right_scripts_pass(name: str, default_lab: StoreLab) -> None:
     the_replay(default_lab, name)
 
 
@@ -301,7 +301,7 @@ def put_in(name: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> No
     ("name", "old", "new", "check"), MUTANTS, ids=lambda part: part if isinstance(part, str) else ""
 )
 def test_a_wrong_script_is_noticed(
-    name: str, old: str, new: str, check: Check | None, default_lab: Lab, monkeypatch: pytest.MonkeyPatch
+    name: str, old: str, new: str, check: Check | None, default_lab: StoreLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_in(name, old, new, monkeypatch)
     run = check or functools.partial(the_replay, name=name)

@@ -12,7 +12,7 @@ from redis.commands.core import Script
 from cachekeeper.protocol import Registration, Value, scripts
 from cachekeeper.protocol.outcomes import Acquired, Filled
 from cachekeeper.values.keys import Template, meta_key
-from verification.protocol.store_lab import FOREIGN, LEASE, TTL, Lab, lab, put_foreign
+from verification.protocol.store_lab import FOREIGN, LEASE, TTL, StoreLab, put_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from cachekeeper.devservers import RedisServer
 
-__all__ = ["lab"]
 
 TEMPLATE = Template("search:", "")
 FILTER = "cachekeeper:search-texts"
@@ -91,8 +90,8 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(lab: Lab) -> Shelf:
-    return Shelf(lab.client)
+def shelf(store_lab: StoreLab) -> Shelf:
+    return Shelf(store_lab.client)
 
 
 def test_it_is_believed_once_it_is_as_old_as_anything_cached(shelf: Shelf) -> None:
@@ -157,9 +156,9 @@ def test_a_clock_that_is_set_back_before_the_filter_grows(shelf: Shelf) -> None:
     shelf.change()
 
 
-def test_it_ends_when_no_text_is_registered_for_a_day(shelf: Shelf, lab: Lab) -> None:
+def test_it_ends_when_no_text_is_registered_for_a_day(shelf: Shelf, store_lab: StoreLab) -> None:
     shelf.cache("roter")
-    assert 86_000_000 < lab.ttl(FILTER) <= 86_400_000
+    assert 86_000_000 < store_lab.ttl(FILTER) <= 86_400_000
 
 
 def test_what_is_over_is_forgotten(shelf: Shelf) -> None:
@@ -225,9 +224,9 @@ def test_it_says_yes_to_few_that_are_not_there(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize("kind", [*FOREIGN, "short text", "long text"])
-def test_something_else_in_its_place_is_replaced(shelf: Shelf, kind: str, lab: Lab) -> None:
+def test_something_else_in_its_place_is_replaced(shelf: Shelf, kind: str, store_lab: StoreLab) -> None:
     if kind in FOREIGN:
-        put_foreign(lab, FILTER, kind)
+        put_foreign(store_lab, FILTER, kind)
     else:
         shelf.client.set(FILTER, "x" * (5 if kind == "short text" else 4096))
     shelf.change()
@@ -237,16 +236,16 @@ def test_something_else_in_its_place_is_replaced(shelf: Shelf, kind: str, lab: L
     assert shelf.believed
 
 
-def test_a_lease_on_a_text_ends_with_its_metadata(lab: Lab) -> None:
+def test_a_lease_on_a_text_ends_with_its_metadata(store_lab: StoreLab) -> None:
     """So no fill lands later than the filter remembers."""
     key = TEMPLATE.key("roter")
     registration = Registration(FILTER, "roter", LEASE + TTL)
     for nonce in ("first", "second"):
         step = scripts.acquire(key, nonce, lease_ms=LEASE, refresh=True, registration=registration)
-        assert lab.run(step) is Acquired.GRANTED
-        assert 0 < lab.ttl(meta_key(key)) <= LEASE
-        assert lab.run(scripts.fill(key, nonce, Value(b"[]", None), ttl_ms=TTL, marker_ms=TTL)) is Filled.STORED
-        assert lab.client.hgetall(meta_key(key)) == {}
+        assert store_lab.run(step) is Acquired.GRANTED
+        assert 0 < store_lab.ttl(meta_key(key)) <= LEASE
+        assert store_lab.run(scripts.fill(key, nonce, Value(b"[]", None), ttl_ms=TTL, marker_ms=TTL)) is Filled.STORED
+        assert store_lab.client.hgetall(meta_key(key)) == {}
 
 
 # Times around the length of a life, and far beyond it: a block's slice is known modulo 256 only.
@@ -291,8 +290,10 @@ def take(shelf: Shelf, path: list[tuple[str, object]]) -> None:
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(path=st.lists(STEPS, max_size=25))
-def test_nothing_that_a_name_is_found_by_outlives_its_change(lab: Lab, path: list[tuple[str, object]]) -> None:
-    take(Shelf(lab.client), path)
+def test_nothing_that_a_name_is_found_by_outlives_its_change(
+    store_lab: StoreLab, path: list[tuple[str, object]]
+) -> None:
+    take(Shelf(store_lab.client), path)
 
 
 # What to put in for what, and a way on which that shows. All begin with a filter that is believed.

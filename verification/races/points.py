@@ -10,7 +10,8 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from testkit.shop import LONG, Gate
+from testkit.gates import Gate
+from testkit.limits import LONG
 from testkit.taps import RedisTap
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pymongo import WriteConcern
 from pymongo.read_concern import ReadConcern
 
-from testkit.shop import Reads
+from testkit.watching import Reads
 from verification.races.adapters.base import USER, Client, Contender
 from verification.races.points import Call, News, Point, Wire
 

@@ -21,7 +21,10 @@ from cachekeeper.protocol.outcomes import Acquired
 from cachekeeper.values.codecs import Json, Text
 from cachekeeper.values.keys import meta_key
 from lookups import SEARCH, SESSION, USER_NAME, read_session, read_user, save_session, search_products
-from testkit.shop import LONG, NO_MONGO, NOWHERE, QUICK, Gate, Shop, counted, meta, opened, threads
+from testkit.counting import counted
+from testkit.gates import Gate, opened, threads
+from testkit.limits import LONG, NO_MONGO, NOWHERE, QUICK
+from testkit.shop import Shop, meta
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,8 @@ from cachekeeper.model.events import Event
 from cachekeeper.model.registry import load_registry
 from cachekeeper.values.keys import meta_key
 from producers import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
-from testkit.shop import Shop, mutate
+from testkit.mutating import mutate
+from testkit.shop import Shop
 
 if TYPE_CHECKING:
     from cachekeeper.reading.keeper import Keeper

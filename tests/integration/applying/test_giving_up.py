@@ -18,8 +18,8 @@ from cachekeeper.settings import Settings
 from lookups import is_blocked
 from producers import UserLoggedOut
 from testkit.failpoints import WRITE_CONCERN_FAILED, be_well, delay_writes, fail_writes
+from testkit.limits import PATIENT
 from testkit.mutating import mutated
-from testkit.shop import PATIENT
 from testkit.shop_of_faults import WentWrong
 
 if TYPE_CHECKING:

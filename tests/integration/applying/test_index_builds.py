@@ -82,7 +82,7 @@ def db(failing: MongoServer, builds: Builds) -> Iterator[Database[Any]]:
 
 
 @pytest.fixture
-def keeper(db: Database[Any]) -> Iterator[Keeper]:
+def mongo_keeper(db: Database[Any]) -> Iterator[Keeper]:
     made = Keeper(
         Settings(redis_url=NOWHERE, mongodb_url="mongodb://127.0.0.1:1/x", load_timeout_seconds=LIMIT), database=db
     )
@@ -113,14 +113,14 @@ def check_a_slow_build(failing: MongoServer, keeper: Keeper, builds: Builds, cap
 
 
 def test_a_slow_build_is_begun_once_and_nothing_waits_for_it(
-    failing: MongoServer, keeper: Keeper, builds: Builds, caplog: pytest.LogCaptureFixture
+    failing: MongoServer, mongo_keeper: Keeper, builds: Builds, caplog: pytest.LogCaptureFixture
 ) -> None:
-    check_a_slow_build(failing, keeper, builds, caplog)
+    check_a_slow_build(failing, mongo_keeper, builds, caplog)
 
 
 def test_mutant_that_builds_within_the_limit_of_a_call(
     failing: MongoServer,
-    keeper: Keeper,
+    mongo_keeper: Keeper,
     builds: Builds,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -128,7 +128,7 @@ def test_mutant_that_builds_within_the_limit_of_a_call(
     wrong = mutated(mongo_indexes, "_NO_LIMIT = 0.0", "_NO_LIMIT = 0.5")
     monkeypatch.setattr(ttl_indexes, "BackgroundIndex", wrong.BackgroundIndex)
     with pytest.raises(DatabaseUnavailable, match=r"indexing first\.at"):
-        check_a_slow_build(failing, keeper, builds, caplog)
+        check_a_slow_build(failing, mongo_keeper, builds, caplog)
 
 
 def test_a_client_with_a_time_limit_of_its_own_builds_without(failing: MongoServer, builds: Builds) -> None:
@@ -139,17 +139,17 @@ def test_a_client_with_a_time_limit_of_its_own_builds_without(failing: MongoServ
     assert "maxTimeMS" not in command
 
 
-def test_what_fails_keeps_no_other_index_waiting(failing: MongoServer, keeper: Keeper) -> None:
-    index_keeper = keeping(keeper)
+def test_what_fails_keeps_no_other_index_waiting(failing: MongoServer, mongo_keeper: Keeper) -> None:
+    index_keeper = keeping(mongo_keeper)
     fail_indexing(failing, {"errorCode": 112, "namespace": "builds.first"})
     for _ in range(2):
         with pytest.raises(DatabaseUnavailable, match=r"^MongoDB failed while indexing first\.at \(WriteConflict"):
             index_keeper.look()
         for name in COLLECTIONS[1:]:
-            assert "at_1" in keeper.database[name].index_information()
+            assert "at_1" in mongo_keeper.database[name].index_information()
     be_well(failing)
     index_keeper.look()
-    assert "at_1" in keeper.database["first"].index_information()
+    assert "at_1" in mongo_keeper.database["first"].index_information()
 
 
 def check_all_are_tried(failing: MongoServer, keeper: Keeper, builds: Builds) -> None:
@@ -160,17 +160,19 @@ def check_all_are_tried(failing: MongoServer, keeper: Keeper, builds: Builds) ->
     assert {command["createIndexes"] for command in builds.sent} == {*COLLECTIONS}
 
 
-def test_an_outage_of_one_index_leaves_no_other_untried(failing: MongoServer, keeper: Keeper, builds: Builds) -> None:
-    check_all_are_tried(failing, keeper, builds)
+def test_an_outage_of_one_index_leaves_no_other_untried(
+    failing: MongoServer, mongo_keeper: Keeper, builds: Builds
+) -> None:
+    check_all_are_tried(failing, mongo_keeper, builds)
 
 
 def test_mutant_that_ends_its_look_at_the_first_outage(
-    failing: MongoServer, keeper: Keeper, builds: Builds, monkeypatch: pytest.MonkeyPatch
+    failing: MongoServer, mongo_keeper: Keeper, builds: Builds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = mutated(ttl_indexes, "outage = outage or error", "raise")
     monkeypatch.setattr(f"{__name__}.IndexKeeper", wrong.IndexKeeper)
     with pytest.raises(AssertionError):
-        check_all_are_tried(failing, keeper, builds)
+        check_all_are_tried(failing, mongo_keeper, builds)
 
 
 def is_dropped(database: Database[Any]) -> bool:
@@ -179,30 +181,30 @@ def is_dropped(database: Database[Any]) -> bool:
 
 
 def test_a_build_that_is_ended_is_begun_again(
-    failing: MongoServer, keeper: Keeper, builds: Builds, caplog: pytest.LogCaptureFixture
+    failing: MongoServer, mongo_keeper: Keeper, builds: Builds, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index_keeper = keeping(keeper)
+    index_keeper = keeping(mongo_keeper)
     with hold_index_builds(failing):
         index_keeper.look()
-        wait_until(lambda: "at_1" in keeper.database["first"].index_information(), "the build that begins")
+        wait_until(lambda: "at_1" in mongo_keeper.database["first"].index_information(), "the build that begins")
         # It ends the build, once that goes on.
-        dropping = threading.Thread(target=keeper.database["first"].drop_index, args=("at_1",))
+        dropping = threading.Thread(target=mongo_keeper.database["first"].drop_index, args=("at_1",))
         dropping.start()
-        wait_until(lambda: is_dropped(keeper.database), "the command that drops it")
+        wait_until(lambda: is_dropped(mongo_keeper.database), "the command that drops it")
     dropping.join(HANG_SECONDS)
     wait_until(lambda: "first" in builds.ended, "the end of the build")
     with pytest.raises(DatabaseUnavailable, match=r"^MongoDB failed while indexing first\.at \(IndexBuildAborted"):
         index_keeper.look()
     index_keeper.look()
     assert len(builds.of("first")) == 2
-    assert "at_1" in keeper.database["first"].index_information()
+    assert "at_1" in mongo_keeper.database["first"].index_information()
     assert caplog.text.count(SLOW) == 1
 
 
 def test_the_end_of_a_worker_does_not_wait_for_a_build(
-    failing: MongoServer, keeper: Keeper, builds: Builds, caplog: pytest.LogCaptureFixture
+    failing: MongoServer, mongo_keeper: Keeper, builds: Builds, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index_keeper = keeping(keeper)
+    index_keeper = keeping(mongo_keeper)
     with hold_index_builds(failing):
         index_keeper.start()
         wait_until(lambda: SLOW in caplog.text, "the log")
@@ -210,7 +212,7 @@ def test_the_end_of_a_worker_does_not_wait_for_a_build(
         ending.start()
         ending.join(HANG_SECONDS)
         assert not ending.is_alive()
-        keeper.close()
+        mongo_keeper.close()
         assert "first" not in builds.ended
     assert "not making" not in caplog.text
 

@@ -21,7 +21,7 @@ from cachekeeper.relays.outbox_relay import Relay
 from cachekeeper.settings import RelaySettings, Settings
 from producers import UserUpdated
 from testkit.failpoints import be_well, fail_indexing
-from testkit.shop import PATIENT
+from testkit.limits import PATIENT
 from testkit.waiting import wait_until
 
 MODULES = ("producers", "lookups", "worker")

@@ -17,8 +17,8 @@ from cachekeeper.model.commands import Block
 from cachekeeper.settings import Settings
 from lookups import BLOCKED
 from testkit.delivering import REGISTRY
+from testkit.limits import PATIENT
 from testkit.mutating import mutated
-from testkit.shop import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -23,7 +23,9 @@ from cachekeeper.model.views import Server
 from cachekeeper.values.keys import meta_key
 from lookups import BLOCKED, SESSION, USER_NAME, read_user
 from lookups.sessions import END_SESSION
-from testkit.shop import NO_MONGO, NO_REDIS, NOWHERE, Shop, mutate
+from testkit.limits import NO_MONGO, NO_REDIS, NOWHERE
+from testkit.mutating import mutate
+from testkit.shop import Shop
 
 if TYPE_CHECKING:
     from cachekeeper.reading.keeper import Keeper

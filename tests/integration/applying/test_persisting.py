@@ -16,13 +16,13 @@ from cachekeeper.model.commands import Block, Command, Persist
 from lookups import BLOCKED, SESSION, is_blocked
 from lookups.sessions import END_SESSION
 from testkit.failpoints import delay_writes
-from testkit.shop import PATIENT
+from testkit.limits import PATIENT
 from testkit.taps import MongoTap
 from testkit.tokens import keeping
 from tests.integration.applying.logouts import LATER, LATEST, blocks_of, ended, failures, logout, logouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from pymongo import UpdateOne
     from pymongo.monitoring import CommandStartedEvent
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
     from cachekeeper.reading.keeper import Keeper
 
 EVENTS = 40
-
-
-@pytest.fixture
-def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
-    with keeping(redis_server.url, mongo, **PATIENT) as keeper:
-        yield keeper
 
 
 def costs(keeper: Keeper, mongo: MongoTap, batch: Sequence[Sequence[Command]]) -> dict[str, list[str]]:

@@ -12,7 +12,8 @@ from cachekeeper.applying.batch import apply
 from cachekeeper.devservers.ports import free_port
 from cachekeeper.errors import CacheUnavailable, PersistedNotCached
 from lookups import BLOCKED, block_token, save_session
-from testkit.shop import NO_REDIS, Shop
+from testkit.limits import NO_REDIS
+from testkit.shop import Shop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,8 +20,8 @@ from cachekeeper.model.commands import Block, Command, Expire, Persist
 from lookups import BLOCKED, SESSION, USER_NAME, block_token, is_blocked, read_session, save_session
 from lookups.sessions import END_SESSION, SessionEnded
 from testkit.failpoints import DUPLICATE_KEY, refuse_saves
+from testkit.limits import PATIENT
 from testkit.mutating import mutated
-from testkit.shop import PATIENT
 from testkit.tokens import keeping
 from tests.integration.applying.logouts import LATER, LATEST, blocks_of, ended, failures, logout, logouts
 
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
     from testkit.taps import MongoTap
 
 Check = Callable[["Keeper", "MongoTap"], None]
-
-
-@pytest.fixture
-def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
-    with keeping(redis_server.url, mongo, **PATIENT) as keeper:
-        yield keeper
 
 
 def forbid(mongo: MongoTap, collection: str, document_id: str) -> None:

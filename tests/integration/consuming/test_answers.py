@@ -14,8 +14,8 @@ from cachekeeper.broker.queues import work_queue
 from cachekeeper.consuming.acks import Acknowledgements, rejection
 from cachekeeper.consuming.redis_channel import Connection
 from producers import UserLoggedOut
+from testkit.counting import counted
 from testkit.patient_publishing import give_patience
-from testkit.shop import counted
 from testkit.waiting import wait_until
 
 if TYPE_CHECKING:

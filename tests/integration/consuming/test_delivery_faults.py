@@ -15,7 +15,7 @@ from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.settings import PublisherSettings
 from producers import UserLoggedOut, UserUpdated
 from testkit.delivering import Site
-from testkit.shop import PATIENT
+from testkit.limits import PATIENT
 from testkit.shop_of_faults import WentWrong
 from testkit.waiting import wait_until
 

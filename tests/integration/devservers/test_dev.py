@@ -1,10 +1,9 @@
-"""`cachekeeper dev`: what it prints, how it ends, and that nothing of it is left, however it ends."""
+"""`cachekeeper dev`: what it prints, what runs in it, and what is said of a start that fails."""
 
 import json
 import re
 import signal
 import stat
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
@@ -21,42 +20,14 @@ from cachekeeper.broker.names import CONTROL_EXCHANGE
 from cachekeeper.devservers import DevStack, FoundServer, ServerFailed, StackError
 from cachekeeper.devservers.state import published, running_stacks
 from producers import UserDeleted, outbox
-from testkit.leftovers import CACHEKEEPER, ROOT, Place, Program, running, script
+from testkit.leftovers import CACHEKEEPER, ROOT, Program, ProgramDirectory, running
 from testkit.waiting import wait_until
+from tests.integration.devservers.dev_programs import DEV, READY, ask, fake_mongod, variables
 
 pytestmark = pytest.mark.usefixtures("redis_found", "mongo_found")
 
-DEV = [*CACHEKEEPER, "dev", "--no-worker", "--no-relay"]
-READY = "ctrl-C ends it all"
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-# Under `nohup` the tests have SIGHUP ignored, and so would what they start.
-HEARING = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 
-
-def variables(text: str) -> dict[str, str]:
-    """What a shell has after it evaluated the text; every line must be an export."""
-    lines = text.splitlines()
-    assert lines
-    assert all(line.startswith("export CACHEKEEPER_") for line in lines)
-    names = [line.split()[1].partition("=")[0] for line in lines]
-    shown = "\n".join(f'printf "%s\\n" "${name}"' for name in names)
-    said = subprocess.run(["sh", "-c", f"{text}\n{shown}"], env={}, capture_output=True, text=True, check=True).stdout
-    return dict(zip(names, said.splitlines(), strict=True))
-
-
-def ask(place: Place, *arguments: str, where: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`cachekeeper dev --env` in another process."""
-    return subprocess.run(
-        [*CACHEKEEPER, "dev", "--env", *arguments],
-        env=place.environment,
-        cwd=where,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_it_prints_what_another_shell_needs_and_nothing_else_on_standard_output(place: Place) -> None:
+def test_it_prints_what_another_shell_needs_and_nothing_else_on_standard_output(place: ProgramDirectory) -> None:
     with running(place, DEV) as dev:
         dev.wait_for(READY)
         found = variables(dev.output)
@@ -91,7 +62,7 @@ def test_it_prints_what_another_shell_needs_and_nothing_else_on_standard_output(
     place.assert_empty()
 
 
-def test_asking_for_a_stack_where_none_runs_is_an_error(place: Place) -> None:
+def test_asking_for_a_stack_where_none_runs_is_an_error(place: ProgramDirectory) -> None:
     answer = ask(place)
     assert answer.returncode == 1
     assert answer.stdout == ""
@@ -102,7 +73,7 @@ def test_asking_for_a_stack_where_none_runs_is_an_error(place: Place) -> None:
 
 
 def test_of_two_stacks_the_one_of_this_directory_answers_and_else_one_must_be_named(
-    place: Place, tmp_path: Path
+    place: ProgramDirectory, tmp_path: Path
 ) -> None:
     elsewhere = (tmp_path / "another").resolve()
     elsewhere.mkdir()
@@ -135,11 +106,11 @@ def test_of_two_stacks_the_one_of_this_directory_answers_and_else_one_must_be_na
         assert f"was started in {ROOT}" in only.stderr
 
 
-def _started(place: Place, program: Program) -> float:
+def _started(place: ProgramDirectory, program: Program) -> float:
     return next(stack.started for stack in running_stacks(place.path) if stack.pid == program.process.pid)
 
 
-def test_with_everything_a_change_is_cached_whoever_makes_it(place: Place) -> None:
+def test_with_everything_a_change_is_cached_whoever_makes_it(place: ProgramDirectory) -> None:
     """One by the outbox, one that only MongoDB hears of, one over HTTP; and all of them end together."""
     with running(place, [*CACHEKEEPER, "dev", "--stream", "--http", "0"]) as dev:
         found = variables(dev.wait_for(READY).output)
@@ -180,114 +151,8 @@ def test_with_everything_a_change_is_cached_whoever_makes_it(place: Place) -> No
     place.assert_empty()
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_it_ends_well_on_a_signal(place: Place, number: signal.Signals) -> None:
-    with running(place, [*script(HEARING), *DEV]) as dev:
-        dev.wait_for(READY).send(number)
-        assert dev.end() == 0
-        assert place.left() == [], "it has waited for its own end"
-
-
-def test_it_ends_on_ctrl_c_where_a_shell_has_had_that_ignored(place: Place) -> None:
-    with running(place, ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *DEV]) as dev:
-        dev.wait_for(READY).send(signal.SIGINT)
-        assert dev.end() == 0
-    place.assert_empty()
-
-
-@pytest.mark.parametrize("stage", ["", "cache: ", "security and broker: "], ids=["first", "second", "third"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
-def test_nothing_is_left_of_a_start_that_was_cut_short(
-    place: Place, mongo_found: FoundServer, stage: str, number: signal.Signals
-) -> None:
-    # A real mongod that answers nobody without its key: however late the signal comes, the start is under way.
-    key = place.path / "key"
-    key.write_text("nobodyknows")
-    key.chmod(0o600)
-    mongod = _fake_mongod(place, f'exec "{mongo_found.path}" "$@" --keyFile "{key}"')
-    with running(place, [*DEV, "--mongod", str(mongod)]) as dev:
-        if stage:
-            dev.wait_for(stage)
-        else:
-            wait_until(lambda: any(place.path.glob("cachekeeper-*")), "the start has begun")
-        dev.send(number)
-        assert dev.end() == (0 if number == signal.SIGINT else -number)
-        assert "export" not in dev.output
-        place.assert_empty()
-
-
-def test_nothing_is_left_of_a_second_ctrl_c(place: Place) -> None:
-    kept = place.path / "kept"
-    with running(place, [*DEV, "--data", str(kept)]) as dev:
-        found = variables(dev.wait_for(READY).output)
-        for name in ("CACHEKEEPER_REDIS_URL", "CACHEKEEPER_SECURITY_REDIS_URL"):
-            with redis.Redis.from_url(found[name], socket_timeout=20) as client:
-                client.config_set("save", "3600 1")
-        # Redis does not end on SIGTERM while it cannot save: an orderly end would wait for it.
-        (kept / "security" / "dump.rdb").mkdir()
-        (log,) = place.path.glob("cachekeeper-*/security.log")
-        dev.send(signal.SIGINT)
-        wait_until(lambda: "can't exit" in log.read_text(), "the end is waiting for the security server")
-        dev.send(signal.SIGTERM)
-        assert dev.end() == 0
-        assert not (kept / "cache" / "dump.rdb").exists(), "the next in order was still asked to end, and saved"
-        place.assert_empty()
-
-
-def _process(dev: Program, name: str) -> psutil.Process:
-    return next(child for child in psutil.Process(dev.process.pid).children() if name in child.name())
-
-
-def test_nothing_is_left_after_sigkill(place: Place) -> None:
-    with running(place, DEV) as dev:
-        dev.wait_for(READY)
-        wait_until(lambda: len(place.processes()) == 5, "itself, its guardian, two Redis, one MongoDB")
-        dev.send(signal.SIGKILL)
-        assert dev.end() == -signal.SIGKILL
-        place.assert_empty()
-
-
-def test_nothing_is_left_of_stopped_servers(place: Place) -> None:
-    with running(place, DEV) as dev:
-        dev.wait_for(READY)
-        for name in ("redis", "mongod"):
-            _process(dev, name).suspend()
-        dev.send(signal.SIGKILL)
-        dev.end()
-        place.assert_empty()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_it_ends_with_its_parent_if_told_to(place: Place, number: signal.Signals) -> None:
-    with running(place, _parent_of([*DEV, "--with-parent"])) as parent:
-        parent.wait_for(READY).send(number)
-        parent.end()
-        place.assert_empty()
-
-
-def test_it_outlives_its_parent_if_not_told_otherwise(place: Place) -> None:
-    with running(place, _parent_of(DEV)) as parent:
-        parent.wait_for(READY).send(signal.SIGKILL)
-        parent.end()
-        # It would take 0.2 s to notice. Anything that asks it for its variables after that shows that it did not end.
-        with pytest.raises(AssertionError):
-            wait_until(lambda: not place.left(), "the stack is gone", 1.5)
-        assert ask(place).returncode == 0
-
-
-def _parent_of(command: list[str]) -> list[str]:
-    return script(f"import subprocess; subprocess.run({command!r})")
-
-
-def _fake_mongod(place: Place, does: str) -> Path:
-    path = place.path / "mongod"
-    path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "db version v9.9.9" && exit\n{does}\n')
-    path.chmod(0o755)
-    return path
-
-
-def test_nothing_is_left_of_a_failed_start(place: Place) -> None:
-    mongod = _fake_mongod(place, "echo what went wrong; exit 3")
+def test_nothing_is_left_of_a_failed_start(place: ProgramDirectory) -> None:
+    mongod = fake_mongod(place, "echo what went wrong; exit 3")
     with running(place, [*DEV, "--mongod", str(mongod)]) as dev:
         assert dev.end() == 1
         assert "mongodb exited with status 3 while starting" in dev.errors
@@ -297,7 +162,7 @@ def test_nothing_is_left_of_a_failed_start(place: Place) -> None:
         assert place.left() == [], "it has waited for its own end"
 
 
-def test_a_program_that_is_none_is_named(place: Place) -> None:
+def test_a_program_that_is_none_is_named(place: ProgramDirectory) -> None:
     with running(place, [*DEV, "--mongod", "/nonexistent/mongod"]) as dev:
         assert dev.end() == 1
         assert "/nonexistent/mongod does not run on this system: No such file or directory" in dev.errors
@@ -305,29 +170,8 @@ def test_a_program_that_is_none_is_named(place: Place) -> None:
         assert place.left() == []
 
 
-@pytest.mark.parametrize("victim", ["mongod", "redis"])
-def test_the_death_of_a_server_ends_it_all(place: Place, victim: str) -> None:
-    with running(place, DEV) as dev:
-        dev.wait_for(READY)
-        _process(dev, victim).kill()
-        assert dev.end() == 1
-        assert "was killed by SIGKILL unexpectedly. The last lines of its log:" in dev.errors
-        assert {"mongod": "mongodb was", "redis": "cache was"}[victim] in dev.errors
-        assert place.left() == []
-
-
-def test_the_death_of_the_guardian_ends_it_all(place: Place) -> None:
-    with running(place, DEV) as dev:
-        dev.wait_for(READY)
-        (guardian,) = place.guardians()
-        guardian.kill()
-        assert dev.end() == 1
-        assert "the guardian process is gone" in dev.errors
-        assert place.left() == [], "it did the guardian's work itself"
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_data_directory_is_kept_and_nothing_else(place: Place, number: signal.Signals) -> None:
+def test_a_data_directory_is_kept_and_nothing_else(place: ProgramDirectory, number: signal.Signals) -> None:
     kept = place.path / "kept"
     command = [*DEV, "--data", str(kept)]
     with running(place, command, "first") as first:
@@ -354,7 +198,7 @@ def test_a_data_directory_is_kept_and_nothing_else(place: Place, number: signal.
             assert mongo.get_default_database()["things"].count_documents({}) == 1
 
 
-def test_a_data_directory_that_cannot_be_made_is_an_error(place: Place) -> None:
+def test_a_data_directory_that_cannot_be_made_is_an_error(place: ProgramDirectory) -> None:
     (place.path / "file").write_text("")
     with running(place, [*DEV, "--data", str(place.path / "file")]) as dev:
         assert dev.end() == 1
@@ -377,7 +221,7 @@ def test_only_a_private_file_of_a_living_process_is_believed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
-def test_the_shipped_worker_is_part_of_it(place: Place, number: signal.Signals) -> None:
+def test_the_shipped_worker_is_part_of_it(place: ProgramDirectory, number: signal.Signals) -> None:
     with running(place, [*CACHEKEEPER, "dev", "--data", str(place.path / "kept")]) as dev:
         found = variables(dev.wait_for(READY).output)
         everything = "itself, its guardian, two Redis, one MongoDB, the worker, the relay"
@@ -425,7 +269,7 @@ def test_a_stack_starts_once() -> None:
     assert not stack.directory.exists()
 
 
-def test_the_command_line_names_the_missing_extra(place: Place) -> None:
+def test_the_command_line_names_the_missing_extra(place: ProgramDirectory) -> None:
     hidden = "import sys; sys.modules['typer'] = None; from cachekeeper.cli import main; main()"
     with running(place, [sys.executable, "-c", hidden]) as program:
         assert program.end() == 1

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from cachekeeper.devservers import FoundServer
-from testkit.leftovers import Place, running
+from testkit.leftovers import ProgramDirectory, running
 from testkit.waiting import wait_until
 
 INNER = """
@@ -24,7 +24,7 @@ def test_two(redis_server):
 """
 
 
-def pytest_command(place: Place, *arguments: str) -> list[str]:
+def pytest_command(place: ProgramDirectory, *arguments: str) -> list[str]:
     inner = place.path / "test_inner.py"
     inner.write_text(INNER)
     plain = ["-c", "/dev/null", "--rootdir", str(place.path), "-p", "no:cacheprovider", "-p", "testkit.servers_plugin"]
@@ -33,7 +33,7 @@ def pytest_command(place: Place, *arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=["alone", "xdist"])
 def test_the_closing_report_says_what_the_tests_ran_against(
-    place: Place, redis_found: FoundServer, arguments: list[str]
+    place: ProgramDirectory, redis_found: FoundServer, arguments: list[str]
 ) -> None:
     with running(place, pytest_command(place, *arguments)) as inner:
         assert inner.end() == 0, inner.output
@@ -43,7 +43,7 @@ def test_the_closing_report_says_what_the_tests_ran_against(
     place.assert_empty()
 
 
-def test_the_closing_report_says_so_where_no_server_was_wanted(place: Place) -> None:
+def test_the_closing_report_says_so_where_no_server_was_wanted(place: ProgramDirectory) -> None:
     with running(place, pytest_command(place, "-k", "nothing has this name")) as inner:
         inner.end()
         assert "none: no test that ran wanted a server" in inner.output
@@ -51,7 +51,7 @@ def test_the_closing_report_says_so_where_no_server_was_wanted(place: Place) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 @pytest.mark.parametrize("arguments", [[], ["-n", "1"]], ids=["alone", "xdist"])
-def test_no_server_outlives_pytest(place: Place, number: signal.Signals, arguments: list[str]) -> None:
+def test_no_server_outlives_pytest(place: ProgramDirectory, number: signal.Signals, arguments: list[str]) -> None:
     command = ["env", "WAIT=1", *pytest_command(place, *arguments)]
     with running(place, command) as inner:
         wait_until((place.path / "waiting").exists, "a test runs, with a server")

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from cachekeeper.devservers import FoundServer, Guardian, RedisServer, ServerFailed
-from testkit.leftovers import Place, running, script
+from testkit.leftovers import ProgramDirectory, running, script
 from testkit.waiting import wait_until
 
 START = """
@@ -32,7 +32,7 @@ def program(*, before: str = "", after: str = "") -> list[str]:
 pytestmark = pytest.mark.usefixtures("redis_found")
 
 
-def test_sigkill_leaves_nothing(place: Place) -> None:
+def test_sigkill_leaves_nothing(place: ProgramDirectory) -> None:
     with running(place, program()) as parent:
         parent.wait_for("ready")
         assert len(place.processes()) == 3, "itself, its guardian, the server"
@@ -51,7 +51,7 @@ MUTANTS = {
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
-def test_without_the_guardian_something_is_left(place: Place, mutant: str) -> None:
+def test_without_the_guardian_something_is_left(place: ProgramDirectory, mutant: str) -> None:
     """The tests of this file would notice."""
     with running(place, program(before=mutant)) as parent:
         parent.wait_for("ready").send(signal.SIGKILL)
@@ -63,7 +63,7 @@ def test_without_the_guardian_something_is_left(place: Place, mutant: str) -> No
 
 
 @pytest.mark.parametrize("milliseconds", range(1, 61, 5))
-def test_death_leaves_nothing_at_any_moment_of_a_start(place: Place, milliseconds: int) -> None:
+def test_death_leaves_nothing_at_any_moment_of_a_start(place: ProgramDirectory, milliseconds: int) -> None:
     # An alarm that the program has set itself, since this process is too slow to hit one moment of another. Unhandled
     # it kills as SIGKILL does: no line of Python runs any more.
     alarm = f"signal.setitimer(signal.ITIMER_REAL, {milliseconds / 1000})"
@@ -83,14 +83,14 @@ Guardian().spawn(["/bin/sleep", "600"], log=Path("/dev/null"))
 """
 
 
-def test_a_child_that_the_guardian_was_not_told_of_ends_by_itself(place: Place) -> None:
+def test_a_child_that_the_guardian_was_not_told_of_ends_by_itself(place: ProgramDirectory) -> None:
     """The parent dies between the start of a child and its word to the guardian."""
     with running(place, script(UNTOLD.format(mutation=""))) as parent:
         assert parent.end() == -signal.SIGKILL
         place.assert_empty()
 
 
-def test_a_child_that_does_not_wait_for_the_word_is_left(place: Place) -> None:
+def test_a_child_that_does_not_wait_for_the_word_is_left(place: ProgramDirectory) -> None:
     """The mutant of the test above."""
     mutation = "module._LAUNCH = 'exec \"$@\" </dev/null'"
     with running(place, script(UNTOLD.format(mutation=mutation))) as parent:
@@ -99,7 +99,7 @@ def test_a_child_that_does_not_wait_for_the_word_is_left(place: Place) -> None:
         assert len(place.processes()) == 1, "the child"
 
 
-def test_a_stopped_child_and_its_own_children_die_too(place: Place) -> None:
+def test_a_stopped_child_and_its_own_children_die_too(place: ProgramDirectory) -> None:
     more = (
         "from pathlib import Path\n"
         "guardian.spawn(['/bin/sh', '-c', 'sleep 600 & sleep 600 & wait'], log=server.directory / 'more.log')\n"
@@ -113,7 +113,7 @@ def test_a_stopped_child_and_its_own_children_die_too(place: Place) -> None:
         place.assert_empty()
 
 
-def test_a_fork_of_the_parent_does_not_keep_the_servers_alive(place: Place) -> None:
+def test_a_fork_of_the_parent_does_not_keep_the_servers_alive(place: ProgramDirectory) -> None:
     """It holds a copy of the pipe's writing end, so that the pipe does not end with the parent."""
     fork = (
         "if os.fork() == 0:\n"
@@ -130,7 +130,7 @@ def test_a_fork_of_the_parent_does_not_keep_the_servers_alive(place: Place) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_the_guardian_survives_what_may_be_sent_to_everybody(place: Place, number: signal.Signals) -> None:
+def test_the_guardian_survives_what_may_be_sent_to_everybody(place: ProgramDirectory, number: signal.Signals) -> None:
     with running(place, program()) as parent:
         parent.wait_for("ready")
         (guardian,) = place.guardians()

@@ -20,7 +20,7 @@ def replica_set(guardian: Guardian, mongo_found: FoundServer) -> Iterator[Replic
 
 
 @pytest.fixture
-def client(replica_set: ReplicaSet) -> Iterator[Client]:
+def set_client(replica_set: ReplicaSet) -> Iterator[Client]:
     """A client whose writes are acknowledged by a majority, on a set that is in step and empty."""
     replica_set.await_in_step()
     with replica_set.client() as client:
@@ -40,25 +40,25 @@ def seen_by(member: Member) -> object:
         return seen(client)
 
 
-def test_another_member_takes_over_and_keeps_what_a_majority_had(replica_set: ReplicaSet, client: Client) -> None:
-    client.shop.names.insert_one({"_id": 1, "name": "Ann"})
+def test_another_member_takes_over_and_keeps_what_a_majority_had(replica_set: ReplicaSet, set_client: Client) -> None:
+    set_client.shop.names.insert_one({"_id": 1, "name": "Ann"})
     first = replica_set.await_primary()
     second = replica_set.step_down()
     assert second is not first
-    assert seen(client) == "Ann"
+    assert seen(set_client) == "Ann"
     second.kill()
     third = replica_set.await_primary()
     assert third is not second
-    assert seen(client) == "Ann"
+    assert seen(set_client) == "Ann"
     second.restart()
 
 
-def test_a_deposed_primary_that_was_frozen_follows_the_new_one(replica_set: ReplicaSet, client: Client) -> None:
+def test_a_deposed_primary_that_was_frozen_follows_the_new_one(replica_set: ReplicaSet, set_client: Client) -> None:
     frozen = replica_set.await_primary()
     frozen.pause()
     try:
         elected = replica_set.await_primary(other_than=frozen)
-        client.shop.names.insert_one({"_id": 1, "name": "Ann"})
+        set_client.shop.names.insert_one({"_id": 1, "name": "Ann"})
     finally:
         frozen.resume()
     assert replica_set.await_in_step() is elected
@@ -66,11 +66,11 @@ def test_a_deposed_primary_that_was_frozen_follows_the_new_one(replica_set: Repl
     assert seen_by(frozen) == "Ann"
 
 
-def test_a_secondary_lags_and_answers_until_it_catches_up(replica_set: ReplicaSet, client: Client) -> None:
-    client.shop.names.insert_one({"_id": 1, "name": "Ann"})
+def test_a_secondary_lags_and_answers_until_it_catches_up(replica_set: ReplicaSet, set_client: Client) -> None:
+    set_client.shop.names.insert_one({"_id": 1, "name": "Ann"})
     lagging, other = replica_set.others(replica_set.await_in_step())
     replica_set.lag(lagging)
-    client.shop.names.update_one({"_id": 1}, {"$set": {"name": "Bea"}})
+    set_client.shop.names.update_one({"_id": 1}, {"$set": {"name": "Bea"}})
     replica_set.lag(lagging)  # twice is no error
     assert seen_by(lagging) == "Ann"
     assert seen_by(other) == "Bea"  # a majority has it
@@ -79,14 +79,16 @@ def test_a_secondary_lags_and_answers_until_it_catches_up(replica_set: ReplicaSe
     assert seen_by(lagging) == "Bea"
 
 
-def test_a_failover_rolls_back_what_one_member_had_and_keeps_the_rest(replica_set: ReplicaSet, client: Client) -> None:
-    client.shop.names.insert_one({"_id": 1, "name": "Ann"})
+def test_a_failover_rolls_back_what_one_member_had_and_keeps_the_rest(
+    replica_set: ReplicaSet, set_client: Client
+) -> None:
+    set_client.shop.names.insert_one({"_id": 1, "name": "Ann"})
     saw: dict[str, object] = {}
 
     def write(doomed: Client) -> None:
         acknowledged = doomed.shop.names.update_one({"_id": 1}, {"$set": {"name": "Bea"}})
         assert acknowledged.modified_count == 1
-        saw.update({concern: seen(client, concern) for concern in ("local", "majority")})
+        saw.update({concern: seen(set_client, concern) for concern in ("local", "majority")})
 
     doomed = replica_set.roll_back(write)
     assert saw == {"local": "Bea", "majority": "Ann"}

@@ -10,7 +10,10 @@ from cachekeeper.errors import CacheUnavailable
 from cachekeeper.model.commands import Command, Expire, Persist
 from lookups import SESSION, SessionEnded, read_session, save_session
 from lookups.sessions import END_SESSION, TTL_SECONDS
-from testkit.shop import LONG, NO_REDIS, NOWHERE, Gate, Shop, mutate, threads
+from testkit.gates import Gate, threads
+from testkit.limits import LONG, NO_REDIS, NOWHERE
+from testkit.mutating import mutate
+from testkit.shop import Shop
 from tests.integration.lookups.sessions import ENDED, KEY, document, log_out, nobody_is_logged_in
 
 # --- logging out ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ import pytest
 import cachekeeper
 from cachekeeper import ABSENT, Document, DocumentEnded, Json, Keeper, PersistedNotCached, View, WriteRefused
 from cachekeeper.reading import saving
-from testkit.shop import LONG, NO_REDIS, NOWHERE, Shop, threads
+from testkit.gates import threads
+from testkit.limits import LONG, NO_REDIS, NOWHERE
+from testkit.shop import Shop
 
 CART = View[dict[str, object]](
     name="cart",

@@ -19,7 +19,10 @@ from cachekeeper.errors import (
 from cachekeeper.values.codecs import MAX_DEPTH
 from lookups import SESSION, read_session, save_session
 from lookups.sessions import TTL_SECONDS
-from testkit.shop import LONG, NO_MONGO, NO_REDIS, NOWHERE, ONE_SECOND, Shop, meta, mutate, threads
+from testkit.gates import threads
+from testkit.limits import LONG, NO_MONGO, NO_REDIS, NOWHERE, ONE_SECOND
+from testkit.mutating import mutate
+from testkit.shop import Shop, meta
 from testkit.waiting import wait_until
 from tests.integration.lookups.sessions import KEY, document, log_out, nobody_is_logged_in
 

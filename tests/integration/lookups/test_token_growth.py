@@ -1,7 +1,6 @@
 """Blocks only grow: no duplicate, late or simultaneous one shortens a block, in Redis or in MongoDB."""
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -19,18 +18,6 @@ from testkit.tokens import KEY, LEEWAY, TOKEN, end_of, keeping, life_of, soon
 
 FOR_EVER = None
 SOON, LATER, LATEST = soon(10_000), soon(20_000), soon(30_000)
-
-
-@pytest.fixture
-def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    with redis_server.client() as client:
-        yield client
-
-
-@pytest.fixture
-def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
-    with keeping(redis_server.url, mongo) as keeper:
-        yield keeper
 
 
 def assert_until(until: datetime | None, client: redis.Redis, mongo: MongoTap) -> None:

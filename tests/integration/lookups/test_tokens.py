@@ -34,18 +34,6 @@ from testkit.tokens import (
 )
 
 
-@pytest.fixture
-def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    with redis_server.client() as client:
-        yield client
-
-
-@pytest.fixture
-def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
-    with keeping(redis_server.url, mongo) as keeper:
-        yield keeper
-
-
 def block_everywhere(client: redis.Redis, database: Database[Any], until: datetime | None = None) -> None:
     """A block as another service makes it, in both places."""
     database["blocked_tokens"].insert_one({"_id": TOKEN, "expires_at": until})

@@ -13,7 +13,8 @@ from cachekeeper.applying.batch import apply
 from cachekeeper.errors import DamagedDocument, InvalidId
 from cachekeeper.model.commands import Invalidate, Write
 from lookups import USER_NAME, read_user
-from testkit.shop import Shop, counted, meta
+from testkit.counting import counted
+from testkit.shop import Shop, meta
 from testkit.waiting import wait_until
 
 T = USER_NAME.template

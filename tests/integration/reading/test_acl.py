@@ -31,7 +31,7 @@ from lookups import (
     search_products,
 )
 from testkit.delivering import REGISTRY
-from testkit.shop import PATIENT
+from testkit.limits import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Full passes over a blocklist: *ready* only ever says that Redis holds every live block, whatever comes between."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,24 +24,12 @@ TOKENS = ["a", "b", "c"]
 
 
 @pytest.fixture
-def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    with redis_server.client() as client:
-        yield client
-
-
-@pytest.fixture
 def blocks(mongo: MongoTap, monkeypatch: pytest.MonkeyPatch) -> Database[Any]:
     """Three blocks that only MongoDB has, and passes in batches of two."""
     monkeypatch.setattr(blocklist, "BATCH", 2)
     monkeypatch.setattr(metrics, "_said", set())
     mongo.database["blocked_tokens"].insert_many([{"_id": token, "expires_at": None} for token in TOKENS])
     return mongo.database
-
-
-@pytest.fixture
-def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
-    with keeping(redis_server.url, mongo) as keeper:
-        yield keeper
 
 
 def blocked(client: redis.Redis) -> set[str]:

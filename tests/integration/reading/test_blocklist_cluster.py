@@ -18,47 +18,47 @@ from testkit.users import names, users
 
 
 @pytest.fixture
-def client(cluster: RedisServer) -> Iterator[redis.Redis]:
+def cluster_client(cluster: RedisServer) -> Iterator[redis.Redis]:
     with cluster.client() as client:
         yield client
 
 
 @pytest.fixture
-def keeper(cluster: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
+def cluster_keeper(cluster: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
     with keeping(cluster.url.replace("redis:", "redis+cluster:"), mongo) as keeper:
         yield keeper
 
 
 def test_every_absent_block_is_asked_of_mongodb(
-    keeper: Keeper,
-    client: redis.Redis,
+    cluster_keeper: Keeper,
+    cluster_client: redis.Redis,
     mongo: MongoTap,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(metrics, "_said", set())
-    block_token(TOKEN, None, keeper=keeper)
+    block_token(TOKEN, None, keeper=cluster_keeper)
     mongo.commands.clear()
-    assert is_blocked(TOKEN, keeper=keeper) is True
+    assert is_blocked(TOKEN, keeper=cluster_keeper) is True
     assert mongo.commands == []
-    client.set(READY, "true")
-    client.delete(KEY)
+    cluster_client.set(READY, "true")
+    cluster_client.delete(KEY)
     with caplog.at_level(logging.WARNING, "cachekeeper"):
-        assert [is_blocked(token, keeper=keeper) for token in (TOKEN, "free", "free")] == [True, False, False]
+        assert [is_blocked(token, keeper=cluster_keeper) for token in (TOKEN, "free", "free")] == [True, False, False]
     assert mongo.of("blocked_tokens") == ["find"] * 3
     assert len([record for record in caplog.records if "is a Cluster" in record.message]) == 1
 
 
-def test_it_is_never_ready(keeper: Keeper, client: redis.Redis) -> None:
-    assert write_blocks(keeper, BLOCKED) is Passed.UNFIT
-    assert BlocklistKeeper(keeper, BLOCKED).look() is None
-    assert client.keys() == []
+def test_it_is_never_ready(cluster_keeper: Keeper, cluster_client: redis.Redis) -> None:
+    assert write_blocks(cluster_keeper, BLOCKED) is Passed.UNFIT
+    assert BlocklistKeeper(cluster_keeper, BLOCKED).look() is None
+    assert cluster_client.keys() == []
 
 
-def test_a_view_is_warmed(keeper: Keeper, client: redis.Redis, mongo: MongoTap) -> None:
+def test_a_view_is_warmed(cluster_keeper: Keeper, cluster_client: redis.Redis, mongo: MongoTap) -> None:
     users(mongo, 50)
-    assert warm_view(keeper, USER_NAME).fates == {Fate.FILLED: 50}
-    assert len(names(client)) == 50
+    assert warm_view(cluster_keeper, USER_NAME).fates == {Fate.FILLED: 50}
+    assert len(names(cluster_client)) == 50
     mongo.commands.clear()
-    assert read_user(49, keeper=keeper) == "user 49"
+    assert read_user(49, keeper=cluster_keeper) == "user 49"
     assert mongo.commands == []

@@ -21,8 +21,11 @@ from cachekeeper.model.views import Server
 from cachekeeper.protocol import cache_errors, scripts
 from cachekeeper.reading.breaker import Breaker
 from lookups import USER_NAME, read_session, read_user, save_session
+from testkit.counting import counted
 from testkit.delivering import REGISTRY
-from testkit.shop import LONG, NO_REDIS, Shop, answers_in_time, counted, threads
+from testkit.gates import threads
+from testkit.limits import LONG, NO_REDIS
+from testkit.shop import Shop, answers_in_time
 from testkit.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from cachekeeper.values.keys import meta_key
 from lookups import USER_NAME
 from testkit import herd_process
 from testkit.herd_process import Seen, serve
-from testkit.shop import PATIENT, SLACK, Shop, changed_user, meta, put_user
+from testkit.limits import PATIENT, SLACK
+from testkit.shop import Shop, changed_user, meta, put_user
 from testkit.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -11,7 +11,10 @@ from cachekeeper.reading import sync
 from cachekeeper.reading.core import Loaded
 from cachekeeper.reading.singleflight import SharedFlights
 from lookups import read_user
-from testkit.shop import LONG, Gate, Shop, changed_user, mutate, opened, put_user, threads
+from testkit.gates import Gate, opened, threads
+from testkit.limits import LONG
+from testkit.mutating import mutate
+from testkit.shop import Shop, changed_user, put_user
 from testkit.waiting import wait_until
 
 # --- herds ----------------------------------------------------------------------------------------------------------

@@ -12,19 +12,10 @@ import redis
 from cachekeeper.errors import CachekeeperError, CacheUnavailable, DatabaseUnavailable, Overloaded
 from cachekeeper.reading.breaker import Breaker
 from lookups import BLOCKED, SEARCH, SESSION, USER_NAME, is_blocked, read_session, read_user
-from testkit.shop import (
-    LONG,
-    LOOKUPS,
-    NO_MONGO,
-    NO_REDIS,
-    NOWHERE,
-    QUICK,
-    SLACK,
-    Shop,
-    answers_in_time,
-    counted,
-    threads,
-)
+from testkit.counting import counted
+from testkit.gates import threads
+from testkit.limits import LONG, NO_MONGO, NO_REDIS, NOWHERE, QUICK, SLACK
+from testkit.shop import LOOKUPS, Shop, answers_in_time
 from testkit.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import bson
@@ -13,7 +12,6 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
 from cachekeeper import Document, View
-from cachekeeper.applying.batch import apply
 from cachekeeper.errors import (
     CachekeeperError,
     DamagedDocument,
@@ -23,116 +21,16 @@ from cachekeeper.errors import (
     RegistrationError,
     ViewFailed,
 )
-from cachekeeper.model.commands import Write
 from cachekeeper.model.sources import Query
 from cachekeeper.model.views import Staleness, TextView
-from cachekeeper.protocol import scripts
 from cachekeeper.reading.sync import SyncReader
-from cachekeeper.upkeep.audit import audit
-from cachekeeper.upkeep.warming import Fate, warm_view
 from cachekeeper.values.codecs import Json, Text
-from testkit.shop import LONG, Gate, Shop, counted, meta, put_user, threads
-from testkit.waiting import wait_until
+from testkit.counting import counted
+from testkit.shop import Shop, put_user
+from tests.integration.reading.own_code import ANY, REFUSED, SECRET, fails, no_lease, search, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-SECRET = "correct-horse"
-EXCEPTIONS: list[type[Exception]] = [
-    AssertionError,
-    KeyError,
-    OSError,
-    RecursionError,
-    StopIteration,  # which a generator would take for its end
-    TypeError,
-    ValueError,
-    ZeroDivisionError,
-]
-REFUSED: dict[str, dict[str, Any]] = {
-    "operator": {"name": {"$bogus": SECRET}},
-    "top": {"$bogus": SECRET},
-    "regex": {"name": {"$regex": f"({SECRET}"}},
-    "options": {"name": {"$regex": SECRET, "$options": "q"}},
-    "in": {"name": {"$in": SECRET}},
-    "or": {"$or": []},
-    "mod": {"name": {"$mod": [0, 1]}},
-    "type": {"name": {"$type": SECRET}},
-    "text": {"$text": {"$search": SECRET}},  # no index
-    "near": {"name": {"$near": [1, 2]}},  # no index
-    "expression": {"$expr": {"$bogus": SECRET}},
-    "conversion": {"$expr": {"$toInt": "$name"}},
-    "division": {"$expr": {"$divide": [1, 0]}},
-    "script": {"$where": f"{SECRET.partition('-')[0]}.horse"},
-}
-"""Filters that MongoDB refuses, by the text that they are for."""
-ANY = pytest.mark.parametrize("kind", EXCEPTIONS)
-QUICK = 5.0  # seconds; a lookup that waits for a lease nobody gives back takes longer
-
-
-class Own(Text):
-    """A codec that fails for texts that begin in certain ways."""
-
-    def __init__(self, kind: type[BaseException]) -> None:
-        self.kind = kind
-
-    def encode(self, value: object) -> bytes:
-        if str(value).startswith("unwritable"):
-            raise self.kind(SECRET)
-        return super().encode(value)
-
-    def decode(self, raw: bytes) -> str:
-        text = super().decode(raw)
-        if text.startswith("unreadable"):
-            raise self.kind(SECRET)
-        return text
-
-
-def view(kind: type[BaseException] = KeyError, *, staleness: Staleness = Staleness.OURS) -> View[str]:
-    """A view that fails for a name beginning with `unloadable`, `unwritable` or `unreadable`."""
-
-    def value(document: Any) -> object:
-        if str(document["name"]).startswith("unloadable"):
-            raise kind(SECRET)
-        return document["name"]
-
-    loader = Document("users", value, fields=("name",))
-    return View(name="own", key="own:{id}", ttl_seconds=60, codec=Own(kind), loader=loader, staleness=staleness)
-
-
-def search(kind: type[BaseException] = KeyError) -> TextView[Any]:
-    """The same for what a text finds; and for a text that begins with `unaskable`."""
-
-    def value(documents: Any) -> object:
-        names = ",".join(str(document["name"]) for document in documents)
-        if names.startswith("unloadable"):
-            raise kind(SECRET)
-        return names
-
-    def condition(text: str) -> dict[str, Any]:
-        if text.startswith("unaskable"):
-            raise kind(SECRET)
-        if text in REFUSED:
-            return REFUSED[text]
-        return {"name": {"$regex": f"^{text}"}} if text != "unsendable" else {"name": {SECRET}}
-
-    query = Query("users", condition, value)
-    return TextView(name="own", key="own:{text}", ttl_seconds=60, codec=Own(kind), loader=query)
-
-
-def fails(look_up: Callable[[], object], kind: type[BaseException]) -> ViewFailed:
-    """It says so, typed, at once, and without a value."""
-    began = time.monotonic()
-    with pytest.raises(ViewFailed, match=f"view own: .*{kind.__name__}") as caught:
-        look_up()
-    assert time.monotonic() - began < QUICK
-    assert type(caught.value.__cause__) is kind
-    assert SECRET not in str(caught.value)
-    return caught.value
-
-
-def no_lease(shop: Shop, part: str = "1") -> bool:
-    return b"l" not in meta(shop, view().template, part)
-
 
 # --- what lies at a key -----------------------------------------------------------------------------------------------
 
@@ -412,157 +310,4 @@ def test_without_redis_too(shop: Shop, name: str) -> None:
     fails(lambda: keeper.read(view(), 1), KeyError)
 
 
-# --- those who wait ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["unloadable", "unwritable", "unreadable"])
-def test_those_who_wait_are_told_and_do_not_try_one_by_one(shop: Shop, arrivals: list[str], name: str) -> None:
-    put_user(shop, name)
-    keeper, own, first = shop.keeper(), view(), Gate()
-    shop.reads.before.append(first)
-    with threads() as go:
-        reads = [go(keeper.read, own, 1) for _ in range(8)]
-        first.wait_for_arrival()
-        wait_until(lambda: arrivals.count("flight") == 7, "the others wait for its load", 10)
-        first.open()
-        for read in reads:
-            with pytest.raises(ViewFailed):
-                read.result(LONG)
-    assert shop.reads.count == 1
-    assert no_lease(shop)
-
-
-def test_in_an_outage_too(shop: Shop, arrivals: list[str]) -> None:
-    put_user(shop, "unloadable")
-    shop.db.users.insert_one({"_id": 2, "name": "Bob"})
-    away: dict[str, Any] = {"redis_url": "redis://127.0.0.1:1/0", "security_url": "redis://127.0.0.1:1/0"}
-    keeper, own, first = shop.keeper(load_concurrency=1, **away), view(), Gate()
-    shop.reads.before.append(first)
-    with threads() as go:
-        other = go(keeper.read, own, 2)
-        first.wait_for_arrival()
-        reads = [go(keeper.read, own, 1) for _ in range(5)]
-        wait_until(lambda: arrivals.count("flight") == 4, "the others wait for one load", 10)
-        first.open()
-        assert other.result(LONG) == "Bob"
-        for read in reads:
-            with pytest.raises(ViewFailed):
-                read.result(LONG)
-    assert shop.reads.count == 2
-
-
-# --- what ends a process, or a task -----------------------------------------------------------------------------------
-
-
-class Ended(BaseException):
-    """Such as a greenlet's end."""
-
-
-ENDS = pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, Ended])
-
-
-@ENDS
-@pytest.mark.parametrize("name", ["unloadable", "unwritable", "unreadable"])
-def test_what_ends_a_process_passes_and_the_lease_is_given_back(
-    shop: Shop, kind: type[BaseException], name: str
-) -> None:
-    put_user(shop, name, 1)
-    keeper = shop.keeper()
-    with pytest.raises(kind):
-        keeper.read(view(kind), 1)
-    assert no_lease(shop)
-    put_user(shop, "Ann", 2)
-    began = time.monotonic()
-    assert keeper.read(view(kind), 1) == "Ann"
-    assert time.monotonic() - began < QUICK
-
-
-@ENDS
-@pytest.mark.parametrize("step", ["acquire", "fill"])
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_so_it_is_while_redis_is_asked(
-    shop: Shop, kind: type[BaseException], step: str, when: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether the script has run or not, nobody waits for the lease of one who is gone."""
-    put_user(shop, "Ann", 1)
-    keeper = shop.keeper()
-    store = keeper.store(view().server)
-    run = type(store).run
-    original: scripts.Script = getattr(scripts, f"_{step.upper()}")
-
-    ended: list[type[BaseException]] = []
-
-    def interrupted(self: Any, wanted: Any) -> Any:
-        if self is store and wanted.script is original and not ended:
-            ended.append(kind)
-            if when == "after":
-                run(self, wanted)
-            raise kind
-        return run(self, wanted)
-
-    monkeypatch.setattr(type(store), "run", interrupted)
-    with pytest.raises(kind):
-        keeper.read(view(), 1)
-    assert no_lease(shop)
-    assert keeper.read(view(), 1) == "Ann"
-
-
-def test_those_who_wait_for_one_who_is_gone_load_themselves(shop: Shop, arrivals: list[str]) -> None:
-    put_user(shop, "unloadable")
-    keeper, own, first = shop.keeper(), view(KeyboardInterrupt), Gate()
-    shop.reads.after.append(first)
-    with threads() as go:
-        one = go(keeper.read, own, 1)
-        first.wait_for_arrival()
-        other = go(keeper.read, own, 1)
-        wait_until(lambda: "flight" in arrivals, "the other one waits for the load")
-        put_user(shop, "Ann")
-        first.open()
-        with pytest.raises(KeyboardInterrupt):
-            one.result(LONG)
-        assert other.result(LONG) == "Ann"
-
-
 # --- those who do it for many -----------------------------------------------------------------------------------------
-
-
-@ANY
-def test_an_event_whose_value_cannot_be_written_fails_alone(shop: Shop, kind: type[Exception]) -> None:
-    keeper, own = shop.keeper(), view(kind)
-    shop.redis.set("own:2", "Bob")
-    bad, good = apply(keeper, [[Write(own, "1", "unwritable", 1)], [Write(own, "2", "Ben", 1)]])
-    assert isinstance(bad.error, ViewFailed)
-    assert type(bad.error.__cause__) is kind
-    assert good.error is None
-    assert shop.redis.get("own:2") is None
-
-
-@ANY
-def test_warming_and_the_audit_go_on_behind_it(shop: Shop, kind: type[Exception]) -> None:
-    names = ["Ann", "unloadable", "Bob", "unwritable", "unreadable", "Cleo"]
-    shop.db.users.insert_many([{"_id": at, "name": name} for at, name in enumerate(names)])
-    keeper, own = shop.keeper(), view(kind)
-    progress = warm_view(keeper, own)
-    assert progress.fates == {Fate.FILLED: 3, Fate.DAMAGED: 3}
-    assert sorted(shop.redis.keys("own:*")) == [b"own:0", b"own:2", b"own:5"]
-    shop.redis.set("own:1", "?")
-    found = audit(keeper, own, grace=0)
-    assert (found.right, found.wrong) == (3, ["own:1"])
-
-
-def test_it_is_logged_which_decoder_failed(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    put_user(shop, "Ann", 1)
-    shop.redis.set("own:1", "unreadable")
-    assert shop.keeper().read(view(ZeroDivisionError), 1) == "Ann"
-    assert "view own: its codec raised ZeroDivisionError for what a key held" in caplog.text
-    assert SECRET not in caplog.text
-
-
-def test_the_shipped_codecs_read_what_they_wrote(shop: Shop) -> None:
-    loader: Any = Document("users", lambda document: document["data"], fields=("data",))
-    own: View[Any] = View(name="own", key="own:{id}", ttl_seconds=60, codec=Json(dict), loader=loader)
-    shop.db.users.insert_one({"_id": 1, "data": {"a": [1, 2.5, None, {"b": "x"}]}})
-    keeper = shop.keeper()
-    with counted() as seen:
-        assert [keeper.read(own, 1), keeper.read(own, 1)] == [{"a": [1, 2.5, None, {"b": "x"}]}] * 2
-    assert (seen["damaged_value"], seen["load"]) == (0, 1)

@@ -11,7 +11,8 @@ import redis
 
 from cachekeeper.connections.redis_connections import CountingConnection
 from cachekeeper.connections.redis_pool import PoolFull, WaitingPool
-from testkit.shop import LONG, threads
+from testkit.gates import threads
+from testkit.limits import LONG
 from testkit.taps import RedisTap, Words
 
 if TYPE_CHECKING:

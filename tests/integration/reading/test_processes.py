@@ -20,7 +20,9 @@ from cachekeeper.connections.mongodb import DatabaseReads
 from cachekeeper.errors import CachekeeperError, Overloaded
 from cachekeeper.reading.keeper import Keeper
 from lookups import read_user
-from testkit.shop import LONG, NOWHERE, SLACK, Gate, Shop, answers_in_time, threads
+from testkit.gates import Gate, threads
+from testkit.limits import LONG, NOWHERE, SLACK
+from testkit.shop import Shop, answers_in_time
 from testkit.waiting import wait_until
 
 if TYPE_CHECKING:

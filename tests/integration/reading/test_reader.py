@@ -16,20 +16,11 @@ from cachekeeper.reading.singleflight import Flight
 from cachekeeper.reading.sync import SyncReader
 from cachekeeper.values.codecs import Text
 from lookups import USER_NAME, read_user
-from testkit.shop import (
-    LONG,
-    ONE_SECOND,
-    SLACK,
-    Gate,
-    Shop,
-    changed_user,
-    counted,
-    meta,
-    mutate,
-    opened,
-    put_user,
-    threads,
-)
+from testkit.counting import counted
+from testkit.gates import Gate, opened, threads
+from testkit.limits import LONG, ONE_SECOND, SLACK
+from testkit.mutating import mutate
+from testkit.shop import Shop, changed_user, meta, put_user
 from testkit.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from cachekeeper import metrics
 from cachekeeper.errors import CacheUnavailable
 from cachekeeper.protocol.refusals import server_name, warn_if_refused
 from lookups import read_user
-from testkit.shop import NO_REDIS, Shop
+from testkit.limits import NO_REDIS
+from testkit.shop import Shop
 
 if TYPE_CHECKING:
     from cachekeeper.devservers import RedisServer

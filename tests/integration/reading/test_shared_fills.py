@@ -12,7 +12,8 @@ from cachekeeper.protocol import Store, Value, scripts
 from cachekeeper.protocol.outcomes import Acquired, Filled
 from cachekeeper.upkeep.warming import warm_view
 from lookups import SESSION, read_session, save_session
-from testkit.shop import LONG, Gate, threads
+from testkit.gates import Gate, threads
+from testkit.limits import LONG
 
 if TYPE_CHECKING:
     from testkit.shop import Shop

@@ -1,14 +1,11 @@
 """One document that no driver can read stands in nobody's way: what lies behind it is warmed, and *ready* is said."""
 
-from collections.abc import Iterator
-
 import bson
 import pytest
 import redis
 from bson import ObjectId
 
 from cachekeeper import Keeper, metrics
-from cachekeeper.devservers import RedisServer
 from cachekeeper.upkeep import blocklist_warming as blocklist
 from cachekeeper.upkeep import warming as views
 from cachekeeper.upkeep.blocklist_warming import Passed, write_blocks
@@ -16,7 +13,7 @@ from cachekeeper.upkeep.warming import Fate, warm_view
 from lookups import BLOCKED, USER_NAME
 from testkit.garbled import GARBLED, garbled
 from testkit.taps import MongoTap
-from testkit.tokens import NONCE, READY, keeping, soon
+from testkit.tokens import NONCE, READY, soon
 from testkit.users import key_of, names
 
 STATE = "cachekeeper:user_name-warmed"
@@ -27,18 +24,6 @@ def _batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(views, "BATCH", request.param)
     monkeypatch.setattr(blocklist, "BATCH", request.param)
     monkeypatch.setattr(metrics, "_said", set())
-
-
-@pytest.fixture
-def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    with redis_server.client() as client:
-        yield client
-
-
-@pytest.fixture
-def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
-    with keeping(redis_server.url, mongo) as keeper:
-        yield keeper
 
 
 def test_ready_is_said_and_a_block_without_a_readable_end_is_for_ever(

@@ -6,7 +6,6 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from kombu import Connection
 from redis import Redis
 
@@ -22,7 +21,7 @@ from producers import UserUpdated, outbox
 from testkit.patient_publishing import ANSWER_SECONDS, PUBLISH_SECONDS, patience
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from kombu import Message
 
@@ -36,7 +35,7 @@ class Killed(KeyboardInterrupt):
     """Stands for a process that ends here: nothing after it happens. What a signal raises is caught by nobody."""
 
 
-class Lab:
+class OutboxLab:
     """One test's outbox, relays and worker. The broker is database 1 of the shop's Redis."""
 
     def __init__(self, shop: Shop) -> None:
@@ -140,19 +139,11 @@ class Lab:
         self._patience.close()
 
 
-@pytest.fixture
-def lab(shop: Shop) -> Iterator[Lab]:
-    """The outbox of one test."""
-    lab = Lab(shop)
-    yield lab
-    lab.close()
-
-
 def renamed(number: int, version: int = 2) -> UserUpdated:
     return UserUpdated(user_id=f"u{number}", name=f"name {version} of {number}", version=version)
 
 
-def old_names_are_cached(lab: Lab, count: int) -> list[UserUpdated]:
+def old_names_are_cached(lab: OutboxLab, count: int) -> list[UserUpdated]:
     """Users, each of whose cached name the event with the same number makes old."""
     lab.store(*(renamed(number, 1) for number in range(count)))
     lab.shop.db["outbox"].delete_many({})
@@ -161,6 +152,6 @@ def old_names_are_cached(lab: Lab, count: int) -> list[UserUpdated]:
     return [renamed(number) for number in range(count)]
 
 
-def stale(lab: Lab, events: Sequence[UserUpdated]) -> list[str]:
+def stale(lab: OutboxLab, events: Sequence[UserUpdated]) -> list[str]:
     """The users whose cached name is not the one that was committed."""
     return [event.user_id for event in events if read_user(event.user_id, keeper=lab.delivery.keeper) != event.name]

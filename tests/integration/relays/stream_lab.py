@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cachekeeper.relays.change_stream_relay import ChangeRelay
 from cachekeeper.settings import StreamSettings
 from testkit.waiting import wait_until
-from tests.integration.relays.outbox_lab import REGISTRY, Lab
+from tests.integration.relays.outbox_lab import REGISTRY, OutboxLab
 
 if TYPE_CHECKING:
     from cachekeeper.model.registry import Registry
@@ -23,7 +23,7 @@ def in_an_hour() -> datetime:
     return datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
 
 
-class StreamLab(Lab):
+class StreamLab(OutboxLab):
     """One test's change stream, outbox and worker."""
 
     def __init__(self, shop: Shop) -> None:

@@ -15,24 +15,16 @@ from cachekeeper.relays.change_stream_relay import ChangeRelay
 from cachekeeper.settings import StreamSettings
 from cachekeeper.upkeep.blocklist_warming import Passed, warm_blocklist, write_blocks
 from lookups import BLOCKED, is_blocked, read_user, search_products
-from testkit.shop import counted
+from testkit.counting import counted
 from testkit.waiting import wait_until
 from tests.integration.relays.outbox_lab import REGISTRY
 from tests.integration.relays.stream_lab import COLLECTIONS, StreamLab, in_an_hour
 from tests.integration.relays.test_outbox import Standalone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from cachekeeper.devservers import FoundServer, Guardian
-    from testkit.shop import Shop
-
-
-@pytest.fixture
-def lab(shop: Shop) -> Iterator[StreamLab]:
-    lab = StreamLab(shop)
-    yield lab
-    lab.close()
 
 
 class DropsFirst(ChangeRelay):
@@ -75,46 +67,48 @@ def a_change_in_between(lab: StreamLab, kind: type[DropsFirst | OpensFirst]) -> 
     return read_user(1, keeper=lab.keeper)
 
 
-def test_the_stream_is_open_before_anything_is_dropped(lab: StreamLab) -> None:
-    assert a_change_in_between(lab, OpensFirst) == "Bea"
+def test_the_stream_is_open_before_anything_is_dropped(stream_lab: StreamLab) -> None:
+    assert a_change_in_between(stream_lab, OpensFirst) == "Bea"
 
 
-def test_the_other_order_leaves_a_gap(lab: StreamLab) -> None:
-    assert a_change_in_between(lab, DropsFirst) == "Ann"
+def test_the_other_order_leaves_a_gap(stream_lab: StreamLab) -> None:
+    assert a_change_in_between(stream_lab, DropsFirst) == "Ann"
 
 
-def test_a_first_start_drops_every_view_loudly(lab: StreamLab, caplog: pytest.LogCaptureFixture) -> None:
-    lab.db["users"].insert_one({"_id": 1, "name": "Ann", "version": 1})
-    read_user(1, keeper=lab.keeper)
-    lab.db["users"].update_one({"_id": 1}, {"$set": {"name": "Bea"}, "$inc": {"version": 1}})  # nobody watches yet
+def test_a_first_start_drops_every_view_loudly(stream_lab: StreamLab, caplog: pytest.LogCaptureFixture) -> None:
+    stream_lab.db["users"].insert_one({"_id": 1, "name": "Ann", "version": 1})
+    read_user(1, keeper=stream_lab.keeper)
+    stream_lab.db["users"].update_one(
+        {"_id": 1}, {"$set": {"name": "Bea"}, "$inc": {"version": 1}}
+    )  # nobody watches yet
     with counted() as seen, caplog.at_level(logging.WARNING):
-        lab.drain(lab.stream())
-    assert lab.lost() == COLLECTIONS
+        stream_lab.drain(stream_lab.stream())
+    assert stream_lab.lost() == COLLECTIONS
     assert (seen["change_stream_begun_anew"], seen["change_stream_collection_lost"]) == (1, 4)
     assert sum("everything cached of collection" in line for line in caplog.messages) == 4
-    lab.apply()
-    assert read_user(1, keeper=lab.keeper) == "Bea"
+    stream_lab.apply()
+    assert read_user(1, keeper=stream_lab.keeper) == "Bea"
 
 
 @pytest.mark.parametrize(
     "token",
     [None, {"_data": "zz"}, {"_data": "826500"}, {"other": 1}, "text", 5],
 )
-def test_a_place_that_is_none_begins_anew(lab: StreamLab, token: object) -> None:
-    lab.begun()
-    lab.db["users"].insert_one({"_id": 1, "name": "Ann"})  # not read: its event is lost with the place
-    lab.db["change_streams"].update_one({}, {"$set": {"token": token}})
-    lab.drain(lab.stream())
-    assert lab.lost() == COLLECTIONS
+def test_a_place_that_is_none_begins_anew(stream_lab: StreamLab, token: object) -> None:
+    stream_lab.begun()
+    stream_lab.db["users"].insert_one({"_id": 1, "name": "Ann"})  # not read: its event is lost with the place
+    stream_lab.db["change_streams"].update_one({}, {"$set": {"token": token}})
+    stream_lab.drain(stream_lab.stream())
+    assert stream_lab.lost() == COLLECTIONS
 
 
-def test_the_state_removed_is_how_to_begin_anew(lab: StreamLab) -> None:
-    stream = lab.begun()
-    lab.db["change_streams"].delete_many({})
-    lab.drain(stream)
-    lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
-    lab.drain(stream)
-    wait_until(lambda: lab.drain(stream) or lab.lost() == COLLECTIONS, "begun anew")
+def test_the_state_removed_is_how_to_begin_anew(stream_lab: StreamLab) -> None:
+    stream = stream_lab.begun()
+    stream_lab.db["change_streams"].delete_many({})
+    stream_lab.drain(stream)
+    stream_lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
+    stream_lab.drain(stream)
+    wait_until(lambda: stream_lab.drain(stream) or stream_lab.lost() == COLLECTIONS, "begun anew")
 
 
 def test_an_oplog_that_no_longer_reaches_back(guardian: Guardian, mongo_found: FoundServer) -> None:
@@ -156,8 +150,8 @@ def forget_the_oplog(guardian: Guardian, found: FoundServer, server: MongoServer
     alone.stop()
 
 
-def test_a_stream_that_the_server_ends_begins_anew(lab: StreamLab) -> None:
-    stream = lab.begun()
+def test_a_stream_that_the_server_ends_begins_anew(stream_lab: StreamLab) -> None:
+    stream = stream_lab.begun()
     real: Any = stream._stream
 
     class Ended:
@@ -168,84 +162,84 @@ def test_a_stream_that_the_server_ends_begins_anew(lab: StreamLab) -> None:
             raise OperationFailure("too large", 10334)
 
     stream._stream = Ended()  # type: ignore[assignment]  # a change of more than 16 MB would take a minute to make
-    lab.drain(stream)
-    assert lab.lost() == COLLECTIONS
+    stream_lab.drain(stream)
+    assert stream_lab.lost() == COLLECTIONS
 
 
-def test_a_dropped_and_a_renamed_collection(lab: StreamLab) -> None:
-    lab.db["users"].insert_one({"_id": 1, "name": "Ann", "version": 5})
-    lab.db["staging"].insert_one({"_id": 1, "name": "Lamp 2"})
-    lab.db["products"].insert_one({"_id": 1, "name": "Lamp"})
-    stream = lab.begun()
-    read_user(1, keeper=lab.keeper)
-    search_products("lamp", keeper=lab.keeper)
-    lab.db["users"].drop()
-    lab.db["users"].insert_one({"_id": 1, "name": "Bea", "version": 1})
-    lab.drain(stream)
-    assert lab.lost() == ["users"]
-    lab.apply()
-    assert read_user(1, keeper=lab.keeper) == "Bea"
-    lab.db["staging"].rename("products", dropTarget=True)
-    lab.drain(stream)
-    assert set(lab.lost()) == {"products"}
-    lab.apply()
-    assert [product["name"] for product in search_products("lamp", keeper=lab.keeper)] == ["Lamp 2"]
-    lab.db["products"].rename("old")
-    lab.drain(stream)
-    assert set(lab.lost()) == {"products"}
-    lab.apply()
-    assert search_products("lamp", keeper=lab.keeper) == []
+def test_a_dropped_and_a_renamed_collection(stream_lab: StreamLab) -> None:
+    stream_lab.db["users"].insert_one({"_id": 1, "name": "Ann", "version": 5})
+    stream_lab.db["staging"].insert_one({"_id": 1, "name": "Lamp 2"})
+    stream_lab.db["products"].insert_one({"_id": 1, "name": "Lamp"})
+    stream = stream_lab.begun()
+    read_user(1, keeper=stream_lab.keeper)
+    search_products("lamp", keeper=stream_lab.keeper)
+    stream_lab.db["users"].drop()
+    stream_lab.db["users"].insert_one({"_id": 1, "name": "Bea", "version": 1})
+    stream_lab.drain(stream)
+    assert stream_lab.lost() == ["users"]
+    stream_lab.apply()
+    assert read_user(1, keeper=stream_lab.keeper) == "Bea"
+    stream_lab.db["staging"].rename("products", dropTarget=True)
+    stream_lab.drain(stream)
+    assert set(stream_lab.lost()) == {"products"}
+    stream_lab.apply()
+    assert [product["name"] for product in search_products("lamp", keeper=stream_lab.keeper)] == ["Lamp 2"]
+    stream_lab.db["products"].rename("old")
+    stream_lab.drain(stream)
+    assert set(stream_lab.lost()) == {"products"}
+    stream_lab.apply()
+    assert search_products("lamp", keeper=stream_lab.keeper) == []
 
 
-def test_a_dropped_database(lab: StreamLab) -> None:
+def test_a_dropped_database(stream_lab: StreamLab) -> None:
     """Its state is gone with it, and the stream ends."""
-    lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
-    stream = lab.begun()
-    assert read_user(1, keeper=lab.keeper) == "Ann"
-    lab.db.client.drop_database(lab.shop.name)
-    lab.drain(stream)
-    wait_until(lambda: lab.drain(stream) or lab.lost() == COLLECTIONS, "begun anew")
-    lab.apply()
-    assert read_user(1, keeper=lab.keeper) is None
+    stream_lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
+    stream = stream_lab.begun()
+    assert read_user(1, keeper=stream_lab.keeper) == "Ann"
+    stream_lab.db.client.drop_database(stream_lab.shop.name)
+    stream_lab.drain(stream)
+    wait_until(lambda: stream_lab.drain(stream) or stream_lab.lost() == COLLECTIONS, "begun anew")
+    stream_lab.apply()
+    assert read_user(1, keeper=stream_lab.keeper) is None
 
 
-def test_a_collection_that_is_watched_only_now(lab: StreamLab) -> None:
+def test_a_collection_that_is_watched_only_now(stream_lab: StreamLab) -> None:
     few = Registry()
     for watch in REGISTRY.watches.values():
         if watch.collection != "products":
             few.add_watch(watch)
-    lab.drain(lab.stream(registry=few))
-    assert lab.lost() == ["blocked_tokens", "sessions", "users"]
-    lab.apply()
-    lab.drain(lab.stream())
-    assert lab.lost() == ["products"]
-    lab.apply()
-    lab.drain(lab.stream())
-    assert lab.lost() == []
+    stream_lab.drain(stream_lab.stream(registry=few))
+    assert stream_lab.lost() == ["blocked_tokens", "sessions", "users"]
+    stream_lab.apply()
+    stream_lab.drain(stream_lab.stream())
+    assert stream_lab.lost() == ["products"]
+    stream_lab.apply()
+    stream_lab.drain(stream_lab.stream())
+    assert stream_lab.lost() == []
 
 
-def test_blocks_stay_and_only_ready_goes(lab: StreamLab) -> None:
+def test_blocks_stay_and_only_ready_goes(stream_lab: StreamLab) -> None:
     """A block that MongoDB alone has got is found, although Redis said that it holds all."""
-    lab.db["blocked_tokens"].insert_one({"_id": "t1", "expires_at": in_an_hour()})
-    warm_blocklist(lab.keeper, BLOCKED)
-    lab.db["blocked_tokens"].insert_one({"_id": "t2", "expires_at": in_an_hour()})  # nobody watches
-    assert not is_blocked("t2", keeper=lab.keeper)
-    lab.begun()
-    assert is_blocked("t2", keeper=lab.keeper)
-    assert lab.shop.redis.exists("blocked:t1")
+    stream_lab.db["blocked_tokens"].insert_one({"_id": "t1", "expires_at": in_an_hour()})
+    warm_blocklist(stream_lab.keeper, BLOCKED)
+    stream_lab.db["blocked_tokens"].insert_one({"_id": "t2", "expires_at": in_an_hour()})  # nobody watches
+    assert not is_blocked("t2", keeper=stream_lab.keeper)
+    stream_lab.begun()
+    assert is_blocked("t2", keeper=stream_lab.keeper)
+    assert stream_lab.shop.redis.exists("blocked:t1")
 
 
-def test_a_pass_under_way_does_not_say_ready_afterwards(lab: StreamLab) -> None:
+def test_a_pass_under_way_does_not_say_ready_afterwards(stream_lab: StreamLab) -> None:
     """It may have read past the place of a block that nobody told of."""
-    lab.db["blocked_tokens"].insert_one({"_id": "t1", "expires_at": in_an_hour()})
-    begun = lab.stream()
+    stream_lab.db["blocked_tokens"].insert_one({"_id": "t1", "expires_at": in_an_hour()})
+    begun = stream_lab.stream()
 
     def tell(written: int) -> None:
         if written:
-            lab.db["blocked_tokens"].insert_one({"_id": "t0", "expires_at": in_an_hour()})
-            lab.drain(begun)
-            lab.db["outbox"].delete_many({"body": {"$regex": "t0"}})
-            lab.apply()
+            stream_lab.db["blocked_tokens"].insert_one({"_id": "t0", "expires_at": in_an_hour()})
+            stream_lab.drain(begun)
+            stream_lab.db["outbox"].delete_many({"body": {"$regex": "t0"}})
+            stream_lab.apply()
 
-    assert write_blocks(lab.keeper, BLOCKED, tell=tell) is Passed.LOST
-    assert is_blocked("t0", keeper=lab.keeper)
+    assert write_blocks(stream_lab.keeper, BLOCKED, tell=tell) is Passed.LOST
+    assert is_blocked("t0", keeper=stream_lab.keeper)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testkit.shop import LONG
+from testkit.limits import LONG
 from testkit.waiting import wait_until
 from tests.integration.relays.stream_lab import StreamLab
 from tests.integration.relays.test_change_stream_faults import stream_command
@@ -16,15 +16,6 @@ from tests.integration.relays.test_change_stream_faults import stream_command
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
-
-    from testkit.shop import Shop
-
-
-@pytest.fixture
-def lab(shop: Shop) -> Iterator[StreamLab]:
-    lab = StreamLab(shop)
-    yield lab
-    lab.close()
 
 
 def checked(lab: StreamLab) -> tuple[int, str]:
@@ -55,11 +46,11 @@ NO_SIGN_OF_LIFE = (
     ids=["never started", "no sign of life", "lease over", "stepped down"],
 )
 def test_the_check_fails_without_a_live_leader(
-    lab: StreamLab, state: dict[str, Any] | None, expected: tuple[int, str]
+    stream_lab: StreamLab, state: dict[str, Any] | None, expected: tuple[int, str]
 ) -> None:
     if state is not None:
-        lab.db["change_streams"].update_one({"_id": "events"}, [{"$set": state}], upsert=True)
-    assert checked(lab) == expected
+        stream_lab.db["change_streams"].update_one({"_id": "events"}, [{"$set": state}], upsert=True)
+    assert checked(stream_lab) == expected
 
 
 @contextmanager
@@ -84,29 +75,29 @@ def has_lease(lab: StreamLab) -> bool:
     return bool(lab.db["change_streams"].find_one({"leader": {"$ne": None}, "$expr": {"$gt": ["$until", "$$NOW"]}}))
 
 
-def test_the_check_of_a_stream_that_is_killed(lab: StreamLab) -> None:
+def test_the_check_of_a_stream_that_is_killed(stream_lab: StreamLab) -> None:
     """A lease that has not ended is no sign of life: only a renewal is."""
-    with leading(lab) as running:
-        assert checked(lab) == (0, "")
+    with leading(stream_lab) as running:
+        assert checked(stream_lab) == (0, "")
         running.kill()
         running.wait()
-        lengthen_lease(lab)
-        assert checked(lab) == NO_SIGN_OF_LIFE
-        assert has_lease(lab)  # a check that trusts the lease would have passed
+        lengthen_lease(stream_lab)
+        assert checked(stream_lab) == NO_SIGN_OF_LIFE
+        assert has_lease(stream_lab)  # a check that trusts the lease would have passed
 
 
-def test_the_check_of_a_stream_that_hangs_and_goes_on(lab: StreamLab) -> None:
-    with leading(lab) as running:
+def test_the_check_of_a_stream_that_hangs_and_goes_on(stream_lab: StreamLab) -> None:
+    with leading(stream_lab) as running:
         running.send_signal(signal.SIGSTOP)
-        lengthen_lease(lab)
-        assert checked(lab) == NO_SIGN_OF_LIFE
+        lengthen_lease(stream_lab)
+        assert checked(stream_lab) == NO_SIGN_OF_LIFE
         running.send_signal(signal.SIGCONT)
-        assert checked(lab) == (0, "")
+        assert checked(stream_lab) == (0, "")
 
 
-def test_the_check_of_a_stream_that_is_stopped(lab: StreamLab) -> None:
+def test_the_check_of_a_stream_that_is_stopped(stream_lab: StreamLab) -> None:
     """It has given its lease back, so that the check need not wait for a sign of life."""
-    with leading(lab) as running:
+    with leading(stream_lab) as running:
         running.send_signal(signal.SIGTERM)
         running.wait(LONG)
-        assert checked(lab) == NO_LEADER
+        assert checked(stream_lab) == NO_LEADER

@@ -22,27 +22,20 @@ from cachekeeper.relays import outbox
 from cachekeeper.relays.change_stream_relay import ChangeRelay
 from cachekeeper.settings import StreamSettings
 from lookups import read_user
-from testkit.shop import LONG, threads
+from testkit.gates import threads
+from testkit.limits import LONG
 from testkit.waiting import wait_until
 from tests.integration.relays.outbox_lab import REGISTRY, Killed
 from tests.integration.relays.stream_lab import COLLECTIONS, StreamLab
 from tests.integration.relays.test_outbox import Standalone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pymongo.client_session import ClientSession
 
     from cachekeeper.devservers import FoundServer, Guardian
     from cachekeeper.model.events import Event
-    from testkit.shop import Shop
-
-
-@pytest.fixture
-def lab(shop: Shop) -> Iterator[StreamLab]:
-    lab = StreamLab(shop)
-    yield lab
-    lab.close()
 
 
 # --- killed anywhere -------------------------------------------------------------------------------------------------
@@ -92,23 +85,23 @@ def stale(lab: StreamLab) -> list[int]:
 
 
 @pytest.mark.parametrize("where", ["before the events", "before the place"])
-def test_killed_while_storing(lab: StreamLab, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    killed_while_storing(lab, ChangeRelay, monkeypatch, where)
-    assert stale(lab) == []
+def test_killed_while_storing(stream_lab: StreamLab, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    killed_while_storing(stream_lab, ChangeRelay, monkeypatch, where)
+    assert stale(stream_lab) == []
 
 
 @pytest.mark.parametrize("where", ["before the events", "before the place"])
-def test_a_place_stored_apart_loses_events(lab: StreamLab, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    killed_while_storing(lab, SavesThePlaceFirst, monkeypatch, where)
-    assert len(stale(lab)) >= 5
+def test_a_place_stored_apart_loses_events(stream_lab: StreamLab, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    killed_while_storing(stream_lab, SavesThePlaceFirst, monkeypatch, where)
+    assert len(stale(stream_lab)) >= 5
 
 
-def test_what_is_stored_is_not_stored_again(lab: StreamLab) -> None:
-    lab.begun()
-    lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
-    lab.drain(lab.stream())
-    lab.drain(lab.stream())
-    assert [event["name"] for event in lab.told()] == ["Ann"]
+def test_what_is_stored_is_not_stored_again(stream_lab: StreamLab) -> None:
+    stream_lab.begun()
+    stream_lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
+    stream_lab.drain(stream_lab.stream())
+    stream_lab.drain(stream_lab.stream())
+    assert [event["name"] for event in stream_lab.told()] == ["Ann"]
 
 
 class CannotStoreMuch(ChangeRelay):
@@ -120,45 +113,45 @@ class CannotStoreMuch(ChangeRelay):
         super()._store(events, place)
 
 
-def test_what_is_too_much_for_the_time_limit_is_stored_in_smaller_parts(lab: StreamLab) -> None:
-    stream = lab.begun(CannotStoreMuch)
-    lab.db["users"].insert_many({"_id": number, "name": f"{number}"} for number in range(200))
+def test_what_is_too_much_for_the_time_limit_is_stored_in_smaller_parts(stream_lab: StreamLab) -> None:
+    stream = stream_lab.begun(CannotStoreMuch)
+    stream_lab.db["users"].insert_many({"_id": number, "name": f"{number}"} for number in range(200))
     refused = 0
-    while lab.db["outbox"].count_documents({}) < 200:
+    while stream_lab.db["outbox"].count_documents({}) < 200:
         assert refused < 100, "no part is small enough"
         try:
             stream.turn()
         except DatabaseUnavailable:
             refused += 1
     assert refused > 5
-    assert lab.db["outbox"].count_documents({}) == 200
+    assert stream_lab.db["outbox"].count_documents({}) == 200
 
 
-def test_many_changes_are_stored_in_their_order_and_all(lab: StreamLab) -> None:
-    stream = lab.begun()
-    lab.db["users"].insert_many({"_id": number, "name": f"{number}"} for number in range(1500))
-    assert lab.drain(stream) == 1500
-    assert lab.db["outbox"].count_documents({}) == 1500
+def test_many_changes_are_stored_in_their_order_and_all(stream_lab: StreamLab) -> None:
+    stream = stream_lab.begun()
+    stream_lab.db["users"].insert_many({"_id": number, "name": f"{number}"} for number in range(1500))
+    assert stream_lab.drain(stream) == 1500
+    assert stream_lab.db["outbox"].count_documents({}) == 1500
 
 
 # --- several copies --------------------------------------------------------------------------------------------------
 
 
-def test_one_leads_and_another_takes_over_when_it_dies(lab: StreamLab) -> None:
-    first, second = lab.begun(lease=60), lab.stream(lease=60)
+def test_one_leads_and_another_takes_over_when_it_dies(stream_lab: StreamLab) -> None:
+    first, second = stream_lab.begun(lease=60), stream_lab.stream(lease=60)
     assert second.turn() == 0
     assert not second.leads
-    lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
-    lab.drain(first)
-    lab.db["users"].insert_one({"_id": 2, "name": "Bea"})  # its last sign of life was before this
-    lab.db["change_streams"].update_one({}, [{"$set": {"until": "$$NOW"}}])
-    lab.take_over(second)
-    lab.drain(second)
-    assert [event["name"] for event in lab.told()] == ["Ann", "Bea"]
+    stream_lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
+    stream_lab.drain(first)
+    stream_lab.db["users"].insert_one({"_id": 2, "name": "Bea"})  # its last sign of life was before this
+    stream_lab.db["change_streams"].update_one({}, [{"$set": {"until": "$$NOW"}}])
+    stream_lab.take_over(second)
+    stream_lab.drain(second)
+    assert [event["name"] for event in stream_lab.told()] == ["Ann", "Bea"]
 
 
-def test_who_stops_gives_the_lease_back(lab: StreamLab) -> None:
-    first, second = lab.begun(lease=60), lab.stream(lease=60)
+def test_who_stops_gives_the_lease_back(stream_lab: StreamLab) -> None:
+    first, second = stream_lab.begun(lease=60), stream_lab.stream(lease=60)
     first.stop()
     first.run()
     second.turn()
@@ -191,12 +184,12 @@ def a_leader_that_was_paused(lab: StreamLab, kind: type[ChangeRelay]) -> str:
     return "the place went back" if found["token"] != reached["token"] else "?"
 
 
-def test_a_leader_that_was_paused_stores_nothing(lab: StreamLab) -> None:
-    assert a_leader_that_was_paused(lab, ChangeRelay) == "stored nothing"
+def test_a_leader_that_was_paused_stores_nothing(stream_lab: StreamLab) -> None:
+    assert a_leader_that_was_paused(stream_lab, ChangeRelay) == "stored nothing"
 
 
-def test_one_that_does_not_look_puts_the_place_back(lab: StreamLab) -> None:
-    assert a_leader_that_was_paused(lab, StoresWhoeverLeads) == "the place went back"
+def test_one_that_does_not_look_puts_the_place_back(stream_lab: StreamLab) -> None:
+    assert a_leader_that_was_paused(stream_lab, StoresWhoeverLeads) == "the place went back"
 
 
 # --- outages and processes -------------------------------------------------------------------------------------------
@@ -287,34 +280,36 @@ def stream_command(url: str, *arguments: str, **more: str) -> subprocess.Popen[s
     )
 
 
-def test_the_command_is_killed_and_started_again(lab: StreamLab) -> None:
+def test_the_command_is_killed_and_started_again(stream_lab: StreamLab) -> None:
     """SIGKILL at any moment, while changes come in; the last one ends with SIGTERM."""
-    url = lab.shop.mongo.url_of(lab.shop.name)
-    lab.db["users"].insert_many({"_id": number, "name": "old", "version": 1} for number in range(20))
+    url = stream_lab.shop.mongo.url_of(stream_lab.shop.name)
+    stream_lab.db["users"].insert_many({"_id": number, "name": "old", "version": 1} for number in range(20))
 
     def write() -> None:
         for version in range(2, 40):
-            lab.db["users"].update_many({}, {"$set": {"name": f"{version}", "version": version}})
+            stream_lab.db["users"].update_many({}, {"$set": {"name": f"{version}", "version": version}})
 
     running = stream_command(url)
     try:
-        wait_until(lambda: lab.db["outbox"].count_documents({}) >= 4, "a first start")
-        lab.apply()
+        wait_until(lambda: stream_lab.db["outbox"].count_documents({}) >= 4, "a first start")
+        stream_lab.apply()
         for number in range(20):
-            read_user(number, keeper=lab.keeper)
+            read_user(number, keeper=stream_lab.keeper)
         with threads() as go:
             writing = go(write)
-            wait_until(lambda: lab.db["outbox"].count_documents({}) >= 20, "events stored")
+            wait_until(lambda: stream_lab.db["outbox"].count_documents({}) >= 20, "events stored")
             running.kill()
             running.communicate()
             # Whoever was killed cannot give its lease back.
-            lab.db["change_streams"].update_one({}, {"$set": {"leader": None}})
+            stream_lab.db["change_streams"].update_one({}, {"$set": {"leader": None}})
             running = stream_command(url)
             writing.result(60)
-        wait_until(lambda: lab.db["change_streams"].find_one({"leader": {"$ne": None}}), "the next one at work")
-        lab.db["users"].update_many({}, {"$set": {"name": "new", "version": 40}})
+        wait_until(lambda: stream_lab.db["change_streams"].find_one({"leader": {"$ne": None}}), "the next one at work")
+        stream_lab.db["users"].update_many({}, {"$set": {"name": "new", "version": 40}})
         last = '"name":"new"'
-        wait_until(lambda: lab.db["outbox"].count_documents({"body": {"$regex": last}}) == 20, "the last changes")
+        wait_until(
+            lambda: stream_lab.db["outbox"].count_documents({"body": {"$regex": last}}) == 20, "the last changes"
+        )
         running.send_signal(signal.SIGTERM)
         _, said = running.communicate(timeout=LONG)
     finally:
@@ -323,13 +318,13 @@ def test_the_command_is_killed_and_started_again(lab: StreamLab) -> None:
     assert said.splitlines()[0] == "watching users, products, sessions, blocked_tokens"
     assert said.splitlines()[-1] == "ended"
     assert "Traceback" not in said
-    assert lab.lost() == []  # it went on where the killed one was
-    lab.apply()
-    assert stale(lab) == []
+    assert stream_lab.lost() == []  # it went on where the killed one was
+    stream_lab.apply()
+    assert stale(stream_lab) == []
 
 
-def test_the_command_without_anything_to_watch(lab: StreamLab) -> None:
-    running = stream_command(lab.shop.mongo.url_of(lab.shop.name), CACHEKEEPER_MODULES="lookups")
+def test_the_command_without_anything_to_watch(stream_lab: StreamLab) -> None:
+    running = stream_command(stream_lab.shop.mongo.url_of(stream_lab.shop.name), CACHEKEEPER_MODULES="lookups")
     _, said = running.communicate(timeout=60)
     assert running.returncode == 1
     assert "CACHEKEEPER_MODULES: none of these modules says what changes in MongoDB mean" in said

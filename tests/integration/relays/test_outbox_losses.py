@@ -15,10 +15,10 @@ from testkit.faults import DeletesWhenPublished
 from tests.integration.relays.outbox_lab import Killed, old_names_are_cached, stale
 
 if TYPE_CHECKING:
-    from tests.integration.relays.outbox_lab import Lab
+    from tests.integration.relays.outbox_lab import OutboxLab
 
 
-def the_broker_loses_everything(lab: Lab, kind: type[Relay]) -> list[str]:
+def the_broker_loses_everything(lab: OutboxLab, kind: type[Relay]) -> list[str]:
     events = old_names_are_cached(lab, 20)
     lab.store(*events)
     relay = lab.relay(kind)
@@ -32,13 +32,13 @@ def the_broker_loses_everything(lab: Lab, kind: type[Relay]) -> list[str]:
     return stale(lab, events)
 
 
-def test_what_a_broker_loses_is_published_again(lab: Lab) -> None:
-    assert the_broker_loses_everything(lab, Relay) == []
-    assert lab.stored() == []
+def test_what_a_broker_loses_is_published_again(outbox_lab: OutboxLab) -> None:
+    assert the_broker_loses_everything(outbox_lab, Relay) == []
+    assert outbox_lab.stored() == []
 
 
-def test_a_relay_that_trusts_the_broker_loses_it(lab: Lab) -> None:
-    assert len(the_broker_loses_everything(lab, DeletesWhenPublished)) == 20
+def test_a_relay_that_trusts_the_broker_loses_it(outbox_lab: OutboxLab) -> None:
+    assert len(the_broker_loses_everything(outbox_lab, DeletesWhenPublished)) == 20
 
 
 GAPS = ["before the database", "before Redis", "before it leaves", "before the acknowledgement"]
@@ -60,7 +60,7 @@ def kill_worker_at(monkeypatch: pytest.MonkeyPatch, gap: str) -> None:
             monkeypatch.setattr(work.Processor, "_warm", killed)
 
 
-def a_worker_is_killed(lab: Lab, monkeypatch: pytest.MonkeyPatch, gap: str) -> list[str]:
+def a_worker_is_killed(lab: OutboxLab, monkeypatch: pytest.MonkeyPatch, gap: str) -> list[str]:
     """The broker loses its message besides, as Redis does now and then."""
     events = old_names_are_cached(lab, 5)
     lab.store(*events)
@@ -83,35 +83,39 @@ def a_worker_is_killed(lab: Lab, monkeypatch: pytest.MonkeyPatch, gap: str) -> l
 
 @pytest.mark.parametrize("gap", GAPS)
 def test_a_worker_killed_at_any_point_leaves_the_record_or_has_applied_it(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, gap: str
+    outbox_lab: OutboxLab, monkeypatch: pytest.MonkeyPatch, gap: str
 ) -> None:
-    assert a_worker_is_killed(lab, monkeypatch, gap) == []
-    assert lab.stored() == []
+    assert a_worker_is_killed(outbox_lab, monkeypatch, gap) == []
+    assert outbox_lab.stored() == []
 
 
 @pytest.mark.parametrize("gap", GAPS[:2])
-def test_a_worker_that_removes_before_it_applies_loses_it(lab: Lab, monkeypatch: pytest.MonkeyPatch, gap: str) -> None:
+def test_a_worker_that_removes_before_it_applies_loses_it(
+    outbox_lab: OutboxLab, monkeypatch: pytest.MonkeyPatch, gap: str
+) -> None:
     """Known-bad: acknowledged early, as Celery does by default."""
-    deal_with = lab.delivery._deal_with
+    deal_with = outbox_lab.delivery._deal_with
 
     def leaves_first(messages: Any, strikes: int) -> None:
         for message in messages:
-            leave(lab.delivery.keeper, message.events)
+            leave(outbox_lab.delivery.keeper, message.events)
         deal_with(messages, strikes)
 
-    monkeypatch.setattr(lab.delivery, "_deal_with", leaves_first)
-    assert len(a_worker_is_killed(lab, monkeypatch, gap)) == 5
+    monkeypatch.setattr(outbox_lab.delivery, "_deal_with", leaves_first)
+    assert len(a_worker_is_killed(outbox_lab, monkeypatch, gap)) == 5
 
 
-def test_where_the_record_cannot_be_removed_the_message_goes_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    events = old_names_are_cached(lab, 1)
-    lab.store(*events)
-    lab.relay().round()
-    message = lab.take()
+def test_where_the_record_cannot_be_removed_the_message_goes_back(
+    outbox_lab: OutboxLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = old_names_are_cached(outbox_lab, 1)
+    outbox_lab.store(*events)
+    outbox_lab.relay().round()
+    message = outbox_lab.take()
     assert message is not None
-    blind = Keeper(lab.shop.settings(mongodb_url="mongodb://127.0.0.1:1/none", load_timeout_seconds=0.1))
+    blind = Keeper(outbox_lab.shop.settings(mongodb_url="mongodb://127.0.0.1:1/none", load_timeout_seconds=0.1))
     with monkeypatch.context() as patch:
         patch.setattr(cachekeeper.consuming.processor, "leave", lambda _, bodies: leave(blind, bodies))
-        assert lab.work(message) is Verdict.AWAY
-    assert len(lab.stored()) == 1
+        assert outbox_lab.work(message) is Verdict.AWAY
+    assert len(outbox_lab.stored()) == 1
     blind.close()

@@ -21,8 +21,9 @@ from lookups import (
     save_session,
     search_products,
 )
-from testkit.shop import Reads, Shop, changed_user, put_user
+from testkit.shop import Shop, changed_user, put_user
 from testkit.tokens import TOKEN
+from testkit.watching import Reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,7 @@ class Worker:
         return [name for watch in self.watches for name in watch.look()]
 
 
-class Place:
+class RollbackLab:
     """A Redis that comes back older, a database, and a process that reads and writes."""
 
     def __init__(self, older: OlderRedis, shop: Shop) -> None:
@@ -95,36 +96,36 @@ class Place:
 
 
 @contextmanager
-def place_of(
+def rollback_lab_of(
     kind: type[OlderRedis],
     guardian: Guardian,
     found: FoundServer,
     mongo: MongoServer,
     database: str,
     watched: tuple[pymongo.MongoClient[Any], Reads],
-) -> Iterator[Place]:
+) -> Iterator[RollbackLab]:
     client, reads = watched
     reads.reset()
     with kind(guardian, found) as older:
         shop = Shop(older.server, mongo, database, client, reads)
         try:
-            yield Place(older, shop)
+            yield RollbackLab(older, shop)
         finally:
             shop.close()
 
 
-def brought_back(place: Place, *, first_look: bool = True) -> list[str]:
+def brought_back(rollback_lab: RollbackLab, *, first_look: bool = True) -> list[str]:
     """Older data comes back, and a worker looks; which views it dropped."""
     if first_look:
-        place.worker.look()
-    place.stock()
-    place.older.remember()
-    place.change()
-    place.older.come_back()
-    assert place.seen() == OLD, "the older data is what readers are told"
-    return place.worker.look()
+        rollback_lab.worker.look()
+    rollback_lab.stock()
+    rollback_lab.older.remember()
+    rollback_lab.change()
+    rollback_lab.older.come_back()
+    assert rollback_lab.seen() == OLD, "the older data is what readers are told"
+    return rollback_lab.worker.look()
 
 
-def forget_the_marks(place: Place) -> None:
+def forget_the_marks(rollback_lab: RollbackLab) -> None:
     """As an eviction does. A note that the server was empty stays."""
-    place.shop.redis.delete(*place.shop.redis.keys("cachekeeper:*-incarnation"))
+    rollback_lab.shop.redis.delete(*rollback_lab.shop.redis.keys("cachekeeper:*-incarnation"))

@@ -42,7 +42,7 @@ def pausing(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[float], object
 
 
 @pytest.fixture
-def keeper(shop: Shop) -> Keeper:
+def filled(shop: Shop) -> Keeper:
     shop.db.users.insert_many([{"_id": n, "name": f"user {n}", "version": 1} for n in range(1, 451)])
     keeper = shop.keeper()
     for n in range(1, 451):  # more than one batch
@@ -55,63 +55,63 @@ def empty(shop: Shop) -> Keeper:
     return shop.keeper()
 
 
-def test_a_true_cache_is_right(keeper: Keeper) -> None:
-    assert read_user(9999, keeper=keeper) is None
-    found = check(keeper, USER_NAME)
+def test_a_true_cache_is_right(filled: Keeper) -> None:
+    assert read_user(9999, keeper=filled) is None
+    found = check(filled, USER_NAME)
     assert (found.right, found.wrong, found.checked) == (451, [], 451)
 
 
 @pytest.mark.parametrize("number", [1, 250, 450])
-def test_a_stale_value_is_found(shop: Shop, keeper: Keeper, number: int) -> None:
+def test_a_stale_value_is_found(shop: Shop, filled: Keeper, number: int) -> None:
     shop.db.users.update_one({"_id": number}, {"$set": {"name": "changed behind its back"}})
-    found = check(keeper, USER_NAME)
+    found = check(filled, USER_NAME)
     assert found.wrong == [f"user:{number}:name"]
     assert found.right == 449
 
 
-def test_a_value_without_a_document_is_found(shop: Shop, keeper: Keeper) -> None:
+def test_a_value_without_a_document_is_found(shop: Shop, filled: Keeper) -> None:
     shop.db.users.delete_one({"_id": 7})
-    assert check(keeper, USER_NAME).wrong == ["user:7:name"]
+    assert check(filled, USER_NAME).wrong == ["user:7:name"]
 
 
-def test_a_known_absence_of_what_exists_is_found(shop: Shop, keeper: Keeper) -> None:
-    assert read_user(777, keeper=keeper) is None
+def test_a_known_absence_of_what_exists_is_found(shop: Shop, filled: Keeper) -> None:
+    assert read_user(777, keeper=filled) is None
     shop.db.users.insert_one({"_id": 777, "name": "came later"})
-    assert check(keeper, USER_NAME).wrong == ["user:777:name"]
+    assert check(filled, USER_NAME).wrong == ["user:777:name"]
 
 
-def test_an_absence_that_has_ended_is_no_claim(shop: Shop, keeper: Keeper) -> None:
-    assert read_user(777, keeper=keeper) is None
+def test_an_absence_that_has_ended_is_no_claim(shop: Shop, filled: Keeper) -> None:
+    assert read_user(777, keeper=filled) is None
     shop.db.users.insert_one({"_id": 777, "name": "came later"})
     shop.redis.hset(meta_key("user:777:name"), "ax", 1)
-    assert check(keeper, USER_NAME).wrong == []
+    assert check(filled, USER_NAME).wrong == []
 
 
-def test_another_redis_type_is_found(shop: Shop, keeper: Keeper) -> None:
+def test_another_redis_type_is_found(shop: Shop, filled: Keeper) -> None:
     shop.redis.delete("user:3:name")
     shop.redis.lpush("user:3:name", "no text")
-    assert check(keeper, USER_NAME).wrong == ["user:3:name"]
+    assert check(filled, USER_NAME).wrong == ["user:3:name"]
 
 
-def test_a_change_on_its_way_is_not_wrong(shop: Shop, keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_on_its_way_is_not_wrong(shop: Shop, filled: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
     # commit · first look · apply · second look
     shop.db.users.update_one({"_id": 5}, {"$set": {"name": "new"}})
     pausing(monkeypatch, lambda _: shop.redis.set("user:5:name", "new"))
-    found = check(keeper, USER_NAME)
+    found = check(filled, USER_NAME)
     assert (found.right, found.wrong) == (450, [])
 
 
-def test_a_stale_search_is_found(shop: Shop, keeper: Keeper) -> None:
+def test_a_stale_search_is_found(shop: Shop, filled: Keeper) -> None:
     shop.db.products.insert_many([{"_id": 1, "name": "lamp {50%25}"}, {"_id": 2, "name": "desk"}])
     for text in ("LAMP", "{50%25}", "desk", "none"):
-        search_products(text, keeper=keeper)
-    assert check(keeper, SEARCH).right == 4
+        search_products(text, keeper=filled)
+    assert check(filled, SEARCH).right == 4
     shop.db.products.update_one({"_id": 1}, {"$set": {"price": 3}})
-    assert sorted(check(keeper, SEARCH).wrong) == ["search:%7B50%2525%7D", "search:lamp"]
+    assert sorted(check(filled, SEARCH).wrong) == ["search:%7B50%2525%7D", "search:lamp"]
 
 
 def test_a_change_that_comes_between_two_looks_is_looked_at_again(
-    shop: Shop, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, filled: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # first look: differs · another change behind its back · second look: differs in another way, and is as wrong
     shop.db.users.update_one({"_id": 5}, {"$set": {"name": "new"}})
@@ -122,11 +122,11 @@ def test_a_change_that_comes_between_two_looks_is_looked_at_again(
             shop.db.users.update_one({"_id": 5}, {"$set": {"name": name}})
 
     pausing(monkeypatch, meanwhile)
-    found = check(keeper, USER_NAME)
+    found = check(filled, USER_NAME)
     assert (found.right, found.wrong, found.checked) == (449, ["user:5:name"], 450)
 
 
-def test_what_never_stands_still_is_not_right(shop: Shop, keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_never_stands_still_is_not_right(shop: Shop, filled: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.db.users.update_one({"_id": 5}, {"$set": {"name": "0"}})
     slept: list[float] = []
 
@@ -135,13 +135,13 @@ def test_what_never_stands_still_is_not_right(shop: Shop, keeper: Keeper, monkey
         shop.db.users.update_one({"_id": 5}, {"$set": {"name": str(len(slept))}})
 
     pausing(monkeypatch, meanwhile)
-    found = audit(keeper, USER_NAME, grace=0, looks=3)
+    found = audit(filled, USER_NAME, grace=0, looks=3)
     assert (found.right, found.wrong, found.unsettled, len(slept)) == (449, [], ["user:5:name"], 2)
 
 
-def test_what_has_no_value_is_counted_as_that(shop: Shop, keeper: Keeper) -> None:
+def test_what_has_no_value_is_counted_as_that(shop: Shop, filled: Keeper) -> None:
     shop.redis.hset(meta_key("user:900:name"), "v", 3)
-    assert check(keeper, USER_NAME).valueless == 1
+    assert check(filled, USER_NAME).valueless == 1
 
 
 def test_a_session_that_only_redis_knows_is_nobodys_business(shop: Shop, empty: Keeper) -> None:
@@ -173,10 +173,10 @@ def test_ids_that_python_cannot_hash_are_compared(shop: Shop, empty: Keeper) -> 
     assert check(empty, SESSION).wrong == ["session:42"]
 
 
-def test_a_document_that_became_unreadable_is_found(shop: Shop, keeper: Keeper) -> None:
+def test_a_document_that_became_unreadable_is_found(shop: Shop, filled: Keeper) -> None:
     shop.db.users.delete_many({"_id": {"$in": [3, 4]}})
     shop.db.users.insert_many([garbled({"_id": 3, "name": GARBLED}), {"_id": 4, "name": 5}])
-    found = check(keeper, USER_NAME)
+    found = check(filled, USER_NAME)
     assert (found.right, sorted(found.wrong)) == (448, ["user:3:name", "user:4:name"])
 
 

@@ -32,23 +32,11 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    with redis_server.client() as client:
-        yield client
-
-
-@pytest.fixture
 def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
     with MongoTap(mongo_server, database) as mongo:
         mongo.database["blocked_tokens"].insert_one({"_id": TOKEN, "expires_at": None})
         mongo.commands.clear()
         yield mongo
-
-
-@pytest.fixture
-def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
-    with tokens.keeping(redis_server.url, mongo) as keeper:
-        yield keeper
 
 
 @pytest.fixture

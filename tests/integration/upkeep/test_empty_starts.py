@@ -15,10 +15,20 @@ from cachekeeper.upkeep.rollback_watch import Incarnation, RollbackWatch
 from lookups import read_user
 from testkit.delivering import REGISTRY
 from testkit.older_redis import KINDS, FromAppendOnlyFile
-from testkit.shop import Reads, Shop, put_user
+from testkit.shop import Shop, put_user
 from testkit.tokens import READY
 from testkit.waiting import wait_until
-from tests.integration.upkeep.rollback_lab import ALL, NEW, OLD, Place, Worker, brought_back, forget_the_marks, place_of
+from testkit.watching import Reads
+from tests.integration.upkeep.rollback_lab import (
+    ALL,
+    NEW,
+    OLD,
+    RollbackLab,
+    Worker,
+    brought_back,
+    forget_the_marks,
+    rollback_lab_of,
+)
 
 if TYPE_CHECKING:
     import pymongo
@@ -65,112 +75,118 @@ def test_a_server_that_began_empty_is_left_alone(
 
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
-def place(
+def rollback_lab(
     request: pytest.FixtureRequest,
     guardian: Guardian,
     redis_found: FoundServer,
     mongo_server: MongoServer,
     database: str,
     watched_mongo: tuple[pymongo.MongoClient[Any], Reads],
-) -> Iterator[Place]:
-    with place_of(request.param, guardian, redis_found, mongo_server, database, watched_mongo) as place:
-        yield place
+) -> Iterator[RollbackLab]:
+    with rollback_lab_of(request.param, guardian, redis_found, mongo_server, database, watched_mongo) as rollback_lab:
+        yield rollback_lab
 
 
-def needs_a_note(place: Place) -> bool:
+def needs_a_note(rollback_lab: RollbackLab) -> bool:
     """Whether the server itself does not tell that it began empty."""
-    return not place.tells or isinstance(place.older, FromAppendOnlyFile)
+    return not rollback_lab.tells or isinstance(rollback_lab.older, FromAppendOnlyFile)
 
 
-def test_what_one_worker_saw_of_an_empty_server_all_know(place: Place) -> None:
-    assert place.worker.look() == []
-    assert place.shop.redis.exists(NOTE) == needs_a_note(place)
-    place.stock()
-    forget_the_marks(place)
-    assert Worker(place.keeper).look() == []
-    assert place.shop.redis.exists(READY), "nothing was dropped"
-    assert place.seen() == OLD
+def test_what_one_worker_saw_of_an_empty_server_all_know(rollback_lab: RollbackLab) -> None:
+    assert rollback_lab.worker.look() == []
+    assert rollback_lab.shop.redis.exists(NOTE) == needs_a_note(rollback_lab)
+    rollback_lab.stock()
+    forget_the_marks(rollback_lab)
+    assert Worker(rollback_lab.keeper).look() == []
+    assert rollback_lab.shop.redis.exists(READY), "nothing was dropped"
+    assert rollback_lab.seen() == OLD
 
 
-@pytest.mark.parametrize("place", [FromAppendOnlyFile], indirect=True)  # there no server tells what it began with
-def test_a_worker_s_own_first_keys_are_not_taken_for_older_data(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+# With such a file no server tells what it began with.
+@pytest.mark.parametrize("rollback_lab", [FromAppendOnlyFile], indirect=True)
+def test_a_worker_s_own_first_keys_are_not_taken_for_older_data(
+    rollback_lab: RollbackLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     look = RollbackWatch.look
 
     def late_look(watch: RollbackWatch) -> list[str]:
         """As on a busy machine: the worker's other threads write first, unless they wait for this one."""
         deadline = time.monotonic() + 1
-        while not place.shop.redis.exists(READY) and time.monotonic() < deadline:
+        while not rollback_lab.shop.redis.exists(READY) and time.monotonic() < deadline:
             time.sleep(0.01)
         return look(watch)
 
     monkeypatch.setattr(RollbackWatch, "look", late_look)
-    place.shop.redis.flushall()
+    rollback_lab.shop.redis.flushall()
     dropped = COUNTERS["rollback_dropped"]
-    delivery = Processor(place.keeper.settings, REGISTRY)
+    delivery = Processor(rollback_lab.keeper.settings, REGISTRY)
     delivery.start()
     try:
-        wait_until(lambda: place.shop.redis.exists(READY), "the blocklist written")
-        wait_until(lambda: len(place.shop.redis.keys("cachekeeper:*-incarnation")) == len(ALL), "all views marked")
+        wait_until(lambda: rollback_lab.shop.redis.exists(READY), "the blocklist written")
+        wait_until(
+            lambda: len(rollback_lab.shop.redis.keys("cachekeeper:*-incarnation")) == len(ALL), "all views marked"
+        )
     finally:
         delivery.stop()
         delivery.keeper.close()
     assert COUNTERS["rollback_dropped"] == dropped
 
 
-@pytest.mark.parametrize("place", [FromAppendOnlyFile], indirect=True)
-def test_a_redis_that_hangs_delays_a_worker_s_start_by_its_time_limits_only(place: Place) -> None:
-    delivery = Processor(place.shop.settings(redis_timeout_seconds=0.1), REGISTRY)
-    place.older.server.pause()
+@pytest.mark.parametrize("rollback_lab", [FromAppendOnlyFile], indirect=True)
+def test_a_redis_that_hangs_delays_a_worker_s_start_by_its_time_limits_only(rollback_lab: RollbackLab) -> None:
+    delivery = Processor(rollback_lab.shop.settings(redis_timeout_seconds=0.1), REGISTRY)
+    rollback_lab.older.server.pause()
     try:
         began = time.monotonic()
         delivery.start()
         assert time.monotonic() - began < 10, "much more than the limits, much less than for ever"
         assert not delivery.pause.is_over
     finally:
-        place.older.server.resume()
+        rollback_lab.older.server.resume()
         delivery.stop()
         delivery.keeper.close()
 
 
-@pytest.mark.parametrize("place", [FromAppendOnlyFile], indirect=True)
-def test_a_server_with_nothing_but_a_worker_s_probe_and_note_is_empty(place: Place) -> None:
+@pytest.mark.parametrize("rollback_lab", [FromAppendOnlyFile], indirect=True)
+def test_a_server_with_nothing_but_a_worker_s_probe_and_note_is_empty(rollback_lab: RollbackLab) -> None:
     """A worker's gate may open before its watch has seen a server that was away."""
-    place.shop.redis.flushall()
-    place.shop.redis.mset({"cachekeeper:probe": "true", NOTE: "of an earlier life"})
-    assert place.worker.look() == []
+    rollback_lab.shop.redis.flushall()
+    rollback_lab.shop.redis.mset({"cachekeeper:probe": "true", NOTE: "of an earlier life"})
+    assert rollback_lab.worker.look() == []
 
 
-@pytest.mark.parametrize("place", [FromAppendOnlyFile], indirect=True)
-def test_a_server_with_one_key_more_is_not(place: Place) -> None:
-    place.shop.redis.flushall()
-    place.shop.redis.mset({"cachekeeper:probe": "true", NOTE: "of an earlier life", "user:1:name": "Ann"})
-    assert place.worker.look() == ALL
+@pytest.mark.parametrize("rollback_lab", [FromAppendOnlyFile], indirect=True)
+def test_a_server_with_one_key_more_is_not(rollback_lab: RollbackLab) -> None:
+    rollback_lab.shop.redis.flushall()
+    rollback_lab.shop.redis.mset({"cachekeeper:probe": "true", NOTE: "of an earlier life", "user:1:name": "Ann"})
+    assert rollback_lab.worker.look() == ALL
 
 
-def test_a_note_that_was_evicted_with_the_marks_is_missed_once(place: Place) -> None:
-    assert place.worker.look() == []
-    place.stock()
-    forget_the_marks(place)
-    place.shop.redis.delete(NOTE)
-    assert Worker(place.keeper).look() == (ALL if needs_a_note(place) else [])
-    assert Worker(place.keeper).look() == []
-    assert place.seen() == OLD, "from the database"
+def test_a_note_that_was_evicted_with_the_marks_is_missed_once(rollback_lab: RollbackLab) -> None:
+    assert rollback_lab.worker.look() == []
+    rollback_lab.stock()
+    forget_the_marks(rollback_lab)
+    rollback_lab.shop.redis.delete(NOTE)
+    assert Worker(rollback_lab.keeper).look() == (ALL if needs_a_note(rollback_lab) else [])
+    assert Worker(rollback_lab.keeper).look() == []
+    assert rollback_lab.seen() == OLD, "from the database"
 
 
-def noted_and_brought_back(place: Place) -> list[str]:
+def noted_and_brought_back(rollback_lab: RollbackLab) -> list[str]:
     """The older data has a note of its own life, which began empty, and no marks; what the first look drops."""
-    assert place.worker.look() == []
-    forget_the_marks(place)
-    return brought_back(place, first_look=False)
+    assert rollback_lab.worker.look() == []
+    forget_the_marks(rollback_lab)
+    return brought_back(rollback_lab, first_look=False)
 
 
-def test_an_older_note_of_an_empty_server_fits_no_later_life(place: Place) -> None:
-    assert noted_and_brought_back(place) == ALL
-    assert place.seen() == NEW
+def test_an_older_note_of_an_empty_server_fits_no_later_life(rollback_lab: RollbackLab) -> None:
+    assert noted_and_brought_back(rollback_lab) == ALL
+    assert rollback_lab.seen() == NEW
 
 
-@pytest.mark.parametrize("place", [FromAppendOnlyFile], indirect=True)  # there no server tells what it began with
-def test_a_watch_to_which_it_does_fit_is_caught(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+# With such a file no server tells what it began with.
+@pytest.mark.parametrize("rollback_lab", [FromAppendOnlyFile], indirect=True)
+def test_a_watch_to_which_it_does_fit_is_caught(rollback_lab: RollbackLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Incarnation, "wrote", lambda *_: True)
-    assert noted_and_brought_back(place) == []
-    assert place.seen() == OLD
+    assert noted_and_brought_back(rollback_lab) == []
+    assert rollback_lab.seen() == OLD

@@ -27,11 +27,22 @@ from lookups import (
 )
 from producers import UserUpdated
 from testkit.delivering import Site
+from testkit.gates import Gate, threads
 from testkit.older_redis import KINDS, FromSnapshot
-from testkit.shop import Gate, Reads, changed_user, put_user, threads
+from testkit.shop import changed_user, put_user
 from testkit.tokens import NOWHERE_MONGO, READY, TOKEN
 from testkit.waiting import wait_until
-from tests.integration.upkeep.rollback_lab import ALL, NEW, OLD, Place, Worker, brought_back, forget_the_marks, place_of
+from testkit.watching import Reads
+from tests.integration.upkeep.rollback_lab import (
+    ALL,
+    NEW,
+    OLD,
+    RollbackLab,
+    Worker,
+    brought_back,
+    forget_the_marks,
+    rollback_lab_of,
+)
 
 if TYPE_CHECKING:
     import pymongo
@@ -45,135 +56,135 @@ def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
-def any_place(
+def any_rollback_lab(
     request: pytest.FixtureRequest,
     guardian: Guardian,
     redis_found: FoundServer,
     mongo_server: MongoServer,
     database: str,
     watched_mongo: tuple[pymongo.MongoClient[Any], Reads],
-) -> Iterator[Place]:
-    with place_of(request.param, guardian, redis_found, mongo_server, database, watched_mongo) as place:
-        yield place
+) -> Iterator[RollbackLab]:
+    with rollback_lab_of(request.param, guardian, redis_found, mongo_server, database, watched_mongo) as rollback_lab:
+        yield rollback_lab
 
 
 @pytest.fixture
-def place(
+def rollback_lab(
     guardian: Guardian,
     redis_found: FoundServer,
     mongo_server: MongoServer,
     database: str,
     watched_mongo: tuple[pymongo.MongoClient[Any], Reads],
-) -> Iterator[Place]:
+) -> Iterator[RollbackLab]:
     """With snapshots."""
-    with place_of(FromSnapshot, guardian, redis_found, mongo_server, database, watched_mongo) as place:
-        yield place
+    with rollback_lab_of(FromSnapshot, guardian, redis_found, mongo_server, database, watched_mongo) as rollback_lab:
+        yield rollback_lab
 
 
 # --- what is brought back is dropped ----------------------------------------------------------------------------------
 
 
-def test_older_data_is_dropped(any_place: Place) -> None:
-    assert brought_back(any_place) == ALL
-    assert any_place.shop.redis.exists(READY) == 0
-    assert any_place.seen() == NEW
-    assert any_place.worker.look() == [], "once"
-    assert write_blocks(any_place.keeper, BLOCKED) is Passed.READY
-    reads = any_place.shop.reads.count
-    assert any_place.seen() == NEW
-    assert any_place.shop.reads.count == reads, "all of it from Redis"
+def test_older_data_is_dropped(any_rollback_lab: RollbackLab) -> None:
+    assert brought_back(any_rollback_lab) == ALL
+    assert any_rollback_lab.shop.redis.exists(READY) == 0
+    assert any_rollback_lab.seen() == NEW
+    assert any_rollback_lab.worker.look() == [], "once"
+    assert write_blocks(any_rollback_lab.keeper, BLOCKED) is Passed.READY
+    reads = any_rollback_lab.shop.reads.count
+    assert any_rollback_lab.seen() == NEW
+    assert any_rollback_lab.shop.reads.count == reads, "all of it from Redis"
 
 
-def test_it_can_come_back_again_with_the_same_data_and_be_found_by_another_worker(place: Place) -> None:
-    assert brought_back(place) == ALL
-    place.older.come_back()
-    assert place.seen() == OLD
-    assert Worker(place.keeper).look() == ALL
-    assert place.seen() == NEW
-    assert place.worker.look() == []
+def test_it_can_come_back_again_with_the_same_data_and_be_found_by_another_worker(rollback_lab: RollbackLab) -> None:
+    assert brought_back(rollback_lab) == ALL
+    rollback_lab.older.come_back()
+    assert rollback_lab.seen() == OLD
+    assert Worker(rollback_lab.keeper).look() == ALL
+    assert rollback_lab.seen() == NEW
+    assert rollback_lab.worker.look() == []
 
 
-def test_a_snapshot_from_before_the_mark_is_dropped(place: Place) -> None:
-    place.stock()
-    place.older.remember()
-    place.change()
+def test_a_snapshot_from_before_the_mark_is_dropped(rollback_lab: RollbackLab) -> None:
+    rollback_lab.stock()
+    rollback_lab.older.remember()
+    rollback_lab.change()
     # Its keys were there before anybody looked. One that does not tell what it began with may have loaded them.
-    assert place.worker.look() == ([] if place.tells else ALL)
-    assert place.worker.look() == []
-    assert place.seen() == NEW
-    place.older.come_back()
-    assert place.worker.look() == ALL
-    assert place.seen() == NEW
+    assert rollback_lab.worker.look() == ([] if rollback_lab.tells else ALL)
+    assert rollback_lab.worker.look() == []
+    assert rollback_lab.seen() == NEW
+    rollback_lab.older.come_back()
+    assert rollback_lab.worker.look() == ALL
+    assert rollback_lab.seen() == NEW
 
 
-def demoted_and_promoted(place: Place, guardian: Guardian) -> None:
+def demoted_and_promoted(rollback_lab: RollbackLab, guardian: Guardian) -> None:
     """The same process has, for a moment, been the replica of one that had missed changes."""
-    place.stock()
-    other = RedisServer(guardian, place.older.found, replica_of=place.older.server, name="other")
+    rollback_lab.stock()
+    other = RedisServer(guardian, rollback_lab.older.found, replica_of=rollback_lab.older.server, name="other")
     other.start()
     try:
-        assert place.worker.look() == [], "a replica has come: that is no rollback"
-        with place.older.server.client() as mine, other.client() as theirs:
+        assert rollback_lab.worker.look() == [], "a replica has come: that is no rollback"
+        with rollback_lab.older.server.client() as mine, other.client() as theirs:
             assert mine.wait(1, 10_000) == 1
             theirs.replicaof("NO", "ONE")
-            place.change()
+            rollback_lab.change()
             mine.execute_command("REPLICAOF", "127.0.0.1", other.port)
-            assert Worker(place.keeper).look() == [], "a replica takes no writes"
+            assert Worker(rollback_lab.keeper).look() == [], "a replica takes no writes"
             wait_until(lambda: mine.info("replication")["master_link_status"] == "up", "the older data")
             mine.replicaof("NO", "ONE")
     finally:
         other.kill()
-    assert place.seen() == OLD
+    assert rollback_lab.seen() == OLD
 
 
-def test_a_process_that_was_a_replica_for_a_while_has_older_data(place: Place, guardian: Guardian) -> None:
-    assert place.worker.look() == []
-    demoted_and_promoted(place, guardian)
-    assert place.worker.look() == ALL
-    assert place.seen() == NEW
+def test_a_process_that_was_a_replica_for_a_while_has_older_data(rollback_lab: RollbackLab, guardian: Guardian) -> None:
+    assert rollback_lab.worker.look() == []
+    demoted_and_promoted(rollback_lab, guardian)
+    assert rollback_lab.worker.look() == ALL
+    assert rollback_lab.seen() == NEW
 
 
-def test_what_only_redis_knows_is_spared(place: Place) -> None:
-    place.shop.redis.set("session:theirs", '{"by": "node"}', ex=1800)
-    assert brought_back(place) == ALL
-    assert read_session("theirs", keeper=place.keeper) == {"by": "node"}
+def test_what_only_redis_knows_is_spared(rollback_lab: RollbackLab) -> None:
+    rollback_lab.shop.redis.set("session:theirs", '{"by": "node"}', ex=1800)
+    assert brought_back(rollback_lab) == ALL
+    assert read_session("theirs", keeper=rollback_lab.keeper) == {"by": "node"}
 
 
-def test_a_lease_that_the_snapshot_brought_back_fills_nothing(place: Place) -> None:
-    assert place.worker.look() == []
-    put_user(place.shop, "Ann", 1)
+def test_a_lease_that_the_snapshot_brought_back_fills_nothing(rollback_lab: RollbackLab) -> None:
+    assert rollback_lab.worker.look() == []
+    put_user(rollback_lab.shop, "Ann", 1)
     gate = Gate()
-    place.shop.reads.after.append(gate)
+    rollback_lab.shop.reads.after.append(gate)
     with threads() as go:
-        slow = go(read_user, 1, keeper=place.keeper)
+        slow = go(read_user, 1, keeper=rollback_lab.keeper)
         gate.wait_for_arrival()  # it has loaded the old name, under a lease
-        place.older.remember()
-        put_user(place.shop, "Bea", 2)
-        changed_user(place.keeper, "Bea", 2)
-        place.older.come_back()
-        assert "user_name" in place.worker.look()
+        rollback_lab.older.remember()
+        put_user(rollback_lab.shop, "Bea", 2)
+        changed_user(rollback_lab.keeper, "Bea", 2)
+        rollback_lab.older.come_back()
+        assert "user_name" in rollback_lab.worker.look()
         gate.open()
         assert slow.result() == "Ann"  # it began before the change
-    assert read_user(1, keeper=place.keeper) == "Bea"
+    assert read_user(1, keeper=rollback_lab.keeper) == "Bea"
 
 
-def test_ready_said_by_a_pass_that_the_restart_has_cut_in_two_is_taken_back(place: Place) -> None:
+def test_ready_said_by_a_pass_that_the_restart_has_cut_in_two_is_taken_back(rollback_lab: RollbackLab) -> None:
     """nonce · snapshot · blocks written · restart from the snapshot, with the nonce and without the blocks · ready"""
-    assert place.worker.look() == []
-    place.shop.db.blocked_tokens.insert_one({"_id": TOKEN, "expires_at": None})
-    renew = place.shop.redis
+    assert rollback_lab.worker.look() == []
+    rollback_lab.shop.db.blocked_tokens.insert_one({"_id": TOKEN, "expires_at": None})
+    renew = rollback_lab.shop.redis
 
     def restart(written: int) -> None:
         assert written == 1
         assert renew.exists(f"blocked:{TOKEN}")
         renew.delete(f"blocked:{TOKEN}")  # as of the moment before
-        place.older.remember()
-        place.older.come_back()
+        rollback_lab.older.remember()
+        rollback_lab.older.come_back()
 
-    assert write_blocks(place.keeper, BLOCKED, tell=restart) is Passed.READY
-    assert not is_blocked(TOKEN, keeper=place.keeper), "until somebody looks"
-    assert "blocked" in place.worker.look()
-    assert is_blocked(TOKEN, keeper=place.keeper)
+    assert write_blocks(rollback_lab.keeper, BLOCKED, tell=restart) is Passed.READY
+    assert not is_blocked(TOKEN, keeper=rollback_lab.keeper), "until somebody looks"
+    assert "blocked" in rollback_lab.worker.look()
+    assert is_blocked(TOKEN, keeper=rollback_lab.keeper)
 
 
 # --- and would not be -------------------------------------------------------------------------------------------------
@@ -196,59 +207,61 @@ def only_one_server_is_watched(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mutant", [nothing_is_dropped, ready_stays, only_one_server_is_watched])
-def test_a_watch_that_leaves_something_is_caught(place: Place, monkeypatch: pytest.MonkeyPatch, mutant: Any) -> None:
+def test_a_watch_that_leaves_something_is_caught(
+    rollback_lab: RollbackLab, monkeypatch: pytest.MonkeyPatch, mutant: Any
+) -> None:
     mutant(monkeypatch)
-    brought_back(place)
-    assert place.seen() != NEW
+    brought_back(rollback_lab)
+    assert rollback_lab.seen() != NEW
 
 
 def test_a_watch_that_takes_data_without_a_mark_for_new_is_caught(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    rollback_lab: RollbackLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = Incarnation.of
     monkeypatch.setattr(Incarnation, "of", lambda info: replace(of(info), was_empty=True))
-    place.stock()
-    place.older.remember()
-    place.change()
-    place.older.come_back()
-    place.worker.look()
-    assert place.seen() == OLD
+    rollback_lab.stock()
+    rollback_lab.older.remember()
+    rollback_lab.change()
+    rollback_lab.older.come_back()
+    rollback_lab.worker.look()
+    assert rollback_lab.seen() == OLD
 
 
 def test_a_watch_that_compares_the_run_id_alone_is_caught(
-    place: Place, guardian: Guardian, monkeypatch: pytest.MonkeyPatch
+    rollback_lab: RollbackLab, guardian: Guardian, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Incarnation, "wrote", lambda self, mark: mark.startswith(self.run_id))
-    assert place.worker.look() == []
-    demoted_and_promoted(place, guardian)
-    assert place.worker.look() == []
-    assert place.seen() == OLD
+    assert rollback_lab.worker.look() == []
+    demoted_and_promoted(rollback_lab, guardian)
+    assert rollback_lab.worker.look() == []
+    assert rollback_lab.seen() == OLD
 
 
 # --- nothing is dropped without need ----------------------------------------------------------------------------------
 
 
-def test_a_flush_or_an_eviction_of_the_marks_is_no_rollback(place: Place) -> None:
-    place.shop.redis.set("something", "loaded")
-    place.older.remember()
-    place.older.come_back()
-    assert place.worker.look() == ALL, "it began with something"
-    place.shop.flush()
-    assert read_user(1, keeper=place.keeper) is None
-    assert place.worker.look() == []
-    assert place.worker.look() == []
-    forget_the_marks(place)
-    assert place.worker.look() == []
-    assert Worker(place.keeper).look() == [], "the marks are there again"
+def test_a_flush_or_an_eviction_of_the_marks_is_no_rollback(rollback_lab: RollbackLab) -> None:
+    rollback_lab.shop.redis.set("something", "loaded")
+    rollback_lab.older.remember()
+    rollback_lab.older.come_back()
+    assert rollback_lab.worker.look() == ALL, "it began with something"
+    rollback_lab.shop.flush()
+    assert read_user(1, keeper=rollback_lab.keeper) is None
+    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.look() == []
+    forget_the_marks(rollback_lab)
+    assert rollback_lab.worker.look() == []
+    assert Worker(rollback_lab.keeper).look() == [], "the marks are there again"
 
 
 # --- several workers, outages -----------------------------------------------------------------------------------------
 
 
 def test_of_two_workers_one_drops_a_view_and_the_other_when_that_one_has_died(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    rollback_lab: RollbackLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = Worker(place.shop.keeper())
+    other = Worker(rollback_lab.shop.keeper())
     gate, dropped = Gate(), []
 
     def drop(keeper: Keeper, view: Any, reason: str) -> int:
@@ -258,41 +271,41 @@ def test_of_two_workers_one_drops_a_view_and_the_other_when_that_one_has_died(
         return drop_view(keeper, view, reason)
 
     monkeypatch.setattr(rollbacks, "drop_view", drop)
-    assert place.worker.look() == other.look() == []
-    place.stock()
-    place.older.remember()
-    place.change()
-    place.older.come_back()
+    assert rollback_lab.worker.look() == other.look() == []
+    rollback_lab.stock()
+    rollback_lab.older.remember()
+    rollback_lab.change()
+    rollback_lab.older.come_back()
     with threads() as go:
-        first = go(place.worker.look)
+        first = go(rollback_lab.worker.look)
         gate.wait_for_arrival()
         assert "user_name" not in other.look(), "somebody is at it"
         # For all the others know, the first one has died: its lease ends.
-        (lease,) = place.shop.redis.keys("cachekeeper:user_name-dropping-*")
-        place.shop.redis.delete(lease)
+        (lease,) = rollback_lab.shop.redis.keys("cachekeeper:user_name-dropping-*")
+        rollback_lab.shop.redis.delete(lease)
         gate.open()
         assert "user_name" in other.look() + first.result()
-    assert place.seen() == NEW
-    assert place.worker.look() == other.look() == []
+    assert rollback_lab.seen() == NEW
+    assert rollback_lab.worker.look() == other.look() == []
 
 
-def test_an_outage_leaves_the_rest_to_the_next_look(place: Place) -> None:
-    with_nobody = Worker(place.shop.keeper(watched=False, mongodb_url=NOWHERE_MONGO, load_timeout_seconds=0.2))
-    assert place.worker.look() == []
-    place.stock()
-    place.older.remember()
-    place.change()
-    place.older.come_back()
+def test_an_outage_leaves_the_rest_to_the_next_look(rollback_lab: RollbackLab) -> None:
+    with_nobody = Worker(rollback_lab.shop.keeper(watched=False, mongodb_url=NOWHERE_MONGO, load_timeout_seconds=0.2))
+    assert rollback_lab.worker.look() == []
+    rollback_lab.stock()
+    rollback_lab.older.remember()
+    rollback_lab.change()
+    rollback_lab.older.come_back()
     with pytest.raises(DatabaseUnavailable):
         with_nobody.look()
-    assert place.shop.redis.exists(READY) == 0, "what needs no database has gone"
-    assert read_user(1, keeper=place.keeper) == "Bea"
-    place.older.server.pause()
+    assert rollback_lab.shop.redis.exists(READY) == 0, "what needs no database has gone"
+    assert read_user(1, keeper=rollback_lab.keeper) == "Bea"
+    rollback_lab.older.server.pause()
     with pytest.raises(CacheUnavailable):
-        Worker(place.shop.keeper(redis_timeout_seconds=0.1)).look()
-    place.older.server.resume()
-    assert place.worker.look() == ["session"]
-    assert place.seen() == NEW
+        Worker(rollback_lab.shop.keeper(redis_timeout_seconds=0.1)).look()
+    rollback_lab.older.server.resume()
+    assert rollback_lab.worker.look() == ["session"]
+    assert rollback_lab.seen() == NEW
 
 
 def test_worker_processes_drop_it_by_themselves(

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -66,12 +65,6 @@ def command(redis_server: RedisServer, mongo_server: MongoServer, database: str)
         "CACHEKEEPER_MODULES": "lookups",
     }
     return Command(environment)
-
-
-@pytest.fixture
-def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    with redis_server.client() as client:
-        yield client
 
 
 def test_it_fills_a_view_and_says_what_became_of_it(command: Command, client: redis.Redis) -> None:

@@ -1,7 +1,6 @@
 """`warm_view`: fills what is absent, and stands in nobody's way."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,18 +32,6 @@ STATE = "cachekeeper:user_name-warmed"
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "BATCH", 3)
-
-
-@pytest.fixture
-def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    with redis_server.client() as client:
-        yield client
-
-
-@pytest.fixture
-def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
-    with keeping(redis_server.url, mongo) as keeper:
-        yield keeper
 
 
 # --- what is filled ---------------------------------------------------------------------------------------------------

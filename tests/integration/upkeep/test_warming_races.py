@@ -1,7 +1,7 @@
 """Whatever happens while a view is being warmed: nothing stale is left behind."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from cachekeeper.upkeep import warming as views
 from cachekeeper.upkeep.warming import warm_view
 from cachekeeper.values.keys import meta_key
 from lookups import USER_NAME, read_user
-from testkit.shop import PATIENT
+from testkit.limits import PATIENT
 from testkit.taps import MongoTap, RedisTap
 from testkit.tokens import keeping
 from testkit.users import key_of, names, users
@@ -27,12 +27,6 @@ from testkit.users import key_of, names, users
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "BATCH", 3)
-
-
-@pytest.fixture
-def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    with redis_server.client() as client:
-        yield client
 
 
 def _load_first(self: views._Run, documents: Any) -> Any:

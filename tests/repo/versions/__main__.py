@@ -46,6 +46,7 @@ TESTS = (
     "verification/protocol/test_store_failures.py",
     "tests/integration/lookups/test_tokens.py",
     "tests/integration/consuming/test_transport.py",
+    "tests/integration/consuming/test_transport_refusals.py",
     "verification/wrong_keys/test_unread_replies.py",
     "tests/integration/lookups/test_users.py",
     "tests/integration/upkeep/test_warming.py",

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from testkit.shop import LONG
+from testkit.limits import LONG
 from verification.races.adapters.base import Aside
 
 if TYPE_CHECKING:

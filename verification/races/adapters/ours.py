@@ -29,7 +29,7 @@ from lookups import (
 from lookups import SESSION as SESSIONS
 from lookups import USER_NAME as USERS
 from producers import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated
-from testkit.shop import PATIENT
+from testkit.limits import PATIENT
 from testkit.taps import is_script
 from verification.races.adapters.base import SESSION, USER, Client, Contender
 from worker import handlers

@@ -20,6 +20,7 @@ from cachekeeper.devservers import (
 from cachekeeper.devservers.errors import COMPOSE_ENVIRONMENT
 from cachekeeper.devservers.program_version import identify
 from cachekeeper.devservers.wheels import Wheel
+from testkit.compose import ROOT
 
 REDIS = "Redis server v={} sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=ae4d"
 VALKEY = "Valkey server v={} sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=39f7"
@@ -375,7 +376,7 @@ def test_a_program_can_be_named_by_its_user(files: Files) -> None:
 
 
 def test_the_cure_names_what_the_compose_file_has() -> None:
-    text = (Path(__file__).parents[2] / "docker-compose.yml").read_text().replace("'", "")
+    text = (ROOT / "docker-compose.yml").read_text().replace("'", "")
     for name, value in COMPOSE_ENVIRONMENT.items():
         assert f"export {name}={value}\n" in text
 

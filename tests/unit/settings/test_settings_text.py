@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings
 from cachekeeper.connections.redis_clients import connect_mongodb, connect_redis
 from cachekeeper.errors import SettingsError
 from cachekeeper.settings import PREFIX, load
-from tests.unit.test_settings import kinds
+from tests.unit.settings.environment import kinds
 
 if TYPE_CHECKING:
     from pathlib import Path
