@@ -167,7 +167,7 @@ class BackgroundIndex:
         self.took_long = False
         """Whether the log says that it is being built."""
 
-    def look(self) -> bool:
+    def run_once(self) -> bool:
         """Look whether the index is there; begin to build it if not; and wait a little for the end.
 
         Returns:

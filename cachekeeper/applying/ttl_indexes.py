@@ -36,7 +36,7 @@ class IndexKeeper(PeriodicThread):
         self._missing: dict[TtlIndex, BackgroundIndex | None] = dict.fromkeys(indexes)
         self._refused: dict[TtlIndex, str] = {}
 
-    def look(self) -> None:
+    def run_once(self) -> None:
         """Make the indexes that are still missing. Each is tried, whatever becomes of the others.
 
         Raises:
@@ -56,7 +56,7 @@ class IndexKeeper(PeriodicThread):
     def _make(self, index: TtlIndex) -> None:
         making = self._missing[index] = self._missing[index] or self._making(index)
         try:
-            made = making.look()
+            made = making.run_once()
         except IndexRefused as error:
             if self._refused.get(index) != str(error):
                 logger.error("%s. Events are applied all the same; expired documents stay until it is made", error)

@@ -19,7 +19,7 @@ from cachekeeper.model.views import Server, View
 from cachekeeper.protocol import cache_errors
 from cachekeeper.protocol.outcomes import Changed, Invalidated
 from cachekeeper.reading.keeper import Keeper
-from cachekeeper.relays.outbox import leave
+from cachekeeper.relays.outbox import remove_delivered
 from cachekeeper.upkeep.blocklist_keeper import BlocklistKeeper
 from cachekeeper.upkeep.rollback_watch import PROBE_KEY, RollbackWatch
 from cachekeeper.upkeep.warming import warm_keys
@@ -166,7 +166,7 @@ class Processor:
             for body in message.events
         ]
         if records:
-            leave(self.keeper, records)
+            remove_delivered(self.keeper, records)
         COUNTERS.add("event_applied", len(results) - len(failed))
         self._warm(batch, results)
 

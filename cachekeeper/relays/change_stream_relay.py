@@ -110,7 +110,7 @@ class ChangeRelay:
         backoff = Backoff(self._stopping, waits="the change stream waits", goes_on="the change stream goes on")
         while not self._stopping.is_set():
             try:
-                self.turn()
+                self.run_once()
             except DatabaseUnavailable as error:
                 backoff.failed(error)
                 continue
@@ -140,7 +140,7 @@ class ChangeRelay:
         except DatabaseUnavailable as error:
             logger.warning("the next leader has to wait for the end of the lease: %s", error)
 
-    def turn(self) -> int:
+    def run_once(self) -> int:
         """Store the events of what has changed, or wait a moment for a change. Begin to lead if nobody does.
 
         Returns:

@@ -109,7 +109,7 @@ def add(database: Database[Any], session: ClientSession | None, *events: Event) 
         ) from error
 
 
-def leave(keeper: Keeper, events: Sequence[object]) -> None:
+def remove_delivered(keeper: Keeper, events: Sequence[object]) -> None:
     """Remove the records of events that have been dealt with, by majority.
 
     Args:

@@ -33,7 +33,7 @@ class PlainIndex:
         self._look_at = 0.0
         self._said = ""
 
-    def look(self) -> None:
+    def run_once(self) -> None:
         """Make the index if it is missing; once in `look_seconds`, and otherwise nothing.
 
         Where building it takes longer than `timeout`, this returns, and the build goes on. A refusal is logged once for
@@ -48,7 +48,7 @@ class PlainIndex:
         # Of an outage too: the index is for speed, and what fails there must not keep all else waiting.
         self._look_at = now + self.look_seconds
         try:
-            made = self._index.look()
+            made = self._index.run_once()
         except ExpiringIndex as error:
             logger.error("%s. This is looked at every %d s", error, self.look_seconds)
             self._said = str(error)

@@ -109,7 +109,7 @@ class Relay:
         backoff = Backoff(self._stopping, waits="the outbox waits", goes_on="the outbox is published again")
         while not self._stopping.is_set():
             try:
-                found = self.round()
+                found = self.run_once()
             except Unavailable as error:
                 backoff.failed(error)
                 continue
@@ -128,7 +128,7 @@ class Relay:
         if self._own:
             self._database.client.close()
 
-    def round(self) -> int:
+    def run_once(self) -> int:
         """Publish what is due now, as much as one round takes.
 
         Returns:
@@ -138,7 +138,7 @@ class Relay:
             DatabaseUnavailable, BrokerUnavailable: nothing is lost; do it again.
             SettingsError: as `run`.
         """
-        self._index.look()
+        self._index.run_once()
         return self._publish(self._claim(_FRESH, self._room())) + self._publish_again()
 
     def _room(self) -> int:

@@ -38,7 +38,7 @@ class PeriodicThread(ABC):
         self._failures = 0
 
     @abstractmethod
-    def look(self) -> object:
+    def run_once(self) -> object:
         """Look once, and do what is due; the thread does nothing else."""
 
     def start(self) -> None:
@@ -60,7 +60,7 @@ class PeriodicThread(ABC):
         pause = 0.0
         while not self._stopping.wait(pause):
             try:
-                self.look()
+                self.run_once()
             except Exception as error:  # noqa: BLE001  # nobody else would do what this thread does
                 self._note_failure(error)
                 pause = min(self.look_seconds * 2 ** min(self._failures - 1, 10), self.backoff_seconds)

@@ -41,7 +41,7 @@ class BlocklistKeeper(PeriodicThread):
         self._keeper = keeper
         self._view = view
 
-    def look(self) -> Passed | None:
+    def run_once(self) -> Passed | None:
         """Look once, and do what is due; the thread does nothing else.
 
         Returns:

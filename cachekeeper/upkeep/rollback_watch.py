@@ -123,7 +123,7 @@ class RollbackWatch(PeriodicThread):
         """
         self._has_asked.wait()
 
-    def look(self) -> list[str]:
+    def run_once(self) -> list[str]:
         """Look once, and drop what is due.
 
         Returns:

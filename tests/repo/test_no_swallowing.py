@@ -70,7 +70,7 @@ REASONS: dict[tuple[str, str, str], str] = {
     ): "what is no JSON is published, and becomes a dead letter",
     (
         "cachekeeper/relays/change_stream_relay.py",
-        "ChangeRelay.turn",
+        "ChangeRelay.run_once",
         "_Deposed",
     ): "another process leads: no error, a change of roles",
     ("cachekeeper/relays/change_stream_relay.py", "ChangeRelay._begin", "change_stream.Lost"): _ENDED_STREAM,
@@ -97,10 +97,10 @@ REASONS: dict[tuple[str, str, str], str] = {
     ("cachekeeper/http_api/app.py", "Door._probe", "BrokerUnavailable"): "the answer to /readyz, 503",
     (
         "cachekeeper/applying/ttl_indexes.py",
-        "IndexKeeper.look",
+        "IndexKeeper.run_once",
         "DatabaseUnavailable",
     ): "the first is raised when all were tried",
-    ("cachekeeper/relays/outbox_index.py", "PlainIndex.look", "IndexRefused"): "it is logged, once for each text",
+    ("cachekeeper/relays/outbox_index.py", "PlainIndex.run_once", "IndexRefused"): "it is logged, once for each text",
     ("cachekeeper/reading/core.py", "read", "CacheUnavailable"): "MongoDB is asked instead; counted by the breaker",
     ("cachekeeper/reading/core.py", "_load", "CacheUnavailable"): "MongoDB has answered; only the fill is left out",
     (

@@ -13,7 +13,7 @@ from cachekeeper.broker.names import TASK
 from cachekeeper.consuming import processor, request
 from cachekeeper.consuming.messages import EventMessage
 from cachekeeper.model.views import Server
-from cachekeeper.relays.outbox import leave
+from cachekeeper.relays.outbox import remove_delivered
 from testkit.faults import MUTANT
 from testkit.faults_worker import app
 from testkit.waiting import wait_until
@@ -65,7 +65,7 @@ if os.environ.get(MUTANT) == "early":
 
     def _early(self: processor.Processor, messages: Sequence[Any], strikes: int) -> None:
         if records := [event for message in messages if message.outbox for event in message.events]:
-            leave(self.keeper, records)
+            remove_delivered(self.keeper, records)
         requests = [_requests[message.id] for message in messages]
         for request, _ in requests:
             request.acknowledge()

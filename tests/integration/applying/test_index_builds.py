@@ -99,12 +99,12 @@ def check_a_slow_build(failing: MongoServer, keeper: Keeper, builds: Builds, cap
     index_keeper = keeping(keeper)
     with hold_index_builds(failing):
         for _ in range(3):
-            index_keeper.look()
+            index_keeper.run_once()
         for name in COLLECTIONS[1:]:
             assert keeper.database[name].index_information()["at_1"]["expireAfterSeconds"] == SECONDS
         assert caplog.text.count(SLOW) == 1, "said once"
     wait_until(lambda: "first" in builds.ended, "the end of the build")
-    index_keeper.look()
+    index_keeper.run_once()
     assert [len(builds.of(name)) for name in COLLECTIONS] == [1, 1, 1], "each begun once"
     assert not any("maxTimeMS" in command for command in builds.sent)
     assert keeper.database["first"].index_information()["at_1"]["expireAfterSeconds"] == SECONDS
@@ -144,11 +144,11 @@ def test_what_fails_keeps_no_other_index_waiting(failing: MongoServer, mongo_kee
     fail_indexing(failing, {"errorCode": 112, "namespace": "builds.first"})
     for _ in range(2):
         with pytest.raises(DatabaseUnavailable, match=r"^MongoDB failed while indexing first\.at \(WriteConflict"):
-            index_keeper.look()
+            index_keeper.run_once()
         for name in COLLECTIONS[1:]:
             assert "at_1" in mongo_keeper.database[name].index_information()
     be_well(failing)
-    index_keeper.look()
+    index_keeper.run_once()
     assert "at_1" in mongo_keeper.database["first"].index_information()
 
 
@@ -156,7 +156,7 @@ def check_all_are_tried(failing: MongoServer, keeper: Keeper, builds: Builds) ->
     """And the first outage is raised."""
     fail_indexing(failing, {"errorCode": 112})
     with pytest.raises(DatabaseUnavailable, match=r"first\.at"):
-        keeping(keeper).look()
+        keeping(keeper).run_once()
     assert {command["createIndexes"] for command in builds.sent} == {*COLLECTIONS}
 
 
@@ -185,7 +185,7 @@ def test_a_build_that_is_ended_is_begun_again(
 ) -> None:
     index_keeper = keeping(mongo_keeper)
     with hold_index_builds(failing):
-        index_keeper.look()
+        index_keeper.run_once()
         wait_until(lambda: "at_1" in mongo_keeper.database["first"].index_information(), "the build that begins")
         # It ends the build, once that goes on.
         dropping = threading.Thread(target=mongo_keeper.database["first"].drop_index, args=("at_1",))
@@ -194,8 +194,8 @@ def test_a_build_that_is_ended_is_begun_again(
     dropping.join(HANG_SECONDS)
     wait_until(lambda: "first" in builds.ended, "the end of the build")
     with pytest.raises(DatabaseUnavailable, match=r"^MongoDB failed while indexing first\.at \(IndexBuildAborted"):
-        index_keeper.look()
-    index_keeper.look()
+        index_keeper.run_once()
+    index_keeper.run_once()
     assert len(builds.of("first")) == 2
     assert "at_1" in mongo_keeper.database["first"].index_information()
     assert caplog.text.count(SLOW) == 1
@@ -231,11 +231,11 @@ def test_a_relay_goes_on_while_its_index_is_built(
     try:
         with hold_index_builds(failing):
             for _ in range(3):
-                assert relay.round() == 0
+                assert relay.run_once() == 0
             assert caplog.text.count("still builds the index on outbox.due_at") == 1
         wait_until(lambda: "outbox" in builds.ended, "the end of the build")
         for _ in range(2):
-            assert relay.round() == 0
+            assert relay.run_once() == 0
         assert len(builds.of("outbox")) == 1
         assert "maxTimeMS" not in builds.sent[0]
         assert caplog.text.count("the index on outbox.due_at is as it must be now") == 1

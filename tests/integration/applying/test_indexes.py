@@ -216,11 +216,11 @@ def test_a_refused_index_is_made_once_the_role_is_there(
     keeper = IndexKeeper(delivery.keeper, [TtlIndex("later", "at", lambda _: 60)])
     try:
         for _ in range(3):
-            keeper.look()
+            keeper.run_once()
         assert caplog.text.count("refused while indexing later.at") == 1, "said once"
         with guarded.direct_client() as client:
             client["shop"].command("grantRolesToUser", WRITER[0], roles=["readWrite"])
-        keeper.look()
+        keeper.run_once()
         assert "the index on later.at is made now" in caplog.text
         with guarded.direct_client() as client:
             assert client["shop"]["later"].index_information()["at_1"]["expireAfterSeconds"] == 60
@@ -278,11 +278,11 @@ def test_a_relay_goes_on_without_the_index_and_makes_it_once_it_may(
     monkeypatch.setattr(PlainIndex, "look_seconds", 0)
     try:
         for _ in range(3):
-            assert relay.round() == 0
+            assert relay.run_once() == 0
         assert caplog.text.count("MongoDB refused while indexing outbox.due_at (Unauthorized, code 13)") == 1
         with guarded.direct_client() as client:
             client["shop"].command("grantRolesToUser", WRITER[0], roles=["readWrite"])
-            relay.round()
+            relay.run_once()
             assert "the index on outbox.due_at is as it must be now" in caplog.text
             assert "due_at_1" in client["shop"]["outbox"].index_information()
             client["shop"].command("revokeRolesFromUser", WRITER[0], roles=["readWrite"])
@@ -296,18 +296,18 @@ def test_a_relay_says_again_and_again_that_an_index_deletes_events(
 ) -> None:
     relay = Relay(RelaySettings(mongodb_url="mongodb://127.0.0.1:1/x", broker_url=NOWHERE), db)
     try:
-        relay.round()
+        relay.run_once()
         db["outbox"].drop_index("due_at_1")
         db["outbox"].create_index("due_at", expireAfterSeconds=3600)  # while it runs
         monkeypatch.setattr(PlainIndex, "look_seconds", 0)
         relay._index._look_at = 0
         for _ in range(3):
-            assert relay.round() == 0
+            assert relay.run_once() == 0
         said = "the index due_at_1 of the collection outbox has expireAfterSeconds"
         assert caplog.text.count(said) == 3
         db["outbox"].drop_index("due_at_1")
-        relay.round()
-        relay.round()
+        relay.run_once()
+        relay.run_once()
         assert caplog.text.count(said) == 3
         assert caplog.text.count("the index on outbox.due_at is as it must be now") == 1
         assert "expireAfterSeconds" not in db["outbox"].index_information()["due_at_1"]
@@ -335,11 +335,11 @@ def test_what_passes_is_an_outage_of_one_round_and_no_refusal(
         try:
             fail_indexing(failing, PASSING[how])
             with pytest.raises(DatabaseUnavailable, match=r"^MongoDB failed while indexing outbox\.due_at"):
-                relay.round()
-            assert relay.round() == 0, "events do not wait for the index"
+                relay.run_once()
+            assert relay.run_once() == 0, "events do not wait for the index"
             be_well(failing)
             relay._index._look_at = 0
-            relay.round()
+            relay.run_once()
             assert "due_at_1" in client["shop"]["outbox"].index_information()
         finally:
             relay.close()

@@ -76,7 +76,7 @@ class Desk:
     def worker(self, registry: Registry, **changes: Any) -> Processor:
         delivery = Processor(self.shop.settings(broker_url=self.url, **changes), registry)
         self.deliveries.append(delivery)
-        delivery.indexes.look()
+        delivery.indexes.run_once()
         delivery.pause.start()
         assert delivery.pause.is_over
         return delivery

@@ -112,7 +112,7 @@ def work(lab: Lab, url: str) -> None:
     delivery._probe()
     delivery.pause._over = True
     for thread in (*delivery._watches, *delivery._threads):
-        thread.look()
+        thread.run_once()
     events = [
         event("user.updated", user_id="1", name="Bob", version=2),
         event("user.updated", user_id="1", name="Bob", version=3),

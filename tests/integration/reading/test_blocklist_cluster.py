@@ -51,7 +51,7 @@ def test_every_absent_block_is_asked_of_mongodb(
 
 def test_it_is_never_ready(cluster_keeper: Keeper, cluster_client: redis.Redis) -> None:
     assert write_blocks(cluster_keeper, BLOCKED) is Passed.UNFIT
-    assert BlocklistKeeper(cluster_keeper, BLOCKED).look() is None
+    assert BlocklistKeeper(cluster_keeper, BLOCKED).run_once() is None
     assert cluster_client.keys() == []
 
 

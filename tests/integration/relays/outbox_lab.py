@@ -126,7 +126,7 @@ class OutboxLab:
         """One round, when time has passed for the relay too."""
         self.time_passes()
         relay._retries.not_before = 0
-        return relay.round()
+        return relay.run_once()
 
     def close(self) -> None:
         for relay in self.relays:

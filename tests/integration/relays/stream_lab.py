@@ -58,8 +58,8 @@ class StreamLab(OutboxLab):
     def drain(self, stream: ChangeRelay) -> int:
         """Turns until there is nothing more: what MongoDB has acknowledged, the stream has. How many changes."""
         total = 0
-        while (found := stream.turn()) or stream._first or not stream.leads:
-            assert stream.leads or stream.turn() or stream.leads, "another one leads"
+        while (found := stream.run_once()) or stream._first or not stream.leads:
+            assert stream.leads or stream.run_once() or stream.leads, "another one leads"
             total += found
         return total
 
@@ -77,7 +77,7 @@ class StreamLab(OutboxLab):
 
     def apply(self) -> int:
         """Publish what is in the outbox, and apply it; how many events."""
-        while self.outbox_relay.round():
+        while self.outbox_relay.run_once():
             pass
         events = self.work_all()
         assert self.stored() == []
@@ -87,7 +87,7 @@ class StreamLab(OutboxLab):
         """Turns until this one leads: the other's lease ends."""
 
         def leads() -> bool:
-            stream.turn()
+            stream.run_once()
             return stream.leads
 
         wait_until(leads, "the lease taken over")

@@ -134,7 +134,7 @@ def test_an_oplog_that_no_longer_reaches_back(guardian: Guardian, mongo_found: F
 
 def turn_once(settings: StreamSettings) -> None:
     relay = ChangeRelay(settings, REGISTRY)
-    relay.turn()
+    relay.run_once()
     relay.step_down()
     relay.close()
 

@@ -120,7 +120,7 @@ def test_what_is_too_much_for_the_time_limit_is_stored_in_smaller_parts(stream_l
     while stream_lab.db["outbox"].count_documents({}) < 200:
         assert refused < 100, "no part is small enough"
         try:
-            stream.turn()
+            stream.run_once()
         except DatabaseUnavailable:
             refused += 1
     assert refused > 5
@@ -139,7 +139,7 @@ def test_many_changes_are_stored_in_their_order_and_all(stream_lab: StreamLab) -
 
 def test_one_leads_and_another_takes_over_when_it_dies(stream_lab: StreamLab) -> None:
     first, second = stream_lab.begun(lease=60), stream_lab.stream(lease=60)
-    assert second.turn() == 0
+    assert second.run_once() == 0
     assert not second.leads
     stream_lab.db["users"].insert_one({"_id": 1, "name": "Ann"})
     stream_lab.drain(first)
@@ -154,7 +154,7 @@ def test_who_stops_gives_the_lease_back(stream_lab: StreamLab) -> None:
     first, second = stream_lab.begun(lease=60), stream_lab.stream(lease=60)
     first.stop()
     first.run()
-    second.turn()
+    second.run_once()
     assert second.leads
 
 
@@ -202,9 +202,9 @@ class NotesFailures(ChangeRelay):
         super().__init__(settings, registry, lease_seconds=lease_seconds)
         self.failures: list[type] = []
 
-    def turn(self) -> int:
+    def run_once(self) -> int:
         try:
-            return super().turn()
+            return super().run_once()
         except DatabaseUnavailable as error:
             self.failures.append(type(error.__cause__))
             raise

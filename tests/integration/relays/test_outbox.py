@@ -140,9 +140,9 @@ def test_an_event_leaves_when_it_is_applied_and_not_before(outbox_lab: OutboxLab
     events = old_names_are_cached(outbox_lab, 3)
     outbox_lab.store(*events)
     relay = outbox_lab.relay()
-    assert relay.round() == 3
+    assert relay.run_once() == 3
     assert outbox_lab.stored() == sorted(event.id for event in events)
-    assert relay.round() == 0  # under way
+    assert relay.run_once() == 0  # under way
     assert outbox_lab.work_all() == 3
     assert outbox_lab.stored() == []
     assert stale(outbox_lab, events) == []
@@ -152,11 +152,11 @@ def test_one_that_is_ignored_as_old_leaves_too(outbox_lab: OutboxLab) -> None:
     events = old_names_are_cached(outbox_lab, 1)
     outbox_lab.store(*events)
     relay = outbox_lab.relay()
-    relay.round()
+    relay.run_once()
     outbox_lab.work_all()
     outbox_lab.store(renamed(0, 1))  # told late
     outbox_lab.shop.db["users"].update_one({"_id": "u0"}, {"$set": {"name": events[0].name, "version": 2}})
-    assert relay.round() == 1
+    assert relay.run_once() == 1
     assert outbox_lab.work_all() == 1
     assert outbox_lab.stored() == []
     assert stale(outbox_lab, events) == []
@@ -202,7 +202,7 @@ def test_poison_becomes_a_dead_letter_and_leaves_and_its_neighbours_are_applied(
     outbox_lab.store(events[0])
     outbox_lab.shop.db["outbox"].insert_many(records)
     outbox_lab.store(events[1])
-    assert outbox_lab.relay().round() == len(records) + 2
+    assert outbox_lab.relay().run_once() == len(records) + 2
     assert outbox_lab.broker.llen("cachekeeper") == 1  # all in one message
     outbox_lab.work_all()
     assert outbox_lab.stored() == []
@@ -222,7 +222,7 @@ def test_records_of_a_service_that_knows_only_the_format(outbox_lab: OutboxLab) 
     outbox_lab.store(event)
     outbox_lab.shop.db["outbox"].delete_many({})
     outbox_lab.shop.db["outbox"].insert_one({"_id": event.id, "body": json.dumps(event.to_wire())})
-    assert outbox_lab.relay().round() == 1
+    assert outbox_lab.relay().run_once() == 1
     outbox_lab.work_all()
     assert (outbox_lab.stored(), stale(outbox_lab, [event])) == ([], [])
 
@@ -236,7 +236,7 @@ def test_the_lag(outbox_lab: OutboxLab) -> None:
     lag = outbox.outbox_lag(outbox_lab.shop.db)
     assert (lag.events, lag.under_way) == (2, 0)
     assert lag.oldest_seconds == pytest.approx(95, abs=5)
-    outbox_lab.relay().round()
+    outbox_lab.relay().run_once()
     lag = outbox.outbox_lag(outbox_lab.shop.db)
     assert (lag.under_way, lag.unpublished_seconds) == (2, None)
     assert lag.oldest_seconds == pytest.approx(95, abs=5)

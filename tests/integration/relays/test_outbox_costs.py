@@ -35,7 +35,7 @@ def without_workers(lab: OutboxLab, kind: type[Relay]) -> int:
     lab.store(*(renamed(number) for number in range(100)))
     relay = lab.relay(kind)
     for _ in range(11):
-        relay.round()
+        relay.run_once()
         lab.time_passes()
     assert len(lab.stored()) == 100
     return sum(lab.published().values())
@@ -53,7 +53,7 @@ def test_without_workers_a_few_are_tried_now_and_then(outbox_lab: OutboxLab) -> 
     """Else a broker that has lost everything would never be given anything that could open the way."""
     outbox_lab.store(*(renamed(number) for number in range(100)))
     relay = outbox_lab.relay()
-    assert [relay.round(), *(outbox_lab.again(relay) for _ in range(4))] == [100, 16, 16, 16, 16]
+    assert [relay.run_once(), *(outbox_lab.again(relay) for _ in range(4))] == [100, 16, 16, 16, 16]
     assert len(outbox_lab.published()) == 100
 
 
@@ -63,13 +63,13 @@ def test_while_none_leaves_a_few_are_tried_ever_more_seldom(outbox_lab: OutboxLa
 
     outbox_lab.store(*(renamed(number) for number in range(100)))
     relay = outbox_lab.relay(outbox_retry_seconds=100)
-    relay.round()
+    relay.run_once()
     for expected in (100, 200, 400, 800, 800):
         assert outbox_lab.again(relay) == 16
         assert expected - 30 < wait() <= expected
     outbox_lab.work_all()
     outbox_lab.store(*(renamed(number) for number in range(100, 200)))
-    relay.round()
+    relay.run_once()
     assert outbox_lab.again(relay) == 32
     assert 70 < wait() <= 100
 
@@ -90,9 +90,9 @@ def test_each_time_it_takes_twice_as_long_until_it_is_published_again(outbox_lab
 def test_no_more_are_under_way_than_the_limit(outbox_lab: OutboxLab) -> None:
     outbox_lab.store(*(renamed(number) for number in range(30)))
     relay = outbox_lab.relay(outbox_limit_events=10)
-    assert [relay.round() for _ in range(3)] == [10, 0, 0]
+    assert [relay.run_once() for _ in range(3)] == [10, 0, 0]
     assert outbox_lab.work_all() == 10
-    assert [relay.round() for _ in range(3)] == [10, 0, 0]
+    assert [relay.run_once() for _ in range(3)] == [10, 0, 0]
     lag = outbox.outbox_lag(outbox_lab.shop.db)
     assert (lag.events, lag.under_way) == (20, 10)
 
@@ -100,12 +100,12 @@ def test_no_more_are_under_way_than_the_limit(outbox_lab: OutboxLab) -> None:
 def test_when_a_worker_is_back_what_was_lost_comes_in_ever_larger_parts(outbox_lab: OutboxLab) -> None:
     outbox_lab.store(*(renamed(number) for number in range(600)))
     relay = outbox_lab.relay()
-    assert [relay.round() for _ in range(3)] == [500, 100, 0]
+    assert [relay.run_once() for _ in range(3)] == [500, 100, 0]
     outbox_lab.broker.flushdb()
     outbox_lab.time_passes()
     sizes = []
     while outbox_lab.stored():
-        sizes.append(relay.round())  # no more time passes
+        sizes.append(relay.run_once())  # no more time passes
         outbox_lab.work_all()
     assert sizes == [16, 32, 64, 128, 256, 104]
 
@@ -113,13 +113,13 @@ def test_when_a_worker_is_back_what_was_lost_comes_in_ever_larger_parts(outbox_l
 def test_one_that_never_leaves_does_not_keep_the_others_waiting(outbox_lab: OutboxLab) -> None:
     outbox_lab.store(*(renamed(number) for number in range(100)))
     relay = outbox_lab.relay()
-    relay.round()
+    relay.run_once()
     outbox_lab.broker.flushdb()
     outbox_lab.time_passes()
     never = outbox_lab.shop.db["outbox"].find_one(sort=[("due_at", 1)])
     assert never is not None
     for _ in range(10):
-        relay.round()
+        relay.run_once()
         outbox_lab.work_all()
         outbox_lab.shop.db["outbox"].update_one({"_id": never["_id"]}, {"$set": never}, upsert=True)  # it is back
     assert outbox_lab.stored() == [never["_id"]]
@@ -138,17 +138,17 @@ def test_a_broker_that_confirms_nothing_is_given_little(outbox_lab: OutboxLab, m
         patch.setattr(Publisher, "send", taken_and_not_confirmed)
         for _ in range(10):
             with pytest.raises(BrokerUnavailable):
-                relay.round()
+                relay.run_once()
         assert outbox.outbox_lag(outbox_lab.shop.db).under_way == 0  # to be published at once when it is back
     assert sum(outbox_lab.published().values()) == 500 + 9 * 16
-    assert [relay.round() for _ in range(3)] == [16, 500, 84]
+    assert [relay.run_once() for _ in range(3)] == [16, 500, 84]
     assert len(outbox_lab.published()) == 600
 
 
 def test_a_record_that_was_published_often_travels_alone(outbox_lab: OutboxLab) -> None:
     outbox_lab.store(*(renamed(number) for number in range(4)))
     outbox_lab.shop.db["outbox"].update_one({"_id": outbox_lab.stored()[0]}, {"$set": {"attempts": 3}})
-    outbox_lab.relay().round()
+    outbox_lab.relay().run_once()
     assert outbox_lab.broker.llen("cachekeeper") == 2
 
 
@@ -179,7 +179,7 @@ def two_relays(lab: OutboxLab, kind: type[Relay]) -> list[int]:
         ready.wait(20)
         total = 0
         while lab.shop.db["outbox"].find_one({"due_at": None}) is not None:
-            total += relay.round()
+            total += relay.run_once()
         return total
 
     with threads() as go:

@@ -9,7 +9,7 @@ import pytest
 import cachekeeper.consuming.processor
 from cachekeeper.consuming.processor import Verdict
 from cachekeeper.reading.keeper import Keeper
-from cachekeeper.relays.outbox import leave
+from cachekeeper.relays.outbox import remove_delivered
 from cachekeeper.relays.outbox_relay import Relay
 from testkit.faults import DeletesWhenPublished
 from tests.integration.relays.outbox_lab import Killed, old_names_are_cached, stale
@@ -22,7 +22,7 @@ def the_broker_loses_everything(lab: OutboxLab, kind: type[Relay]) -> list[str]:
     events = old_names_are_cached(lab, 20)
     lab.store(*events)
     relay = lab.relay(kind)
-    assert relay.round() == 20
+    assert relay.run_once() == 20
     lab.broker.flushdb()
     for _ in range(10):
         if not lab.stored():
@@ -55,7 +55,7 @@ def kill_worker_at(monkeypatch: pytest.MonkeyPatch, gap: str) -> None:
         case "before Redis":
             monkeypatch.setattr("cachekeeper.applying.batch._Plan.run", killed)
         case "before it leaves":
-            monkeypatch.setattr(work, "leave", killed)
+            monkeypatch.setattr(work, "remove_delivered", killed)
         case "before the acknowledgement":
             monkeypatch.setattr(work.Processor, "_warm", killed)
 
@@ -65,7 +65,7 @@ def a_worker_is_killed(lab: OutboxLab, monkeypatch: pytest.MonkeyPatch, gap: str
     events = old_names_are_cached(lab, 5)
     lab.store(*events)
     relay = lab.relay()
-    relay.round()
+    relay.run_once()
     message = lab.take()
     assert message is not None
     with monkeypatch.context() as patch:
@@ -98,7 +98,7 @@ def test_a_worker_that_removes_before_it_applies_loses_it(
 
     def leaves_first(messages: Any, strikes: int) -> None:
         for message in messages:
-            leave(outbox_lab.delivery.keeper, message.events)
+            remove_delivered(outbox_lab.delivery.keeper, message.events)
         deal_with(messages, strikes)
 
     monkeypatch.setattr(outbox_lab.delivery, "_deal_with", leaves_first)
@@ -110,12 +110,14 @@ def test_where_the_record_cannot_be_removed_the_message_goes_back(
 ) -> None:
     events = old_names_are_cached(outbox_lab, 1)
     outbox_lab.store(*events)
-    outbox_lab.relay().round()
+    outbox_lab.relay().run_once()
     message = outbox_lab.take()
     assert message is not None
     blind = Keeper(outbox_lab.shop.settings(mongodb_url="mongodb://127.0.0.1:1/none", load_timeout_seconds=0.1))
     with monkeypatch.context() as patch:
-        patch.setattr(cachekeeper.consuming.processor, "leave", lambda _, bodies: leave(blind, bodies))
+        patch.setattr(
+            cachekeeper.consuming.processor, "remove_delivered", lambda _, bodies: remove_delivered(blind, bodies)
+        )
         assert outbox_lab.work(message) is Verdict.AWAY
     assert len(outbox_lab.stored()) == 1
     blind.close()

@@ -48,9 +48,9 @@ class Worker:
             RollbackWatch(keeper, Server.SECURITY, [SESSION, BLOCKED]),
         ]
 
-    def look(self) -> list[str]:
+    def run_once(self) -> list[str]:
         """The views that were dropped."""
-        return [name for watch in self.watches for name in watch.look()]
+        return [name for watch in self.watches for name in watch.run_once()]
 
 
 class RollbackLab:
@@ -117,13 +117,13 @@ def rollback_lab_of(
 def brought_back(rollback_lab: RollbackLab, *, first_look: bool = True) -> list[str]:
     """Older data comes back, and a worker looks; which views it dropped."""
     if first_look:
-        rollback_lab.worker.look()
+        rollback_lab.worker.run_once()
     rollback_lab.stock()
     rollback_lab.older.remember()
     rollback_lab.change()
     rollback_lab.older.come_back()
     assert rollback_lab.seen() == OLD, "the older data is what readers are told"
-    return rollback_lab.worker.look()
+    return rollback_lab.worker.run_once()
 
 
 def forget_the_marks(rollback_lab: RollbackLab) -> None:

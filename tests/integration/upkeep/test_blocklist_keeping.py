@@ -54,13 +54,13 @@ def is_ready(client: redis.Redis) -> bool:
 
 
 def test_a_look_does_what_is_due_and_no_more(kept: BlocklistKeeper, client: redis.Redis, mongo: MongoTap) -> None:
-    assert kept.look() is Passed.READY
-    assert kept.look() is None
+    assert kept.run_once() is Passed.READY
+    assert kept.run_once() is None
     assert mongo.of("blocked_tokens") == ["find"]
     client.delete(RESTED)  # its time is over
-    assert kept.look() is Passed.READY
+    assert kept.run_once() is Passed.READY
     client.delete(READY)
-    assert kept.look() is Passed.READY
+    assert kept.run_once() is Passed.READY
     assert mongo.of("blocked_tokens") == ["find"] * 3
 
 
@@ -77,25 +77,25 @@ def test_a_block_that_redis_failed_is_there_after_the_next_full_pass(
         kept = BlocklistKeeper(keeper, BLOCKED)
         client.script_load(scripts.declare_ready("", "", "").script.source)
         tap.before = before
-        assert kept.look() is Passed.READY
+        assert kept.run_once() is Passed.READY
         tap.before = lambda _words: None
         assert is_blocked("late", keeper=keeper) is False, "nobody has acknowledged it"
         left = client.pttl(RESTED)
         assert isinstance(left, int)
         assert 0 < left <= 60_000, "the bound that is stated"
         client.delete(RESTED)
-        assert kept.look() is Passed.READY
+        assert kept.run_once() is Passed.READY
         assert is_blocked("late", keeper=keeper) is True
 
 
 def test_a_server_that_may_evict_is_not_ready(
     kept: BlocklistKeeper, keeper: Keeper, client: redis.Redis, mongo: MongoTap, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert kept.look() is Passed.READY
+    assert kept.run_once() is Passed.READY
     client.config_set("maxmemory-policy", "allkeys-lru")
     try:
         mongo.commands.clear()
-        assert [kept.look(), kept.look()] == [Passed.UNFIT] * 2
+        assert [kept.run_once(), kept.run_once()] == [Passed.UNFIT] * 2
         assert len([record for record in caplog.records if "cannot be kept ready" in record.message]) == 1
         assert not is_ready(client)
         assert write_blocks(keeper, BLOCKED) is Passed.UNFIT
@@ -103,7 +103,7 @@ def test_a_server_that_may_evict_is_not_ready(
     finally:
         client.config_set("maxmemory-policy", "noeviction")
     client.delete(KEY)  # evicted
-    assert kept.look() is Passed.READY
+    assert kept.run_once() is Passed.READY
     assert is_ready(client)
 
 
@@ -130,21 +130,21 @@ def test_only_one_worker_passes_at_a_time(
 
     def before(words: Words) -> None:
         if words[0] == b"PEXPIRE":
-            seen.append(kept.look())
+            seen.append(kept.run_once())
 
     with RedisTap(redis_server) as tap, tokens.keeping(tap.url, mongo) as keeper:
         tap.before = before
         assert write_blocks(keeper, BLOCKED) is Passed.READY
     assert seen == [Passed.TAKEN]
-    assert kept.look() is None
+    assert kept.run_once() is None
     assert mongo.of("blocked_tokens") == ["find"]
     assert is_ready(client)
 
 
 def test_a_dead_workers_nonce_ends_by_itself(kept: BlocklistKeeper, client: redis.Redis) -> None:
     client.set(NONCE, "a dead worker's", px=100)
-    assert kept.look() in {Passed.TAKEN, Passed.READY}
-    wait_until(lambda: kept.look() is not Passed.TAKEN, "the nonce to end", 5)
+    assert kept.run_once() in {Passed.TAKEN, Passed.READY}
+    wait_until(lambda: kept.run_once() is not Passed.TAKEN, "the nonce to end", 5)
     assert is_ready(client)
 
 
@@ -155,7 +155,7 @@ def test_a_worker_that_comes_back_to_life_does_not_declare_ready(
     def before(words: Words) -> None:
         if words[1:2] == [DECLARE]:
             client.delete(NONCE)
-            assert kept.look() is Passed.READY
+            assert kept.run_once() is Passed.READY
             client.flushall()
 
     with RedisTap(redis_server) as tap, tokens.keeping(tap.url, mongo) as keeper:

@@ -62,11 +62,11 @@ def test_a_server_that_began_empty_is_left_alone(
             if first == "a reader":
                 assert read_user(1, keeper=keeper) == "Ann"
                 # Redis 6.2 does not tell what it began with: the key may be of a snapshot.
-                assert worker.look() == ([] if tells else ALL)
+                assert worker.run_once() == ([] if tells else ALL)
             else:
-                assert worker.look() == []
+                assert worker.run_once() == []
             assert read_user(1, keeper=keeper) == "Ann"
-            assert (worker.look(), Worker(keeper).look()) == ([], []), "whoever looks"
+            assert (worker.run_once(), Worker(keeper).run_once()) == ([], []), "whoever looks"
             assert shop.redis.exists("user:1:name")
             server.restart()
     finally:
@@ -93,11 +93,11 @@ def needs_a_note(rollback_lab: RollbackLab) -> bool:
 
 
 def test_what_one_worker_saw_of_an_empty_server_all_know(rollback_lab: RollbackLab) -> None:
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
     assert rollback_lab.shop.redis.exists(NOTE) == needs_a_note(rollback_lab)
     rollback_lab.stock()
     forget_the_marks(rollback_lab)
-    assert Worker(rollback_lab.keeper).look() == []
+    assert Worker(rollback_lab.keeper).run_once() == []
     assert rollback_lab.shop.redis.exists(READY), "nothing was dropped"
     assert rollback_lab.seen() == OLD
 
@@ -107,7 +107,7 @@ def test_what_one_worker_saw_of_an_empty_server_all_know(rollback_lab: RollbackL
 def test_a_worker_s_own_first_keys_are_not_taken_for_older_data(
     rollback_lab: RollbackLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = RollbackWatch.look
+    look = RollbackWatch.run_once
 
     def late_look(watch: RollbackWatch) -> list[str]:
         """As on a busy machine: the worker's other threads write first, unless they wait for this one."""
@@ -116,7 +116,7 @@ def test_a_worker_s_own_first_keys_are_not_taken_for_older_data(
             time.sleep(0.01)
         return look(watch)
 
-    monkeypatch.setattr(RollbackWatch, "look", late_look)
+    monkeypatch.setattr(RollbackWatch, "run_once", late_look)
     rollback_lab.shop.redis.flushall()
     dropped = COUNTERS["rollback_dropped"]
     delivery = Processor(rollback_lab.keeper.settings, REGISTRY)
@@ -152,29 +152,29 @@ def test_a_server_with_nothing_but_a_worker_s_probe_and_note_is_empty(rollback_l
     """A worker's gate may open before its watch has seen a server that was away."""
     rollback_lab.shop.redis.flushall()
     rollback_lab.shop.redis.mset({"cachekeeper:probe": "true", NOTE: "of an earlier life"})
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
 
 
 @pytest.mark.parametrize("rollback_lab", [FromAppendOnlyFile], indirect=True)
 def test_a_server_with_one_key_more_is_not(rollback_lab: RollbackLab) -> None:
     rollback_lab.shop.redis.flushall()
     rollback_lab.shop.redis.mset({"cachekeeper:probe": "true", NOTE: "of an earlier life", "user:1:name": "Ann"})
-    assert rollback_lab.worker.look() == ALL
+    assert rollback_lab.worker.run_once() == ALL
 
 
 def test_a_note_that_was_evicted_with_the_marks_is_missed_once(rollback_lab: RollbackLab) -> None:
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
     rollback_lab.stock()
     forget_the_marks(rollback_lab)
     rollback_lab.shop.redis.delete(NOTE)
-    assert Worker(rollback_lab.keeper).look() == (ALL if needs_a_note(rollback_lab) else [])
-    assert Worker(rollback_lab.keeper).look() == []
+    assert Worker(rollback_lab.keeper).run_once() == (ALL if needs_a_note(rollback_lab) else [])
+    assert Worker(rollback_lab.keeper).run_once() == []
     assert rollback_lab.seen() == OLD, "from the database"
 
 
 def noted_and_brought_back(rollback_lab: RollbackLab) -> list[str]:
     """The older data has a note of its own life, which began empty, and no marks; what the first look drops."""
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
     forget_the_marks(rollback_lab)
     return brought_back(rollback_lab, first_look=False)
 

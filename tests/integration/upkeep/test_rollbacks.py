@@ -88,7 +88,7 @@ def test_older_data_is_dropped(any_rollback_lab: RollbackLab) -> None:
     assert brought_back(any_rollback_lab) == ALL
     assert any_rollback_lab.shop.redis.exists(READY) == 0
     assert any_rollback_lab.seen() == NEW
-    assert any_rollback_lab.worker.look() == [], "once"
+    assert any_rollback_lab.worker.run_once() == [], "once"
     assert write_blocks(any_rollback_lab.keeper, BLOCKED) is Passed.READY
     reads = any_rollback_lab.shop.reads.count
     assert any_rollback_lab.seen() == NEW
@@ -99,9 +99,9 @@ def test_it_can_come_back_again_with_the_same_data_and_be_found_by_another_worke
     assert brought_back(rollback_lab) == ALL
     rollback_lab.older.come_back()
     assert rollback_lab.seen() == OLD
-    assert Worker(rollback_lab.keeper).look() == ALL
+    assert Worker(rollback_lab.keeper).run_once() == ALL
     assert rollback_lab.seen() == NEW
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
 
 
 def test_a_snapshot_from_before_the_mark_is_dropped(rollback_lab: RollbackLab) -> None:
@@ -109,11 +109,11 @@ def test_a_snapshot_from_before_the_mark_is_dropped(rollback_lab: RollbackLab) -
     rollback_lab.older.remember()
     rollback_lab.change()
     # Its keys were there before anybody looked. One that does not tell what it began with may have loaded them.
-    assert rollback_lab.worker.look() == ([] if rollback_lab.tells else ALL)
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == ([] if rollback_lab.tells else ALL)
+    assert rollback_lab.worker.run_once() == []
     assert rollback_lab.seen() == NEW
     rollback_lab.older.come_back()
-    assert rollback_lab.worker.look() == ALL
+    assert rollback_lab.worker.run_once() == ALL
     assert rollback_lab.seen() == NEW
 
 
@@ -123,13 +123,13 @@ def demoted_and_promoted(rollback_lab: RollbackLab, guardian: Guardian) -> None:
     other = RedisServer(guardian, rollback_lab.older.found, replica_of=rollback_lab.older.server, name="other")
     other.start()
     try:
-        assert rollback_lab.worker.look() == [], "a replica has come: that is no rollback"
+        assert rollback_lab.worker.run_once() == [], "a replica has come: that is no rollback"
         with rollback_lab.older.server.client() as mine, other.client() as theirs:
             assert mine.wait(1, 10_000) == 1
             theirs.replicaof("NO", "ONE")
             rollback_lab.change()
             mine.execute_command("REPLICAOF", "127.0.0.1", other.port)
-            assert Worker(rollback_lab.keeper).look() == [], "a replica takes no writes"
+            assert Worker(rollback_lab.keeper).run_once() == [], "a replica takes no writes"
             wait_until(lambda: mine.info("replication")["master_link_status"] == "up", "the older data")
             mine.replicaof("NO", "ONE")
     finally:
@@ -138,9 +138,9 @@ def demoted_and_promoted(rollback_lab: RollbackLab, guardian: Guardian) -> None:
 
 
 def test_a_process_that_was_a_replica_for_a_while_has_older_data(rollback_lab: RollbackLab, guardian: Guardian) -> None:
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
     demoted_and_promoted(rollback_lab, guardian)
-    assert rollback_lab.worker.look() == ALL
+    assert rollback_lab.worker.run_once() == ALL
     assert rollback_lab.seen() == NEW
 
 
@@ -151,7 +151,7 @@ def test_what_only_redis_knows_is_spared(rollback_lab: RollbackLab) -> None:
 
 
 def test_a_lease_that_the_snapshot_brought_back_fills_nothing(rollback_lab: RollbackLab) -> None:
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
     put_user(rollback_lab.shop, "Ann", 1)
     gate = Gate()
     rollback_lab.shop.reads.after.append(gate)
@@ -162,7 +162,7 @@ def test_a_lease_that_the_snapshot_brought_back_fills_nothing(rollback_lab: Roll
         put_user(rollback_lab.shop, "Bea", 2)
         changed_user(rollback_lab.keeper, "Bea", 2)
         rollback_lab.older.come_back()
-        assert "user_name" in rollback_lab.worker.look()
+        assert "user_name" in rollback_lab.worker.run_once()
         gate.open()
         assert slow.result() == "Ann"  # it began before the change
     assert read_user(1, keeper=rollback_lab.keeper) == "Bea"
@@ -170,7 +170,7 @@ def test_a_lease_that_the_snapshot_brought_back_fills_nothing(rollback_lab: Roll
 
 def test_ready_said_by_a_pass_that_the_restart_has_cut_in_two_is_taken_back(rollback_lab: RollbackLab) -> None:
     """nonce · snapshot · blocks written · restart from the snapshot, with the nonce and without the blocks · ready"""
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
     rollback_lab.shop.db.blocked_tokens.insert_one({"_id": TOKEN, "expires_at": None})
     renew = rollback_lab.shop.redis
 
@@ -183,7 +183,7 @@ def test_ready_said_by_a_pass_that_the_restart_has_cut_in_two_is_taken_back(roll
 
     assert write_blocks(rollback_lab.keeper, BLOCKED, tell=restart) is Passed.READY
     assert not is_blocked(TOKEN, keeper=rollback_lab.keeper), "until somebody looks"
-    assert "blocked" in rollback_lab.worker.look()
+    assert "blocked" in rollback_lab.worker.run_once()
     assert is_blocked(TOKEN, keeper=rollback_lab.keeper)
 
 
@@ -202,8 +202,10 @@ def ready_stays(patch: pytest.MonkeyPatch) -> None:
 
 
 def only_one_server_is_watched(patch: pytest.MonkeyPatch) -> None:
-    look = Worker.look
-    patch.setattr(Worker, "look", lambda self: (self.watches.pop() if len(self.watches) > 1 else None, look(self))[1])
+    look = Worker.run_once
+    patch.setattr(
+        Worker, "run_once", lambda self: (self.watches.pop() if len(self.watches) > 1 else None, look(self))[1]
+    )
 
 
 @pytest.mark.parametrize("mutant", [nothing_is_dropped, ready_stays, only_one_server_is_watched])
@@ -224,7 +226,7 @@ def test_a_watch_that_takes_data_without_a_mark_for_new_is_caught(
     rollback_lab.older.remember()
     rollback_lab.change()
     rollback_lab.older.come_back()
-    rollback_lab.worker.look()
+    rollback_lab.worker.run_once()
     assert rollback_lab.seen() == OLD
 
 
@@ -232,9 +234,9 @@ def test_a_watch_that_compares_the_run_id_alone_is_caught(
     rollback_lab: RollbackLab, guardian: Guardian, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Incarnation, "wrote", lambda self, mark: mark.startswith(self.run_id))
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
     demoted_and_promoted(rollback_lab, guardian)
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
     assert rollback_lab.seen() == OLD
 
 
@@ -245,14 +247,14 @@ def test_a_flush_or_an_eviction_of_the_marks_is_no_rollback(rollback_lab: Rollba
     rollback_lab.shop.redis.set("something", "loaded")
     rollback_lab.older.remember()
     rollback_lab.older.come_back()
-    assert rollback_lab.worker.look() == ALL, "it began with something"
+    assert rollback_lab.worker.run_once() == ALL, "it began with something"
     rollback_lab.shop.flush()
     assert read_user(1, keeper=rollback_lab.keeper) is None
-    assert rollback_lab.worker.look() == []
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
+    assert rollback_lab.worker.run_once() == []
     forget_the_marks(rollback_lab)
-    assert rollback_lab.worker.look() == []
-    assert Worker(rollback_lab.keeper).look() == [], "the marks are there again"
+    assert rollback_lab.worker.run_once() == []
+    assert Worker(rollback_lab.keeper).run_once() == [], "the marks are there again"
 
 
 # --- several workers, outages -----------------------------------------------------------------------------------------
@@ -271,40 +273,40 @@ def test_of_two_workers_one_drops_a_view_and_the_other_when_that_one_has_died(
         return drop_view(keeper, view, reason)
 
     monkeypatch.setattr(rollbacks, "drop_view", drop)
-    assert rollback_lab.worker.look() == other.look() == []
+    assert rollback_lab.worker.run_once() == other.run_once() == []
     rollback_lab.stock()
     rollback_lab.older.remember()
     rollback_lab.change()
     rollback_lab.older.come_back()
     with threads() as go:
-        first = go(rollback_lab.worker.look)
+        first = go(rollback_lab.worker.run_once)
         gate.wait_for_arrival()
-        assert "user_name" not in other.look(), "somebody is at it"
+        assert "user_name" not in other.run_once(), "somebody is at it"
         # For all the others know, the first one has died: its lease ends.
         (lease,) = rollback_lab.shop.redis.keys("cachekeeper:user_name-dropping-*")
         rollback_lab.shop.redis.delete(lease)
         gate.open()
-        assert "user_name" in other.look() + first.result()
+        assert "user_name" in other.run_once() + first.result()
     assert rollback_lab.seen() == NEW
-    assert rollback_lab.worker.look() == other.look() == []
+    assert rollback_lab.worker.run_once() == other.run_once() == []
 
 
 def test_an_outage_leaves_the_rest_to_the_next_look(rollback_lab: RollbackLab) -> None:
     with_nobody = Worker(rollback_lab.shop.keeper(watched=False, mongodb_url=NOWHERE_MONGO, load_timeout_seconds=0.2))
-    assert rollback_lab.worker.look() == []
+    assert rollback_lab.worker.run_once() == []
     rollback_lab.stock()
     rollback_lab.older.remember()
     rollback_lab.change()
     rollback_lab.older.come_back()
     with pytest.raises(DatabaseUnavailable):
-        with_nobody.look()
+        with_nobody.run_once()
     assert rollback_lab.shop.redis.exists(READY) == 0, "what needs no database has gone"
     assert read_user(1, keeper=rollback_lab.keeper) == "Bea"
     rollback_lab.older.server.pause()
     with pytest.raises(CacheUnavailable):
-        Worker(rollback_lab.shop.keeper(redis_timeout_seconds=0.1)).look()
+        Worker(rollback_lab.shop.keeper(redis_timeout_seconds=0.1)).run_once()
     rollback_lab.older.server.resume()
-    assert rollback_lab.worker.look() == ["session"]
+    assert rollback_lab.worker.run_once() == ["session"]
     assert rollback_lab.seen() == NEW
 
 

@@ -1,0 +1,1 @@
+"""Settings: what is read, refused and said, without a server."""
