@@ -8,6 +8,8 @@ import socket
 import sys
 import threading
 from collections.abc import Generator
+from unittest import mock
+from weakref import WeakSet
 
 import pytest
 
@@ -18,33 +20,44 @@ NETWORK = frozenset(
     {"socket.bind", "socket.connect", "socket.getaddrinfo", "socket.gethostbyaddr", "socket.gethostbyname"}
 )
 
-_guarded: frozenset[int] | None = None
-"""While a unit test runs: the threads that were there before it, except the one that runs it.
+_test: int | None = None
+"""The thread that runs a unit test, while one runs."""
+_threads: WeakSet[threading.Thread] = WeakSet()
+"""Those that unit tests have started. Others belong to clients of other tests, which may connect at any time."""
 
-They are those of other tests' clients, which may connect whenever they like.
-"""
+
+def _is_ours() -> bool:
+    return threading.get_ident() == _test or threading.current_thread() in _threads
 
 
 def _refuse(event: str, args: tuple[object, ...]) -> None:
-    if _guarded is None or threading.get_ident() in _guarded:
+    if _test is None:
         return
-    if event in PROCESSES:
+    if event in PROCESSES and _is_ours():
         pytest.fail(f"a unit test starts no process: {event}")
     # A pair of UNIX sockets is how an event loop wakes itself.
-    if event in NETWORK or (event == "socket.__new__" and args[1] != socket.AF_UNIX):
+    if (event in NETWORK or (event == "socket.__new__" and args[1] != socket.AF_UNIX)) and _is_ours():
         pytest.fail(f"a unit test opens no socket: {event}")
 
 
 sys.addaudithook(_refuse)
+_start_thread = threading.Thread.start
+
+
+def _noted(thread: threading.Thread) -> None:
+    if _is_ours():
+        _threads.add(thread)
+    _start_thread(thread)
 
 
 def _guard() -> Generator[None, object, object]:
-    global _guarded  # noqa: PLW0603  (an audit hook belongs to the process, so does what it refuses)
-    _guarded = frozenset(thread.ident or 0 for thread in threading.enumerate()) - {threading.get_ident()}
+    global _test  # noqa: PLW0603  (an audit hook belongs to the process, so does what it refuses)
+    _test = threading.get_ident()
     try:
-        return (yield)
+        with mock.patch.object(threading.Thread, "start", _noted):  # before Python 3.12 no event tells of a thread
+            return (yield)
     finally:
-        _guarded = None
+        _test = None
 
 
 @pytest.hookimpl(wrapper=True)

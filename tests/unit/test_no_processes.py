@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,6 +27,11 @@ SOCKETS: dict[str, Callable[[], object]] = {
 }
 
 
+EARLIER = ThreadPoolExecutor(1)
+"""As a client that another test has left: its thread is there before a unit test begins."""
+EARLIER.submit(threading.get_ident).result(20)
+
+
 @pytest.mark.parametrize("start", PROCESSES.values(), ids=PROCESSES)
 def test_a_unit_test_starts_no_process(start: Callable[[], object]) -> None:
     with pytest.raises(pytest.fail.Exception, match="starts no process"):
@@ -42,6 +48,11 @@ def test_a_unit_test_opens_no_socket(open_one: Callable[[], object]) -> None:
 def test_nor_do_the_threads_that_it_starts() -> None:
     with ThreadPoolExecutor(1) as pool, pytest.raises(pytest.fail.Exception, match="starts no process"):
         pool.submit(PROCESSES["Popen"]).result(20)
+
+
+def test_a_thread_that_was_there_before_may_open_one() -> None:
+    with EARLIER.submit(socket.socket).result(20) as opened:
+        assert opened.fileno() > 0
 
 
 def test_nor_does_the_guardian_of_the_servers() -> None:
