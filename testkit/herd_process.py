@@ -20,7 +20,7 @@ from cachekeeper.errors import CachekeeperError
 from cachekeeper.metrics import COUNTERS
 from cachekeeper.protocol import scripts
 from cachekeeper.protocol.outcomes import Filled
-from cachekeeper.reading import core
+from cachekeeper.reading import core, effects
 from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import Settings
 from lookups import read_user
@@ -203,9 +203,9 @@ def _no_cap(patch: pytest.MonkeyPatch) -> None:
 def _until_it_lands(patch: pytest.MonkeyPatch) -> None:
     """Nobody returns what could not be cached, and nobody looks at the clock."""
 
-    def load(nonce: str, limits: core.Limits, _: core._State) -> core.Reading[core.Loaded | None]:
-        loaded: core.Loaded = yield core.Load(nonce, limits.lookup)
-        filled = yield core.Fill(nonce, loaded)
+    def load(nonce: str, limits: core.Limits, _: core._State) -> core.Reading[effects.Loaded | None]:
+        loaded: effects.Loaded = yield effects.Load(nonce, limits.lookup)
+        filled = yield effects.Fill(nonce, loaded)
         return loaded if filled is Filled.STORED else None
 
     patch.setattr(core, "_load", load)

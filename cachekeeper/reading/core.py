@@ -26,11 +26,11 @@ from cachekeeper.model.view_code import decoded, not_awaitable
 from cachekeeper.model.views import Staleness
 from cachekeeper.protocol.outcomes import Acquired, Filled, Found, LeaseTaken, Stale
 from cachekeeper.protocol.scripts import Registration, Value, new_nonce
+from cachekeeper.reading.effects import Acquire, Effect, Fill, Join, Load, Loaded, LoadShared, Release, Wait
 from cachekeeper.values.codecs import Codec
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-Loaded = Value | Absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,64 +88,6 @@ class Start(Enum):
     CACHE_DOWN = "cache down"
 
 
-# What the core wants done. The shell's answers stand behind each.
-
-
-@dataclass(frozen=True, slots=True)
-class Acquire:
-    """Compete for the lease. -> Found, LeaseTaken or Acquired; CacheUnavailable may be thrown in."""
-
-    nonce: str
-    refresh: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Load under the lease. -> Loaded; any Unavailable or Damaged, and ViewFailed, may be thrown in."""
-
-    nonce: str
-    patience: float
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """Bring the load. -> Filled or Stale; CacheUnavailable may be thrown in."""
-
-    nonce: str
-    loaded: Loaded
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Give the lease back; with `discard`, `K` goes too. -> None, also where Redis fails."""
-
-    nonce: str
-    discard: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """Wait for the load with this nonce, if it is this process's. -> Loaded, or None: not here, or no result."""
-
-    nonce: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class LoadShared:
-    """Load without filling, under the cap, together with callers that arrived before it began. -> Loaded."""
-
-    patience: float
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Let time pass. -> None."""
-
-    seconds: float
-
-
-Effect = Acquire | Load | Fill | Release | Join | LoadShared | Wait
 Reading = Generator[Effect, Any, T]
 
 

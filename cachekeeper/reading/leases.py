@@ -11,7 +11,8 @@ from cachekeeper.protocol import Value, scripts
 
 if TYPE_CHECKING:
     from cachekeeper.protocol import Registration, Step
-    from cachekeeper.reading.core import Limits, Loaded
+    from cachekeeper.reading.core import Limits
+    from cachekeeper.reading.effects import Loaded
 
 
 def take(

@@ -10,7 +10,7 @@ from cachekeeper.errors import CachekeeperError, Overloaded
 
 if TYPE_CHECKING:
     from cachekeeper.connections.mongodb import DatabaseReads
-    from cachekeeper.reading.core import Loaded
+    from cachekeeper.reading.effects import Loaded
 
 
 class Flight:

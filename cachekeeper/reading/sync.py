@@ -17,7 +17,7 @@ from cachekeeper.model.views import Staleness
 from cachekeeper.protocol import scripts
 from cachekeeper.protocol.outcomes import Acquired, Found, Peeked, Stale
 from cachekeeper.protocol.refusals import server_name
-from cachekeeper.reading import core, leases
+from cachekeeper.reading import core, effects, leases
 from cachekeeper.reading.breaker import Breaker
 from cachekeeper.reading.singleflight import Flight, LeasedFlights, SharedFlights
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from cachekeeper.connections.mongodb import DatabaseReads
     from cachekeeper.model.sources import Find, StoredDocument
     from cachekeeper.protocol import Store
-    from cachekeeper.reading.core import Effect, Limits, Loaded, Target
+    from cachekeeper.reading.core import Limits, Target
+    from cachekeeper.reading.effects import Effect, Loaded
 
 T = TypeVar("T")
 
@@ -156,21 +157,21 @@ class _Lookup:
 
     def perform(self, effect: Effect) -> object:  # noqa: PLR0911  # one line of answer an effect
         match effect:
-            case core.Acquire():
+            case effects.Acquire():
                 return self._acquire(effect)
-            case core.Load():
+            case effects.Load():
                 return self._load(effect)
-            case core.Fill():
+            case effects.Fill():
                 return self._fill(effect)
-            case core.Release():
+            case effects.Release():
                 self._release(effect.nonce, discard=effect.discard)
                 self._land(self._loaded)
                 return None
-            case core.Join():
+            case effects.Join():
                 return self._reader.leased.join(effect.nonce, effect.seconds)
-            case core.LoadShared():
+            case effects.LoadShared():
                 return self._reader.load_shared(self._target, effect.patience)
-            case core.Wait():
+            case effects.Wait():
                 time.sleep(effect.seconds)
                 return None
 
@@ -183,7 +184,7 @@ class _Lookup:
         if self._lease is not None:
             self._release(self._lease, discard=False)
 
-    def _acquire(self, effect: core.Acquire) -> object:
+    def _acquire(self, effect: effects.Acquire) -> object:
         self._land(None)
         self._nonce, self._flight = effect.nonce, self._reader.leased.start(effect.nonce)
         self._lease = effect.nonce
@@ -211,7 +212,7 @@ class _Lookup:
             self._lease = None
         return answer
 
-    def _load(self, effect: core.Load) -> Loaded:
+    def _load(self, effect: effects.Load) -> Loaded:
         try:
             with self._reader.database.slot(effect.patience):
                 self._loaded = self._reader.run(self._target)
@@ -224,7 +225,7 @@ class _Lookup:
             raise
         return self._loaded
 
-    def _fill(self, effect: core.Fill) -> object:
+    def _fill(self, effect: effects.Fill) -> object:
         reader, key = self._reader, self._target.key
         spare = self._target.staleness is Staleness.SHARED
         step = leases.bring(key, effect.nonce, effect.loaded, reader.limits, ttl_ms=self._ttl_ms, spare=spare)

@@ -299,7 +299,8 @@ class ChangeRelay:
 
 def _lost(collections: Iterable[str], why: str) -> list[Event]:
     """Events by which everything cached of these collections is dropped."""
-    for collection in sorted(collections):
+    lost = sorted(collections)
+    for collection in lost:
         COUNTERS.add("change_stream_collection_lost")
         logger.warning("change stream: everything cached of collection %r is dropped: %s", collection, why)
-    return [CollectionChanged(collection=collection) for collection in sorted(collections)]
+    return [CollectionChanged(collection=collection) for collection in lost]

@@ -14,7 +14,8 @@ from cachekeeper.model.views import Staleness
 from cachekeeper.protocol import Value
 from cachekeeper.protocol.outcomes import Acquired, Filled, Found, LeaseTaken, Stale
 from cachekeeper.reading import core
-from cachekeeper.reading.core import Acquire, Fill, Join, Limits, Load, LoadShared, Release, Start, Target, Wait
+from cachekeeper.reading.core import Limits, Start, Target
+from cachekeeper.reading.effects import Acquire, Fill, Join, Load, LoadShared, Release, Wait
 from cachekeeper.values.codecs import Text
 
 if TYPE_CHECKING:

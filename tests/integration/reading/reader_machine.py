@@ -25,7 +25,7 @@ from cachekeeper.model.events import Event
 from cachekeeper.model.registry import load_registry
 from cachekeeper.model.sources import ABSENT, Absent, Find, StoredDocument
 from cachekeeper.protocol import Store
-from cachekeeper.reading import core
+from cachekeeper.reading import core, effects
 from cachekeeper.reading.core import Limits, Start, Target
 from cachekeeper.reading.keeper import Keeper
 from cachekeeper.reading.sync import SyncReader, _Lookup
@@ -94,7 +94,7 @@ class Reading:
     lookup: _Lookup
     since: int
     reading: core.Reading[str | Absent] = field(init=False)
-    effect: core.Effect = field(init=False)
+    effect: effects.Effect = field(init=False)
     flight: Flight | None = None
     now: float = 0.0
 
@@ -236,14 +236,14 @@ class ReaderMachine(RuleBasedStateMachine):
 
     def take_step(self, reading: Reading) -> None:
         answer: object = None
-        if isinstance(reading.effect, core.Join):
+        if isinstance(reading.effect, effects.Join):
             if reading.flight is None:
                 reading.flight = reading.process.leased._flights.get(reading.effect.nonce)
             if reading.flight is not None:
                 if not reading.flight.landed:
                     return
                 answer, reading.flight = reading.flight.wait(0), None
-        elif not isinstance(reading.effect, core.Wait):
+        elif not isinstance(reading.effect, effects.Wait):
             answer = reading.lookup.perform(reading.effect)
         self.send(reading, answer)
 

@@ -8,7 +8,7 @@ import pytest
 
 from cachekeeper.errors import CachekeeperError, DamagedDocument
 from cachekeeper.reading import sync
-from cachekeeper.reading.core import Loaded
+from cachekeeper.reading.effects import Loaded
 from cachekeeper.reading.singleflight import SharedFlights
 from lookups import read_user
 from testkit.gates import Gate, opened, threads

@@ -8,7 +8,7 @@ import pytest
 
 from cachekeeper.applying import batch as applying
 from cachekeeper.protocol.outcomes import LeaseTaken
-from cachekeeper.reading import core
+from cachekeeper.reading import core, effects
 from cachekeeper.reading.singleflight import LeasedFlights
 from cachekeeper.reading.sync import _Lookup
 from testkit.mutating import mutate
@@ -63,7 +63,7 @@ def test_joining_any_load_of_the_key_is_noticed(redis_server: RedisServer, monke
     """The usual single flight: whoever misses joins whatever load of this process is in the air."""
     acquire = _Lookup._acquire
 
-    def joining(self: _Lookup, effect: core.Acquire) -> object:
+    def joining(self: _Lookup, effect: effects.Acquire) -> object:
         answer = acquire(self, effect)
         others = [nonce for nonce in self._reader.leased._flights if nonce != effect.nonce]
         return LeaseTaken(others[0], 1000) if others else answer
