@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from pymongo.errors import OperationFailure
 
 from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.errors import DatabaseUnavailable, NoTransaction
+from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.model.events import CollectionChanged, Event
 
 if TYPE_CHECKING:
     from pymongo.change_stream import DatabaseChangeStream
@@ -147,3 +149,12 @@ def stream_errors(seconds: float) -> Iterator[None]:
                 "with --replSet NAME and call rs.initiate() once (one member is enough), or connect to a replica set"
             ) from error
         raise
+
+
+def drops(collections: Iterable[str], why: str) -> list[Event]:
+    """Events by which everything cached of these collections is dropped."""
+    lost = sorted(collections)
+    for collection in lost:
+        COUNTERS.add("change_stream_collection_lost")
+        logger.warning("change stream: everything cached of collection %r is dropped: %s", collection, why)
+    return [CollectionChanged(collection=collection) for collection in lost]

@@ -27,13 +27,12 @@ from cachekeeper.connections.redis_clients import connect_mongodb
 from cachekeeper.errors import DatabaseUnavailable, InvalidEvent
 from cachekeeper.metrics import COUNTERS, logger
 from cachekeeper.model.changes import OPERATIONS, Change
-from cachekeeper.model.events import CollectionChanged
 from cachekeeper.relays import change_stream, outbox
 from cachekeeper.runtime.backoff import Backoff
 from cachekeeper.values.mongoose_json import DOCUMENT_CODEC_OPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pymongo.change_stream import DatabaseChangeStream
     from pymongo.client_session import ClientSession
@@ -183,7 +182,7 @@ class ChangeRelay:
             self._begin_anew(str(lost))
             return
         # What is watched only now was not watched before this place.
-        self._first = _lost(watched - set(state.get("collections") or ()), "it was not watched before")
+        self._first = change_stream.drops(watched - set(state.get("collections") or ()), "it was not watched before")
 
     def _begin_anew(self, why: str) -> None:
         """Start now, and have everything dropped that was cached before.
@@ -200,7 +199,7 @@ class ChangeRelay:
         self._close_stream()
         self._stream = self._open(None)
         COUNTERS.add("change_stream_begun_anew")
-        self._first = _lost(self._watches, why)  # stored with what is read next
+        self._first = change_stream.drops(self._watches, why)  # stored with what is read next
 
     def _acquire(self) -> Mapping[str, Any]:
         """Become the leader, or stay it; the state.
@@ -255,12 +254,12 @@ class ChangeRelay:
         if operation not in OPERATIONS:
             # The stream goes on; what it says of single documents no longer tells what is in the collection.
             concerned = {collection, (found.get("to") or {}).get("coll")} & set(self._watches)
-            return _lost(concerned, f"the stream says: {operation}")
+            return change_stream.drops(concerned, f"the stream says: {operation}")
         watch = self._watches[collection]
         try:
             return list(watch.events(Change.of(found, self._ids.get(watch.view or "", watch.ids))))
         except InvalidEvent as error:
-            return _lost({collection}, f"a change makes no event: {error}")
+            return change_stream.drops({collection}, f"a change makes no event: {error}")
 
     # --- storing
 
@@ -295,12 +294,3 @@ class ChangeRelay:
         if stream is not None:
             with suppress(PyMongoError), pymongo.timeout(self._limit):  # a server that is away forgets it by itself
                 stream.close()
-
-
-def _lost(collections: Iterable[str], why: str) -> list[Event]:
-    """Events by which everything cached of these collections is dropped."""
-    lost = sorted(collections)
-    for collection in lost:
-        COUNTERS.add("change_stream_collection_lost")
-        logger.warning("change stream: everything cached of collection %r is dropped: %s", collection, why)
-    return [CollectionChanged(collection=collection) for collection in lost]
