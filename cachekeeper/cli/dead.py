@@ -125,8 +125,7 @@ def drop(
 
 @contextmanager
 def _opened(settings: "LetterSettings | None" = None) -> Iterator["DeadLetters"]:
-    from cachekeeper.connections.mongodb import majority  # noqa: PLC0415
-    from cachekeeper.connections.redis_clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.connections.mongodb import connect_mongodb, majority  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.consuming.dead_letter_admin import DeadLetters  # noqa: PLC0415
     from cachekeeper.model.registry import load_registry  # noqa: PLC0415
     from cachekeeper.settings import LetterSettings, load  # noqa: PLC0415

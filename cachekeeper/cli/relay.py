@@ -77,8 +77,7 @@ def _check() -> None:
 
 
 def _lag(settings: OutboxSettings, seconds: float) -> Lag:
-    from cachekeeper.connections.mongodb import majority  # noqa: PLC0415
-    from cachekeeper.connections.redis_clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.connections.mongodb import connect_mongodb, majority  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.relays.outbox import outbox_lag  # noqa: PLC0415
 
     database = majority(connect_mongodb(settings.mongodb_url, settings.load_timeout_seconds))

@@ -42,7 +42,7 @@ def stream(
 
 
 def _check() -> None:
-    from cachekeeper.connections.redis_clients import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
+    from cachekeeper.connections.mongodb import connect_mongodb  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.relays.stream_health import Leader, seek_leader  # noqa: PLC0415
     from cachekeeper.settings import OutboxSettings, load  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Reading MongoDB: the primary, majority, within a time limit, and never more reads at once than the cap."""
+"""MongoDB: its client, and reads by majority from the primary, within a time limit, no more at once than the cap."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pymongo import ReadPreference, WriteConcern
+from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.database import Database
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from cachekeeper.connections.mongodb_errors import database_errors, query_refusal
-from cachekeeper.errors import DatabaseUnavailable, Overloaded
+from cachekeeper.errors import DatabaseUnavailable, Overloaded, SettingsError
 from cachekeeper.values.argument_checks import check_given
 from cachekeeper.values.mongoose_json import LEAN_CODEC_OPTIONS
+from cachekeeper.values.urls.checking import checked
+from cachekeeper.values.urls.mongodb_url import mongodb_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,3 +94,28 @@ def majority(database: Database[Any], read_concern: str = "majority") -> Databas
         read_concern=ReadConcern(read_concern),
         write_concern=WriteConcern("majority"),
     )
+
+
+def connect_mongodb(url: str, timeout: float) -> Database[Any]:
+    """The database that `url` names; its client connects at first use.
+
+    Args:
+        url: as in the settings, with the database in its path.
+        timeout: seconds for connecting. Each operation has a limit of its own.
+
+    Raises:
+        SettingsError: the URL cannot be used.
+    """
+    url = checked("MONGODB_URL", mongodb_url, url)
+    limit = int(timeout * 1000)
+    try:
+        client: MongoClient[Any] = MongoClient(
+            url,
+            connect=False,
+            connectTimeoutMS=limit,
+            serverSelectionTimeoutMS=limit,
+            appname="cachekeeper",
+        )
+        return client.get_default_database(codec_options=LEAN_CODEC_OPTIONS)
+    except (PyMongoError, ValueError, TypeError) as error:
+        raise SettingsError(f"CACHEKEEPER_MONGODB_URL: cannot be used ({type(error).__name__})") from None

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from pymongo import MongoClient
-from pymongo.errors import PyMongoError
 from redis import ConnectionPool, Redis, RedisCluster
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
@@ -16,15 +14,11 @@ from redis.cluster import ClusterPipeline
 from redis.retry import Retry
 
 from cachekeeper.connections.redis_pool import WaitingPool, pools_of
-from cachekeeper.errors import InputError, SettingsError
+from cachekeeper.errors import InputError
 from cachekeeper.protocol import LazyCluster, cache_errors
 from cachekeeper.values.argument_checks import check_given
-from cachekeeper.values.mongoose_json import LEAN_CODEC_OPTIONS
-from cachekeeper.values.urls.mongodb_url import mongodb_url
+from cachekeeper.values.urls.checking import checked
 from cachekeeper.values.urls.redis_url import redis_url
-
-if TYPE_CHECKING:
-    from pymongo.database import Database
 
 WAIT_SECONDS = 2.0
 
@@ -40,7 +34,7 @@ def connect_redis(url: str, timeout: float, wait: float = WAIT_SECONDS) -> Redis
     Raises:
         SettingsError: the URL cannot be used.
     """
-    url = _checked("REDIS_URL", redis_url, url)
+    url = checked("REDIS_URL", redis_url, url)
     if not _is_cluster(url):
         return _plain_client(url, timeout, wait)
 
@@ -165,38 +159,6 @@ def _skips_the_look(pool: ConnectionPool) -> bool:
         return False
     enabled: Callable[[], bool] | None = getattr(pool, "maint_notifications_enabled", None)  # since redis-py 7.1
     return getattr(pool, "cache", None) is not None or (enabled is not None and bool(enabled()))
-
-
-def connect_mongodb(url: str, timeout: float) -> Database[Any]:
-    """The database that `url` names; its client connects at first use.
-
-    Args:
-        url: as in the settings, with the database in its path.
-        timeout: seconds for connecting. Each operation has a limit of its own.
-
-    Raises:
-        SettingsError: the URL cannot be used.
-    """
-    url = _checked("MONGODB_URL", mongodb_url, url)
-    limit = int(timeout * 1000)
-    try:
-        client: MongoClient[Any] = MongoClient(
-            url,
-            connect=False,
-            connectTimeoutMS=limit,
-            serverSelectionTimeoutMS=limit,
-            appname="cachekeeper",
-        )
-        return client.get_default_database(codec_options=LEAN_CODEC_OPTIONS)
-    except (PyMongoError, ValueError, TypeError) as error:
-        raise SettingsError(f"CACHEKEEPER_MONGODB_URL: cannot be used ({type(error).__name__})") from None
-
-
-def _checked(name: str, check: Callable[[str], str], url: str) -> str:
-    try:
-        return check(url)
-    except ValueError as error:
-        raise SettingsError(f"CACHEKEEPER_{name}: {error}") from None
 
 
 def disconnect(client: Redis | RedisCluster | LazyCluster) -> None:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from pymongo import UpdateOne
 
 from cachekeeper.connections.mongodb_errors import database_errors
-from cachekeeper.errors import CachekeeperError
+from cachekeeper.errors import CachekeeperError, InvalidEvent
 from cachekeeper.model.registry import TtlIndex
+from cachekeeper.values.nesting import TOO_DEEP
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from cachekeeper.consuming.messages import Failures
+    from cachekeeper.consuming.messages import DeepEvent, Failures, Poison
     from cachekeeper.model.events import Event
     from cachekeeper.model.registry import Registry
     from cachekeeper.reading.keeper import Keeper
@@ -40,7 +41,7 @@ _PLAIN_FIELDS = frozenset({"type", "time", "version"})
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """One thing that can never be applied.
 
     Attributes:
@@ -54,7 +55,17 @@ class Letter:
     failures: Failures | None = None
 
 
-def keep(keeper: Keeper, registry: Registry, letters: Sequence[Letter]) -> None:
+def unreadable_message(message: Poison) -> DeadLetter:
+    """What becomes of a message that cannot be read."""
+    return DeadLetter(message.body, InvalidEvent("message", message.reason))
+
+
+def too_deep_event(event: DeepEvent, failures: Failures | None) -> DeadLetter:
+    """What becomes of an event that is nested too deeply to be walked over."""
+    return DeadLetter(event.text, InvalidEvent("event", TOO_DEEP), failures)
+
+
+def keep(keeper: Keeper, registry: Registry, letters: Sequence[DeadLetter]) -> None:
     """Write dead letters, by majority. The same body again is counted, not written twice.
 
     A document holds `body` (JSON text, as it came, tokens in clear: so that it can be published again; `whole` unless
@@ -85,7 +96,7 @@ def mask(value: object) -> str:
     return f"<masked {hashlib.sha256(str(value).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}>"
 
 
-def _write(registry: Registry, letter: Letter, now: datetime) -> UpdateOne:
+def _write(registry: Registry, letter: DeadLetter, now: datetime) -> UpdateOne:
     body = json.dumps(letter.body)  # ASCII: NUL and lone surrogates survive as escapes
     hidden = set(_secrets(letter.body, _secret_fields(letter.body, registry)))
     error, event = letter.error, _event_of(letter.body, registry)

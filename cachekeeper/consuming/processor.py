@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from cachekeeper.applying.batch import Applied, apply
 from cachekeeper.applying.ttl_indexes import IndexKeeper
 from cachekeeper.connections.mongodb_errors import database_errors
-from cachekeeper.consuming.dead_letters import COLLECTION, EXPIRY, Letter, keep
+from cachekeeper.consuming.dead_letters import COLLECTION, EXPIRY, DeadLetter, keep, too_deep_event, unreadable_message
 from cachekeeper.consuming.messages import DeepEvent, EventMessage, Failures, Poison
 from cachekeeper.consuming.pause import Pause
 from cachekeeper.consuming.signals import signal_errors
-from cachekeeper.errors import CachekeeperError, CacheOverloaded, InvalidEvent, Unavailable
+from cachekeeper.errors import CachekeeperError, CacheOverloaded, Unavailable
 from cachekeeper.metrics import COUNTERS, log_once, logger, where_raised
 from cachekeeper.model.commands import Command, Invalidate, Write
 from cachekeeper.model.views import Server, View
@@ -23,7 +23,6 @@ from cachekeeper.relays.outbox import remove_delivered
 from cachekeeper.upkeep.blocklist_keeper import BlocklistKeeper
 from cachekeeper.upkeep.rollback_watch import PROBE_KEY, RollbackWatch
 from cachekeeper.upkeep.warming import warm_keys
-from cachekeeper.values.nesting import TOO_DEEP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,16 +128,16 @@ class Processor:
             self.pause.begin(None if isinstance(error, CacheOverloaded) else message.id, error)
 
     def _deal_with(self, messages: Sequence[EventMessage | Poison], strikes: int) -> None:
-        letters: list[Letter] = []
+        letters: list[DeadLetter] = []
         bodies: list[tuple[object, Failures | None]] = []
         batch: list[list[Command]] = []
         for message in messages:
             if isinstance(message, Poison):
-                letters.append(Letter(message.body, InvalidEvent("message", message.reason)))
+                letters.append(unreadable_message(message))
                 continue
             for body in message.events:
                 if isinstance(body, DeepEvent):
-                    letters.append(Letter(body.text, InvalidEvent("event", TOO_DEEP), message.failures))
+                    letters.append(too_deep_event(body, message.failures))
                     continue
                 try:
                     commands = self.registry.commands(self.registry.decode(body))
@@ -147,13 +146,13 @@ class Processor:
                 # Kept with its traceback: one bad event must not stop the others, and come back for ever. A `sys.exit`
                 # or a `CancelledError` is a handler's as well.
                 except BaseException as error:  # noqa: BLE001
-                    letters.append(Letter(body, error, message.failures))
+                    letters.append(DeadLetter(body, error, message.failures))
                 else:
                     bodies.append((body, message.failures))
                     batch.append(commands)
         results = self._apply(batch, strikes)
         failed = [
-            Letter(body, result.error, failures)
+            DeadLetter(body, result.error, failures)
             for (body, failures), result in zip(bodies, results, strict=True)
             if result.error
         ]
@@ -215,7 +214,7 @@ class Processor:
             return Applied(error)
         return result
 
-    def _keep(self, letters: Sequence[Letter]) -> None:
+    def _keep(self, letters: Sequence[DeadLetter]) -> None:
         keep(self.keeper, self.registry, letters)
         for letter in letters:
             COUNTERS.add("event_dead_lettered")

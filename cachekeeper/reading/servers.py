@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.connections.mongodb import DatabaseReads
-from cachekeeper.connections.redis_clients import connect_mongodb, connect_redis
+from cachekeeper.connections.mongodb import DatabaseReads, connect_mongodb
+from cachekeeper.connections.redis_clients import connect_redis
 from cachekeeper.model.views import Server
 from cachekeeper.protocol import Store
 from cachekeeper.reading.blocklist import EvictionWatch

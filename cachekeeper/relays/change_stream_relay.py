@@ -21,13 +21,12 @@ import pymongo
 from pymongo import ReturnDocument, WriteConcern
 from pymongo.errors import PyMongoError
 
-from cachekeeper.connections.mongodb import check_database, majority
+from cachekeeper.connections.mongodb import check_database, connect_mongodb, majority
 from cachekeeper.connections.mongodb_errors import database_errors
-from cachekeeper.connections.redis_clients import connect_mongodb
 from cachekeeper.errors import DatabaseUnavailable, InvalidEvent
 from cachekeeper.metrics import COUNTERS, logger
 from cachekeeper.model.changes import OPERATIONS, Change
-from cachekeeper.relays import change_stream, outbox
+from cachekeeper.relays import change_stream_cursor, outbox
 from cachekeeper.runtime.backoff import Backoff
 from cachekeeper.values.mongoose_json import DOCUMENT_CODEC_OPTIONS
 
@@ -178,11 +177,13 @@ class ChangeRelay:
             return
         try:
             self._stream = self._open(token)
-        except change_stream.Lost as lost:
+        except change_stream_cursor.Lost as lost:
             self._begin_anew(str(lost))
             return
         # What is watched only now was not watched before this place.
-        self._first = change_stream.drops(watched - set(state.get("collections") or ()), "it was not watched before")
+        self._first = change_stream_cursor.drops(
+            watched - set(state.get("collections") or ()), "it was not watched before"
+        )
 
     def _begin_anew(self, why: str) -> None:
         """Start now, and have everything dropped that was cached before.
@@ -199,7 +200,7 @@ class ChangeRelay:
         self._close_stream()
         self._stream = self._open(None)
         COUNTERS.add("change_stream_begun_anew")
-        self._first = change_stream.drops(self._watches, why)  # stored with what is read next
+        self._first = change_stream_cursor.drops(self._watches, why)  # stored with what is read next
 
     def _acquire(self) -> Mapping[str, Any]:
         """Become the leader, or stay it; the state.
@@ -226,10 +227,10 @@ class ChangeRelay:
     # --- reading
 
     def _open(self, token: Mapping[str, Any] | None) -> DatabaseChangeStream[Any]:
-        return change_stream.opened(self._watch, token, self._limit)
+        return change_stream_cursor.opened(self._watch, token, self._limit)
 
     def _watch(self, token: Mapping[str, Any] | None) -> DatabaseChangeStream[Any]:
-        return change_stream.watch(self._database, self._watches, token)
+        return change_stream_cursor.watch(self._database, self._watches, token)
 
     def _take(self) -> int:
         """Read what there is, and store its events and the place after it."""
@@ -244,22 +245,22 @@ class ChangeRelay:
             self._begin_anew(taken.ended)
         return len(taken.changes)
 
-    def _read(self) -> change_stream.Taken:
+    def _read(self) -> change_stream_cursor.Taken:
         if self._stream is None:
             raise _Deposed
-        return change_stream.read(self._stream, self._batch, self._limit)
+        return change_stream_cursor.read(self._stream, self._batch, self._limit)
 
     def _events(self, found: Mapping[str, Any]) -> list[Event]:
         collection, operation = found["ns"]["coll"], found["operationType"]
         if operation not in OPERATIONS:
             # The stream goes on; what it says of single documents no longer tells what is in the collection.
             concerned = {collection, (found.get("to") or {}).get("coll")} & set(self._watches)
-            return change_stream.drops(concerned, f"the stream says: {operation}")
+            return change_stream_cursor.drops(concerned, f"the stream says: {operation}")
         watch = self._watches[collection]
         try:
             return list(watch.events(Change.of(found, self._ids.get(watch.view or "", watch.ids))))
         except InvalidEvent as error:
-            return change_stream.drops({collection}, f"a change makes no event: {error}")
+            return change_stream_cursor.drops({collection}, f"a change makes no event: {error}")
 
     # --- storing
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cachekeeper.connections.mongodb import check_database, majority
+from cachekeeper.connections.mongodb import check_database, connect_mongodb, majority
 from cachekeeper.connections.mongodb_errors import database_errors
-from cachekeeper.connections.redis_clients import connect_mongodb
 from cachekeeper.errors import Unavailable
 from cachekeeper.metrics import COUNTERS
 from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE, LONGEST_EVENT, Publisher, packed

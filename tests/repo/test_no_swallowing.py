@@ -50,7 +50,7 @@ REASONS: dict[tuple[str, str, str], str] = {
     ): "a body that was cut is no JSON, and shown masked",
     ("cachekeeper/consuming/poison_guard.py", "_has_body", "ValueError"): _LETTER,
     ("cachekeeper/consuming/poison_guard.py", "_properties", "Exception"): _LETTER,
-    ("cachekeeper/relays/change_stream.py", "read", "DatabaseUnavailable"): _ENDED_STREAM,
+    ("cachekeeper/relays/change_stream_cursor.py", "read", "DatabaseUnavailable"): _ENDED_STREAM,
     ("cachekeeper/consuming/pause.py", "Pause._try", "Exception"): _OUTAGE,
     (
         "cachekeeper/publishing/broker_connection.py",
@@ -73,7 +73,7 @@ REASONS: dict[tuple[str, str, str], str] = {
         "ChangeRelay.run_once",
         "_Deposed",
     ): "another process leads: no error, a change of roles",
-    ("cachekeeper/relays/change_stream_relay.py", "ChangeRelay._begin", "change_stream.Lost"): _ENDED_STREAM,
+    ("cachekeeper/relays/change_stream_relay.py", "ChangeRelay._begin", "change_stream_cursor.Lost"): _ENDED_STREAM,
     (
         "cachekeeper/relays/change_stream_relay.py",
         "ChangeRelay._close_stream",
@@ -216,7 +216,7 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
 @pytest.mark.parametrize(
     ("file", "good", "bad"),
     [
-        ("cachekeeper/consuming/processor.py", "letters.append(Letter(body, error, message.failures))", "pass"),
+        ("cachekeeper/consuming/processor.py", "letters.append(DeadLetter(body, error, message.failures))", "pass"),
         ("cachekeeper/consuming/processor.py", "return Applied(error)", "return Applied()"),
         ("cachekeeper/consuming/processor.py", "self._away(chosen, error)\n                continue", "continue"),
         (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cachekeeper.consuming.dead_letters import Letter, _write, mask, shown
+from cachekeeper.consuming.dead_letters import DeadLetter, _write, mask, shown
 from cachekeeper.errors import InvalidEvent
 from cachekeeper.model.registry import load_registry
 from cachekeeper.values.times import check_time
@@ -20,7 +20,7 @@ LOGOUT = {"type": "user.logged_out", "token_id": TOKEN, "session_id": 4711471147
 
 def written(body: object, error: Exception | None = None) -> dict[str, Any]:
     """The document, as it is made the first time; but for what MongoDB counts."""
-    update: Any = _write(REGISTRY, Letter(body, error or InvalidEvent("x", "is wrong")), NOW)
+    update: Any = _write(REGISTRY, DeadLetter(body, error or InvalidEvent("x", "is wrong")), NOW)
     (change,) = update._doc
     told = {name: value["$literal"] for name, value in change["$set"].items() if "$literal" in value}
     return {**update._filter, **told}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachekeeper.devservers import Guardian, ServerProcess
 from cachekeeper.devservers.worker_process import WorkerProcess
-from verification.chaos import led
+from verification.chaos import proxied_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ class Command(ServerProcess):
         self._variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
 
     def _command(self) -> Sequence[str]:
-        return [sys.executable, "-m", led.__name__, self._verb]
+        return [sys.executable, "-m", proxied_command.__name__, self._verb]
 
     def _environment(self) -> Mapping[str, str]:
         return self._variables

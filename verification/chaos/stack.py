@@ -18,7 +18,7 @@ from cachekeeper.broker.names import QUEUE, UNACKED, UNACKED_INDEX
 from cachekeeper.devservers import Guardian, MongoServer, RedisServer, ServerProcess, find_mongod, find_redis
 from testkit.replica_set import ReplicaSet
 from testkit.servers import RabbitServer, find_rabbitmq
-from verification.chaos import led, readers, spy, upstream, workload
+from verification.chaos import proxied_command, readers, spy, upstream, workload
 from verification.chaos.processes import Command, Remote, Worker
 from verification.chaos.proxy import Proxy
 from verification.chaos.schedule import LINES, Series, Station
@@ -216,7 +216,7 @@ class Stack:
             self._begin(name, worker)
         verbs = ["relay", *(["stream"] if self._station and self._station.series is Series.STREAM else [])]
         for verb in verbs:
-            led_there = {**environment, led.PORTS: json.dumps(self._lines(verb))}
+            led_there = {**environment, proxied_command.PORTS: json.dumps(self._lines(verb))}
             self._begin(verb, Command(self.guardian, verb, led_there, self.directory))
 
     def _begin(self, name: str, process: ServerProcess) -> None:

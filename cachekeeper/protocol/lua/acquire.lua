@@ -11,7 +11,7 @@ if not refresh then
 end
 local now = clock()
 if m[3] and not refresh and tonumber(m[3]) > now then return {'absent'} end
--- A nonce is asked for once: no client sends an acquire again (clients.py says what a late first copy would do).
+-- A nonce is asked for once: no client sends an acquire again (redis_clients.py says what a late first copy would do).
 if m[1] and m[1] ~= ARGV[1] and tonumber(m[2]) > now then
   return {'taken', m[1], tonumber(m[2]) - now}
 end

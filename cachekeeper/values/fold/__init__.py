@@ -8,7 +8,7 @@ A key is formed in this order: `"search:" + escape_braces(fold(text))`. `vectors
 implementation must reproduce; the one in JavaScript is `examples/node/search-key.js`.
 """
 
-from cachekeeper.values.fold.keytext import escape_braces, unescape_braces
-from cachekeeper.values.fold.table import condition, fold, pattern, vectors
+from cachekeeper.values.fold.brace_escapes import escape_braces, unescape_braces
+from cachekeeper.values.fold.folding import condition, fold, pattern, vectors
 
 __all__ = ["condition", "escape_braces", "fold", "pattern", "unescape_braces", "vectors"]

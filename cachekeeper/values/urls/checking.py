@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from pymongo.errors import PyMongoError
 from redis import RedisError
 
+from cachekeeper.errors import SettingsError
 from cachekeeper.values.visible_text import clean, is_blank, is_hidden, stripped
 
 if TYPE_CHECKING:
@@ -99,3 +100,20 @@ def shown(name: str) -> str:
     """The name of an option, if it can be shown."""
     # A name as options have it can be no part of a password: that would have an @ behind it.
     return name if re.fullmatch(r"[A-Za-z_]{1,40}", name) else "(not shown)"
+
+
+def checked(name: str, check: Callable[[str], str], url: str) -> str:
+    """A URL as its setting has it.
+
+    Args:
+        name: of the setting, without `CACHEKEEPER_`.
+        check: answers the URL as it is used; raises ValueError.
+        url: of a server.
+
+    Raises:
+        SettingsError: the check refuses it.
+    """
+    try:
+        return check(url)
+    except ValueError as error:
+        raise SettingsError(f"CACHEKEEPER_{name}: {error}") from None

@@ -25,7 +25,7 @@ from testkit.shop_of_faults import WentWrong
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cachekeeper.consuming.dead_letters import Letter
+    from cachekeeper.consuming.dead_letters import DeadLetter
     from cachekeeper.devservers import MongoServer, RedisServer
     from cachekeeper.model.events import Event
     from cachekeeper.model.registry import Registry
@@ -136,7 +136,7 @@ def test_however_many_letters_a_message_makes_they_come_to_an_end(delivery: Proc
 def test_one_time_limit_for_all_letters_is_found(
     delivery: Processor, failing: MongoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def within_one(keeper: Keeper, registry: Registry, letters: Sequence[Letter]) -> None:
+    def within_one(keeper: Keeper, registry: Registry, letters: Sequence[DeadLetter]) -> None:
         with database_errors("keeping dead letters", keeper.settings.load_timeout_seconds):
             keep(keeper, registry, letters)
 

@@ -10,7 +10,7 @@ from cachekeeper.applying.mongo_indexes import IndexRefused, ensure_index
 from cachekeeper.applying.mongo_writes import persist_block
 from cachekeeper.connections import mongodb_errors as database_module
 from cachekeeper.consuming import dead_letters as deadletters
-from cachekeeper.consuming.dead_letters import Letter, keep
+from cachekeeper.consuming.dead_letters import DeadLetter, keep
 from cachekeeper.consuming.processor import Processor
 from cachekeeper.errors import DatabaseUnavailable, InvalidEvent
 from cachekeeper.model.commands import Block
@@ -103,7 +103,7 @@ LETTERS: dict[str, tuple[Callable[[Any, str], None], str]] = {
 def test_a_dead_letter_that_cannot_be_kept(delivery: Processor, how: str) -> None:
     make, said = LETTERS[how]
     make(delivery.keeper.database, "dead_letters")
-    letters = [Letter(body, InvalidEvent("message", "it is not JSON")) for body in (SECRET, SECRET + "2")]
+    letters = [DeadLetter(body, InvalidEvent("message", "it is not JSON")) for body in (SECRET, SECRET + "2")]
     with pytest.raises(DatabaseUnavailable) as told:
         keep(delivery.keeper, REGISTRY, letters)
     assert refused(told.value) == f"MongoDB refused while keeping dead letters {said}"

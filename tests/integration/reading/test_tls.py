@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from cachekeeper import BrokerUnavailable, CacheUnavailable, DatabaseUnavailable, Keeper, Settings
+from cachekeeper.connections.mongodb import connect_mongodb
 from cachekeeper.connections.mongodb_errors import database_errors
-from cachekeeper.connections.redis_clients import connect_mongodb, connect_redis
+from cachekeeper.connections.redis_clients import connect_redis
 from cachekeeper.devservers import FoundServer, Guardian, all_redis
 from cachekeeper.devservers.ports import free_port
 from cachekeeper.devservers.program_process import ProgramProcess

@@ -10,7 +10,7 @@ from pymongo.errors import OperationFailure
 
 from cachekeeper.devservers import MongoServer
 from cachekeeper.model.registry import Registry
-from cachekeeper.relays import change_stream
+from cachekeeper.relays import change_stream_cursor
 from cachekeeper.relays.change_stream_relay import ChangeRelay
 from cachekeeper.settings import StreamSettings
 from cachekeeper.upkeep.blocklist_warming import Passed, warm_blocklist, write_blocks
@@ -33,7 +33,7 @@ class DropsFirst(ChangeRelay):
     between: Callable[[], object] = staticmethod(lambda: None)
 
     def _begin_anew(self, why: str) -> None:
-        self._store(change_stream.drops(self._watches, why), None)
+        self._store(change_stream_cursor.drops(self._watches, why), None)
         self.between()
         self._close_stream()
         self._stream = self._open(None)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_settings import BaseSettings
 
-from cachekeeper.connections.redis_clients import connect_mongodb, connect_redis
+from cachekeeper.connections.mongodb import connect_mongodb
+from cachekeeper.connections.redis_clients import connect_redis
 from cachekeeper.errors import SettingsError
 from cachekeeper.settings import PREFIX, load
 from tests.unit.settings.environment import kinds

@@ -1,4 +1,4 @@
-"""`python -m verification.chaos.led VERB`: the command `cachekeeper`, with its connections led through the proxy."""
+"""`python -m verification.chaos.proxied_command VERB`: the command `cachekeeper`, by way of the proxy."""
 
 from __future__ import annotations
 
