@@ -57,7 +57,7 @@ from cachekeeper.reading.default_keeper import close, default_keeper, given_or_d
 from cachekeeper.reading.keeper import Keeper
 from cachekeeper.settings import Settings, load_settings
 from cachekeeper.values.codecs import Codec, Json, Text, check_json
-from cachekeeper.values.ids import IdType
+from cachekeeper.values.ids import IdType, check_id
 
 __all__ = [
     "ABSENT",
@@ -124,6 +124,7 @@ __all__ = [
     "Write",
     "WriteRefused",
     "changed",
+    "check_id",
     "check_json",
     "close",
     "default_keeper",

@@ -49,7 +49,7 @@ def _after_fork_in_child() -> None:
     COUNTERS.unlock()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_after_fork_in_child)  # `runtime.forks` stands above, and logs by this
 
 
 def log_once(key: str, message: str, *args: object) -> None:

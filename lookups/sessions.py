@@ -14,6 +14,7 @@ from cachekeeper import (
     Server,
     Staleness,
     View,
+    check_id,
     check_json,
     given_or_default,
     next_version,
@@ -79,17 +80,19 @@ def save_session(session_id: str | int, data: dict[str, Any], *, keeper: Keeper 
         PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
     """
     keeper = given_or_default(keeper)
+    part = check_id(session_id, "session_id")
     if not isinstance(data, dict):
         raise InvalidValue("data", f"must be an object, got {type(data).__name__}")
     check_json(data, "data")
     size, limit = len(SESSION.codec.encode(data)), keeper.settings.value_limit_bytes
     if size > limit:
         raise InvalidValue("data", f"is {size} bytes as JSON; CACHEKEEPER_VALUE_LIMIT_BYTES allows {limit}")
-    update = {"data": {"$literal": data}, "expires_at": {"$add": ["$$NOW", TTL_SECONDS * 1000]}}
+    end = {"$add": ["$$NOW", TTL_SECONDS * 1000]}
     try:
-        keeper.save(SESSION, session_id, update, final="ended_at", field="session_id")
+        keeper.save(SESSION, part, {"data": data}, computed={"expires_at": end}, final="ended_at", field="session_id")
     except DocumentEnded as error:
-        raise SessionEnded(_ENDED_MEANWHILE if error.meanwhile else _ENDED) from error
+        text = _ENDED_MEANWHILE if error.meanwhile else _ENDED
+        raise SessionEnded(text, meanwhile=error.meanwhile) from error
 
 
 def read_session(session_id: str | int, *, keeper: Keeper | None = None) -> dict[str, Any] | None:

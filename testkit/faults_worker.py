@@ -9,15 +9,15 @@ from worker.celery import app
 
 __all__ = ["app"]
 
-_work: Any = processor
+_processor: Any = processor
 _plan: Any = applying._Plan
 _request: Any = request.ApplyRequest
-_envelopes: Any = poison_guard
-_envelopes.sound = before("worker-popped", _envelopes.sound)  # off the list, and nothing is done with it yet
-_work.apply = before("worker-received", _work.apply)
+_poison_guard: Any = poison_guard
+_poison_guard.sound = before("worker-popped", _poison_guard.sound)  # off the list, and nothing is done with it yet
+_processor.apply = before("worker-received", _processor.apply)
 _plan.run = before("worker-persisted", _plan.run)
-_work.Processor._keep = before("worker-applied", _work.Processor._keep)
-_work.Processor._warm = before("worker-left", _work.Processor._warm)
-_answers: Any = acks
-_answers._acknowledge = before("worker-acknowledging", _answers._acknowledge)  # several together, to Redis alone
+_processor.Processor._keep = before("worker-applied", _processor.Processor._keep)
+_processor.Processor._warm = before("worker-left", _processor.Processor._warm)
+_acks: Any = acks
+_acks._acknowledge = before("worker-acknowledging", _acks._acknowledge)  # several together, to Redis alone
 _request.on_success = before("worker-warmed", _request.on_success)

@@ -3,6 +3,8 @@
 On each broker, one worker, `celery -A cachekeeper worker` with the application's own configuration, kept to one where
 the platform can do that. Its queue is filled while it stands still; then it is timed. What is compared takes turns,
 round by round.
+
+May import the engine, the shop and `testkit`.
 """
 
 from __future__ import annotations

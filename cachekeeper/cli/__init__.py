@@ -1,4 +1,7 @@
-"""The `cachekeeper` command."""
+"""The `cachekeeper` command.
+
+May import everything. What a verb needs is imported when it runs: `--help` waits for nothing.
+"""
 
 import sys
 from pathlib import Path

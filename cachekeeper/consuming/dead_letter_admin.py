@@ -13,6 +13,7 @@ from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.consuming.dead_letters import COLLECTION, shown
 from cachekeeper.consuming.messages import EPOCH
 from cachekeeper.errors import InputError
+from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.values.mongoose_json import DOCUMENT_CODEC_OPTIONS
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from cachekeeper.model.registry import Registry
-from cachekeeper.publishing.publisher import Publisher
-from cachekeeper.publishing.wire_format import OutgoingMessage
+    from cachekeeper.publishing.publisher import Publisher
 
 _COUNT_SECONDS = 30.0
 _SHORTEST_PREFIX = 4

@@ -50,11 +50,12 @@ class MessageBatcher:
         try:
             while batch := self._take():
                 began = time.monotonic()
-                verdicts = [Verdict.AWAY] * len(batch)  # of a thread that is torn out of it
+                verdicts = [Verdict.AWAY] * len(batch)  # until it is said, and for a thread that is torn out of it
                 try:
                     for request in batch:
                         request.on_accepted(os.getpid(), began)  # type: ignore[arg-type]  # what Celery's own pools give it
-                    verdicts = self._processor.process([request.read for request in batch])
+                    for at, verdict in self._processor.process([request.read for request in batch]):
+                        verdicts[at] = verdict
                 finally:
                     for request, verdict in zip(batch, verdicts, strict=True):
                         request.settle(verdict, time.monotonic() - began)

@@ -98,7 +98,7 @@ class Pause:
                 return
             self._over = False
             self._logged = _text(error)
-        COUNTERS.add("gate_shut")
+        COUNTERS.add("gate_shut")  # its old name: operators watch it
         logger.warning("stopped fetching events: %s", _text(error))
         self._begun.set()
 

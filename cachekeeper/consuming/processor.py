@@ -25,7 +25,7 @@ from cachekeeper.upkeep.rollback_watch import PROBE_KEY, RollbackWatch
 from cachekeeper.upkeep.warming import warm_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from cachekeeper.model.registry import Registry
     from cachekeeper.runtime.periodic import PeriodicThread
@@ -90,23 +90,22 @@ class Processor:
         for thread in (*self._watches, *self._threads):
             thread.stop()
 
-    def process(self, messages: Sequence[EventMessage | Poison]) -> list[Verdict]:
+    def process(self, messages: Sequence[EventMessage | Poison]) -> Iterator[tuple[int, Verdict]]:
         """Deal with messages. Each wait for a server has its time limit; a large message may take several waits.
 
         Together: they then share a round trip. But one that has failed before while the servers were well is dealt with
         alone, since it may take the others with it.
 
-        Returns:
-            What is to become of each, in their order. Where this raises, all are to be put back: what was applied
-            already is applied again, which does no harm.
+        Yields:
+            The place of each message, and what is to become of it, as soon as that is known. Those of which nothing was
+            said when this ends, or raises, are to be put back.
         """
         struck = {at: strikes for at, each in enumerate(messages) if (strikes := self.pause.strikes(each.id))}
         together = [at for at in range(len(messages)) if at not in struck]
-        verdicts = [Verdict.AWAY] * len(messages)
         alone = [([at], strikes) for at, strikes in struck.items()]
         for places, strikes in [(together, 0), *alone] if together else alone:
             if not self.pause.is_over:
-                break  # in hand when the outage began: they go back at once, without asking the servers again
+                return  # in hand when the outage began: they go back at once, without asking the servers again
             chosen = [messages[at] for at in places]
             try:
                 self._deal_with(chosen, strikes)
@@ -114,10 +113,9 @@ class Processor:
                 self._away(chosen, error)
                 continue
             for at in places:
-                verdicts[at] = Verdict.DONE
                 if strikes:
                     self.pause.forgive(messages[at].id)
-        return verdicts
+                yield at, Verdict.DONE
 
     def _away(self, messages: Sequence[EventMessage | Poison], error: Exception) -> None:
         COUNTERS.add("message_put_back", len(messages))

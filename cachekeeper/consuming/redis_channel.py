@@ -29,6 +29,7 @@ from cachekeeper.broker.redis_transport import lua_source
 from cachekeeper.consuming import poison_guard
 from cachekeeper.consuming.unacked import QoS
 from cachekeeper.metrics import COUNTERS, logger
+from cachekeeper.runtime.backoff import growing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -108,7 +109,7 @@ class Channel(redis_transport.Channel):
             # refuses it, and hands out nothing more.
             return "BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", self.brpop_timeout
         if self._step is _Step.PAUSE:
-            seconds = min(_FIRST_PAUSE_SECONDS * (1 << min(self._pauses, 10)), _LONGEST_PAUSE_SECONDS)
+            seconds = growing(self._pauses, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)
             return "BRPOP", PAUSE, seconds
         which = ("EVALSHA", self._sha) if self._is_loaded else ("EVAL", TAKE)
         arguments, tag = self._take(queues)

@@ -10,6 +10,8 @@ import sys
 import threading
 from typing import Protocol
 
+from cachekeeper.runtime.forks import after_fork
+
 
 class Unfinished(Protocol):
     """Somebody with something left to do."""
@@ -103,4 +105,4 @@ def mind_sigterm() -> None:
 
 
 atexit.register(_end.on_exit)
-os.register_at_fork(after_in_child=_end.after_fork)
+after_fork(_end, _End.after_fork)

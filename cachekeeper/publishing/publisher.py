@@ -212,8 +212,11 @@ _inherited: list[Any] = []
 _default = Publisher()
 
 
-publish = _default.publish
-"""`Publisher.publish`, with the settings of this process's environment."""
+def publish(event: Event) -> None:
+    """`Publisher.publish`, with the settings of this process's environment."""
+    _default.publish(event)
 
-publish_many = _default.publish_many
-"""`Publisher.publish_many`, with the settings of this process's environment."""
+
+def publish_many(events: Iterable[Event]) -> int:
+    """`Publisher.publish_many`, with the settings of this process's environment."""
+    return _default.publish_many(events)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cachekeeper.model.view_code import decoder_of
-from cachekeeper.model.views import AnyView, BlocklistView, Staleness, View
+from cachekeeper.model.views import AnyView, BlocklistView, View
 from cachekeeper.reading.blocklist import BlocklistReader
 from cachekeeper.values.ids import IdType
 
@@ -53,4 +53,4 @@ class Binding:
         self.life_ms = settings.lease_ms + self.ttl_ms + _PAUSE_MS
         if isinstance(view, View):
             self.ids = settings.id_types.get(view.name, view.ids)
-            self.shared = view.staleness is Staleness.SHARED
+            self.shared = view.is_shared

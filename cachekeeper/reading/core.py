@@ -13,7 +13,6 @@ and a fill without its lease does not land.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -27,6 +26,7 @@ from cachekeeper.model.views import Staleness
 from cachekeeper.protocol.outcomes import Acquired, Filled, Found, LeaseTaken, Stale
 from cachekeeper.protocol.scripts import Registration, Value, new_nonce
 from cachekeeper.reading.effects import Acquire, Effect, Fill, Join, Load, Loaded, LoadShared, Release, Wait
+from cachekeeper.runtime.backoff import growing
 from cachekeeper.values.codecs import Codec
 
 T = TypeVar("T")
@@ -179,7 +179,7 @@ class _State:
 
     def pause(self, first: float, longest: float) -> Wait:
         """Doubled every time, up to a limit, with jitter so that those who wait do not move in step."""
-        seconds = random.uniform(0.5, 1) * min(first * 2.0**self.attempts, longest)  # noqa: S311  # spread, not secrecy
+        seconds = growing(self.attempts, first=first, longest=longest)
         self.attempts += 1
         return Wait(max(min(seconds, self.left()), 0))
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from cachekeeper.errors import CacheUnavailable, DamagedDocument, ViewFailed
 from cachekeeper.metrics import log_once
 from cachekeeper.model.sources import ABSENT, Absent
-from cachekeeper.model.views import Staleness
 from cachekeeper.protocol import Value
 from cachekeeper.protocol.outcomes import Acquired
 from cachekeeper.reading import leases
@@ -27,7 +26,7 @@ Unfit = DamagedDocument | ViewFailed
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class FillResult:
     """What became of one key.
 
     Attributes:
@@ -43,7 +42,7 @@ class Filled:
 
 def fill_many(
     view: View[Any], binding: Binding, wanted: Mapping[str, str], text_of: Callable[[StoredDocument], str | None]
-) -> dict[str, Filled]:
+) -> dict[str, FillResult]:
     """Fill the absent ones among some keys of a view, in one load.
 
     All leases first, then the load, then all fills. A change that commits after the load has its event destroy the
@@ -64,7 +63,7 @@ def fill_many(
         ViewFailed: MongoDB refuses the view's query.
     """
     reader, limits = binding.reader, binding.reader.limits
-    spare = view.staleness is Staleness.SHARED
+    spare = view.is_shared
     keys = {part: view.template.key(part) for part in wanted}
     store = reader.store
     try:
@@ -91,7 +90,7 @@ def fill_many(
             store.run_all([step for part, nonce in wanted.items() for step in leases.give_back(keys[part], nonce)])
         raise
     return {
-        part: Filled(answer, loaded.get(part, ABSENT), outcomes[part]) if part in outcomes else Filled(answer)
+        part: FillResult(answer, loaded.get(part, ABSENT), outcomes[part]) if part in outcomes else FillResult(answer)
         for part, answer in asked.items()
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cachekeeper.connections.mongodb import check_database
@@ -204,20 +205,23 @@ class Keeper:
 
     def save(
         self,
-        view: View[T],
+        view: View[Any],
         document_id: str | int,
-        update: Mapping[str, Any],
+        fields: Mapping[str, object],
         *,
+        computed: Mapping[str, Any] = MappingProxyType({}),
         final: str | None = None,
         field: str = "id",
     ) -> None:
         """Write a document, and through to its key. When this returns, a majority holds it and the key is filled.
 
+        A process that is killed in between leaves the value before at the key, until its time to live is over.
+
         Args:
-            view: whose document, and whose key.
+            view: whose document, and whose key. Its version field is raised by itself.
             document_id: whose; the document is made where there is none.
-            update: what to set, field by field, as MongoDB's `$set` within a pipeline takes it: a value that may hold
-                `$` goes as `{"$literal": value}`. The view's version field is raised by itself.
+            fields: what to set.
+            computed: what MongoDB is to compute, as in `$set` within a pipeline: `{"at": "$$NOW"}`.
             final: a field that ends a document for good: one in which it is set is not written any more.
             field: how the caller names the id, for errors.
 
@@ -228,7 +232,9 @@ class Keeper:
                 large; nothing was written.
             DatabaseUnavailable: MongoDB failed; nothing is known to be written.
             PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
-            DamagedDocument, ViewFailed: it is written, and the view cannot read it.
+            DamagedDocument: it is written, and the view cannot read it.
+            ViewFailed: it is written, and the view's loader or codec raised; or MongoDB refuses what is computed, and
+                nothing is written.
             SettingsError: the settings are wrong (at first use).
         """
         part = check_id(document_id, field)
@@ -236,11 +242,11 @@ class Keeper:
             view,
             part,
             self.binding(view).ids.parse(part, field),
-            self.database[view.loader.collection],
+            self.database[view.collection],
             self.store(view.server),
             self.settings,
             lambda: self.read_through(view, part),
-        ).save(update, final)
+        ).save(fields, computed, final)
 
     def is_blocked(self, view: BlocklistView, document_id: str | int, field: str = "id") -> bool:
         """Whether an id is on a blocklist.
@@ -288,11 +294,8 @@ class Keeper:
     def _parts(self) -> Servers:
         with self._lock:
             if self._made is None:
-                self._made = self._make()
+                self._made = connected(self.settings, *self._given)
             return self._made
-
-    def _make(self) -> Servers:
-        return connected(self.settings, *self._given)
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()

@@ -10,16 +10,18 @@ from pymongo import ReturnDocument
 from pymongo.errors import DocumentTooLarge, OperationFailure
 from pymongo.read_concern import ReadConcern
 
-from cachekeeper.connections.mongodb_errors import TOO_LARGE, database_errors, is_refused, refusal
+from cachekeeper.connections.mongodb_errors import TOO_LARGE, database_errors, is_refused, query_refusal, refusal
 from cachekeeper.errors import (
     CachekeeperError,
     CacheUnavailable,
+    DamagedDocument,
     DatabaseUnavailable,
     DocumentEnded,
     PersistedNotCached,
     Unavailable,
+    ViewFailed,
 )
-from cachekeeper.model.sources import ABSENT
+from cachekeeper.model.sources import ABSENT, Absent
 from cachekeeper.model.updates import next_version
 from cachekeeper.protocol import Value, scripts
 from cachekeeper.protocol.outcomes import Changed, Peeked
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
 
     from pymongo.collection import Collection
 
-    from cachekeeper.model.sources import Absent, StoredDocument
+    from cachekeeper.model.sources import StoredDocument
     from cachekeeper.model.views import View
     from cachekeeper.protocol import Store
     from cachekeeper.settings import Settings
 
 T = TypeVar("T")
+
+_PAUSE_SECONDS = 0.005  # before another look, while other saves take the lease away
 
 # Missing or null. Not spelt as an equality, which an upsert would write into the document it makes.
 _NOT_SET: Mapping[str, Any] = {"$not": {"$ne": None}}
@@ -62,20 +66,37 @@ class WriteThrough(Generic[T]):
     settings: Settings
     read_through: Callable[[], T | Absent]
 
-    def save(self, update: Mapping[str, Any], final: str | None) -> None:
+    def save(self, fields: Mapping[str, object], computed: Mapping[str, Any], final: str | None) -> None:
         """Write. Arguments and errors: as `Keeper.save`."""
-        saved = self.view.interpret(self._persist(update, final))
-        if not isinstance(saved, Value):
+        document = self._persist(fields, computed, final)
+        problem: DamagedDocument | ViewFailed | None = None
+        saved: Value | Absent = ABSENT
+        try:
+            saved = self.view.interpret(document)
+        except (DamagedDocument, ViewFailed) as error:
+            problem = error
+        if saved is ABSENT and problem is None and final is not None:
             raise self._ended_meanwhile()
         try:
-            self._cache(saved)
+            if isinstance(saved, Value) and len(saved.raw) <= self.settings.value_limit_bytes:
+                self._fill(saved)
+            else:
+                # Nothing to cache: what lies there is of the document before.
+                self.store.run(scripts.invalidate(self._key))
         except Unavailable as error:
             name = self.view.name
             raise PersistedNotCached(f"the {name} is saved in MongoDB, but not in Redis yet: save it again") from error
+        if problem is not None:
+            raise problem
 
-    def _persist(self, update: Mapping[str, Any], final: str | None) -> StoredDocument:
-        """The majority write; the document after it."""
-        wanted = dict(update)
+    @property
+    def _key(self) -> str:
+        return self.view.template.key(self.part)
+
+    def _persist(self, fields: Mapping[str, object], computed: Mapping[str, Any], final: str | None) -> StoredDocument:
+        """The majority write; of the document after it what the view reads."""
+        read = self.view.query([self.document_id]).fields
+        wanted: dict[str, Any] = {name: {"$literal": value} for name, value in fields.items()} | dict(computed)
         if self.view.version is not None:
             wanted[self.view.version] = next_version(self.view.version)
         found: dict[str, Any] = {"_id": self.document_id}
@@ -89,7 +110,11 @@ class WriteThrough(Generic[T]):
             for _ in range(2):
                 try:
                     document = self.collection.find_one_and_update(
-                        found, [{"$set": wanted}], upsert=True, return_document=ReturnDocument.AFTER
+                        found,
+                        [{"$set": wanted}],
+                        None if read is None else dict.fromkeys(("_id", *read), 1),
+                        upsert=True,
+                        return_document=ReturnDocument.AFTER,
                     )
                     return cast("StoredDocument", document)  # an upsert always has one
                 except DocumentTooLarge as error:
@@ -97,6 +122,8 @@ class WriteThrough(Generic[T]):
                 except OperationFailure as error:
                     said = {"code": error.code, **(error.details or {})}
                     if not is_refused(said):
+                        if refused := query_refusal(error):
+                            raise ViewFailed(f"view {self.view.name}: what is to be saved: {refused}") from error
                         raise
             why = self._refused(final, said)
             raise why from why.__cause__
@@ -113,9 +140,9 @@ class WriteThrough(Generic[T]):
             f"MongoDB failed while saving a {self.view.name} (code {said.get('code')})"
         )
 
-    def _cache(self, saved: Value) -> None:
+    def _fill(self, saved: Value) -> None:
         """Bring it to its key, so that the next plain `GET` of any client finds it."""
-        key = self.view.template.key(self.part)
+        key = self._key
         if saved.version is None:  # the view has none, or somebody put a number there beyond all versions
             self.store.run(scripts.invalidate(key))
         else:
@@ -138,6 +165,7 @@ class WriteThrough(Generic[T]):
             # Yet another save has taken the lease away and not filled yet: fill in its place, its data is in MongoDB.
             if time.monotonic() > deadline:
                 raise CacheUnavailable(f"Redis did not take the {self.view.name}")
+            time.sleep(_PAUSE_SECONDS)
 
     def _ended_meanwhile(self) -> DocumentEnded:
         return DocumentEnded(f"the {self.view.name} ended while it was being saved", meanwhile=True)

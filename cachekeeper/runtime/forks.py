@@ -10,6 +10,8 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cachekeeper.metrics import logger, where_raised
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,7 +32,10 @@ def after_fork(owner: Owner, renew: Callable[[Owner], object]) -> None:
 
 def _renew_all() -> None:
     for owner, renew in list(_owners.items()):
-        renew(owner)
+        try:
+            renew(owner)
+        except Exception as error:  # noqa: BLE001  # the others must begin anew all the same
+            logger.error("after a fork: %s\n%s", type(error).__name__, where_raised(error))
 
 
 os.register_at_fork(after_in_child=_renew_all)

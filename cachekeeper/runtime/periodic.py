@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from cachekeeper.errors import Unavailable
 from cachekeeper.metrics import COUNTERS, logger, where_raised
+from cachekeeper.runtime.backoff import growing
 
 
 class PeriodicThread(ABC):
@@ -63,13 +63,12 @@ class PeriodicThread(ABC):
                 self.run_once()
             except Exception as error:  # noqa: BLE001  # nobody else would do what this thread does
                 self._note_failure(error)
-                pause = min(self.look_seconds * 2 ** min(self._failures - 1, 10), self.backoff_seconds)
+                pause = growing(self._failures - 1, first=self.look_seconds, longest=self.backoff_seconds)
             else:
                 if self._failures:
                     logger.warning("%s: %s again", self._subject, self._task)
                 self._failures = 0
-                pause = self.look_seconds
-            pause *= random.uniform(0.5, 1)  # noqa: S311  # spread, so that workers do not move in step
+                pause = growing(0, first=self.look_seconds, longest=self.look_seconds)  # spread, as a back-off is
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1

@@ -17,8 +17,8 @@ from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.errors import DamagedDocument
 from cachekeeper.metrics import logger
 from cachekeeper.model.sources import ABSENT, Absent
-from cachekeeper.protocol import cache_errors, new_nonce, outcomes
-from cachekeeper.protocol.outcomes import Acquired, Found, LeaseTaken
+from cachekeeper.protocol import cache_errors, new_nonce
+from cachekeeper.protocol.outcomes import Acquired, Filled, Found, LeaseTaken
 from cachekeeper.reading.filling import Unfit, fill_many, fits, interpret
 from cachekeeper.upkeep.paging import id_of, in_order, place_of
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cachekeeper.model.sources import StoredDocument
     from cachekeeper.model.views import View
     from cachekeeper.protocol import Value
-    from cachekeeper.reading.filling import Filled
+    from cachekeeper.reading.filling import FillResult
     from cachekeeper.reading.keeper import Keeper
 
 # Small enough that readers of a batch's keys, who wait for its leases, wait for milliseconds.
@@ -199,7 +199,7 @@ class _Run:
             fates[self._fate(filled)] += 1
         return fates
 
-    def _fate(self, filled: Filled) -> Fate:
+    def _fate(self, filled: FillResult) -> Fate:
         match filled.answer:
             case Acquired.GRANTED:
                 loaded = ABSENT if filled.loaded is None else filled.loaded
@@ -250,4 +250,4 @@ class _Run:
             self._store.client.delete(self._state_key)
 
 
-_FATES: dict[object, Fate] = {outcomes.Filled.STORED: Fate.FILLED, outcomes.Filled.ENDED: Fate.ABSENT}
+_FATES: dict[object, Fate] = {Filled.STORED: Fate.FILLED, Filled.ENDED: Fate.ABSENT}

@@ -1,1 +1,4 @@
-"""Golden files: the wire format, frozen; and the JSON that Mongoose writes."""
+"""Golden files: the wire format, frozen; and the JSON that Mongoose writes.
+
+May import the engine, the shop and `testkit`.
+"""

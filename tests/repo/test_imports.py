@@ -38,6 +38,11 @@ def test_importing_the_producers_imports_no_broker_library() -> None:
     assert {"celery", "kombu", "amqp"} & imported_by("import producers") == set()
 
 
+def test_a_first_publish_loads_kombu_and_no_celery() -> None:
+    loaded = {"celery", "kombu"} & imported_by("import cachekeeper.publishing.broker_connection")
+    assert loaded == {"kombu"}
+
+
 def test_storing_needs_neither_a_broker_library_nor_celery() -> None:
     code = """
 import sys

@@ -11,7 +11,7 @@ from cachekeeper.consuming.processor import Verdict
 from testkit.counting import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 class Processor:
@@ -21,11 +21,12 @@ class Processor:
         self.batches: list[tuple[str, ...]] = []
         self.meanwhile: list[Callable[[], None]] = []
 
-    def process(self, messages: list[str]) -> list[Verdict]:
+    def process(self, messages: list[str]) -> Iterator[tuple[int, Verdict]]:
         self.batches.append(tuple(messages))
-        if self.meanwhile:
-            self.meanwhile.pop(0)()
-        return [Verdict.DONE] * len(messages)
+        for at in range(len(messages)):
+            if self.meanwhile:
+                self.meanwhile.pop(0)()
+            yield at, Verdict.DONE
 
 
 class Request:
@@ -122,3 +123,21 @@ def test_a_thread_that_is_torn_out_gives_its_messages_back_and_its_place_up() ->
     assert requests[1].said == ["accepted", Verdict.DONE]
     batcher.add(cast("Any", Request("later")))
     assert len(pool.started) == 3
+
+
+def test_what_was_dealt_with_before_a_thread_is_torn_out_is_acknowledged() -> None:
+    batcher, pool, processor, _ = made([1])
+    requests = [Request(str(at)) for at in range(4)]
+
+    def more_come() -> None:
+        for request in requests:
+            batcher.add(cast("Any", request))
+
+    def torn() -> None:
+        raise SystemExit
+
+    processor.meanwhile += [more_come, lambda: None, torn]
+    with pytest.raises(SystemExit):
+        pool.started[0]()
+    assert processor.batches[1] == ("0", "1")
+    assert [each.said for each in requests[:2]] == [["accepted", Verdict.DONE], ["accepted", Verdict.AWAY]]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cachekeeper.consuming import pause as gates
+from cachekeeper.consuming import pause as pausing
 from cachekeeper.consuming.pause import Pause
 from cachekeeper.errors import CacheOverloaded, CacheUnavailable
 from testkit.waiting import Waits, wait_until
@@ -42,8 +42,8 @@ def servers() -> Servers:
 
 @pytest.fixture
 def pause(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pause]:
-    monkeypatch.setattr(gates, "_FIRST_PAUSE_SECONDS", 0.0001)
-    monkeypatch.setattr(gates, "_LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(pausing, "_FIRST_PAUSE_SECONDS", 0.0001)
+    monkeypatch.setattr(pausing, "_LONGEST_PAUSE_SECONDS", 0.01)
     pause = Pause(servers.attempt)
     yield pause
     pause.stop()
@@ -60,14 +60,14 @@ def test_a_worker_begins_with_a_pause_and_asks_before_it_ends(pause: Pause, serv
     assert servers.asked == 1
 
 
-def test_a_gate_that_cannot_open_at_the_start_opens_later(pause: Pause, servers: Servers) -> None:
+def test_a_pause_that_cannot_end_at_the_start_opens_later(pause: Pause, servers: Servers) -> None:
     servers.away = AWAY
     pause.start()
     assert not pause.is_over
     servers.wait_for(5)
     assert not pause.is_over
     servers.away = None
-    wait_until(open_again(pause), "an open pause")
+    wait_until(open_again(pause), "the end of the pause")
 
 
 def test_an_outage_of_any_length_ends_by_itself_and_tells(pause: Pause, servers: Servers) -> None:
@@ -126,7 +126,7 @@ def test_it_asks_less_often_from_attempt_to_attempt_and_not_with_others(
         waits.seconds.clear()
         outages.left = 30
         timed.begin("m", AWAY)
-        wait_until(open_again(timed), "an open pause")
+        wait_until(open_again(timed), "the end of the pause")
         assert len(waits.seconds) == 30
         for number, seconds in enumerate(waits.seconds):
             longest = min(0.2 * 2**number, 5)
@@ -138,7 +138,7 @@ def test_a_message_that_fails_again_and_again_makes_it_wait_longer(timed: Pause,
     timed.start()
     for _ in range(8):
         timed.begin("m", AWAY)
-        wait_until(open_again(timed), "an open pause")
+        wait_until(open_again(timed), "the end of the pause")
     assert waits.seconds == [0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5]
 
 
@@ -146,12 +146,12 @@ def test_a_full_pool_makes_it_wait_longer_and_is_no_strike(timed: Pause, waits: 
     timed.start()
     for _ in range(8):
         timed.begin(None, FULL)
-        wait_until(open_again(timed), "an open pause")
+        wait_until(open_again(timed), "the end of the pause")
     assert waits.seconds == [0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5]
     assert not timed._strikes
-    timed._over_at -= gates._LONGEST_PAUSE_SECONDS  # it was open for long: the next full pool begins anew
+    timed._over_at -= pausing._LONGEST_PAUSE_SECONDS  # it was open for long: the next full pool begins anew
     timed.begin(None, FULL)
-    wait_until(open_again(timed), "an open pause")
+    wait_until(open_again(timed), "the end of the pause")
     assert waits.seconds[8:] == [0.2]
 
 
@@ -160,7 +160,7 @@ def test_however_often_a_message_has_failed_the_wait_has_an_end(timed: Pause, wa
     timed.start()
     timed._strikes["m"] = 5000
     timed.begin("m", AWAY)
-    wait_until(open_again(timed), "an open pause")
+    wait_until(open_again(timed), "the end of the pause")
     assert waits.seconds == [5]
 
 
@@ -170,7 +170,7 @@ def test_whatever_an_attempt_raises_there_is_a_next(pause: Pause, servers: Serve
     pause.begin("m", AWAY)
     servers.wait_for(10)
     servers.away = None
-    wait_until(open_again(pause), "an open pause")
+    wait_until(open_again(pause), "the end of the pause")
 
 
 def test_many_failures_of_one_outage_make_one_thread(pause: Pause, servers: Servers) -> None:
@@ -183,10 +183,10 @@ def test_many_failures_of_one_outage_make_one_thread(pause: Pause, servers: Serv
     # Not how many there are: a thread of another test may just be ending.
     assert [thread.name for thread in threading.enumerate() if thread not in before] == ["cachekeeper-pause"]
     servers.away = None
-    wait_until(open_again(pause), "an open pause")
+    wait_until(open_again(pause), "the end of the pause")
 
 
-def test_a_gate_opens_again_although_no_thread_can_be_started(
+def test_a_pause_ends_although_no_thread_can_be_started(
     pause: Pause, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a container's limit of processes is reached: the thread that opens it again is there before."""
@@ -203,14 +203,14 @@ def test_a_gate_opens_again_although_no_thread_can_be_started(
         servers.wait_for(5)
         assert not pause.is_over
         servers.away = None
-        wait_until(open_again(pause), "an open pause")
+        wait_until(open_again(pause), "the end of the pause")
 
 
 def test_a_message_that_fails_while_the_servers_are_well_gets_a_strike(pause: Pause) -> None:
     pause.start()
     for strikes in range(1, 4):
         pause.begin("m", AWAY)
-        wait_until(open_again(pause), "an open pause")
+        wait_until(open_again(pause), "the end of the pause")
         assert pause.strikes("m") == strikes
     assert pause.strikes("another") == 0
     pause.forgive("m")
@@ -218,17 +218,17 @@ def test_a_message_that_fails_while_the_servers_are_well_gets_a_strike(pause: Pa
 
 
 def test_strikes_are_not_remembered_without_end(pause: Pause, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "_REMEMBERED", 3)
+    monkeypatch.setattr(pausing, "_REMEMBERED", 3)
     pause.start()
     for number in range(5):
         pause.begin(f"m{number}", AWAY)
-        wait_until(open_again(pause), "an open pause")
+        wait_until(open_again(pause), "the end of the pause")
     assert [pause.strikes(f"m{number}") for number in range(5)] == [0, 0, 1, 1, 1]
 
 
-def test_a_gate_can_be_stopped_while_it_waits(pause: Pause, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "_FIRST_PAUSE_SECONDS", 1000.0)
-    monkeypatch.setattr(gates, "_LONGEST_PAUSE_SECONDS", 1000.0)
+def test_a_pause_can_be_stopped_while_it_waits(pause: Pause, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pausing, "_FIRST_PAUSE_SECONDS", 1000.0)
+    monkeypatch.setattr(pausing, "_LONGEST_PAUSE_SECONDS", 1000.0)
     servers.away = AWAY
     pause.start()
     servers.wait_for(2)
@@ -246,7 +246,7 @@ def test_the_log_says_what_it_waits_for_once_and_shows_no_token(
     servers.away = ValueError("token-4711")
     servers.wait_for(20)
     servers.away = None
-    wait_until(open_again(pause), "an open pause")
+    wait_until(open_again(pause), "the end of the pause")
     said = [record.getMessage() for record in caplog.records]
     assert sum("Redis failed while being asked" in line for line in said) == 1
     assert sum("ValueError" in line for line in said) == 1

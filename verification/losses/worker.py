@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-_delivery: Any = processor.Processor
-_deal_with, _keep = _delivery._deal_with, _delivery._keep  # noqa: SLF001  # the shipped worker, with a little around it
+_processor: Any = processor.Processor
+_deal_with, _keep = _processor._deal_with, _processor._keep  # noqa: SLF001  # the shipped worker, with a little around it
 _hand = threading.local()  # what this thread has in hand
 
 
@@ -51,8 +51,8 @@ def _note(delivery: processor.Processor, events: Sequence[object]) -> None:
     client.zadd(SLOWEST, {"seconds": slowest(new)}, gt=True)
 
 
-_delivery._deal_with = _held  # noqa: SLF001  # as above
-_delivery._keep = _noted  # noqa: SLF001  # as above
+_processor._deal_with = _held  # noqa: SLF001  # as above
+_processor._keep = _noted  # noqa: SLF001  # as above
 
 if os.environ.get(MUTANT) == "early":
     _request: Any = request.ApplyRequest
@@ -75,4 +75,4 @@ if os.environ.get(MUTANT) == "early":
 
     app.tasks[TASK].acks_late = False
     _request.__init__ = _received
-    _delivery._deal_with = _early  # noqa: SLF001  # as above
+    _processor._deal_with = _early  # noqa: SLF001  # as above

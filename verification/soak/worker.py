@@ -63,8 +63,8 @@ class Applied:
 
 
 applied = Applied()
-_delivery: Any = processor.Processor
-_deal_with = _delivery._deal_with  # noqa: SLF001  # the shipped worker, with a little around it
+_processor: Any = processor.Processor
+_deal_with = _processor._deal_with  # noqa: SLF001  # the shipped worker, with a little around it
 
 
 def _noted(self: processor.Processor, messages: Sequence[Any], strikes: int) -> None:
@@ -78,7 +78,7 @@ def _noted(self: processor.Processor, messages: Sequence[Any], strikes: int) -> 
                 applied.add(number)
 
 
-_delivery._deal_with = _noted  # noqa: SLF001  # as above
+_processor._deal_with = _noted  # noqa: SLF001  # as above
 
 
 class Watch(bootsteps.StartStopStep):

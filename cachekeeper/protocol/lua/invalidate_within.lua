@@ -8,7 +8,7 @@ local seen, batch = {}, {}
 local escapes = {['{'] = '%7B', ['}'] = '%7D'}
 local byte, floor = string.byte, math.floor
 
--- The escape of fold/keytext: braces, and such % as would be read back as one.
+-- The escape of fold/brace_escapes: braces, and such % as would be read back as one.
 local function escaped(text)
   text = text:gsub('%%([27][5BD])', function(code)
     if code == '25' or code == '7B' or code == '7D' then return '%25' .. code end

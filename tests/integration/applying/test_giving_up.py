@@ -21,6 +21,7 @@ from testkit.failpoints import WRITE_CONCERN_FAILED, be_well, delay_writes, fail
 from testkit.limits import PATIENT
 from testkit.mutating import mutated
 from testkit.shop_of_faults import WentWrong
+from testkit.verdicts import verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,7 +53,7 @@ def process(delivery: Processor, strikes: int, *events: Event) -> Verdict:
     """A message with these, or both, which has failed so often while the servers were well."""
     bodies: list[Any] = [json.loads(event.model_dump_json()) for event in events or (INNOCENT, GUILTY)]
     delivery.pause._strikes["m1"] = strikes
-    (verdict,) = delivery.process([EventMessage("m1", bodies)])
+    (verdict,) = verdicts(delivery, [EventMessage("m1", bodies)])
     return verdict
 
 
@@ -121,9 +122,9 @@ def a_message_of_letters_alone_is_dealt_with(delivery: Processor, failing: Mongo
     """Three commands of 2 s each, and a time limit of five seconds."""
     delay_writes(failing, 2000)
     message = EventMessage("m1", [{"type": "unheard.of", "number": number} for number in range(300)])
-    verdicts = delivery.process([message])
+    said = verdicts(delivery, [message])
     be_well(failing)
-    assert verdicts == [Verdict.DONE]
+    assert said == [Verdict.DONE]
     assert len(types(delivery)) == 300
 
 

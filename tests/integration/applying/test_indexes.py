@@ -22,6 +22,7 @@ from cachekeeper.settings import RelaySettings, Settings
 from producers import UserUpdated
 from testkit.failpoints import be_well, fail_indexing
 from testkit.limits import PATIENT
+from testkit.verdicts import verdicts
 from testkit.waiting import wait_until
 
 MODULES = ("producers", "lookups", "worker")
@@ -88,7 +89,7 @@ def db(mongo_server: MongoServer, database: str) -> Iterator[Any]:
 
 
 def work(delivery: Processor) -> Verdict:
-    (verdict,) = delivery.process([EventMessage("m1", [UserUpdated(user_id="1", name="Ada", version=1).to_wire()])])
+    (verdict,) = verdicts(delivery, [EventMessage("m1", [UserUpdated(user_id="1", name="Ada", version=1).to_wire()])])
     return verdict
 
 

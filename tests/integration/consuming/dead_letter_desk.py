@@ -21,6 +21,7 @@ from cachekeeper.model.registry import Registry, load_registry
 from cachekeeper.publishing.wire_format import task_body, task_headers
 from producers import UserLoggedOut
 from testkit.patient_publishing import ANSWER_SECONDS, PUBLISH_SECONDS
+from testkit.verdicts import verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -87,7 +88,7 @@ class Desk:
         self.work(self.broken, message)
 
     def work(self, delivery: Processor, message: Any) -> None:
-        assert delivery.process([read_message(message)]) == [Verdict.DONE]
+        assert verdicts(delivery, [read_message(message)]) == [Verdict.DONE]
 
     def work_all(self, delivery: Processor) -> int:
         """Deal with all messages that wait; how many they were."""

@@ -164,7 +164,7 @@ def test_what_rabbitmq_gives_up_is_kept(rabbit_server: RabbitServer, put_back: C
                 break
             deliveries += 1
             put_back(channel, message.delivery_tag)
-            if channel.is_over:
+            if channel.is_open:
                 channel.close()
         if put_back is by_nack and rabbit_version(watching) >= (4, 3):
             assert waiting(QUEUE)

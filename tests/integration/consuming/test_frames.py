@@ -53,7 +53,8 @@ def noted(monkeypatch: pytest.MonkeyPatch, where: type, name: str) -> list[list[
 def test_from_publish_to_the_broker_it_is_four_at_most(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = noted(monkeypatch, Producer, "publish")
     publisher = Publisher(shop.settings(broker_url=shop.server.url))
-    publisher.publish(EVENT)
+    monkeypatch.setattr(publishing, "_default", publisher)
+    publishing.publish(EVENT)
     publisher.close()
     (calls,) = seen
     assert len(calls) <= 4, calls

@@ -16,6 +16,7 @@ from cachekeeper.consuming.messages import EventMessage
 from cachekeeper.consuming.processor import Processor, Verdict
 from lookups import read_user
 from testkit.delivering import REGISTRY
+from testkit.verdicts import verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,7 +86,7 @@ def test_the_message_comes_again(
     with monkeypatch.context() as patch:
         where(delivery, patch)
         with pytest.raises(end):
-            delivery.process([given])
+            verdicts(delivery, [given])
     assert stocked.db.dead_letters.count_documents({}) == 0
 
 
@@ -96,7 +97,7 @@ def test_it_ends_the_reading_of_warm_views_too(
     monkeypatch.setattr(processor, "warm_keys", signalled)
     given = message()
     with pytest.raises(end):
-        delivery.process([given])
+        verdicts(delivery, [given])
 
 
 @pytest.mark.parametrize("end", [*ENDS, SystemExit, asyncio.CancelledError])
@@ -108,8 +109,8 @@ def test_in_a_thread_of_the_pool_it_is_the_handler_s_own(
 
     delivery.registry = with_commands(commands)
     with ThreadPoolExecutor(1) as pool:
-        verdicts = pool.submit(delivery.process, [message()]).result()
-    assert verdicts == [Verdict.DONE]
+        said = pool.submit(verdicts, delivery, [message()]).result()
+    assert said == [Verdict.DONE]
     assert stocked.db.dead_letters.count_documents({}) == 1
 
 
@@ -121,5 +122,5 @@ def test_what_no_signal_raises_is_the_handler_s_own_in_the_main_thread_too(
         raise end(1)
 
     delivery.registry = with_commands(commands)
-    assert delivery.process([message()]) == [Verdict.DONE]
+    assert verdicts(delivery, [message()]) == [Verdict.DONE]
     assert stocked.db.dead_letters.count_documents({}) == 1

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 
 import cachekeeper
-from cachekeeper import ABSENT, Document, DocumentEnded, Json, Keeper, PersistedNotCached, View, WriteRefused
+from cachekeeper import (
+    ABSENT,
+    DamagedDocument,
+    Document,
+    DocumentEnded,
+    Json,
+    Keeper,
+    PersistedNotCached,
+    View,
+    ViewFailed,
+    WriteRefused,
+)
 from cachekeeper.reading import saving
 from testkit.gates import threads
 from testkit.limits import LONG, NO_REDIS, NOWHERE
@@ -29,7 +43,7 @@ NOTE = View[dict[str, object]](
 
 
 def save(keeper: Keeper, items: dict[str, object], cart: int = 1) -> None:
-    keeper.save(CART, cart, {"items": {"$literal": items}}, final="sold_at", field="cart_id")
+    keeper.save(CART, cart, {"items": items}, final="sold_at", field="cart_id")
 
 
 def test_a_saved_document_is_in_both(shop: Shop) -> None:
@@ -101,6 +115,63 @@ def test_where_redis_fails_it_says_that_mongodb_has_it(shop: Shop) -> None:
     with pytest.raises(PersistedNotCached, match="the cart is saved in MongoDB, but not in Redis yet: save it again"):
         save(keeper, {"lamp": 1})
     assert shop.db["carts"].count_documents({"items.lamp": 1}) == 1
+
+
+def small(shop: Shop) -> Keeper:
+    return shop.keeper(value_limit_bytes=20)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_value_over_the_limit_is_saved_and_not_cached(shop: Shop, *, cached: bool) -> None:
+    keeper = small(shop)
+    if cached:
+        save(keeper, {"lamp": 1})
+    began = time.monotonic()
+    save(keeper, {"lamp": "large" * 10})
+    assert time.monotonic() - began < keeper.settings.lookup_timeout_seconds
+    assert not shop.redis.exists("cart:1")
+    assert keeper.read(CART, 1) == {"lamp": "large" * 10}
+
+
+def test_what_the_view_takes_for_absent_leaves_nothing_old(shop: Shop) -> None:
+    keeper = shop.keeper()
+    keeper.save(NOTE, 1, {"text": {"said": "old"}})
+    keeper.save(NOTE, 1, {}, computed={"text": "$$REMOVE"})
+    assert not shop.redis.exists("note:1")
+    assert keeper.read(NOTE, 1) is ABSENT
+
+
+def test_what_the_view_cannot_read_leaves_nothing_old(shop: Shop) -> None:
+    keeper = shop.keeper()
+    save(keeper, {"lamp": 1})
+    with pytest.raises(DamagedDocument):
+        keeper.save(CART, 1, {"items": b"bytes are no JSON"})
+    assert not shop.redis.exists("cart:1")
+
+
+def test_it_caches_what_a_reader_would_load(shop: Shop) -> None:
+    """Of the document no more than the view's fields."""
+    whole = replace(NOTE, name="whole", key="whole:{id}", loader=Document("notes", dict, fields=("text",)))
+    shop.db["notes"].insert_one({"_id": 1, "secret": "no"})
+    keeper = shop.keeper()
+    keeper.save(whole, 1, {"text": "said"})
+    written = shop.redis.get("whole:1")
+    shop.redis.flushall()
+    keeper.read(whole, 1)
+    assert written == shop.redis.get("whole:1") == b'{"_id":1,"text":"said"}'
+
+
+def test_a_text_that_looks_like_a_field_is_a_text(shop: Shop) -> None:
+    keeper = shop.keeper()
+    shop.db["carts"].insert_one({"_id": 1, "password": "secret"})
+    save(keeper, {"of": "$password"})
+    assert keeper.read(CART, 1) == {"of": "$password"}
+
+
+def test_what_mongodb_cannot_compute_is_no_outage(shop: Shop) -> None:
+    with pytest.raises(ViewFailed, match="view cart: what is to be saved"):
+        shop.keeper().save(CART, 1, {}, computed={"items": {"$nothingOfThatName": 1}})
+    assert shop.db["carts"].count_documents({}) == 0
 
 
 def test_an_id_that_can_be_none_is_refused_by_the_name_that_its_caller_gives_it(shop: Shop) -> None:

@@ -20,6 +20,7 @@ from cachekeeper.publishing.broker_connection import BrokerConnection
 from cachekeeper.publishing.publisher import Publisher
 from cachekeeper.publishing.wire_format import OutgoingMessage
 from cachekeeper.settings import PublisherSettings
+from testkit.verdicts import verdicts
 from testkit.waiting import wait_until
 from tests.golden.wire_events import WIRE
 
@@ -123,11 +124,11 @@ def test_what_others_put_into_redis_is_applied_and_may_be_put_back(shop: Shop, n
         message: Message = channel.basic_get(QUEUE)
         read = read_message(message)
         assert read == EventMessage(MESSAGE_ID, EVENTS)
-        verdicts = delivery.process([read])
+        said = verdicts(delivery, [read])
         message.ack()
     delivery.pause.stop()
     delivery.keeper.close()
-    assert verdicts == [Verdict.DONE]
+    assert said == [Verdict.DONE]
     assert not list(shop.db["dead_letters"].find())
     name_in_redis: Any = shop.redis.get("user:42:name")
     assert name_in_redis.decode() == EVENTS[0]["name"]

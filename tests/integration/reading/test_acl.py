@@ -32,6 +32,7 @@ from lookups import (
 )
 from testkit.delivering import REGISTRY
 from testkit.limits import PATIENT
+from testkit.verdicts import verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +126,7 @@ def work(lab: Lab, url: str) -> None:
         event("collection.changed", collection="users"),
     ]
     for number, body in enumerate(events):
-        assert delivery.process([EventMessage(f"m{number}", [body])]) == [Verdict.DONE], body
+        assert verdicts(delivery, [EventMessage(f"m{number}", [body])]) == [Verdict.DONE], body
     (later,) = apply(delivery.keeper, [[Expire(SESSION, "s2", datetime.now(UTC) + timedelta(minutes=1))]])
     assert later.error is None
 

@@ -26,6 +26,7 @@ from testkit.delivering import REGISTRY
 from testkit.gates import threads
 from testkit.limits import LONG, NO_REDIS
 from testkit.shop import Shop, answers_in_time
+from testkit.verdicts import verdicts
 from testkit.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -116,10 +117,10 @@ def messages(count: int) -> list[EventMessage]:
 def test_a_worker_waits(stocked: Shop) -> None:
     delivery = worker(stocked)
     with counted() as seen, threads(THREADS) as go:
-        calls = [go(delivery.process, [message]) for message in messages(120)]
-        verdicts = [call.result(LONG) for call in calls]
+        calls = [go(verdicts, delivery, [message]) for message in messages(120)]
+        said = [call.result(LONG) for call in calls]
     delivery.keeper.close()
-    assert verdicts == [[Verdict.DONE]] * 120
+    assert said == [[Verdict.DONE]] * 120
     assert (seen["gate_shut"], seen["message_put_back"], seen["cache_overloaded"]) == (0, 0, 0)
 
 
@@ -129,14 +130,14 @@ def test_a_worker_that_waited_in_vain_goes_on(stocked: Shop) -> None:
     taken = [source.connection_pool.get_connection() for _ in range(2)]
     (message,) = messages(1)
     with counted() as seen:
-        assert delivery.process([message]) == [Verdict.AWAY]  # it comes again
+        assert verdicts(delivery, [message]) == [Verdict.AWAY]  # it comes again
     assert (seen["message_put_back"], seen["gate_shut"]) == (1, 1)  # not fetched again at once: it costs a delivery
     for connection in taken:
         source.connection_pool.release(connection)
     delivery.pause._try()
     assert delivery.pause.is_over
     assert delivery.pause.strikes(message.id) == 0
-    assert delivery.process([message]) == [Verdict.DONE]
+    assert verdicts(delivery, [message]) == [Verdict.DONE]
     delivery.keeper.close()
 
 
@@ -149,12 +150,12 @@ def test_a_full_pool_makes_no_dead_letter(stocked: Shop, monkeypatch: pytest.Mon
     source.connection_pool._wait_seconds = source.connection_pool._stall_seconds / 4
     (message,) = messages(1)
     delivery.pause._strikes[message.id] = delivery.pause.STRIKES
-    assert delivery.process([message]) == [Verdict.AWAY]
+    assert verdicts(delivery, [message]) == [Verdict.AWAY]
     assert stocked.db.dead_letters.count_documents({}) == 0
     for connection in taken:
         source.connection_pool.release(connection)
     delivery.pause._try()
-    assert delivery.process([message]) == [Verdict.DONE]
+    assert verdicts(delivery, [message]) == [Verdict.DONE]
     assert stocked.db.dead_letters.count_documents({}) == 0
     delivery.keeper.close()
 

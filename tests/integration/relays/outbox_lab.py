@@ -19,6 +19,7 @@ from cachekeeper.settings import RelaySettings
 from lookups import read_user
 from producers import UserUpdated, outbox
 from testkit.patient_publishing import ANSWER_SECONDS, PUBLISH_SECONDS, patience
+from testkit.verdicts import verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +96,7 @@ class OutboxLab:
 
     def work(self, message: Message) -> Verdict:
         """What the worker does with a message, up to its acknowledgement."""
-        (verdict,) = self.delivery.process([read_message(message)])
+        (verdict,) = verdicts(self.delivery, [read_message(message)])
         return verdict
 
     def work_all(self) -> int:

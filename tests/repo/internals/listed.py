@@ -8,16 +8,16 @@ to keep most of it. When you raise the pin, tests/repo/test_internals.py says wh
 from tests.repo.internals.checking import Internal
 from tests.repo.internals.listed_connections import OF_CONNECTIONS
 
-_ANSWERS = "cachekeeper/consuming/acks.py"
+_ACKS = "cachekeeper/consuming/acks.py"
 _APP = "cachekeeper/consuming/celery_app.py"
 _BROKER = "cachekeeper/broker/queues.py"
 _BATCHER = "cachekeeper/consuming/message_batcher.py"
 _CONSUMER = "cachekeeper/consuming/consumer.py"
 _REQUEST = "cachekeeper/consuming/request.py"
 _STEPS = "cachekeeper/consuming/worker_steps.py"
-_ENVELOPES = "cachekeeper/consuming/poison_guard.py"
+_POISON_GUARD = "cachekeeper/consuming/poison_guard.py"
 _ENVIRONMENT = "cachekeeper/consuming/celery_environment.py"
-_LANE = "cachekeeper/publishing/broker_connection.py"
+_PUBLISHING = "cachekeeper/publishing/broker_connection.py"
 _MESSAGES = "cachekeeper/consuming/messages.py"
 _PING = "cachekeeper/devservers/worker_process.py"
 _SIGNALS = "cachekeeper/consuming/signals.py"
@@ -30,27 +30,27 @@ INTERNALS = (
     # --- publishing: documented
     Internal(_BROKER, "kombu:Exchange", "name, type, …"),
     Internal(_BROKER, "kombu:Queue", "name, exchange, …, routing_key, queue_arguments"),
-    Internal(_LANE, "kombu:Queue.name"),
-    Internal(_LANE, "kombu:Queue.declare", "self, …"),
-    Internal(_LANE, "kombu:Connection", "hostname, …, connect_timeout, transport_options"),
-    Internal(_LANE, "kombu:Connection.ensure_connection", "self, …, max_retries, reraise_as_library_errors"),
-    Internal(_LANE, "kombu:Connection.default_channel"),
-    Internal(_LANE, "kombu:Connection.collect", "self, …"),
-    Internal(_LANE, "kombu:Connection.release", "self, …"),
-    Internal(_LANE, "kombu:Connection.connection_errors"),
-    Internal(_LANE, "kombu:Connection.channel_errors"),
-    Internal(_LANE, "kombu:Connection.recoverable_connection_errors"),
-    Internal(_LANE, "kombu:Connection.recoverable_channel_errors"),
-    Internal(_LANE, "kombu:Producer", "channel, …, auto_declare, on_return"),
+    Internal(_PUBLISHING, "kombu:Queue.name"),
+    Internal(_PUBLISHING, "kombu:Queue.declare", "self, …"),
+    Internal(_PUBLISHING, "kombu:Connection", "hostname, …, connect_timeout, transport_options"),
+    Internal(_PUBLISHING, "kombu:Connection.ensure_connection", "self, …, max_retries, reraise_as_library_errors"),
+    Internal(_PUBLISHING, "kombu:Connection.default_channel"),
+    Internal(_PUBLISHING, "kombu:Connection.collect", "self, …"),
+    Internal(_PUBLISHING, "kombu:Connection.release", "self, …"),
+    Internal(_PUBLISHING, "kombu:Connection.connection_errors"),
+    Internal(_PUBLISHING, "kombu:Connection.channel_errors"),
+    Internal(_PUBLISHING, "kombu:Connection.recoverable_connection_errors"),
+    Internal(_PUBLISHING, "kombu:Connection.recoverable_channel_errors"),
+    Internal(_PUBLISHING, "kombu:Producer", "channel, …, auto_declare, on_return"),
     Internal(
-        _LANE,
+        _PUBLISHING,
         "kombu:Producer.publish",
         "self, body, …, content_type, content_encoding, headers, exchange, routing_key, delivery_mode, retry, declare, "
         "mandatory, confirm_timeout, correlation_id",
     ),
-    Internal(_LANE, "kombu.exceptions:OperationalError"),
-    Internal(_LANE, "kombu.transport.redis:Channel.conn_or_acquire", "self, …"),
-    Internal(_LANE, "redis:Redis.lpushx", "self, name, *values"),
+    Internal(_PUBLISHING, "kombu.exceptions:OperationalError"),
+    Internal(_PUBLISHING, "kombu.transport.redis:Channel.conn_or_acquire", "self, …"),
+    Internal(_PUBLISHING, "redis:Redis.lpushx", "self, name, *values"),
     # --- the application and its ping: documented
     Internal(_APP, "celery:Celery", "main, …, set_as_current, fixups"),
     Internal(_APP, "celery:Celery.conf"),
@@ -221,38 +221,38 @@ INTERNALS = (
     Internal(_MESSAGES, "kombu:Message.errors"),
     Internal(_MESSAGES, "kombu:Message.headers", assigned=True),
     # --- answering
-    Internal(_ANSWERS, "kombu:Message"),
-    Internal(_ANSWERS, "kombu:Message._state", assigned=True),
-    Internal(_ANSWERS, "kombu:Message.ack_log_error", "self, logger, errors, …"),
-    Internal(_ANSWERS, "kombu:Message.channel", assigned=True),
-    Internal(_ANSWERS, "kombu:Message.delivery_tag", assigned=True),
-    Internal(_ANSWERS, "kombu:Message.reject", "self, requeue"),
-    Internal(_ANSWERS, "kombu:Message.reject_log_error", "self, logger, errors, requeue"),
-    Internal(_ANSWERS, "kombu.transport:virtual"),
-    Internal(_ANSWERS, "kombu.transport:virtual.QoS"),
-    Internal(_ANSWERS, "kombu.transport:virtual.QoS.prefetch_count"),
-    Internal(_ANSWERS, "kombu.transport:virtual.Channel.connection", assigned=True),
-    Internal(_ANSWERS, "kombu.transport:virtual.Channel.qos"),
-    Internal(_ANSWERS, "kombu.transport:virtual.Transport.client", assigned=True),
+    Internal(_ACKS, "kombu:Message"),
+    Internal(_ACKS, "kombu:Message._state", assigned=True),
+    Internal(_ACKS, "kombu:Message.ack_log_error", "self, logger, errors, …"),
+    Internal(_ACKS, "kombu:Message.channel", assigned=True),
+    Internal(_ACKS, "kombu:Message.delivery_tag", assigned=True),
+    Internal(_ACKS, "kombu:Message.reject", "self, requeue"),
+    Internal(_ACKS, "kombu:Message.reject_log_error", "self, logger, errors, requeue"),
+    Internal(_ACKS, "kombu.transport:virtual"),
+    Internal(_ACKS, "kombu.transport:virtual.QoS"),
+    Internal(_ACKS, "kombu.transport:virtual.QoS.prefetch_count"),
+    Internal(_ACKS, "kombu.transport:virtual.Channel.connection", assigned=True),
+    Internal(_ACKS, "kombu.transport:virtual.Channel.qos"),
+    Internal(_ACKS, "kombu.transport:virtual.Transport.client", assigned=True),
     # --- RabbitMQ's own acknowledgement, which py-amqp has no method for
-    Internal(_ANSWERS, "amqp.spec:Basic"),
-    Internal(_ANSWERS, "amqp.spec:Basic.Nack"),
-    Internal(_ANSWERS, "amqp.channel:Channel.basic_reject", "self, delivery_tag, requeue, …"),
-    Internal(_ANSWERS, "amqp.channel:Channel.send_method", "self, sig, format, args, …"),
-    Internal(_ANSWERS, "amqp:Connection.server_properties", assigned=True),
+    Internal(_ACKS, "amqp.spec:Basic"),
+    Internal(_ACKS, "amqp.spec:Basic.Nack"),
+    Internal(_ACKS, "amqp.channel:Channel.basic_reject", "self, delivery_tag, requeue, …"),
+    Internal(_ACKS, "amqp.channel:Channel.send_method", "self, sig, format, args, …"),
+    Internal(_ACKS, "amqp:Connection.server_properties", assigned=True),
     # --- errors of kombu's transport for Redis
-    Internal(_ANSWERS, "kombu.transport.redis:Transport.channel_errors"),
+    Internal(_ACKS, "kombu.transport.redis:Transport.channel_errors"),
     # --- what is looked at before kombu and py-amqp read it
-    Internal(_ENVELOPES, "amqp.serialization:PROPERTY_CLASSES"),
-    Internal(_ENVELOPES, "amqp.serialization:decode_properties_basic", "buf, offset"),
-    Internal(_ENVELOPES, "amqp.spec:Basic"),
-    Internal(_ENVELOPES, "amqp.spec:Basic.CLASS_ID"),
-    Internal(_ENVELOPES, "kombu.compression"),
-    Internal(_ENVELOPES, "kombu.compression:encoders", ""),
-    Internal(_ENVELOPES, "kombu.compression:get_encoder", "t"),
-    Internal(_ENVELOPES, "kombu.compression:register", "encoder, decoder, content_type, …"),
-    Internal(_ENVELOPES, "kombu.utils.json:dumps", "s, …"),
-    Internal(_ENVELOPES, "kombu.utils.json:loads", "s, …"),
+    Internal(_POISON_GUARD, "amqp.serialization:PROPERTY_CLASSES"),
+    Internal(_POISON_GUARD, "amqp.serialization:decode_properties_basic", "buf, offset"),
+    Internal(_POISON_GUARD, "amqp.spec:Basic"),
+    Internal(_POISON_GUARD, "amqp.spec:Basic.CLASS_ID"),
+    Internal(_POISON_GUARD, "kombu.compression"),
+    Internal(_POISON_GUARD, "kombu.compression:encoders", ""),
+    Internal(_POISON_GUARD, "kombu.compression:get_encoder", "t"),
+    Internal(_POISON_GUARD, "kombu.compression:register", "encoder, decoder, content_type, …"),
+    Internal(_POISON_GUARD, "kombu.utils.json:dumps", "s, …"),
+    Internal(_POISON_GUARD, "kombu.utils.json:loads", "s, …"),
     # --- the transport for Redis: what it replaces of kombu's
     Internal(_TRANSPORT, "kombu"),
     Internal(_TRANSPORT, "kombu:Connection"),
