@@ -213,7 +213,7 @@ def _import_ours(name: str) -> None:
     Raises:
         SettingsError: a module of another project has been imported under that name already.
     """
-    beside = str(Path(__file__).parents[1])
+    beside = str(Path(__file__).parents[2])
     spec = PathFinder.find_spec(name, [beside])
     if spec is None or spec.loader is None or spec.origin is None:
         return  # not installed beside it: found as any module is
