@@ -17,10 +17,10 @@ demo: .venv/.set-up ## Start real servers, publish events, watch the cache follo
 	$(PYTHON) -m demo $(ARGS)
 
 test: .venv/.set-up ## Run all tests, on real servers too
-	$(PYTHON) -m pytest -n 2 --dist worksteal $(ARGS)
+	$(PYTHON) -m pytest -n 3 --dist worksteal $(ARGS)
 
 unit: .venv/.set-up ## Run the unit tests alone: no server, no other process
-	$(PYTHON) -m pytest -n 2 --dist worksteal tests/unit $(ARGS)
+	$(PYTHON) -m pytest -n 3 --dist worksteal tests/unit $(ARGS)
 
 versions: .venv/.set-up ## The contract on the oldest and newest redis-py and pymongo, with and without hiredis
 	$(PYTHON) -m tests.repo.versions $(ARGS)
