@@ -77,7 +77,6 @@ INTERNALS = (
     Internal(_APP, "kombu:Connection"),
     Internal(_APP, "celery:Task"),
     Internal(_APP, "celery:Task.name"),
-    Internal(_APP, "celery:Task.run", "self, *args, **kwargs"),
     Internal(_PING, "celery:Celery", "main, …, broker, set_as_current"),
     Internal(_PING, "celery:Celery.connection", "self, …"),
     Internal(_PING, "celery:Celery.conf"),
