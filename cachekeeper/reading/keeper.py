@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -227,26 +228,18 @@ class Keeper:
 
         Raises:
             InvalidId: the id cannot be one.
+            InvalidValue, TypeError: the fields cannot be set, or hold what MongoDB cannot store; nothing was written.
             DocumentEnded: it had ended before, or ended meanwhile.
-            WriteRefused: a validator or a unique index of the collection forbids it, or the document would be too
-                large; nothing was written.
+            WriteRefused: the collection forbids it, or the document would be too large; nothing was written.
             DatabaseUnavailable: MongoDB failed; nothing is known to be written.
             PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
-            DamagedDocument: it is written, and the view cannot read it.
-            ViewFailed: it is written, and the view's loader or codec raised; or MongoDB refuses what is computed, and
-                nothing is written.
-            SettingsError: the settings are wrong (at first use).
+            DamagedDocument, ViewFailed: it is written, and the view cannot read it; or (`ViewFailed`) MongoDB refuses
+                what is computed, and nothing is written.
         """
         part = check_id(document_id, field)
-        WriteThrough(
-            view,
-            part,
-            self.binding(view).ids.parse(part, field),
-            self.database[view.collection],
-            self.store(view.server),
-            self.settings,
-            lambda: self.read_through(view, part),
-        ).save(fields, computed, final)
+        stored, collection = self.binding(view).ids.parse(part, field), self.database[view.collection]
+        store, fill = self.store(view.server), partial(self.read_through, view, part)
+        WriteThrough(view, part, stored, collection, store, self.settings, fill).save(fields, computed, final)
 
     def is_blocked(self, view: BlocklistView, document_id: str | int, field: str = "id") -> bool:
         """Whether an id is on a blocklist.

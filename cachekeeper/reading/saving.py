@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from bson.errors import BSONError
 from pymongo import ReturnDocument
 from pymongo.errors import DocumentTooLarge, OperationFailure
 from pymongo.read_concern import ReadConcern
@@ -17,6 +19,7 @@ from cachekeeper.errors import (
     DamagedDocument,
     DatabaseUnavailable,
     DocumentEnded,
+    InvalidValue,
     PersistedNotCached,
     Unavailable,
     ViewFailed,
@@ -27,7 +30,7 @@ from cachekeeper.protocol import Value, scripts
 from cachekeeper.protocol.outcomes import Changed, Peeked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from pymongo.collection import Collection
 
@@ -68,6 +71,7 @@ class WriteThrough(Generic[T]):
 
     def save(self, fields: Mapping[str, object], computed: Mapping[str, Any], final: str | None) -> None:
         """Write. Arguments and errors: as `Keeper.save`."""
+        self._check(fields, computed)
         document = self._persist(fields, computed, final)
         problem: DamagedDocument | ViewFailed | None = None
         saved: Value | Absent = ABSENT
@@ -88,6 +92,19 @@ class WriteThrough(Generic[T]):
             raise PersistedNotCached(f"the {name} is saved in MongoDB, but not in Redis yet: save it again") from error
         if problem is not None:
             raise problem
+
+    def _check(self, *given: Mapping[Any, object]) -> None:
+        """Refuse what is no field, before anything is written."""
+        for fields in given:
+            if not isinstance(fields, Mapping):
+                raise TypeError(
+                    f"fields must be a mapping from a field's name to its value, got {type(fields).__name__}"
+                )
+            for name in fields:
+                if not isinstance(name, str) or not name or name.startswith("$") or "\0" in name:
+                    raise InvalidValue("fields", "a name must be a text that does not begin with $")
+                if name in {"_id", self.view.version}:
+                    raise InvalidValue(name, "is not to be set: the id is an argument, and the version rises by itself")
 
     @property
     def _key(self) -> str:
@@ -119,6 +136,9 @@ class WriteThrough(Generic[T]):
                     return cast("StoredDocument", document)  # an upsert always has one
                 except DocumentTooLarge as error:
                     said = {"code": TOO_LARGE, "errmsg": str(error)}
+                except (BSONError, OverflowError) as error:
+                    name = type(error).__name__
+                    raise InvalidValue("fields", f"hold a value that MongoDB cannot store ({name})") from error
                 except OperationFailure as error:
                     said = {"code": error.code, **(error.details or {})}
                     if not is_refused(said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from cachekeeper import (
     DamagedDocument,
     Document,
     DocumentEnded,
+    InvalidValue,
     Json,
     Keeper,
     PersistedNotCached,
@@ -172,6 +174,21 @@ def test_what_mongodb_cannot_compute_is_no_outage(shop: Shop) -> None:
     with pytest.raises(ViewFailed, match="view cart: what is to be saved"):
         shop.keeper().save(CART, 1, {}, computed={"items": {"$nothingOfThatName": 1}})
     assert shop.db["carts"].count_documents({}) == 0
+
+
+@pytest.mark.parametrize(
+    "fields", [{"_id": 2}, {"version": 7}, {"$items": {}}, {"": {}}, {"items": {1, 2}}, {"items": 1 << 70}, {1: {}}]
+)
+def test_what_is_no_field_or_no_value_is_refused_before_anything_is_written(shop: Shop, fields: Any) -> None:
+    with pytest.raises(InvalidValue):
+        shop.keeper().save(CART, 1, fields)
+    assert shop.db["carts"].count_documents({}) == 0
+
+
+@pytest.mark.parametrize("fields", ["hello", None, [("items", {})]])
+def test_the_fields_are_a_mapping(shop: Shop, fields: Any) -> None:
+    with pytest.raises(TypeError, match="fields must be a mapping from a field's name to its value, got "):
+        shop.keeper().save(CART, 1, fields)
 
 
 def test_an_id_that_can_be_none_is_refused_by_the_name_that_its_caller_gives_it(shop: Shop) -> None:
