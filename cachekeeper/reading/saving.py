@@ -83,7 +83,7 @@ class WriteThrough(Generic[T]):
             raise self._ended_meanwhile()
         try:
             if isinstance(saved, Value) and len(saved.raw) <= self.settings.value_limit_bytes:
-                self._fill(saved)
+                self._fill(saved, final)
             else:
                 # Nothing to cache: what lies there is of the document before.
                 self.store.run(scripts.invalidate(self._key))
@@ -138,12 +138,13 @@ class WriteThrough(Generic[T]):
                     said = {"code": TOO_LARGE, "errmsg": str(error)}
                 except (BSONError, OverflowError) as error:
                     name = type(error).__name__
-                    raise InvalidValue("fields", f"hold a value that MongoDB cannot store ({name})") from error
+                    # Without its cause, whose text quotes the value.
+                    raise InvalidValue("fields", f"hold a value that MongoDB cannot store ({name})") from None
                 except OperationFailure as error:
                     said = {"code": error.code, **(error.details or {})}
                     if not is_refused(said):
                         if refused := query_refusal(error):
-                            raise ViewFailed(f"view {self.view.name}: what is to be saved: {refused}") from error
+                            raise ViewFailed(f"view {self.view.name}: what is to be saved: {refused}") from None
                         raise
             why = self._refused(final, said)
             raise why from why.__cause__
@@ -160,7 +161,7 @@ class WriteThrough(Generic[T]):
             f"MongoDB failed while saving a {self.view.name} (code {said.get('code')})"
         )
 
-    def _fill(self, saved: Value) -> None:
+    def _fill(self, saved: Value, final: str | None) -> None:
         """Bring it to its key, so that the next plain `GET` of any client finds it."""
         key = self._key
         if saved.version is None:  # the view has none, or somebody put a number there beyond all versions
@@ -178,8 +179,10 @@ class WriteThrough(Generic[T]):
         while True:
             found = self.read_through()
             peeked = self.store.run(scripts.read_until(key))
-            if found is ABSENT or peeked is Peeked.ENDED:
+            if peeked is Peeked.ENDED or (found is ABSENT and final is not None):
                 raise self._ended_meanwhile()
+            if found is ABSENT:
+                return  # somebody has deleted it since
             if peeked is not Peeked.MISSING:
                 return
             # Yet another save has taken the lease away and not filled yet: fill in its place, its data is in MongoDB.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from cachekeeper import (
     WriteRefused,
 )
 from cachekeeper.reading import saving
-from testkit.gates import threads
+from testkit.gates import Gate, threads
 from testkit.limits import LONG, NO_REDIS, NOWHERE
 from testkit.shop import Shop
 
@@ -189,6 +190,28 @@ def test_what_is_no_field_or_no_value_is_refused_before_anything_is_written(shop
 def test_the_fields_are_a_mapping(shop: Shop, fields: Any) -> None:
     with pytest.raises(TypeError, match="fields must be a mapping from a field's name to its value, got "):
         shop.keeper().save(CART, 1, fields)
+
+
+def test_one_that_somebody_deletes_meanwhile_has_not_ended(shop: Shop) -> None:
+    keeper, reads = shop.keeper(), Gate()
+    shop.reads.before.append(reads)
+    with threads() as go:
+        saving = go(keeper.save, NOTE, 1, {"text": {"said": "this"}})
+        reads.wait_for_arrival()
+        shop.db["notes"].delete_one({"_id": 1})
+        reads.open()
+        saving.result(LONG)
+    assert keeper.read(NOTE, 1) is ABSENT
+
+
+def test_no_value_is_in_an_error(shop: Shop) -> None:
+    secret = "correcthorsebatterystaple"
+    said = []
+    for fields, computed in (({"items": {secret}}, {}), ({}, {"items": {"$nothing": secret}})):
+        with pytest.raises((InvalidValue, ViewFailed)) as caught:
+            shop.keeper().save(CART, 1, fields, computed=computed)
+        said.append("".join(traceback.format_exception(caught.value)))
+    assert [secret in text for text in said] == [False, False]
 
 
 def test_an_id_that_can_be_none_is_refused_by_the_name_that_its_caller_gives_it(shop: Shop) -> None:
