@@ -283,7 +283,7 @@ INTERNALS = (
     Internal(_TRANSPORT, "kombu.utils.json:dumps", "s, …"),
     Internal(_TRANSPORT, "redis:Redis.eval", "self, script, numkeys, *keys_and_args"),
     Internal(_TRANSPORT, "redis:Redis.register_script", "self, script"),
-    # --- the record of what is in flight
+    # --- a worker's channel: what it replaces of kombu's
     Internal(_CHANNEL, "kombu"),
     Internal(_CHANNEL, "kombu:Connection"),
     Internal(_CHANNEL, "kombu:Connection.Pool", "self, limit, **kwargs"),
@@ -308,7 +308,7 @@ INTERNALS = (
     Internal(_CHANNEL, "kombu.transport:redis.Channel.basic_get", "self, queue, no_ack, **kwargs"),
     Internal(_CHANNEL, "kombu.transport:redis.Channel.unacked_index_key"),
     Internal(_CHANNEL, "kombu.transport:redis.Channel.unacked_key"),
-    # --- the transport for Redis: what it takes from kombu's
+    # --- a worker's channel: what it takes from kombu's
     Internal(_CHANNEL, "kombu:Connection._info", "self, resolve"),
     Internal(_CHANNEL, "kombu:Message.delivery_tag", assigned=True),
     Internal(_CHANNEL, "kombu.connection:ConnectionPool.connection", assigned=True),
@@ -350,8 +350,11 @@ INTERNALS = (
     Internal(_UNACKED, "kombu.transport:virtual.QoS"),
     Internal(_UNACKED, "kombu.transport:virtual.QoS.ack", "self, delivery_tag"),
     Internal(_UNACKED, "kombu.transport:virtual.QoS.append", "self, message, delivery_tag"),
-    Internal(_CLIENT, "redis:Redis"),
     Internal(_UNACKED, "redis:Redis.eval", "self, script, numkeys, *keys_and_args"),
+    Internal(_UNACKED, "redis.client:Pipeline.hdel", "self, name, *keys"),
+    Internal(_UNACKED, "redis.client:Pipeline.zrem", "self, name, *values"),
+    # --- the client of a Redis broker
+    Internal(_CLIENT, "redis:Redis"),
     Internal(_CLIENT, "redis:Redis.parse_response", "self, connection, command_name, **options"),
     Internal(_CLIENT, "redis:Redis.pipeline", "self, transaction, shard_hint"),
     Internal(_CLIENT, "redis:Redis.type", "self, name"),
@@ -360,7 +363,5 @@ INTERNALS = (
     Internal(_CLIENT, "redis.client:Pipeline", "connection_pool, response_callbacks, transaction, shard_hint"),
     Internal(_CLIENT, "redis.client:Pipeline.execute", "self, raise_on_error"),
     Internal(_CLIENT, "redis.utils:str_if_bytes", "value"),
-    Internal(_UNACKED, "redis.client:Pipeline.hdel", "self, name, *keys"),
-    Internal(_UNACKED, "redis.client:Pipeline.zrem", "self, name, *values"),
     *OF_CONNECTIONS,
 )
