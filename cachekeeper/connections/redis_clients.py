@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -63,15 +64,24 @@ def make_redis_client(
     Raises:
         redis.RedisError, redis.exceptions.RedisClusterException: the Cluster cannot be reached. The client of a single
             server connects at first use.
-        InputError: the URL cannot be used, or has an option that is unknown or that this client sets: time limits, the
-            protocol, decoding, retries. The message quotes nothing of the URL but the option's name.
+        InputError: a time limit is not a positive number of seconds. Or the URL cannot be used, or has an option that
+            is unknown or that this client sets: time limits, the protocol, decoding, retries. The message quotes
+            nothing of the URL but the option's name.
     """
     try:
         url = redis_url(url)
     except ValueError as error:
         raise InputError("url", str(error)) from None
+    _check_seconds("timeout_seconds", timeout_seconds)
+    _check_seconds("wait_seconds", wait_seconds)
     make = _cluster_client if _is_cluster(url) else _plain_client
     return make(url, timeout_seconds, wait_seconds)
+
+
+def _check_seconds(field: str, value: object) -> None:
+    """Refuse what redis-py takes, and then hangs with, or fails with at the first command."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(field, f"must be a positive number of seconds, got {value!r}")
 
 
 def _is_cluster(url: str) -> bool:

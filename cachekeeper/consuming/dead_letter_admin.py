@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 _COUNT_SECONDS = 30.0
 _SHORTEST_PREFIX = 4
 _SUMMARY = ("type", "error", "reason", "count", "first_at", "last_at")
+_SHAPE = {
+    **dict.fromkeys(("_id", "body", "error", "reason", "traceback"), "string"),
+    "whole": "bool",
+    "count": "number",
+    **dict.fromkeys(("first_at", "last_at"), "date"),
+}
+"""The BSON types of a dead letter. Other documents in the collection are neither listed nor removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +54,13 @@ class Which:
 
     def filter(self) -> dict[str, Any]:
         """The query."""
-        wanted: dict[str, Any] = {} if self.ids is None else {"_id": {"$in": list(self.ids)}}
-        for name in ("type", "error"):
-            if (value := getattr(self, name)) is not None:
-                wanted[name] = value
+        conditions: list[dict[str, Any]] = [{name: {"$type": kind}} for name, kind in _SHAPE.items()]
+        if self.ids is not None:
+            conditions.append({"_id": {"$in": list(self.ids)}})
+        conditions += [{name: value} for name in ("type", "error") if (value := getattr(self, name)) is not None]
         if self.reason is not None:
-            wanted["reason"] = {"$regex": re.escape(self.reason)}
-        return wanted
+            conditions.append({"reason": {"$regex": re.escape(self.reason)}})
+        return {"$and": conditions}
 
 
 @dataclass(slots=True)
@@ -110,7 +117,8 @@ class DeadLetters:
         if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},64}}", prefix):
             raise InputError("LETTER", f"must be the beginning of an id, at least {_SHORTEST_PREFIX} of its digits")
         with database_errors("looking for a dead letter", self._seconds, COLLECTION):
-            found = list(self._letters.find({"_id": {"$regex": f"^{prefix}"}}, {"_id": 1}).limit(2))
+            wanted = {"$and": [Which().filter(), {"_id": {"$regex": f"^{prefix}"}}]}
+            found = list(self._letters.find(wanted, {"_id": 1}).limit(2))
         if not found:
             raise InputError("LETTER", f"no dead letter has an id that begins with {prefix}")
         if len(found) > 1:
@@ -170,4 +178,7 @@ class DeadLetters:
 
 def _event_in(found: Mapping[str, Any]) -> bool:
     """Whether there is something to publish: not of a message that could not be read, nor of what was cut."""
-    return bool(found["whole"]) and isinstance(json.loads(found["body"]), dict)
+    try:
+        return bool(found["whole"]) and isinstance(json.loads(found["body"]), dict)
+    except ValueError:  # edited by hand
+        return False

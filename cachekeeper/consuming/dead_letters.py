@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ EXPIRY = TtlIndex(COLLECTION, "last_at", lambda settings: settings.dead_letter_s
 _LONGEST_BODY = 4 * 1024 * 1024
 _LONGEST_TRACEBACK = 64 * 1024
 _LONGEST_REASON = 1000
+_TYPE_NAME = re.compile(r"(?=.{1,64}\Z)[a-z_]+(\.[a-z_]+)+")
 # Letters in one command, within one time limit: however many a message makes, they must come to an end.
 _AT_ONCE = 100
 # Fields of every event that tell nothing.
@@ -109,7 +111,7 @@ def _write(registry: Registry, letter: DeadLetter, now: datetime) -> UpdateOne:
     said = {
         "body": body[:_LONGEST_BODY],
         "whole": len(body) <= _LONGEST_BODY,
-        "type": None if event is None else event.type_name(),
+        "type": _type_name(letter.body) if event is None else event.type_name(),
         "error": type(error).__name__,
         "reason": reason,
         "traceback": trace,
@@ -123,6 +125,15 @@ def _write(registry: Registry, letter: DeadLetter, now: datetime) -> UpdateOne:
     # Literally: a text that begins with `$` would be read as a field.
     change = {"$set": {**{name: {"$literal": value} for name, value in said.items()}, **counted}}
     return UpdateOne({"_id": hashlib.sha256(body.encode()).hexdigest()}, [change], upsert=True)
+
+
+def _type_name(body: object) -> str | None:
+    """The type of an event that is not registered, so that its letters can be chosen by it; None for other texts.
+
+    A token that stands there by mistake has digits or capitals, or no dot.
+    """
+    kind = body.get("type") if isinstance(body, Mapping) else None
+    return kind if isinstance(kind, str) and _TYPE_NAME.fullmatch(kind) else None
 
 
 def _event_of(body: object, registry: Registry) -> type[Event] | None:

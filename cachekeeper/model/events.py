@@ -142,8 +142,11 @@ class Event(BaseModel):
 
         Raises:
             InvalidEvent: a field holds what JSON cannot carry, such as NaN inside of a model of your own; it is nested
-                too deeply for a message; or the event would not be read as it is.
+                too deeply for a message; or the event would not be read as it is. Or no worker could register its
+                class: the message names each field, with the cure.
         """
+        if problems := _problems(type(self)):
+            raise InvalidEvent("event", f"{type(self).__name__} cannot be published: {problems}")
         body = self.to_wire()
         for name, value in body.items():
             if isinstance(value, _CONTAINERS) and deeper_than(DEEPEST_FIELD, value):
@@ -214,6 +217,12 @@ def _needs_json_mode(kind: type[Event]) -> bool:
 def _needs_reading_back(kind: type[Event]) -> bool:
     """Whether to read each event back before it is published, which costs more than to write it: no shipped event."""
     return _names(kind)[0] and _report(kind).needs_reading_back
+
+
+@cache
+def _problems(kind: type[Event]) -> str:
+    """What is wrong with a class, for those who publish and register nothing; empty for a class that fits."""
+    return "; ".join(unfit_fields(kind))
 
 
 def unfit_fields(kind: type[Event]) -> list[str]:

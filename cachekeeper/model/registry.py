@@ -9,13 +9,13 @@ from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cachekeeper.errors import InvalidEvent, RegistrationError, SettingsError, UnknownEvent
 from cachekeeper.model.changes import Watch
 from cachekeeper.model.commands import Command, InvalidateAll
 from cachekeeper.model.events import CollectionChanged, Event, unfit_fields
-from cachekeeper.model.views import AnyView, BlocklistView, View
+from cachekeeper.model.views import AnyView, BlocklistView
 from cachekeeper.settings import DEFAULT_MODULES, PolicySettings, Settings, load
 
 E = TypeVar("E", bound=Event)
@@ -140,7 +140,7 @@ class Registry:
         Raises:
             SettingsError: `ID_TYPES` names no view with ids of a type.
         """
-        typed = sorted(view.name for view in self.views.values() if isinstance(view, View))
+        typed = sorted(view.name for view in self.views.values() if view.ids is not None)
         unknown = sorted(set(settings.id_types) - set(typed))
         if unknown:
             raise SettingsError(
@@ -176,42 +176,54 @@ def load_registry(modules: Iterable[str]) -> Registry:
         modules: package names, from the setting `MODULES`; each has a function `register(registry)`.
 
     Raises:
-        SettingsError: a module is named twice, cannot be found, or has no `register`.
+        SettingsError: modules are named twice, cannot be found, or have no `register`; all of these are named.
         RegistrationError: what they register does not fit together.
     """
-    registry = Registry()
     modules = tuple(modules)
-    for at, name in enumerate(modules):
-        if name in modules[:at]:
-            raise SettingsError(f"CACHEKEEPER_MODULES: {name!r} is there twice; name each module once")
-    if modules == DEFAULT_MODULES:
-        for name in modules:
-            _import_ours(name)
-    for name in modules:
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise SettingsError(f"CACHEKEEPER_MODULES: {name!r} is no module's full name")
-        try:
-            module = import_module(name)
-        except ModuleNotFoundError as error:
-            # Only the named module itself: one that it imports in vain is an error of its own.
-            if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
-                raise
-            raise SettingsError(f"CACHEKEEPER_MODULES: there is no module {name!r}") from None
-        register = getattr(module, "register", None)
-        if not callable(register):
-            raise SettingsError(
-                f"CACHEKEEPER_MODULES: module {name!r} ({getattr(module, '__file__', None) or 'a namespace'}) has no "
-                "function register(registry)"
-            )
+    repeated = sorted({name for name in modules if modules.count(name) > 1})
+    problems = [f"{name!r} is there twice; name each module once" for name in repeated]
+    found: list[Callable[[Registry], object]] = []
+    ours = modules if modules == DEFAULT_MODULES else ()  # all of them first: they import each other
+    for step, names in ((_import_ours, ours), (lambda name: found.append(_register_of(name)), dict.fromkeys(modules))):
+        for name in names:
+            try:
+                step(name)
+            except _Unusable as error:
+                problems.append(str(error))
+    if problems:
+        raise SettingsError("\n".join(f"CACHEKEEPER_MODULES: {problem}" for problem in problems))
+    registry = Registry()
+    for register in found:
         register(registry)
     return registry
+
+
+class _Unusable(Exception):  # never leaves this module
+    """A module of the setting cannot be used; the text says why."""
+
+
+def _register_of(name: str) -> Callable[[Registry], object]:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise _Unusable(f"{name!r} is no module's full name")
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        # Only the named module itself: one that it imports in vain is an error of its own.
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise
+        raise _Unusable(f"there is no module {name!r}") from None
+    register = getattr(module, "register", None)
+    if not callable(register):
+        place = getattr(module, "__file__", None) or "a namespace"
+        raise _Unusable(f"module {name!r} ({place}) has no function register(registry)")
+    return cast("Callable[[Registry], object]", register)
 
 
 def _import_ours(name: str) -> None:
     """Import a package that stands beside this one, whatever else is found under its name in the working directory.
 
     Raises:
-        SettingsError: a module of another project has been imported under that name already.
+        _Unusable: a module of another project has been imported under that name already.
     """
     beside = str(Path(__file__).parents[2])
     spec = PathFinder.find_spec(name, [beside])
@@ -220,8 +232,8 @@ def _import_ours(name: str) -> None:
     if name in sys.modules:
         found = getattr(sys.modules[name], "__file__", None)
         if found is None or Path(found).resolve() != Path(spec.origin).resolve():
-            raise SettingsError(
-                f"CACHEKEEPER_MODULES: the module {name!r} of this process is {found or 'a namespace'}, and hides "
+            raise _Unusable(
+                f"the module {name!r} of this process is {found or 'a namespace'}, and hides "
                 "cachekeeper's: rename it, or name the modules that you want"
             )
         return
@@ -254,7 +266,7 @@ def load_checked(kind: type[S]) -> tuple[S, Registry]:
         try:
             load_registry(policy.modules).check(policy)
         except SettingsError as another:
-            raise SettingsError(f"{error}\n  {another}") from None
+            raise SettingsError("\n  ".join([str(error), *str(another).splitlines()])) from None
         raise
     registry = load_registry(settings.modules)
     registry.check(settings)

@@ -172,6 +172,7 @@ class TextView(Generic[T_co]):
     codec: Codec[T_co]
     loader: Query
     server: Server = Server.CACHE
+    ids: ClassVar[None] = None
     is_shared: ClassVar[bool] = False
     drop: ClassVar[Drop] = Drop.KEYS
     ready_keys: ClassVar[tuple[str, ...]] = ()
@@ -255,6 +256,7 @@ class BlocklistView:
     collection: str
     ends: str
     server: Server = Server.SECURITY
+    ids: ClassVar[None] = None
     is_shared: ClassVar[bool] = False
     drop: ClassVar[Drop] = Drop.READY
     template: Template = field(init=False, repr=False)

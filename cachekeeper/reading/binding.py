@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cachekeeper.model.view_code import decoder_of
-from cachekeeper.model.views import AnyView, BlocklistView, View
+from cachekeeper.model.views import AnyView, BlocklistView
 from cachekeeper.reading.blocklist import BlocklistReader
 from cachekeeper.values.ids import IdType
 
@@ -36,8 +36,8 @@ class Binding:
     def __init__(self, view: AnyView, servers: Servers, settings: Settings) -> None:
         self.prefix, self.suffix = view.template.prefix, view.template.suffix
         self.reader = servers.readers[view.server]
-        self.ids = IdType.STR
-        self.shared = False
+        self.ids = settings.id_types.get(view.name, view.ids or IdType.STR)
+        self.shared = view.is_shared
         self.text_limit = settings.text_limit_chars
         self.marker_ms = settings.marker_ms
         self.blocklist: BlocklistReader | None = None
@@ -51,6 +51,3 @@ class Binding:
             self.decode = decoder_of(view.codec)
         # Of a lease, and what is filled under it at its end, on a server that stood still for a moment meanwhile.
         self.life_ms = settings.lease_ms + self.ttl_ms + _PAUSE_MS
-        if isinstance(view, View):
-            self.ids = settings.id_types.get(view.name, view.ids)
-            self.shared = view.is_shared

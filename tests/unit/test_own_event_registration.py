@@ -22,7 +22,7 @@ from pydantic import (
     field_serializer,
 )
 
-from cachekeeper.errors import RegistrationError
+from cachekeeper.errors import InvalidEvent, RegistrationError
 from cachekeeper.model.event_field_types import Id
 from cachekeeper.model.events import Event
 from testkit.own_events import (
@@ -152,6 +152,14 @@ def test_what_json_would_change_is_refused_at_registration(annotation: Any, said
         registered(event_with(annotation))
     assert said in str(caught.value)
     assert ": " in str(caught.value).partition("field")[2], "and the cure"
+
+
+def test_what_no_worker_could_register_is_not_published() -> None:
+    """A publisher registers nothing: published and confirmed, the event would always be a dead letter."""
+    make: Any = create_model
+    own = make("Own", __base__=Event, type=(Literal["own"], "own"), one=(uuid.UUID | str, ...))
+    with pytest.raises(InvalidEvent, match=r"^event: Own cannot be published: field one: is a union"):
+        own(one="text").wire_text()
 
 
 def test_every_field_at_fault_is_named_at_once() -> None:

@@ -68,3 +68,11 @@ def test_blanks_around_are_nothing(blank: str) -> None:
     """`redis://cache/3` and a line feed is not database 0."""
     with make_redis_client(f"{blank}redis://cache/3{blank}") as client:
         assert client.connection_pool.connection_kwargs["db"] == 3
+
+
+@pytest.mark.parametrize("field", ["timeout_seconds", "wait_seconds"])
+@pytest.mark.parametrize("seconds", [0, -1, 0.0, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+def test_a_time_limit_that_is_no_positive_number(scheme: str, field: str, seconds: Any) -> None:
+    with pytest.raises(InputError, match=f"^{field}: must be a positive number of seconds, got "):
+        make_redis_client(f"{scheme}://127.0.0.1:1", **{field: seconds})

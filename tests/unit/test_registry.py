@@ -217,3 +217,14 @@ def test_a_module_that_is_named_twice(modules: tuple[str, ...]) -> None:
     twice = modules[-1]
     with pytest.raises(SettingsError, match=f"^CACHEKEEPER_MODULES: '{twice}' is there twice; name each module once$"):
         load_registry(modules)
+
+
+def test_every_module_that_cannot_be_used_is_named_and_nothing_registered(modules: Path) -> None:
+    (modules / "shop_silent.py").write_text("")
+    (modules / "shop_loud.py").write_text("def register(registry):\n    raise AssertionError\n")
+    with pytest.raises(SettingsError) as raised:
+        load_registry(["shop_loud", "shop_loud", "there_is_none", "a b", "shop_silent"])
+    lines = str(raised.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["CACHEKEEPER_MODULES"] * 4
+    for name, line in zip(["shop_loud", "there_is_none", "a b", "shop_silent"], lines, strict=True):
+        assert repr(name) in line

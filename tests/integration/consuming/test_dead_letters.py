@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_list(desk: Desk) -> None:
     desk.fail({"type": "user.renamed", "token_id": TOKEN}, {"type": "user.updated", "user_id": "1"})
     ran = desk.run("list")
     assert ran.status == 0
-    assert {row["event"] for row in ran.rows[:2]} == {"-", "user.updated"}  # the latest first
+    assert {row["event"] for row in ran.rows[:2]} == {"user.renamed", "user.updated"}  # the latest first
     row = ran.rows[2]
     assert (row["event"], row["count"]) == ("user.logged_out", "2")
     assert row["reason"] == f"RuntimeError: no place for '{mask(TOKEN)}' of '{mask(SESSION)}'\\x1b[2J"
@@ -95,7 +96,8 @@ def test_list(desk: Desk) -> None:
     ("arguments", "events"),
     [
         (["--type", "user.updated"], ["user.updated"]),
-        (["--error", "UnknownEvent"], ["-"]),
+        (["--error", "UnknownEvent"], ["user.renamed"]),
+        (["--type", "user.renamed"], ["user.renamed"]),
         (["--reason", "name: is missing"], ["user.updated"]),
         (["--reason", ".*"], []),  # literally
         (["--type", "user.updated", "--error", "RuntimeError"], []),
@@ -104,6 +106,23 @@ def test_list(desk: Desk) -> None:
 def test_list_filters(desk: Desk, arguments: list[str], events: list[str]) -> None:
     desk.fail(LOGOUT.to_wire(), {"type": "user.renamed"}, {"type": "user.updated", "user_id": "1"})
     assert [row["event"] for row in desk.run("list", *arguments).rows] == events
+
+
+def test_documents_of_others_are_neither_listed_nor_removed(desk: Desk) -> None:
+    desk.fail(LOGOUT.to_wire())
+    (ours,) = desk.letters
+    fields = [name for name in ours if name not in {"_id", "type"}]
+    foreign: list[dict[str, Any]] = [
+        {"_id": 1},
+        {"_id": "ab12", "body": 5},
+        *({**ours, "_id": f"no {name}", name: {}} for name in fields),
+    ]
+    letters = desk.shop.db["dead_letters"]
+    letters.insert_many(foreign)
+    assert [row["event"] for row in desk.run("list").rows] == ["user.logged_out"]
+    assert str(desk.run("show", "ab12").status).endswith("no dead letter has an id that begins with ab12")
+    assert desk.run("drop", "--all").status == 0
+    assert letters.count_documents({}) == len(foreign)
 
 
 def test_list_says_how_many_it_leaves_out(desk: Desk) -> None:
