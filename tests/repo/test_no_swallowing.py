@@ -48,6 +48,11 @@ REASONS: dict[tuple[str, str, str], str] = {
         "shown",
         "ValueError",
     ): "a body that was cut is no JSON, and shown masked",
+    (
+        "cachekeeper/consuming/dead_letter_admin.py",
+        "_event_in",
+        "ValueError",
+    ): "a body that was edited by hand and is no JSON stays, and is counted as what stays",
     ("cachekeeper/consuming/poison_guard.py", "_has_body", "ValueError"): _LETTER,
     ("cachekeeper/consuming/poison_guard.py", "_properties", "Exception"): _LETTER,
     ("cachekeeper/relays/change_stream_cursor.py", "read", "DatabaseUnavailable"): _ENDED_STREAM,
