@@ -7,7 +7,7 @@ import sys
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
 from kombu import Connection
@@ -217,6 +217,12 @@ class Site:
         wait_until(lambda: self.client.exists(f"blocked:{mark}"), "a last event applied", seconds)
         wait_until(lambda: not self.waiting(), "an empty queue", seconds)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self.publisher.close()
         self.keeper.close()
@@ -237,10 +243,9 @@ def site(request: pytest.FixtureRequest, guardian: Guardian, redis_found: FoundS
     else:
         broker = request.getfixturevalue("rabbit_server")
         forget_queues(broker)
-    site = Site(guardian, broker, cache, mongo, f"delivery_{request.param}")
-    yield site
-    site.mongo_client.drop_database(site.database)
-    site.close()
+    with Site(guardian, broker, cache, mongo, f"delivery_{request.param}") as site:
+        yield site
+        site.mongo_client.drop_database(site.database)
     cache.kill()
     if isinstance(broker, RedisServer):
         broker.kill()

@@ -51,16 +51,20 @@ def watched_mongo(mongo_server: MongoServer) -> Iterator[tuple[pymongo.MongoClie
         yield client, reads
 
 
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process has logged once is logged again."""
+    monkeypatch.setattr(metrics, "_said", set())
+
+
 @pytest.fixture
 def shop(
     redis_server: RedisServer,
     mongo_server: MongoServer,
     database: str,
     watched_mongo: tuple[pymongo.MongoClient[Any], Reads],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Shop]:
-    """This process's servers, empty, with what the process has logged once forgotten."""
-    monkeypatch.setattr(metrics, "_said", set())
+    """This process's servers, empty."""
     client, reads = watched_mongo
     reads.reset()
     made = Shop(redis_server, mongo_server, database, client, reads)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper import Block, Keeper, metrics
+from cachekeeper import Block, Keeper
 from cachekeeper.applying.batch import apply
 from cachekeeper.devservers.ports import free_port
 from cachekeeper.errors import CacheUnavailable, PersistedNotCached
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cachekeeper.devservers import RedisServer
-
-
-@pytest.fixture(autouse=True)
-def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_said", set())
 
 
 def _save(keeper: Keeper) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
+    from cachekeeper.devservers import Guardian, MongoServer
     from testkit.servers import RabbitServer
 
 SOON = 60.0
@@ -36,15 +36,11 @@ OTHER_LIMIT = {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT - 1,
 
 @pytest.fixture
 def site(
-    guardian: Guardian, redis_found: FoundServer, rabbit_server: RabbitServer, mongo_server: MongoServer, database: str
+    guardian: Guardian, own_redis: RedisServer, rabbit_server: RabbitServer, mongo_server: MongoServer, database: str
 ) -> Iterator[Site]:
     forget_queues(rabbit_server)
-    cache = RedisServer(guardian, redis_found, name="cache")
-    cache.start()
-    site = Site(guardian, rabbit_server, cache, mongo_server, database)
-    yield site
-    site.close()
-    cache.kill()
+    with Site(guardian, rabbit_server, own_redis, mongo_server, database) as site:
+        yield site
     forget_queues(rabbit_server)
 
 
@@ -142,20 +138,6 @@ REDIS_REFUSES: dict[str, tuple[str, str]] = {
     "a wrong password": (":not-it-1234@", WRONG_LOGIN),
     "no password": ("", WRONG_LOGIN),
 }
-
-
-@pytest.fixture
-def redis_site(
-    guardian: Guardian, redis_found: FoundServer, mongo_server: MongoServer, database: str
-) -> Iterator[Site]:
-    servers = [RedisServer(guardian, redis_found, name=name) for name in ("cache", "broker")]
-    for server in servers:
-        server.start()
-    site = Site(guardian, servers[1], servers[0], mongo_server, database)
-    yield site
-    site.close()
-    for server in servers:
-        server.kill()
 
 
 def refusals(client: redis.Redis) -> int:

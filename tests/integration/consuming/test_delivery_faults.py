@@ -35,9 +35,8 @@ def site(guardian: Guardian, redis_server: RedisServer, mongo_server: MongoServe
     # No time limit is met by accident: a refusal needs none.
     environment = {f"CACHEKEEPER_{name.upper()}": str(value) for name, value in PATIENT.items()}
     environment["CACHEKEEPER_MODULES"] = "producers,lookups,worker,testkit.shop_of_faults"
-    site = Site(guardian, redis_server, redis_server, mongo_server, database, environment)
-    yield site
-    site.close()
+    with Site(guardian, redis_server, redis_server, mongo_server, database, environment) as site:
+        yield site
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,8 @@ def site(
     servers = (cache, mongo, broker)
     for server in servers:
         server.start()
-    site = Site(guardian, broker, cache, mongo, "delivery_outages")
-    yield site
-    site.close()
+    with Site(guardian, broker, cache, mongo, "delivery_outages") as site:
+        yield site
     for server in servers:
         server.kill()
 

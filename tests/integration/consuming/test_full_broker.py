@@ -43,9 +43,8 @@ def site(
 ) -> Iterator[Site]:
     with broker.client() as client:
         client.flushall()
-    site = Site(guardian, broker, redis_server, mongo_server, database)
-    yield site
-    site.close()
+    with Site(guardian, broker, redis_server, mongo_server, database) as site:
+        yield site
 
 
 def applied(site: Site, tokens: list[str]) -> int:

@@ -48,14 +48,10 @@ def url(rabbit: RabbitServer) -> str:
 
 @pytest.fixture
 def site(
-    guardian: Guardian, redis_found: FoundServer, rabbit: RabbitServer, mongo_server: MongoServer, database: str
+    guardian: Guardian, own_redis: RedisServer, rabbit: RabbitServer, mongo_server: MongoServer, database: str
 ) -> Iterator[Site]:
-    cache = RedisServer(guardian, redis_found, name="cache")
-    cache.start()
-    site = Site(guardian, rabbit, cache, mongo_server, database)
-    yield site
-    site.close()
-    cache.kill()
+    with Site(guardian, rabbit, own_redis, mongo_server, database) as site:
+        yield site
 
 
 def refused(url: str) -> str:

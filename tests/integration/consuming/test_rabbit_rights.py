@@ -22,7 +22,7 @@ from tests.integration.consuming.rabbit_users import NAME, NOTHING, add_user, ct
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
+    from cachekeeper.devservers import Guardian, MongoServer
     from testkit.servers import RabbitServer
 
 SOON = 60.0
@@ -33,15 +33,11 @@ SAYS = "events wait in the broker: RabbitMQ refuses: ACCESS_REFUSED"
 
 @pytest.fixture
 def site(
-    guardian: Guardian, redis_found: FoundServer, own_rabbit: RabbitServer, mongo_server: MongoServer, database: str
+    guardian: Guardian, own_redis: RedisServer, own_rabbit: RabbitServer, mongo_server: MongoServer, database: str
 ) -> Iterator[Site]:
     """Queues are not yet made."""
-    cache = RedisServer(guardian, redis_found, name="cache")
-    cache.start()
-    site = Site(guardian, own_rabbit, cache, mongo_server, database)
-    yield site
-    site.close()
-    cache.kill()
+    with Site(guardian, own_rabbit, own_redis, mongo_server, database) as site:
+        yield site
 
 
 @pytest.fixture

@@ -18,24 +18,11 @@ from testkit.waiting import wait_until
 from tests.integration.consuming.broker_workers import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
 
 OWN = "delete it, or give the broker a database of its own"
 BINDING = "_kombu.binding.cachekeeper"
-
-
-@pytest.fixture
-def site(guardian: Guardian, redis_found: FoundServer, mongo_server: MongoServer, database: str) -> Iterator[Site]:
-    servers = [RedisServer(guardian, redis_found, name=name) for name in ("cache", "broker")]
-    for server in servers:
-        server.start()
-    site = Site(guardian, servers[1], servers[0], mongo_server, database)
-    yield site
-    site.close()
-    for server in servers:
-        server.kill()
 
 
 def holds(key: str, kind: str) -> Callable[[RedisServer, redis.Redis], None]:
@@ -116,18 +103,19 @@ WORKER = SAYS | {
 }
 
 
-def prepared(site: Site, make: Callable[[RedisServer, redis.Redis], None], how: str) -> str:
+def prepared(redis_site: Site, make: Callable[[RedisServer, redis.Redis], None], how: str) -> str:
     """The broker's URL, and the broker in the state that it is to be found in."""
-    assert isinstance(site.broker, RedisServer)
-    with site.broker.client() as client:
-        make(site.broker, client)
-    return site.broker.url.rsplit("/", 1)[0] + "/99" if how == "a database that is not there" else site.broker.url
+    assert isinstance(redis_site.broker, RedisServer)
+    with redis_site.broker.client() as client:
+        make(redis_site.broker, client)
+    url = redis_site.broker.url
+    return url.rsplit("/", 1)[0] + "/99" if how == "a database that is not there" else url
 
 
 @pytest.mark.parametrize("how", PUBLISHER)
-def test_a_publisher_says_what_redis_refuses(site: Site, how: str) -> None:
+def test_a_publisher_says_what_redis_refuses(redis_site: Site, how: str) -> None:
     make, says = PUBLISHER[how]
-    publisher = Publisher(PublisherSettings(broker_url=prepared(site, make, how)))
+    publisher = Publisher(PublisherSettings(broker_url=prepared(redis_site, make, how)))
     try:
         with pytest.raises(BrokerUnavailable) as told:
             publisher.publish(UserLoggedOut(token_id="t1"))
@@ -137,12 +125,12 @@ def test_a_publisher_says_what_redis_refuses(site: Site, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", WORKER)
-def test_a_worker_says_what_redis_refuses_and_ends_when_it_is_told_to(site: Site, how: str) -> None:
+def test_a_worker_says_what_redis_refuses_and_ends_when_it_is_told_to(redis_site: Site, how: str) -> None:
     make, says = WORKER[how]
     if "unacked" in how or "index" in how:
-        site.publish(UserLoggedOut(token_id="t1"))
-    environment = site.worker().environment | {"CACHEKEEPER_BROKER_URL": prepared(site, make, how)}
-    worker = Refused(site.guardian, environment)
+        redis_site.publish(UserLoggedOut(token_id="t1"))
+    environment = redis_site.worker().environment | {"CACHEKEEPER_BROKER_URL": prepared(redis_site, make, how)}
+    worker = Refused(redis_site.guardian, environment)
     worker.says = f"events wait in the broker: Redis refuses: {says}"
     try:
         worker.start()

@@ -28,7 +28,7 @@ from tests.integration.consuming.broker_workers import Refused
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cachekeeper.devservers import FoundServer, Guardian, MongoServer
+    from cachekeeper.devservers import Guardian, MongoServer
 
 SOON = 60.0
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
@@ -153,15 +153,11 @@ def test_the_rights_that_the_docs_list(any_redis: RedisServer, role: str) -> Non
 
 @pytest.fixture
 def site(
-    guardian: Guardian, redis_found: FoundServer, any_redis: RedisServer, mongo_server: MongoServer, database: str
+    guardian: Guardian, own_redis: RedisServer, any_redis: RedisServer, mongo_server: MongoServer, database: str
 ) -> Iterator[Site]:
-    cache = RedisServer(guardian, redis_found, name="cache")
-    cache.start()
-    site = Site(guardian, any_redis, cache, mongo_server, database)
-    site.environment["CACHEKEEPER_BROKER_URL"] = url_of(any_redis, "consumer")
-    yield site
-    site.close()
-    cache.kill()
+    environment = {"CACHEKEEPER_BROKER_URL": url_of(any_redis, "consumer")}
+    with Site(guardian, any_redis, own_redis, mongo_server, database, environment) as site:
+        yield site
 
 
 def test_a_worker_and_a_publisher_with_these_rights(site: Site, any_redis: RedisServer) -> None:

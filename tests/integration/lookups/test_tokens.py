@@ -12,7 +12,7 @@ from pymongo.database import Database
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cachekeeper import Keeper, Server, metrics
+from cachekeeper import Keeper, Server
 from cachekeeper.devservers import RedisServer
 from cachekeeper.protocol.outcomes import Blocked
 from cachekeeper.reading.blocklist import BlocklistReader, EvictionWatch
@@ -176,7 +176,6 @@ def test_absence_on_a_server_that_may_evict_means_nothing(
     *,
     mutant: bool,
 ) -> None:
-    monkeypatch.setattr(metrics, "_said", set())
     if mutant:
         monkeypatch.setattr(EvictionWatch, "may_evict", lambda _self: False)
     block_everywhere(evicting, mongo.database)

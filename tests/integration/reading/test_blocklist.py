@@ -27,7 +27,6 @@ TOKENS = ["a", "b", "c"]
 def blocks(mongo: MongoTap, monkeypatch: pytest.MonkeyPatch) -> Database[Any]:
     """Three blocks that only MongoDB has, and passes in batches of two."""
     monkeypatch.setattr(blocklist, "BATCH", 2)
-    monkeypatch.setattr(metrics, "_said", set())
     mongo.database["blocked_tokens"].insert_many([{"_id": token, "expires_at": None} for token in TOKENS])
     return mongo.database
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from cachekeeper import Keeper, metrics
+from cachekeeper import Keeper
 from cachekeeper.devservers import RedisServer
 from cachekeeper.upkeep.blocklist_keeper import BlocklistKeeper
 from cachekeeper.upkeep.blocklist_warming import Passed, write_blocks
@@ -33,10 +33,8 @@ def test_every_absent_block_is_asked_of_mongodb(
     cluster_keeper: Keeper,
     cluster_client: redis.Redis,
     mongo: MongoTap,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(metrics, "_said", set())
     block_token(TOKEN, None, keeper=cluster_keeper)
     mongo.commands.clear()
     assert is_blocked(TOKEN, keeper=cluster_keeper) is True

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from cachekeeper import metrics
 from cachekeeper.errors import CacheUnavailable
 from cachekeeper.protocol.refusals import server_name, warn_if_refused
 from lookups import read_user
@@ -21,11 +20,6 @@ from testkit.shop import Shop
 
 if TYPE_CHECKING:
     from cachekeeper.devservers import RedisServer
-
-
-@pytest.fixture(autouse=True)
-def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_said", set())
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -23,7 +23,6 @@ STATE = "cachekeeper:user_name-warmed"
 def _batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "BATCH", request.param)
     monkeypatch.setattr(blocklist, "BATCH", request.param)
-    monkeypatch.setattr(metrics, "_said", set())
 
 
 def test_ready_is_said_and_a_block_without_a_readable_end_is_for_ever(

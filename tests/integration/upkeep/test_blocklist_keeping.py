@@ -9,7 +9,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cachekeeper import COUNTERS, CacheUnavailable, DatabaseUnavailable, Keeper, PersistedNotCached, metrics
+from cachekeeper import COUNTERS, CacheUnavailable, DatabaseUnavailable, Keeper, PersistedNotCached
 from cachekeeper.devservers import MongoServer, RedisServer
 from cachekeeper.protocol import scripts
 from cachekeeper.upkeep import blocklist_keeper as keeping
@@ -28,7 +28,6 @@ DECLARE = scripts.declare_ready("", "", "").script.sha.encode()
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BlocklistKeeper, "look_seconds", 0.02)
     monkeypatch.setattr(BlocklistKeeper, "backoff_seconds", 0.1)
-    monkeypatch.setattr(metrics, "_said", set())
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachekeeper import metrics
 from cachekeeper.applying.drop_view import drop_view
 from cachekeeper.devservers import FoundServer, Guardian, MongoServer, RedisServer
 from cachekeeper.errors import CacheUnavailable, DatabaseUnavailable
@@ -48,11 +47,6 @@ if TYPE_CHECKING:
     import pymongo
 
     from cachekeeper.reading.keeper import Keeper
-
-
-@pytest.fixture(autouse=True)
-def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_said", set())
 
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))

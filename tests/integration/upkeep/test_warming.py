@@ -18,7 +18,6 @@ from cachekeeper.applying.batch import apply
 from cachekeeper.devservers import MongoServer, RedisServer
 from cachekeeper.protocol import Value, scripts
 from cachekeeper.protocol.outcomes import Acquired, Filled
-from cachekeeper.upkeep import warming as views
 from cachekeeper.upkeep.warming import Fate, Progress, warm_view
 from cachekeeper.values.keys import meta_key
 from lookups import SESSION, USER_NAME, read_session, read_user, save_session
@@ -29,9 +28,7 @@ from testkit.users import key_of, meta_of, names, users
 STATE = "cachekeeper:user_name-warmed"
 
 
-@pytest.fixture(autouse=True)
-def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "BATCH", 3)
+pytestmark = pytest.mark.usefixtures("small_batches")
 
 
 # --- what is filled ---------------------------------------------------------------------------------------------------

@@ -23,10 +23,7 @@ from testkit.taps import MongoTap, RedisTap
 from testkit.tokens import keeping
 from testkit.users import key_of, names, users
 
-
-@pytest.fixture(autouse=True)
-def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "BATCH", 3)
+pytestmark = pytest.mark.usefixtures("small_batches")
 
 
 def _load_first(self: views._Run, documents: Any) -> Any:
