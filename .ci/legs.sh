@@ -28,9 +28,10 @@ NOT_REPEATED=(soak acl auditing 'buffered*' chaos 'change_stream*' compose demo 
 # command line, files or pytest. The wheels leg has run it, with the same Python. TLS, kills at every gap, the buffered
 # publisher and the outbox's processes are tried with Debian 13's, a full Redis broker and rights with those of the
 # wheels.
-NOT_IN_DEBIAN12=(acl auditing 'buffered*' 'change_stream*' demo dev dev_ends embedded fixtures fold_mongod foreign_environment full_broker
-    health_check 'http_door_*' 'index*' losses mongodb_refusals orders_example outbox_costs outbox_processes readme reader_machine
-    refused_writes replica_set server_finding tls 'warm*' write_concern_errors wrong_settings)
+NOT_IN_DEBIAN12=(acl auditing 'buffered*' 'change_stream*' demo dev dev_ends embedded fixtures fold_mongod
+    foreign_environment full_broker health_check 'http_door_*' 'index*' losses mongodb_refusals orders_example
+    outbox_costs outbox_processes readme reader_machine refused_writes replica_set server_finding tls 'warm*'
+    write_concern_errors wrong_settings)
 # Not tried in Debian 13: what takes long and depends neither on its servers nor on its Python. Rights have been tried on
 # a newer Redis, that of the wheels.
 NOT_IN_DEBIAN13=(soak acl demo dev dev_ends embedded fixtures fold_mongod foreign_environment full_broker health_check
