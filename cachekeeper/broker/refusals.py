@@ -133,7 +133,7 @@ def _redis_refusal(error: ResponseError) -> tuple[str, str] | None:  # noqa: PLR
             "use a lower one, or raise `databases` in its configuration",
         )
     if unknown := _UNKNOWN_COMMAND.search(text):
-        return f"it does not know the command {unknown[1].upper()}", "use Redis 6.2 or later, and do not rename commands"
+        return f"it does not know the command {unknown[1].upper()}", "use Redis 6.2 or later, without renamed commands"
     if isinstance(error, ClusterCrossSlotError) or text.startswith("SELECT is not allowed in cluster"):
         return _REDIS_CURES["MOVED"]
     code = redis_code(error, text)

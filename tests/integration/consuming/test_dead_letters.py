@@ -139,8 +139,8 @@ def test_show_of_what_was_no_message(desk: Desk) -> None:
     ("prefix", "said"),
     [
         ("abc", "at least 4"),
-        ("....", "the beginning of an id"),
-        (TOKEN, "the beginning of an id"),
+        ("....", "hexadecimal digits of an id"),
+        (TOKEN, "hexadecimal digits of an id"),
         ("0000000000", "no dead letter has an id"),
         ("7777", "several dead letters"),
     ],
