@@ -109,11 +109,11 @@ class DeadLetters:
             DatabaseUnavailable: MongoDB failed.
         """
         if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},64}}", prefix):
-            raise InputError("LETTER", f"must be the first {_SHORTEST_PREFIX} or more hexadecimal digits of an id")
+            raise InputError("LETTER", f"must be the beginning of an id, at least {_SHORTEST_PREFIX} hex digits")
         with database_errors("looking for a dead letter", self._seconds, COLLECTION):
             found = list(self._letters.find({"_id": {"$regex": f"^{prefix}"}}, {"_id": 1}).limit(2))
         if not found:
-            raise InputError("LETTER", f"no dead letter has an id that begins with {prefix}; list them to find the id")
+            raise InputError("LETTER", f"no dead letter has an id that begins with {prefix}; see `dead list`")
         if len(found) > 1:
             raise InputError("LETTER", f"several dead letters have an id that begins with {prefix}; give more digits")
         return str(found[0]["_id"])

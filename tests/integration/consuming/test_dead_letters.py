@@ -130,7 +130,7 @@ def test_show(desk: Desk) -> None:
 def test_show_of_what_was_no_message(desk: Desk) -> None:
     desk.work(desk.broken, FakeMessage(f"no JSON, and {TOKEN}".encode(), task_headers("m1", 1)))
     ran = desk.run("show", desk.letters[0]["_id"])
-    assert "reason: InvalidEvent: message: it is not JSON" in ran.out
+    assert "reason: InvalidEvent: message: its body is not JSON" in ran.out
     assert '"<masked ' in ran.out
 
 
@@ -139,8 +139,8 @@ def test_show_of_what_was_no_message(desk: Desk) -> None:
     ("prefix", "said"),
     [
         ("abc", "at least 4"),
-        ("....", "hexadecimal digits of an id"),
-        (TOKEN, "hexadecimal digits of an id"),
+        ("....", "the beginning of an id"),
+        (TOKEN, "the beginning of an id"),
         ("0000000000", "no dead letter has an id"),
         ("7777", "several dead letters"),
     ],
