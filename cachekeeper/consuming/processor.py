@@ -217,10 +217,10 @@ class Processor:
         for letter in letters:
             COUNTERS.add("event_dead_lettered")
             text = f": {letter.error}" if isinstance(letter.error, CachekeeperError) else ""
-            logger.error("an event became a dead letter in %s: %s%s", COLLECTION, type(letter.error).__name__, text)
+            logger.error("stored a dead letter in %s: %s%s", COLLECTION, type(letter.error).__name__, text)
 
     def _warm(self, batch: Sequence[Sequence[Command]], results: Sequence[Applied]) -> None:
-        """Read warm views through where the events left a marker or invalidated. Best effort: the next reader can load."""
+        """Read keys of warm views that the events left without a value. Best effort: else the next reader loads."""
         wanted: dict[View[Any], dict[str, None]] = {}
         for commands, result in zip(batch, results, strict=True):
             for command in commands:
