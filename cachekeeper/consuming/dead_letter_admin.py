@@ -113,7 +113,7 @@ class DeadLetters:
         with database_errors("looking for a dead letter", self._seconds, COLLECTION):
             found = list(self._letters.find({"_id": {"$regex": f"^{prefix}"}}, {"_id": 1}).limit(2))
         if not found:
-            raise InputError("LETTER", f"no dead letter has an id that begins with {prefix}; see `dead list`")
+            raise InputError("LETTER", f"no dead letter has an id that begins with {prefix}; see cachekeeper dead list")
         if len(found) > 1:
             raise InputError("LETTER", f"several dead letters have an id that begins with {prefix}; give more digits")
         return str(found[0]["_id"])
