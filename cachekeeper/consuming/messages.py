@@ -156,7 +156,7 @@ def _shallow(event: object) -> object:
 
 
 def _failures(found: object) -> Failures | None:
-    """Read the header of a replayed dead letter. It is only for the record, so a wrong value is ignored."""
+    """Read a replayed dead letter's header. Any client can set it. It is only for the record: a wrong value is ignored."""
     if not isinstance(found, list) or [type(part) for part in found] != [int, int]:
         return None
     count, first_ms = found

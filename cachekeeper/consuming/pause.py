@@ -37,7 +37,7 @@ class Pause:
         attempt: asks the servers, within a time limit; raises if one does not answer.
 
     Attributes:
-        on_over: called when the pause is over; mostly by the separate thread.
+        on_over: called when the pause is over, in the separate thread or in the thread that called `start`.
     """
 
     STRIKES = 8

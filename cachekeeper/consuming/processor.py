@@ -120,7 +120,7 @@ class Processor:
     def _away(self, messages: Sequence[EventMessage | Poison], error: Exception) -> None:
         COUNTERS.add("message_put_back", len(messages))
         if not isinstance(error, CachekeeperError):
-            _log_fault("unexpected error; the message is put back", error)
+            _log_fault("unexpected error; the messages are put back", error)
         for message in messages:
             # If the pool was full, Redis was not asked, so the message is not suspect.
             self.pause.begin(None if isinstance(error, CacheOverloaded) else message.id, error)
