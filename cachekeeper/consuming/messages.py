@@ -156,7 +156,7 @@ def _shallow(event: object) -> object:
 
 
 def _failures(found: object) -> Failures | None:
-    """Read a replayed dead letter's header. Any client can set it. It is only for the record: a wrong value is ignored."""
+    """Read a replayed dead letter's header. Any client can set it. It is only for the record: ignore a wrong value."""
     if not isinstance(found, list) or [type(part) for part in found] != [int, int]:
         return None
     count, first_ms = found
