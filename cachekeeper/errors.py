@@ -14,7 +14,7 @@
     ├── NoTransaction                    an event for the outbox came without the transaction of its change
     ├── WriteRefused                     MongoDB refuses the document, and would refuse a retry
     ├── DocumentEnded                    the document has ended for good and is not written again
-    │   └── SessionEnded (in lookups)    a save for a session that was logged out
+    │   └── SessionEnded (in lookups)    the session to be saved was logged out
     ├── Unavailable                      an outage; it does not mean 'does not exist'
     │   ├── CacheUnavailable             Redis is unavailable
     │   │   └── CacheOverloaded          (also Overloaded) no connection of the pool was free in time
@@ -153,9 +153,9 @@ class PersistedNotCached(Unavailable):
 class ViewFailed(CachekeeperError):
     """A view's own code failed: its loader or its codec. Fix the view.
 
-    `__cause__` is the exception that the code raised, or MongoDB's error about its query. It is None if the code
-    returned a wrong value, such as a coroutine, or a filter that is not a mapping. The message names the view and the
-    exception's class. It leaves out the exception's text, which may contain a value.
+    `__cause__` is the exception that the code raised, MongoDB's error about its query, or None. None means that the
+    code returned a wrong value, such as a coroutine, or a filter that is not a mapping. The message names the view and
+    the exception's class. It leaves out the exception's text, which may contain a value.
     """
 
 

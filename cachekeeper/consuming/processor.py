@@ -36,7 +36,7 @@ _WARMED = (Write, Invalidate)  # a tuple: `|` would make a new union for each co
 
 
 class Verdict(Enum):
-    """What the worker does with a message after processing it."""
+    """How the worker answers a message after processing it."""
 
     DONE = "done"  # every event is applied or became a dead letter: acknowledge
     AWAY = "away"  # a server is unavailable: put it back

@@ -10,7 +10,8 @@ _RAISED = (WorkerShutdown, WorkerTerminate, KeyboardInterrupt)
 
 
 def signal_errors() -> tuple[type[BaseException], ...]:
-    """Return the errors that signal handlers may raise in this thread. They end the worker. No event causes them.
+    """Return the errors that signal handlers may raise in this thread. They end the worker; no event causes them.
+
     Python runs signal handlers in the main thread, in the middle of its work. With Celery's pool `threads`, other
     threads apply events: an error of these types there comes from the event's own handler. With `-P solo`, the main
     thread applies events.
