@@ -1,7 +1,7 @@
-"""Keeps a Redis cache true to MongoDB. The engine: it knows no user, session, token or product.
+"""Keeps a Redis cache true to MongoDB. This is the engine: it has no code for users, sessions, tokens or products.
 
-What a package of your own needs for its events, views and handlers is here, in one flat list; the errors are drawn in
-`cachekeeper.errors`. Importing it imports no Celery and connects to nothing.
+A package of your own imports everything for its events, views and handlers from here, one flat list of names.
+`cachekeeper.errors` shows the errors as a tree. Importing this package does not import Celery and opens no connection.
 """
 
 from cachekeeper.connections.redis_clients import make_redis_client

@@ -1,6 +1,6 @@
-"""The application that `celery -A cachekeeper worker` runs. Importing it connects to nothing.
+"""The application that `celery -A cachekeeper worker` runs. Importing it opens no connection.
 
-Nothing else of this package imports it: read-side code that imports `cachekeeper` loads no Celery.
+No other module of this package imports it. So read-side code that imports `cachekeeper` does not load Celery.
 """
 
 from cachekeeper.consuming.celery_app import create_app
@@ -13,5 +13,5 @@ ignore_foreign()
 try:
     app = create_app(*load_checked(WorkerSettings))
 except (RegistrationError, SettingsError) as error:
-    # For whoever set the variables, who has no use for a traceback.
+    # One line for the person who set the variables. A traceback would not help them.
     raise SystemExit(str(error)) from None

@@ -1,4 +1,4 @@
-"""The error tree. Everything this library raises on purpose hangs below `CachekeeperError`.
+"""The error tree. Every error that this library raises on purpose is a `CachekeeperError`.
 
     CachekeeperError
     ├── InputError (also ValueError)     the caller's input was refused; nothing was written
@@ -9,27 +9,27 @@
     │   ├── InvalidValue
     │   └── InvalidEvent
     │       └── UnknownEvent
-    ├── SettingsError                    the environment is wrong; every variable at fault is named
+    ├── SettingsError                    the environment is wrong; the message names every wrong variable
     ├── RegistrationError                a view, event or handler does not fit the others
-    ├── NoTransaction                    an event for the outbox, without the transaction of its change
-    ├── WriteRefused                     MongoDB does not take the document, however often it is asked
-    ├── DocumentEnded                    the document has ended for good, and is not written any more
-    │   └── SessionEnded (in lookups)    a save for a session that was logged out
-    ├── Unavailable                      an outage, never to be read as 'does not exist'
-    │   ├── CacheUnavailable             Redis
+    ├── NoTransaction                    an event for the outbox came without the transaction of its change
+    ├── WriteRefused                     MongoDB refuses the document, and would refuse a retry
+    ├── DocumentEnded                    the document has ended for good and is not written again
+    │   └── SessionEnded (in lookups)    the session to be saved was logged out
+    ├── Unavailable                      an outage; it does not mean 'does not exist'
+    │   ├── CacheUnavailable             Redis is unavailable
     │   │   └── CacheOverloaded          (also Overloaded) no connection of the pool was free in time
-    │   ├── DatabaseUnavailable          MongoDB
-    │   │   └── DatabaseBehind           it answered with less than the cache has already seen
-    │   ├── BrokerUnavailable            the event was not confirmed
-    │   │   └── BufferFull               events wait for the broker, and there is no room for more
-    │   ├── Overloaded                   the cap on concurrent database reads was reached
-    │   └── PersistedNotCached           MongoDB has it, Redis does not yet; a retry is safe
-    ├── ViewFailed                       a view's own code (loader or codec) failed; the cause is what it raised
+    │   ├── DatabaseUnavailable          MongoDB is unavailable
+    │   │   └── DatabaseBehind           MongoDB returned an older version than the cache has already seen
+    │   ├── BrokerUnavailable            the broker did not confirm the event
+    │   │   └── BufferFull               the buffer of events that wait for the broker is full
+    │   ├── Overloaded                   the limit on concurrent database reads was reached
+    │   └── PersistedNotCached           MongoDB has the change, Redis does not yet; a retry is safe
+    ├── ViewFailed                       a view's own code (loader or codec) failed; `__cause__` is its exception
     └── Damaged
-        ├── DamagedValue                 what lies at the key cannot be read
-        └── DamagedDocument              what lies in the collection cannot be cached
+        ├── DamagedValue                 the value at the key cannot be read
+        └── DamagedDocument              the document in the collection cannot be cached
 
-A message names the field or setting and the cure. It never holds a value: that may be a token.
+A message names the field or setting, and what to do. It never contains a value, because a value may be a token.
 """
 
 
@@ -38,10 +38,11 @@ class CachekeeperError(Exception):
 
 
 class InputError(CachekeeperError, ValueError):
-    """Input was refused at the door; nothing was written.
+    """The caller's input was refused before anything was written.
 
     Attributes:
-        field: the name of the field at fault.
+        field: the name of the wrong field.
+        problem: what is wrong with it.
     """
 
     def __init__(self, field: str, problem: str) -> None:
@@ -62,11 +63,11 @@ class InvalidText(InputError):
 
 
 class InvalidTime(InputError):
-    """Neither ISO 8601 with a zone, nor seconds since 1970."""
+    """A time that is neither ISO 8601 with a zone nor seconds since 1970."""
 
 
 class InvalidVersion(InputError):
-    """Not an integer from 0 to 2^53 - 1."""
+    """A version that is not an integer from 0 to 2^53 - 1."""
 
 
 class InvalidValue(InputError):
@@ -74,34 +75,34 @@ class InvalidValue(InputError):
 
 
 class InvalidEvent(InputError):
-    """An event with a missing, extra or wrong field; `field` names the first, the message all of them."""
+    """An event with a missing, extra or wrong field. `field` names the first such field, the message names all."""
 
 
 class UnknownEvent(InvalidEvent):
-    """No registered event has this type."""
+    """An event whose type is not registered."""
 
 
 class SettingsError(CachekeeperError):
-    """The environment is wrong. The message lists every variable at fault, a line each."""
+    """The environment is wrong. The message lists every wrong variable, one per line."""
 
 
 class RegistrationError(CachekeeperError):
-    """A view, event or handler does not fit what is registered already."""
+    """A view, event or handler does not fit what is already registered."""
 
 
 class NoTransaction(CachekeeperError):
-    """An event is to be stored in the transaction of its change, and there is none; or the server has none."""
+    """An outbox event needs the transaction of its change: none was open, or the server has no transactions."""
 
 
 class WriteRefused(CachekeeperError):
-    """The collection's validator or a unique index forbids what was to be written, or it is too large. No outage."""
+    """The collection's validator or a unique index refuses the write, or the write is too large. Not an outage."""
 
 
 class DocumentEnded(CachekeeperError):
-    """The document has ended for good; nothing was written to it afterwards.
+    """The document has ended for good. Nothing was written to it after its end.
 
     Attributes:
-        meanwhile: whether it ended while it was being saved.
+        meanwhile: whether it ended during the save.
     """
 
     def __init__(self, text: str, *, meanwhile: bool = False) -> None:
@@ -110,7 +111,7 @@ class DocumentEnded(CachekeeperError):
 
 
 class Unavailable(CachekeeperError):
-    """An outage. It says nothing about whether the thing asked for exists."""
+    """An outage. The requested document may or may not exist."""
 
 
 class CacheUnavailable(Unavailable):
@@ -122,49 +123,49 @@ class DatabaseUnavailable(Unavailable):
 
 
 class DatabaseBehind(DatabaseUnavailable):
-    """Every load until the deadline was older than what an event has already announced.
+    """Every load until the deadline was older than the version that an event has already announced.
 
-    The message names the view, the version that was announced, and the one in MongoDB. Where MongoDB is not about to
-    catch up, an event without a version lifts it: it makes the cache forget the announced one.
+    The message names the view, the announced version, and the version in MongoDB. If MongoDB will not catch up, publish
+    an event without a version: it makes the cache forget the announced version, and the error ends.
     """
 
 
 class BrokerUnavailable(Unavailable):
-    """The broker did not confirm the event within the time limit; it may or may not have it."""
+    """The broker did not confirm the event within the time limit. The broker may or may not have the event."""
 
 
 class BufferFull(BrokerUnavailable):
-    """Too many events wait for a broker that does not take them; this one is not among them."""
+    """The broker takes no events, and the buffer is full of waiting ones. This event was not added to the buffer."""
 
 
 class Overloaded(Unavailable):
-    """The cap on concurrent database reads of this process was reached; ask again later."""
+    """The limit on concurrent database reads of this process was reached. Try again later."""
 
 
 class CacheOverloaded(CacheUnavailable, Overloaded):
-    """No connection to Redis was free in time: `max_connections` in the URL is too low. Redis itself may be well."""
+    """No connection to Redis was free in time: `max_connections` in the URL is too low. Redis itself may be up."""
 
 
 class PersistedNotCached(Unavailable):
-    """MongoDB holds the change (by majority) but Redis could not be written. A retry is safe."""
+    """MongoDB has the change (by majority), but the write to Redis failed. A retry is safe."""
 
 
 class ViewFailed(CachekeeperError):
-    """A view's own code failed: its loader or its codec. Mend the view.
+    """A view's own code failed: its loader or its codec. Fix the view.
 
-    `__cause__` is what it raised, or MongoDB's error about its query. It is None where the code returned a wrong value,
-    such as a coroutine or a filter that is no mapping. The message names the view and the exception's class.
-    It leaves out the exception's text, which may hold a value.
+    `__cause__` is the exception that the code raised, MongoDB's error about its query, or None. None means that the
+    code returned a wrong value, such as a coroutine, or a filter that is not a mapping. The message names the view and
+    the exception's class. It leaves out the exception's text, which may contain a value.
     """
 
 
 class Damaged(CachekeeperError):
-    """Something that is there cannot be read."""
+    """A value or a document exists, but cannot be used."""
 
 
 class DamagedValue(Damaged):
-    """What lies at the key is of another Redis type, or no longer parses."""
+    """The value at the key has another Redis type, or cannot be parsed any more."""
 
 
 class DamagedDocument(Damaged):
-    """A document whose field is not what the view caches."""
+    """The field of the document does not hold the type that the view caches."""

@@ -1,4 +1,4 @@
-"""What happened, counted in process; and warnings that are said once, not once per read."""
+"""Counters of this process, and warnings that are logged once instead of once per read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger("cachekeeper")
 
 
 class Counters:
-    """Named counters, safe across threads. Never touched on a hit."""
+    """Named counters, safe across threads. A hit does not change them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -28,7 +28,7 @@ class Counters:
             return self._values[name]
 
     def unlock(self) -> None:
-        """For a forked child: whoever held the lock is not there."""
+        """Replace the lock, in a forked child: the thread that held it does not exist there."""
         self._lock = threading.Lock()
 
     def snapshot(self) -> dict[str, int]:
@@ -43,19 +43,19 @@ _said_lock = threading.Lock()
 
 
 def _after_fork_in_child() -> None:
-    # The thread that held one of these at the fork does not exist here, and would never give it back.
+    # The thread that held one of these locks at the fork does not exist here. It would never release the lock.
     global _said_lock  # noqa: PLW0603  # a module's lock is replaced like an object's
     _said_lock = threading.Lock()
     COUNTERS.unlock()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)  # `runtime.forks` stands above, and logs by this
+os.register_at_fork(after_in_child=_after_fork_in_child)  # not through `runtime.forks`: that imports this module
 
 
 def log_once(key: str, message: str, *args: object) -> None:
-    """Warn with `message % args` the first time this process meets `key`.
+    """Log the warning `message % args`, but only the first time this process is called with `key`.
 
-    Callers pass no ids and no values: what is logged once stays in a log for long.
+    Callers pass no ids and no values, because a log line is kept for a long time.
     """
     with _said_lock:
         if key in _said:
@@ -65,5 +65,5 @@ def log_once(key: str, message: str, *args: object) -> None:
 
 
 def where_raised(error: BaseException) -> str:
-    """Where an error was raised, for a log: the traceback without the error's own text, which may quote a token."""
+    """Return the traceback of an error for the log, without the error's own text, which may contain a token."""
     return "".join(traceback.format_tb(error.__traceback__))

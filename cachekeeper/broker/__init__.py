@@ -1,4 +1,4 @@
-"""What publishers and workers share of the broker: names, connection options, refusals, our transport for Redis.
+"""The broker code that publishers and workers share: names, connection options, refusals, our transport for Redis.
 
-May import `connections` and what is below it. Knows no event: to it a message is text.
+It may import `connections` and the packages below that. It does not know events: it handles a message as text.
 """

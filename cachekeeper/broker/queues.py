@@ -1,4 +1,4 @@
-"""How publishers and workers connect: the queues they declare, time limits, TLS."""
+"""Queues, time limits and TLS options with which publishers and workers connect to the broker."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from kombu import Exchange, Queue
 from cachekeeper.broker.names import DEAD_QUEUE, QUEUE
 from cachekeeper.values.urls.broker_url import broker_tls
 
-# An outage of Redis or MongoDB costs a message one delivery for each worker that it meets as the outage begins (from
-# RabbitMQ 4.3 on none, see `acks.spare_deliveries`), and a worker that is killed costs one to all that it held.
-# RabbitMQ 4 allows 20 where nothing is said.
+# When an outage of Redis or MongoDB begins, a message loses one delivery for each worker that receives it. (From
+# RabbitMQ 4.3 on it loses none, see `acks.spare_deliveries`.) When a worker is killed, each of its messages in flight
+# loses one. RabbitMQ 4 has a default limit of 20.
 DELIVERY_LIMIT = 100
 
 
 def is_amqp(url: str) -> bool:
-    """Whether `url` is that of a RabbitMQ."""
+    """Return whether `url` is the URL of a RabbitMQ server."""
     return urlsplit(url).scheme in {"amqp", "amqps"}
 
 
 def work_queue(url: str) -> Queue:
-    """The queue of events. Its arguments must be the same wherever it is declared."""
+    """The queue of events. Everything that declares it must use the same arguments."""
     arguments = None
     if is_amqp(url):
         arguments = {
@@ -35,12 +35,12 @@ def work_queue(url: str) -> Queue:
 
 
 def dead_queue() -> Queue:
-    """The queue of what RabbitMQ gave up."""
+    """The queue of messages that RabbitMQ has given up."""
     return Queue(DEAD_QUEUE, queue_arguments={"x-queue-type": "quorum"})
 
 
 def transport_options(url: str, seconds: float) -> dict[str, Any]:
-    """Options of the connection, so that no call on it waits longer than about `seconds` for a broker that hangs.
+    """Connection options that limit every call on the connection to about `seconds` if the broker hangs.
 
     Args:
         url: of the broker.
@@ -49,20 +49,20 @@ def transport_options(url: str, seconds: float) -> dict[str, Any]:
     if is_amqp(url):
         return {"read_timeout": seconds, "write_timeout": seconds}
     return {
-        # kombu's default is to wait for ever: publishing to a stopped Redis then takes more than a minute.
+        # kombu has no time limit by default: publishing to a stopped Redis then takes more than a minute.
         "socket_timeout": seconds,
         "socket_connect_timeout": seconds,
         "socket_keepalive": True,
-        # No priorities: kombu keeps a list for each, and would ask for four.
+        # No priorities: kombu keeps one list per priority, and would ask Redis for four lists.
         "priority_steps": [0],
     }
 
 
 def tls_options(url: str) -> dict[str, Any] | bool:
-    """How kombu verifies the broker; False where there is no TLS.
+    """TLS options by which kombu verifies the broker; False if the URL has no TLS.
 
-    Without them kombu sends the password to a Redis whose certificate nobody has looked at, and py-amqp to any host
-    that has a certificate.
+    Without them kombu sends the password to a Redis without verifying its certificate, and py-amqp sends it to any host
+    that has a valid certificate.
     """
     options = broker_tls(url)
     if options is None:
@@ -73,6 +73,6 @@ def tls_options(url: str) -> dict[str, Any] | bool:
     return {
         **{name: options[option] for option, name in names.items() if option in options},
         "cert_reqs": options["ssl_cert_reqs"],
-        # py-amqp compares the certificate with the host where it is told the host's name.
+        # py-amqp compares the certificate with the host only if it gets the host's name.
         **({"server_hostname": urlsplit(url).hostname} if options["ssl_check_hostname"] else {}),
     }

@@ -1,4 +1,4 @@
-"""The client by which kombu talks to a Redis broker, for publishers and workers alike."""
+"""The Redis client that kombu uses for a Redis broker, in publishers and in workers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cachekeeper.broker.refusals import SOME_WRONG_KEY, WrongKey, is_wrong_type
 
 
 class Client(redis.Redis):
-    """A client whose pipelines are no transactions unless that is asked for.
+    """A client whose pipelines are transactions only on request.
 
-    At `maxmemory` Redis refuses every command between `MULTI` and `EXEC`, whatever it does. Nothing that kombu sends in
-    a pipeline, beside what is a script here, has to be atomic.
+    At `maxmemory` Redis refuses every command between `MULTI` and `EXEC`, even one that frees memory. kombu's pipelines
+    need not be atomic: where atomicity is needed, a script of ours does the work.
     """
 
     def pipeline(self, transaction: bool = False, shard_hint: str | None = None) -> Any:  # noqa: FBT001, FBT002  # redis-py's
-        """As redis-py's."""
+        """Make a pipeline. Unlike redis-py's, it is not a transaction by default."""
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        """As redis-py's, but a key that holds another type is named, which Redis does not do.
+        """Parse a response, as redis-py does, and name the key if a key holds another type. Redis does not name it.
 
         Raises:
-            WrongKey: one does.
+            WrongKey: a key holds another type.
         """
         try:
             return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
@@ -39,10 +39,10 @@ class Client(redis.Redis):
 
 
 class _Pipeline(Pipeline):
-    """Names a key of another type, as the client above does."""
+    """A pipeline that names the key of another type, as the client above does."""
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002  # redis-py's
-        """As redis-py's."""
+        """Send the commands, as redis-py does, and name the key if a key holds another type."""
         try:
             return super().execute(raise_on_error)
         except redis.ResponseError as error:
@@ -52,7 +52,7 @@ class _Pipeline(Pipeline):
 
 
 def _wrong_key(client: redis.Redis) -> WrongKey:
-    with contextlib.suppress(redis.RedisError):  # a user without the right to ask
+    with contextlib.suppress(redis.RedisError):  # the user may lack the right to run TYPE
         for key, wanted in KEY_TYPES.items():
             found = str_if_bytes(client.type(key))
             if found not in {wanted, "none"}:

@@ -1,7 +1,7 @@
-"""kombu's transport for Redis, as publishers and workers use it: with our connections, our names and our refusals.
+"""kombu's transport for Redis with our connections, our names and our handling of refusals.
 
-What a worker needs beyond that, to take messages and lose none, is in `cachekeeper.consuming.redis_channel`. The wire
-format is kombu's: publishers push to its list.
+Publishers and workers use it. `cachekeeper.consuming.redis_channel` adds what workers need to take messages without
+losing any. The wire format is kombu's: publishers push to kombu's list.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from cachekeeper.connections.redis_connections import CountingConnection, Counti
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_kombu: Any = kombu_redis  # with what its types leave out
+_kombu: Any = kombu_redis  # has names that its type stubs lack
 
 
 def lua_source(package: str, name: str) -> str:
-    """The source of a script.
+    """Return the source of a Lua script.
 
     Args:
-        package: whose directory `lua` it is in.
-        name: of the script.
+        package: the package whose directory `lua` contains the script.
+        name: the script's name.
     """
     return resources.files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
 _BIND = lua_source("cachekeeper.broker", "bind")
-_PUSH = "redis.call('LTRIM', KEYS[1], 0, -1) return redis.call('LPUSH', KEYS[1], ARGV[1])"  # changes nothing first
+_PUSH = "redis.call('LTRIM', KEYS[1], 0, -1) return redis.call('LPUSH', KEYS[1], ARGV[1])"  # LTRIM is a no-op
 
 
 class Channel(kombu_redis.Channel):
-    """kombu's channel, but for its connections, its names, and what a full broker refuses."""
+    """kombu's channel with our connections and names. A worker can start, and answer commands, on a full broker."""
 
-    # Every connection to a Redis broker is one of these: a worker's and a publisher's, blocking and not.
+    # Every connection to a Redis broker has one of these classes, in workers and publishers, blocking or not.
     connection_class = CountingConnection
     connection_class_ssl = CountingSSLConnection
 
@@ -54,14 +54,14 @@ class Channel(kombu_redis.Channel):
     unacked_mutex_key = UNACKED_MUTEX
     keyprefix_binding_deadlines = BINDING_DEADLINES
 
-    # kombu's; the types that are shipped for it leave it out.
+    # kombu has these names; its type stubs lack them.
     keyprefix_binding_permanent: str
     _create_client: Callable[[], Any]
 
     def _get_client(self) -> type[redis.Redis]:
         return Client
 
-    # --- what a worker writes when it starts: else none could start while the broker is full, and empty it
+    # --- writes of a worker that starts: they must succeed on a full broker, so that new workers can empty it
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         try:
@@ -75,8 +75,8 @@ class Channel(kombu_redis.Channel):
     def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
         """Push a message.
 
-        A full broker takes the answer to a control command all the same. Else `celery inspect ping` finds no worker,
-        and whatever asks so whether workers are well restarts them.
+        A full broker still takes the answer to a control command. Otherwise `celery inspect ping` would find no worker,
+        and a health check that uses it would restart the workers.
         """
         try:
             super()._put(queue, message, **options)
@@ -88,31 +88,32 @@ class Channel(kombu_redis.Channel):
 
     @cached_property
     def _refresh_binding(self) -> Any:
-        """Kombu's script for queues that expire, with a first write that removes."""
+        """Kombu's script for queues that expire, with a removing write put first, as in bind.lua."""
         removing_first = "redis.call('SREM', KEYS[1], ARGV[1])\n"
         return self._create_client().register_script(removing_first + _kombu.REFRESH_BINDING)
 
 
 class Transport(kombu_redis.Transport):
-    """kombu's transport for Redis, with the channel above."""
+    """kombu's transport for Redis that uses the channel above."""
 
     Channel = Channel
 
 
 class Connection(kombu.Connection):
-    """kombu's connection, with the transport above where the URL is that of a Redis."""
+    """kombu's connection, which uses the transport above if the URL names a Redis server."""
 
     redis_transport: ClassVar[type[kombu_redis.Transport]] = Transport
 
     def get_transport_cls(self) -> Any:
-        """The transport's class."""
+        """Return the transport's class."""
         found = super().get_transport_cls()
         return self.redis_transport if found is kombu_redis.Transport else found
 
     def ensure_connection(self, errback: Callable[..., Any] | None = None, *args: Any, **options: Any) -> Any:
-        """Connect; try again while the broker is away.
+        """Connect, and retry while the broker is unavailable.
 
-        What it refuses is raised: kombu counts a wrong password of Redis as an outage, and Celery logs each attempt.
+        Raise an error at once if it is a refusal: kombu would treat a wrong Redis password as an outage and retry, and
+        Celery would log each attempt.
         """
 
         def on_error(error: Exception, interval: float) -> None:
@@ -124,7 +125,7 @@ class Connection(kombu.Connection):
         try:
             return super().ensure_connection(on_error, *args, **options)
         except OperationalError as error:
-            # kombu's own, which a consumer does not take for an error of its connection.
+            # kombu wraps the refusal in its own class, which a consumer does not handle as a connection error.
             if error.__cause__ is not None and refusal(error.__cause__) is not None:
                 raise error.__cause__ from None
             raise

@@ -1,5 +1,5 @@
-"""The worker's side: taking messages, reading them, applying their events, and what becomes of those that fail.
+"""The worker's side: takes messages, reads them, applies their events, and keeps failed ones as dead letters.
 
-May import everything but `cli`, `celery`, `devservers` and `http_api`. Neither publishers nor read-side code import
-anything from here.
+It may import everything except `cli`, `celery`, `devservers` and `http_api`. Publishers and read-side code import
+nothing from here.
 """

@@ -1,9 +1,10 @@
-"""Acknowledges each message or puts it back. All in the event loop's thread.
+"""Acknowledges each message or puts it back. All of this runs in the event loop's thread.
 
-kombu's channel of a Redis that has lost its connection raises what nobody expects, and that would end the worker. So
-nothing is answered over such a channel: the message comes again, and is applied twice, which changes nothing. Where
-Redis is there and refuses, that is raised as a lost connection: a new one takes everything in hand anew. A refusal that
-went unnoticed would leave the message counted as in hand, for ever, and a worker with its hands full fetches nothing.
+An *answer* is either of the two. When a channel to Redis has lost its connection, an answer over it makes kombu raise
+errors that Celery does not expect, and they would end the worker. So no answer is sent over such a channel: the message
+is delivered again and applied twice, which changes nothing. If Redis is up and refuses an answer, that is raised as a
+lost connection: the new connection takes every message in flight again. An unnoticed refusal would leave the message
+counted as in flight forever, and a worker whose prefetch limit is reached fetches nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
     from kombu import Message
 
-_UNCOUNTED_NACK = (4, 3)  # the RabbitMQ since which a nack costs a message no delivery
+_UNCOUNTED_NACK = (4, 3)  # from this version of RabbitMQ on, a nack does not count as a delivery
 _VERSION = re.compile(r"^([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 _MOST_TOGETHER = 8
 _LATEST_SECONDS = 0.01
 
 
 def heard(message: Message, answer: Callable[..., object]) -> Callable[..., object]:
-    """Give a message's answer, if its connection is still there."""
+    """Wrap `answer`, so that the message is answered only if its connection is still open."""
 
     def give(*arguments: Any, **options: Any) -> object:
         if not _is_connected(message.channel):
@@ -40,7 +41,10 @@ def heard(message: Message, answer: Callable[..., object]) -> Callable[..., obje
 
 
 def rejection(message: Message) -> Callable[..., object]:
-    """What puts `message` back, or away; to be called with a logger, the broker's errors, and whether to requeue it."""
+    """Return a function that rejects `message`: it puts the message back, or discards it.
+
+    The function takes a logger, the broker's errors, and whether to requeue the message.
+    """
     if not _is_emulated(message.channel):
         return heard(message, message.reject_log_error)
 
@@ -51,45 +55,46 @@ def rejection(message: Message) -> Callable[..., object]:
 
 
 def spare_deliveries(channel: Any) -> None:
-    """Send `basic.nack` for every message that is put back over `channel`, where that saves the message a delivery.
+    """Send `basic.nack` for every message that is put back over `channel`, if that saves the message a delivery.
 
-    The delivery limit is there for messages that end their worker, not for outages. From RabbitMQ 4.3 on a quorum queue
-    counts `basic.reject` and a lost channel towards the limit, and no `basic.nack`. Before 4.3 it counts all three.
+    The delivery limit exists for messages that end their worker, not for outages. From RabbitMQ 4.3 on, a quorum queue
+    counts `basic.reject` and a lost channel towards the limit, but not `basic.nack`. Before 4.3 it counts all three.
 
-    Untested against RabbitMQ 4.3: the tests have 3.10 and 4.0, and show there that a nack puts a message back.
+    This is not tested against RabbitMQ 4.3. The tests use 3.10 and 4.0, and show there that a nack puts a message back.
 
     Args:
-        channel: of a connection that is open. With another broker than RabbitMQ 4.3 or later, nothing happens.
+        channel: a channel of an open connection. Nothing is changed unless the broker is RabbitMQ 4.3 or later.
     """
     if not _spares_nacks(getattr(channel.connection, "server_properties", {})):
         return
     reject: Callable[[int, bool], object] = channel.basic_reject
 
-    # Both call it: kombu's messages, and py-amqp where a message arrives after its consumer was cancelled.
+    # Two callers: kombu's messages, and py-amqp when a message arrives after its consumer was cancelled.
     def basic_reject(delivery_tag: int, requeue: bool) -> object:  # noqa: FBT001  # as py-amqp's
         if not requeue:
             return reject(delivery_tag, requeue)
-        # py-amqp has no method for it. False: this message, and not all before it.
+        # py-amqp has no method for a nack. False: reject this message only, not all earlier ones as well.
         return channel.send_method(Basic.Nack, "Lbb", (delivery_tag, False, True))
 
     channel.basic_reject = basic_reject
 
 
 def _spares_nacks(server: Mapping[str, object]) -> bool:
-    """Whether the broker with these properties counts no `basic.nack`. A version that cannot be read counts it."""
+    """Whether a broker with these properties does not count `basic.nack`. False if its version cannot be read."""
     version = server.get("version")
     found = _VERSION.search(version) if server.get("product") == "RabbitMQ" and isinstance(version, str) else None
     return found is not None and (int(found[1]), int(found[2])) >= _UNCOUNTED_NACK
 
 
 class Acknowledgements:
-    """Acknowledgements, where the broker is Redis several in one round trip.
+    """Sends acknowledgements. With Redis as the broker, several share one round trip.
 
-    kombu has a round trip for each, and makes a client for it: a quarter of what a small message costs. A worker that
-    is killed between the work and the acknowledgement gets the messages again, a few more of them than without this.
+    kombu makes a client and a round trip for each acknowledgement, which is a quarter of the cost of a small message.
+    If a worker is killed between the work and the acknowledgement, its messages are delivered again. Because several
+    acknowledgements wait together, these are a few messages more.
 
     Args:
-        call_later: of the event loop.
+        call_later: the event loop's method that calls a function after some seconds.
     """
 
     def __init__(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
@@ -97,7 +102,7 @@ class Acknowledgements:
         self._done: list[Any] = []
 
     def answer(self, message: Message) -> Callable[..., object]:
-        """What acknowledges `message`, to be called with a logger and the broker's errors."""
+        """Return a function that acknowledges `message`. It takes a logger and the broker's errors."""
         if not _is_emulated(message.channel):
             return heard(message, message.ack_log_error)
 
@@ -111,10 +116,10 @@ class Acknowledgements:
         return acknowledge
 
     def send(self) -> None:
-        """Send what has gathered.
+        """Send the acknowledgements that are waiting.
 
         Raises:
-            ConnectionError: the broker refused it. What else kombu raises is its connection errors.
+            ConnectionError: the broker refused them. kombu's other exceptions here are its connection errors.
         """
         done, self._done = self._done, []
         channels = {id(message.channel): message.channel for message in done}
@@ -127,7 +132,7 @@ class Acknowledgements:
 
 
 def _is_emulated(channel: Any) -> bool:
-    """Whether it is kombu that keeps account of what is in hand, since the broker does not: Redis."""
+    """Whether kombu, not the broker, keeps track of the messages in flight. So it is with Redis."""
     return isinstance(getattr(channel, "qos", None), virtual.QoS)
 
 
@@ -137,7 +142,10 @@ def _is_connected(channel: Any) -> bool:
 
 
 def _together(channel: Any) -> int:
-    """Half of what the worker may have in hand: while these wait, it can fetch the other half."""
+    """How many acknowledgements to send together: half of the prefetch limit, at most `_MOST_TOGETHER`.
+
+    While they wait, the worker can fetch the other half.
+    """
     in_hand = channel.qos.prefetch_count
     return max(1, min(_MOST_TOGETHER, in_hand // 2)) if in_hand else _MOST_TOGETHER
 
@@ -147,12 +155,12 @@ def _answer(channel: Any, give: Callable[[], object]) -> None:
     try:
         give()
     except refusals as error:
-        # Celery's timer raises lost connections on, and would only log this.
-        raise ConnectionError(f"the broker refused an answer ({type(error).__name__})") from error
+        # Celery's timer re-raises lost connections, but would only log this error.
+        raise ConnectionError(f"the broker refused to acknowledge or requeue ({type(error).__name__})") from error
 
 
 def _acknowledge(channel: Any, messages: list[Any]) -> None:
-    """As kombu's `Message.ack`, for several."""
+    """Acknowledge several messages, as kombu's `Message.ack` does for one."""
     _answer(channel, lambda: channel.qos.acknowledge([message.delivery_tag for message in messages]))
     for message in messages:
-        message._state = "ACK"  # noqa: SLF001  # nobody else says so to whoever asks whether it is acknowledged
+        message._state = "ACK"  # noqa: SLF001  # else `message.acknowledged` stays false

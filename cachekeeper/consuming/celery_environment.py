@@ -1,6 +1,6 @@
-"""Keeps the variables and modules of other Celery applications out of a worker of ours, and says so.
+"""Keeps variables and modules of other Celery applications out of our worker, and logs the variables.
 
-The command `celery` itself reads a few variables earlier, which no application can keep from it.
+The command `celery` itself reads a few variables before it loads the application. No application can prevent that.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ READ_BY_CELERY = frozenset(
         *("CELERY_APP", "CELERY_NO_COLOR", "CELERY_QUIET", "CELERY_SKIP_CHECKS", "CELERY_VERSION", "CELERY_WORKDIR"),
     }
 )
-"""What the command `celery` has read and applied before it imports the application."""
+"""Variables that the command `celery` has read and applied before it imports the application."""
 
-_SET_BY_CELERY = "CELERY_LOG_"  # how those names begin
+_SET_BY_CELERY = "CELERY_LOG_"  # the prefix of the variables that Celery itself sets
 
 
 class OwnConfiguration(BaseLoader):
-    """Reads no configuration: all of it is in the application.
+    """Reads no configuration, because the application contains all of it.
 
     Celery's own loaders read the module that CELERY_CONFIG_MODULE names, or a `celeryconfig.py` in the working
-    directory, which may be another project's.
+    directory. Either may belong to another project.
     """
 
     def read_configuration(self, env: str = "CELERY_CONFIG_MODULE") -> dict[str, Any]:  # noqa: ARG002  (Celery's own)
-        """Nothing."""
+        """Return an empty configuration."""
         return {}
 
 
 def ignore_foreign() -> None:
-    """Keep the command `celery` from taking options of the worker from variables, and log which there are."""
+    """Keep the command `celery` from taking the worker's options from variables, and log the variables' names."""
     context = click.get_current_context(silent=True)
     if context is not None:
-        # It would read CELERY_WORKER_POOL, CELERY_WORKER_QUEUES and the like, once it comes to the worker's options.
+        # Otherwise it would read CELERY_WORKER_POOL, CELERY_WORKER_QUEUES and the like as the worker's options.
         context.auto_envvar_prefix = None
     names = sorted(
         name
@@ -49,6 +49,6 @@ def ignore_foreign() -> None:
     if names:
         log_once(
             f"foreign:{names}",
-            "%s: not read by this worker, whose settings begin with CACHEKEEPER_",
+            "%s: ignored; this worker reads only variables that begin with CACHEKEEPER_",
             ", ".join(names),
         )

@@ -1,8 +1,8 @@
-"""Celery's consumer, which hands waiting messages to the processor and stops fetching during a pause.
+"""Our version of Celery's consumer: it gives waiting messages to the processor, and stops fetching during a pause.
 
-Three things differ from Celery's own: it takes every message, whatever is in it; it stops fetching during a pause; and
-messages that wait for a thread are dealt with together. All rest on Celery's hooks: the setting `worker_consumer`, a
-`Request` of our own, and callbacks on its event loop.
+It differs from Celery's own in three ways. It takes every message, readable or not. It stops fetching during a pause.
+It processes messages that wait for a thread together. All of this uses Celery's hooks: the setting `worker_consumer`,
+our own `Request` class, and callbacks on the event loop.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _LOOK_SECONDS = 0.5
 
 
 class Steps(bootsteps.Blueprint):
-    """What a consumer is made of.
+    """The parts of a consumer.
 
-    Celery's has one more for tasks with an ETA, which would make 28 queues on RabbitMQ, and one for agents; `DeadQueue`
-    is ours.
+    Celery's blueprint has two more: one for tasks with an ETA, which would make 28 queues on RabbitMQ, and one for
+    agents. `DeadQueue` is added here.
     """
 
     name = "Consumer"
@@ -58,12 +58,12 @@ class Steps(bootsteps.Blueprint):
     }
 
     def shutdown(self, parent: object) -> None:
-        """As in Celery's."""
+        """Shut down every part, as Celery's blueprint does."""
         self.send_all(parent, "shutdown")
 
 
 class Consumer(CeleryConsumer):
-    """One worker's consumer. All of its own methods but `hold` run in the event loop's thread."""
+    """The consumer of one worker. All methods defined here except `hold` run in the event loop's thread."""
 
     Blueprint = Steps
     hub: Any
@@ -76,12 +76,12 @@ class Consumer(CeleryConsumer):
     def __init__(
         self, on_task_request: Callable[..., Any], *, worker_options: dict[str, Any] | None = None, **options: Any
     ) -> None:
-        # Workers of one kind have nothing to tell each other: no gossip, no heartbeats as events, and no second spent
-        # on finding each other at the start.
+        # Our workers need not know of each other: no gossip, no heartbeat events, and no mingle, which would cost a
+        # second at the start.
         quiet = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
         super().__init__(on_task_request, worker_options={**(worker_options or {}), **quiet}, **options)
-        # What a message came to is said within this process: a child's word would never reach it, and the message would
-        # come back for ever.
+        # The result of a message is passed on within this process. The result from a child process would never arrive,
+        # and the message would come back forever.
         if self.hub is None or not isinstance(self.pool, ThreadPool | SoloPool):
             raise SettingsError(WRONG_POOL)
         guard_process()
@@ -93,14 +93,15 @@ class Consumer(CeleryConsumer):
         self._looping = False  # whether the event loop runs, with a connection
         self._reconnecting = ReconnectPause(state.maybe_shutdown)
         self.processor.pause.on_over = lambda: self.hub.call_soon(self._settle)
-        # The event loop looks whether it should stop when something has happened, or the next timer is due: with an
-        # idle RabbitMQ that is ten seconds after the SIGTERM.
+        # The event loop checks whether it should stop only after an event or when a timer is due. With an idle RabbitMQ
+        # that would be up to ten seconds after the SIGTERM. So this timer does nothing but wake the loop.
         self.hub.timer.call_repeatedly(_LOOK_SECONDS, lambda: None)
-        # Said at each lost connection, of a default of Celery 6; the setting is made on purpose.
+        # Celery gives this warning at each lost connection. It is about a default of Celery 6, and our setting is on
+        # purpose.
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
 
     def hold(self, request: ApplyRequest) -> None:
-        """Put a message back, but not before this worker has stopped fetching: else it would come back at once.
+        """Put a message back once this worker has stopped fetching. Earlier, it would be delivered again at once.
 
         Called from any thread.
         """
@@ -108,11 +109,11 @@ class Consumer(CeleryConsumer):
         self.hub.call_soon(self._settle)
 
     def work_on(self, request: ApplyRequest) -> None:
-        """Have a thread of the pool deal with a message."""
+        """Have a thread of the pool process a message."""
         self._batcher.add(request)
 
     def loop(self, _: object, connection: Any, consumer: Any, *args: Any) -> None:
-        """Celery's event loop, run for each connection to the broker."""
+        """Run Celery's event loop. Called for each connection to the broker."""
         self._consuming = False
         self._reconnecting.connected()
         spare_deliveries(consumer.channel)
@@ -123,39 +124,41 @@ class Consumer(CeleryConsumer):
             self._looping = False
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """The broker took no connection. Celery's own logs each attempt, and makes the next at once."""
+        """Handle a failed attempt to connect, and pause. Celery's own method retries at once and logs each attempt."""
         if refusal(exc) is None:
             super().on_connection_error_before_connected(exc)
         self._reconnecting.failed(exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Let go of a connection that is lost, with whatever is in hand, and wait before the next."""
+        """Drop a lost connection and the messages in flight on it, and wait before the next connection."""
         try:
             super().on_connection_error_after_connected(exc)
         except AttributeError as torn:
-            # Celery closes it twice, and with Redis as the broker the second time may be too much for kombu: what is in
-            # hand is to be put back over a channel that has no connection any more. It comes back by itself.
+            # Celery closes the connection twice. With Redis as the broker, kombu may fail the second time, because it
+            # tries to put back messages over a channel without a connection. The broker delivers them again by itself.
             COUNTERS.add("broker_connection_torn")
             where = where_raised(torn)
-            logger.warning("the connection to the broker was lost with messages in hand\n%s", where)
+            logger.warning("lost the connection to the broker; it delivers the messages in flight again\n%s", where)
         self._reconnecting.failed(exc)
 
     def on_close(self) -> None:
-        """The connection is lost, and with it what was to be put back: the broker delivers it again by itself."""
+        """Forget the messages to put back, since their connection is lost: the broker delivers them again by itself."""
         self._held.clear()
         super().on_close()
 
     def shutdown(self) -> None:
-        """The pool's threads have ended: answer for the last of their messages, and close the connection."""
+        """Send the last acknowledgements, and close the connection. Called after the pool's threads have ended."""
         try:
             self._acknowledgements.send()
         except self.connection_errors + self.channel_errors as error:
             COUNTERS.add("answer_unheard")
-            logger.warning("the last acknowledgements did not reach the broker (%s)", type(error).__name__)
+            logger.warning(
+                "the last acknowledgements failed (%s); the broker delivers their messages again", type(error).__name__
+            )
         super().shutdown()
 
     def create_task_handler(self, promise: Callable[..., Any] = promise) -> Callable[[Message], None]:
-        """What is called with every message. Celery's own looks for tasks, and dies of what is none."""
+        """Return the function that handles every message. Celery's own crashes on a message that is not a task."""
         task = self.app.tasks[TASK]
         wants_message = self.on_task_request
 
@@ -173,26 +176,26 @@ class Consumer(CeleryConsumer):
         return on_message
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
-        """Called for a message that kombu cannot unpack. Celery's own would write it into the log."""
-        # By whatever exchange and key somebody brought it into the queue of events.
+        """Handle a message that kombu cannot unpack. Celery's own method would write the message into the log."""
+        # All messages in the queue of events, by whichever exchange and routing key they were published.
         if (message.delivery_info or {}).get("exchange") != f"{self.app.conf.control_exchange}.pidbox":
             self.create_task_handler()(message)
             return
         COUNTERS.add("control_message_unreadable")
-        logger.error("a control message cannot be read (%s)", type(exc).__name__)
+        logger.error("ignored a control message that cannot be read (%s)", type(exc).__name__)
         message.ack()
 
     def _settle(self) -> None:
-        """Bring what this worker does in step with the pause.
+        """Start or stop fetching, as the pause requires, and put back held messages.
 
-        In this order: a message put back while the worker still fetches is delivered to it again, and again, until the
-        delivery limit.
+        The order matters: stop fetching first. A message put back while the worker still fetches is delivered to it
+        again and again, until the delivery limit.
         """
         fetching = self.processor.pause.is_over
-        # the connection is refused · the pause is over, which asks for this · SIGTERM: the hub, as it closes, calls
-        # whatever was asked for, and to consume over the connection that is lost would raise.
+        # the connection is refused · the pause ends and schedules this call · SIGTERM: the closing hub runs scheduled
+        # calls, and consuming over the lost connection would raise. So all of this needs `_looping`.
         if self._looping and self._consuming and not fetching:
-            # A message that is on its way is put back by kombu, since nobody waits for it.
+            # kombu puts back a message that is still on its way, because its consumer was cancelled.
             self._consuming = False
             self.task_consumer.cancel()
         while self._held:
@@ -203,7 +206,7 @@ class Consumer(CeleryConsumer):
 
 
 class _Tap:
-    """Stands before the task consumer when the event loop starts: whether to consume is ours to say."""
+    """Replaces the task consumer when the event loop starts, so that our consumer decides when to consume."""
 
     def __init__(self, consumer: Any, consume: Callable[[], None]) -> None:
         self._consumer = consumer
@@ -211,7 +214,7 @@ class _Tap:
 
     @property
     def on_message(self) -> Any:
-        """What is called with every message."""
+        """The function that is called with every message."""
         return self._consumer.on_message
 
     @on_message.setter

@@ -1,4 +1,4 @@
-"""Looking after dead letters: list them, show one, publish them again, drop them. Needs no Redis."""
+"""Lists dead letters, shows one, publishes them again, and drops them. Needs no Redis."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _SHAPE = {
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """Those letters that fit all of what is given.
+    """A selection of dead letters: those that match every given attribute.
 
     Attributes:
-        ids: of letters.
-        type: of the event, such as `user.updated`.
+        ids: the ids of dead letters.
+        type: the event's type, such as `user.updated`.
         error: the class of the error, such as `InvalidEvent`.
         reason: a part of the reason.
     """
@@ -53,7 +53,7 @@ class Which:
     reason: str | None = None
 
     def filter(self) -> dict[str, Any]:
-        """The query."""
+        """Return the MongoDB filter for this selection."""
         conditions: list[dict[str, Any]] = [{name: {"$type": kind}} for name, kind in _SHAPE.items()]
         if self.ids is not None:
             conditions.append({"_id": {"$in": list(self.ids)}})
@@ -65,12 +65,13 @@ class Which:
 
 @dataclass(slots=True)
 class Replayed:
-    """What became of letters.
+    """How many dead letters were published again, and how many stay.
 
     Attributes:
-        published: confirmed by the broker; the letter is gone.
-        back: of these, how many had failed again before the letter could be removed: it stays, with its count raised.
-        stay: hold no event that could be published, and stay.
+        published: events that the broker confirmed. Their dead letters are removed.
+        back: how many of these events failed again before their dead letter could be removed. Such a dead letter stays,
+            with a higher count.
+        stay: dead letters that stay because they contain no event that could be published.
     """
 
     published: int = 0
@@ -82,9 +83,9 @@ class DeadLetters:
     """The dead letters of one database.
 
     Args:
-        database: with majority writes.
-        registry: its events say what is masked.
-        seconds: for one read or write of MongoDB.
+        database: must use majority writes.
+        registry: its events declare which fields are masked.
+        seconds: the time limit for one read or write of MongoDB.
     """
 
     def __init__(self, database: Database[Any], registry: Registry, seconds: float) -> None:
@@ -94,7 +95,7 @@ class DeadLetters:
         self._seconds = seconds
 
     def summaries(self, which: Which, limit: int) -> list[dict[str, Any]]:
-        """`_id`, `type`, `error`, `reason`, `count`, `first_at` and `last_at` of letters, the latest first.
+        """List `_id`, `type`, `error`, `reason`, `count`, `first_at`, `last_at` of dead letters, the latest first.
 
         Raises:
             DatabaseUnavailable: MongoDB failed.
@@ -103,54 +104,55 @@ class DeadLetters:
             return list(self._letters.find(which.filter(), dict.fromkeys(_SUMMARY, 1)).sort("last_at", -1).limit(limit))
 
     def count(self, which: Which) -> int:
-        """How many there are. Raises DatabaseUnavailable."""
+        """Count the selected dead letters. Raises DatabaseUnavailable."""
         with database_errors("counting dead letters", _COUNT_SECONDS, COLLECTION):
             return self._letters.count_documents(which.filter())
 
     def named(self, prefix: str) -> str:
-        """The id of the one letter whose id begins with `prefix`.
+        """Return the id of the only dead letter whose id begins with `prefix`.
 
         Raises:
-            InputError: none does, or several do.
+            InputError: no id begins with `prefix`, or several do.
             DatabaseUnavailable: MongoDB failed.
         """
         if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},64}}", prefix):
-            raise InputError("LETTER", f"must be the beginning of an id, at least {_SHORTEST_PREFIX} of its digits")
+            raise InputError("LETTER", f"must be the beginning of an id, at least {_SHORTEST_PREFIX} hex digits")
         with database_errors("looking for a dead letter", self._seconds, COLLECTION):
             wanted = {"$and": [Which().filter(), {"_id": {"$regex": f"^{prefix}"}}]}
             found = list(self._letters.find(wanted, {"_id": 1}).limit(2))
         if not found:
-            raise InputError("LETTER", f"no dead letter has an id that begins with {prefix}")
+            raise InputError("LETTER", f"no dead letter has an id that begins with {prefix}; see cachekeeper dead list")
         if len(found) > 1:
-            raise InputError("LETTER", f"several dead letters have an id that begins with {prefix}")
+            raise InputError("LETTER", f"several dead letters have an id that begins with {prefix}; give more digits")
         return str(found[0]["_id"])
 
     def show(self, letter_id: str) -> dict[str, Any] | None:
-        """A letter as it may be shown, secrets masked; None where it is gone. Raises DatabaseUnavailable."""
+        """Return a dead letter with its secrets masked; None if it no longer exists. Raises DatabaseUnavailable."""
         found = self._find(letter_id)
         return None if found is None else shown(found, self._registry)
 
     def replay(self, which: Which, publisher: Publisher, done: Replayed) -> None:
-        """Publish letters again, the oldest first, each in a message of its own; remove each once that is confirmed.
+        """Publish dead letters again, the oldest first, each in a separate message. Remove each when it is confirmed.
 
-        A process that is killed between the two leaves a letter whose event was published; doing it again does no harm.
+        If the process is killed between the two steps, the dead letter stays although its event was published.
+        Publishing it again does no harm.
 
         Args:
-            which: the letters.
-            publisher: used and not closed.
-            done: what becomes of them is counted here, also where this raises.
+            which: the dead letters.
+            publisher: is used and not closed.
+            done: the results are counted here, also if this method raises.
 
         Raises:
             DatabaseUnavailable: MongoDB failed.
-            BrokerUnavailable: an event was not confirmed; its letter stays.
+            BrokerUnavailable: the broker did not confirm an event; its dead letter stays.
         """
         with database_errors("listing dead letters", _COUNT_SECONDS, COLLECTION):
-            # All of them first: what comes back while this runs is not published a second time.
+            # All ids are read first, so that an event that fails again meanwhile is not published a second time.
             ids = [found["_id"] for found in self._letters.find(which.filter(), {"_id": 1}).sort("last_at", 1)]
         for letter_id in ids:
             found = self._find(letter_id)
             if found is None:
-                continue  # somebody else took care of it
+                continue  # removed meanwhile by another process
             if _event_in(found):
                 first_ms = (found["first_at"] - EPOCH) // timedelta(milliseconds=1)
                 publisher.send(OutgoingMessage((found["body"],), failed=(found["count"], first_ms)))
@@ -160,7 +162,7 @@ class DeadLetters:
                 done.stay += 1
 
     def drop(self, which: Which) -> int:
-        """Remove letters for good, and say how many. Raises DatabaseUnavailable."""
+        """Delete dead letters permanently, and return how many. Raises DatabaseUnavailable."""
         with database_errors("dropping dead letters", _COUNT_SECONDS, COLLECTION):
             return self._letters.delete_many(which.filter()).deleted_count
 
@@ -169,15 +171,15 @@ class DeadLetters:
             return self._letters.find_one({"_id": letter_id})
 
     def _remove(self, found: Mapping[str, Any]) -> bool:
-        # publish · a worker: the event fails, count + 1 · remove
-        # Without the count the letter, and with it the event, would be lost.
+        # publish · a worker: the event fails again, count + 1 · remove
+        # If the count were not compared, this would remove the dead letter, and the event would be lost.
         with database_errors("removing a dead letter", self._seconds, COLLECTION):
             gone = self._letters.delete_one({"_id": found["_id"], "count": found["count"]})
         return gone.deleted_count == 1
 
 
 def _event_in(found: Mapping[str, Any]) -> bool:
-    """Whether there is something to publish: not of a message that could not be read, nor of what was cut."""
+    """Whether the dead letter contains a publishable event: not an unreadable message, and not a body that was cut."""
     try:
         return bool(found["whole"]) and isinstance(json.loads(found["body"]), dict)
     except ValueError:  # edited by hand

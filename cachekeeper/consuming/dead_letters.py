@@ -1,4 +1,4 @@
-"""Dead letters: events and unreadable messages that can never be applied, kept in MongoDB with the reason."""
+"""Dead letters: events and unreadable messages that can never be applied, stored in MongoDB with the reason."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
 COLLECTION = "dead_letters"
 
 EXPIRY = TtlIndex(COLLECTION, "last_at", lambda settings: settings.dead_letter_seconds)
-"""Letters that nobody looked after are kept so long."""
+"""MongoDB removes a dead letter this long after its last failure."""
 
-# MongoDB takes documents of 16 MiB; an event is never near that, a message that is none may be.
+# MongoDB takes documents of up to 16 MiB. An event is far smaller, but a message that is not an event may be larger.
 _LONGEST_BODY = 4 * 1024 * 1024
 _LONGEST_TRACEBACK = 64 * 1024
 _LONGEST_REASON = 1000
 _TYPE_NAME = re.compile(r"(?=.{1,64}\Z)[a-z_]+(\.[a-z_]+)+")
-# Letters in one command, within one time limit: however many a message makes, they must come to an end.
+# Dead letters per command. Each command has its own time limit, so that any number of them can be written.
 _AT_ONCE = 100
-# Fields of every event that tell nothing.
+# Fields that every event has and that hold no secrets.
 _PLAIN_FIELDS = frozenset({"type", "time", "version"})
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One thing that can never be applied.
+    """An event or a message that can never be applied.
 
     Attributes:
         body: an event as it came over the wire, or the text of a message that cannot be read.
-        error: why.
-        failures: what the letter said from which it was published again.
+        error: the reason.
+        failures: the earlier failures, if the event was published again from a dead letter.
     """
 
     body: object
@@ -58,24 +58,25 @@ class DeadLetter:
 
 
 def unreadable_message(message: Poison) -> DeadLetter:
-    """What becomes of a message that cannot be read."""
+    """Make the dead letter of a message that cannot be read."""
     return DeadLetter(message.body, InvalidEvent("message", message.reason))
 
 
 def too_deep_event(event: DeepEvent, failures: Failures | None) -> DeadLetter:
-    """What becomes of an event that is nested too deeply to be walked over."""
+    """Make the dead letter of an event that is nested too deeply to be traversed."""
     return DeadLetter(event.text, InvalidEvent("event", TOO_DEEP), failures)
 
 
 def keep(keeper: Keeper, registry: Registry, letters: Sequence[DeadLetter]) -> None:
-    """Write dead letters, by majority. The same body again is counted, not written twice.
+    """Write dead letters, by majority. If a body is already stored, its count rises instead.
 
-    A document holds `body` (JSON text, as it came, tokens in clear: so that it can be published again; `whole` unless
-    it was too long), `type`, `error` (the class), `reason` and `traceback` (masked, of the last time), `count`,
-    `first_at` and `last_at`. MongoDB removes it `CACHEKEEPER_DEAD_LETTER_SECONDS` after that (`EXPIRY`).
+    A document holds `body` (JSON text as it came, with unmasked tokens, so that it can be published again), `whole`
+    (false if the body was too long and was cut), `type`, `error` (the class), `reason` and `traceback` (masked, of the
+    last failure), `count`, `first_at` and `last_at`. MongoDB removes it `CACHEKEEPER_DEAD_LETTER_SECONDS` after
+    `last_at` (`EXPIRY`).
 
     Raises:
-        DatabaseUnavailable: MongoDB failed. Do it again.
+        DatabaseUnavailable: MongoDB failed. Call this again.
     """
     now = datetime.now(UTC)
     writes = [_write(registry, letter, now) for letter in letters]
@@ -85,7 +86,7 @@ def keep(keeper: Keeper, registry: Registry, letters: Sequence[DeadLetter]) -> N
 
 
 def shown(document: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
-    """A dead letter as it may be shown: with the secret fields of its event masked, or all of them where it is none."""
+    """Return a dead letter with the secret fields of its event masked. If it holds no event, every field is masked."""
     try:
         body = json.loads(document["body"])
     except ValueError:
@@ -94,17 +95,17 @@ def shown(document: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
 
 
 def mask(value: object) -> str:
-    """What stands for a secret: equal ones look equal, and tell nothing else."""
+    """Return the mask of a value: equal values have equal masks, and a mask reveals nothing else."""
     return f"<masked {hashlib.sha256(str(value).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}>"
 
 
 def _write(registry: Registry, letter: DeadLetter, now: datetime) -> UpdateOne:
-    body = json.dumps(letter.body)  # ASCII: NUL and lone surrogates survive as escapes
+    body = json.dumps(letter.body)  # ASCII: NUL and lone surrogates are kept as escapes
     hidden = set(_secrets(letter.body, _secret_fields(letter.body, registry)))
     error, event = letter.error, _event_of(letter.body, registry)
-    # Masked before they are cut: half a token would not be found.
+    # Masked before it is cut: a token that was cut in half would not be recognized.
     trace = _hide("".join(traceback.format_exception(error)), hidden)[-_LONGEST_TRACEBACK:]
-    # Our own errors quote no values; those of a handler may.
+    # Our own errors contain no values; a handler's errors may.
     reason = str(error) if isinstance(error, CachekeeperError) else _hide(str(error), hidden)[:_LONGEST_REASON]
     failed = 0 if letter.failures is None else letter.failures.count
     first_at = now if letter.failures is None else letter.failures.first_at
@@ -117,12 +118,12 @@ def _write(registry: Registry, letter: DeadLetter, now: datetime) -> UpdateOne:
         "traceback": trace,
         "last_at": now,
     }
-    # `$max`: whether the letter that was published again is gone yet or not, this one counts on from it.
+    # `$max`: the count continues from the dead letter that was published again, whether or not it is already removed.
     counted = {
         "count": {"$add": [{"$max": ["$count", failed]}, 1]},
         "first_at": {"$min": ["$first_at", first_at]},
     }
-    # Literally: a text that begins with `$` would be read as a field.
+    # `$literal`: otherwise MongoDB would read a text that begins with `$` as a field.
     change = {"$set": {**{name: {"$literal": value} for name, value in said.items()}, **counted}}
     return UpdateOne({"_id": hashlib.sha256(body.encode()).hexdigest()}, [change], upsert=True)
 
@@ -142,11 +143,11 @@ def _event_of(body: object, registry: Registry) -> type[Event] | None:
 
 
 def _secret_fields(body: object, registry: Registry) -> frozenset[str] | None:
-    """The names of the fields that are secret; None for all that are not known to tell nothing."""
+    """The names of the secret fields. None: every field is secret except `_PLAIN_FIELDS`."""
     event = _event_of(body, registry)
     if event is None or not isinstance(body, Mapping):
         return None
-    # A field that the event does not have may be a misspelt secret.
+    # A field that the event does not declare may be a misspelt secret field.
     return event.secret_fields | (body.keys() - event.model_fields.keys())
 
 
@@ -166,7 +167,7 @@ def _is_secret(name: str, value: object, secret: frozenset[str] | None) -> bool:
 
 
 def _secrets(body: object, secret: frozenset[str] | None) -> Iterator[str]:
-    """Every text and number in the secret fields."""
+    """Every text and number in the secret fields, as text."""
     if isinstance(body, Mapping):
         for name, value in body.items():
             if _is_secret(name, value, secret):
@@ -190,9 +191,9 @@ def _leaves(value: object) -> Iterator[str]:
 
 
 def _hide(text: str, secrets: Collection[str]) -> str:
-    """The text with every secret masked: as it is, and as Python and JSON write it inside of quotes."""
-    # Found first, and only then masked: one that is a digit occurs in the masks of others. What overlaps or adjoins is
-    # one: else a part of a secret would be left beside the mask of another.
+    """Return the text with every secret masked, in its plain form and as Python and JSON write it inside quotes."""
+    # All secrets are found first and masked afterwards: a secret that is a single digit occurs in the masks of others.
+    # Secrets that overlap or adjoin are masked as one: else a part of one would be left beside the mask of the other.
     covered = bytearray(len(text) + 1)
     meant: dict[str, str] = {}
     for secret in filter(None, secrets):
@@ -212,7 +213,7 @@ def _hide(text: str, secrets: Collection[str]) -> str:
         end = covered.find(0, start)
         pieces.append(mask(meant.get(text[start:end], text[start:end])))
     text = "".join((*pieces, text[end:]))
-    # A lone surrogate cannot go into MongoDB.
+    # MongoDB does not take a lone surrogate.
     return text.encode("utf-8", "backslashreplace").decode()
 
 

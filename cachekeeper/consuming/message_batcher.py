@@ -1,4 +1,4 @@
-"""What waits for a thread of the worker is dealt with together, half of it at a time."""
+"""Gives waiting messages to the worker's threads in batches. A thread takes half of the waiting messages at a time."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from cachekeeper.consuming.processor import Processor
     from cachekeeper.consuming.request import ApplyRequest
 
-_EVENTS_AT_ONCE = 500  # beyond them a round trip is a small part of the work
+_EVENTS_AT_ONCE = 500  # with more, a round trip is a small part of the work
 
 
 class MessageBatcher:
     """Messages that wait for a thread. Safe across threads.
 
-    Whoever is free takes half of what waits: so a message that comes alone is dealt with at once; under load many share
-    one thread's turn and one round trip, which cost more than a small message does; and where the work is waiting for
-    MongoDB, all threads have some.
+    A free thread takes half of the waiting messages. So a message that comes alone is processed at once. Under load,
+    many messages share one thread's turn and one round trip, which cost more than a small message does. And while
+    threads wait for MongoDB, every thread has some of the messages.
 
     Args:
-        pool: Celery's.
-        processor: deals with them.
+        pool: Celery's pool of threads.
+        processor: processes the messages.
     """
 
     def __init__(self, pool: Any, processor: Processor) -> None:
@@ -38,7 +38,7 @@ class MessageBatcher:
         self._threads = 0
 
     def add(self, request: ApplyRequest) -> None:
-        """Have it dealt with, by a further thread unless all are at work."""
+        """Queue a message for processing, and start a further thread unless all are busy."""
         with self._lock:
             self._waiting.append(request)
             if self._threads >= self._pool.limit:
@@ -50,26 +50,26 @@ class MessageBatcher:
         try:
             while batch := self._take():
                 began = time.monotonic()
-                verdicts = [Verdict.AWAY] * len(batch)  # until it is said, and for a thread that is torn out of it
+                verdicts = [Verdict.AWAY] * len(batch)  # stays so if the thread is interrupted
                 try:
                     for request in batch:
-                        request.on_accepted(os.getpid(), began)  # type: ignore[arg-type]  # what Celery's own pools give it
+                        request.on_accepted(os.getpid(), began)  # type: ignore[arg-type]  # as Celery's own pools do
                     for at, verdict in self._processor.process([request.read for request in batch]):
                         verdicts[at] = verdict
                 finally:
                     for request, verdict in zip(batch, verdicts, strict=True):
                         request.settle(verdict, time.monotonic() - began)
-                logger.debug("dealt with %d messages in %.4f s", len(batch), time.monotonic() - began)
+                logger.debug("processed %d messages in %.4f s", len(batch), time.monotonic() - began)
         except BaseException as error:
             with self._lock:
                 self._threads -= 1
-            # The pool forgets what its threads end of.
+            # Celery's pool would not report the error that ended its thread.
             COUNTERS.add("thread_ended")
-            logger.error("a thread ended with messages in hand: %s", type(error).__name__)
+            logger.error("a thread ended (%s); its unfinished messages are put back", type(error).__name__)
             raise
 
     def _take(self) -> list[ApplyRequest]:
-        """Half of what waits, or one message of many events; nothing where nothing waits: this thread's end."""
+        """Take half of the waiting messages, or one message of many events. Empty: nothing waits, the thread ends."""
         with self._lock:
             batch: list[ApplyRequest] = []
             events, most = 0, (len(self._waiting) + 1) // 2

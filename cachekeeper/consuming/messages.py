@@ -1,4 +1,4 @@
-"""Reads a message as it came from the broker. Nothing that anybody can put there may end a worker."""
+"""Reads a message as it came from the broker. No content of a message may end a worker."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from kombu import Message
 
 LONGEST = 16 * 1024 * 1024
-"""Bytes of a message, at most. RabbitMQ 4 takes no more; what is read takes many times its length in memory."""
+"""The most bytes in a message. RabbitMQ 4 takes no more. A decoded message needs many times its length in memory."""
 
-_PARTS = 3  # a task message, protocol 2, is arguments, keyword arguments, and what to call next
+_PARTS = 3  # protocol 2 of Celery's task messages: arguments, keyword arguments, and the calls that follow
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST_FAILURES = 1 << 31  # BSON's smaller integer; nobody counts so far
-_LATEST_MS = 253_402_300_800_000  # the year 10000, which Python's dates do not reach
+_MOST_FAILURES = 1 << 31  # the limit of BSON's smaller integer; no real count comes near it
+_LATEST_MS = 253_402_300_800_000  # the year 10000; Python's dates end before it
 
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """What a dead letter said when it was published again.
+    """The earlier failures of an event that was published again from a dead letter.
 
     Attributes:
-        count: how often its event had failed.
-        first_at: when for the first time, UTC.
+        count: how often the event had failed.
+        first_at: when it failed for the first time, in UTC.
     """
 
     count: int
@@ -42,27 +42,27 @@ class Failures:
 
 @dataclass(frozen=True, slots=True)
 class EventMessage:
-    """A message that can be read; its events may yet be wrong, each for itself.
+    """A message that can be read. Each of its events may still be wrong.
 
     Attributes:
-        id: the message's, the same in every redelivery.
-        events: as they came, to be decoded; in the place of one that is nested too deeply, a `DeepEvent`.
-        outbox: whether they are records of the outbox.
-        failures: of a dead letter that was published again.
+        id: the message's id, the same in every redelivery.
+        events: the events as they came, not yet decoded; a `DeepEvent` stands for an event that is nested too deeply.
+        outbox: whether the events are records of the outbox.
+        failures: the earlier failures, if the event was published again from a dead letter.
     """
 
     id: str
-    events: Sequence[object] = field(repr=False)  # Celery logs the repr, and they may hold tokens
+    events: Sequence[object] = field(repr=False)  # not in the repr, which Celery logs: events may contain tokens
     outbox: bool = False
     failures: Failures | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DeepEvent:
-    """An event that is nested too deeply to be walked over. Its neighbours in the message are not.
+    """An event that is nested too deeply to be traversed. The other events of its message are not affected.
 
     Attributes:
-        id: what it has as its id, if it has any.
+        id: the value of its field `id`; None if it has none.
         text: the event as JSON.
     """
 
@@ -76,8 +76,8 @@ class Poison:
 
     Attributes:
         id: a hash of its body, the same in every redelivery.
-        body: what it held, as text.
-        reason: what is wrong with it.
+        body: the body as text.
+        reason: why it cannot be read.
     """
 
     id: str
@@ -86,37 +86,37 @@ class Poison:
 
 
 class Unreadable(StrEnum):
-    """Why a message is poison before it is read here: what surrounds it cannot be read (see `poison_guard`)."""
+    """The reason why a message's envelope cannot be read. `poison_guard` finds it before the body is read here."""
 
     PROPERTIES = "its properties cannot be read"
     TOO_LONG = "it is too long"
-    NO_JSON = "it is no message of kombu's: not JSON"
-    NO_PROPERTIES = "it is no message of kombu's: without properties"
-    TOO_DEEP = "it is no message of kombu's: nested too deeply"
-    NO_TAG = "it is no message of kombu's: without a delivery tag"
-    NO_BODY = "it is no message of kombu's: without a body that can be read"
-    SAYS_SO = "it says so itself"
+    NO_JSON = "it is not a kombu message: not JSON"
+    NO_PROPERTIES = "it is not a kombu message: no properties"
+    TOO_DEEP = "it is not a kombu message: nested too deeply"
+    NO_TAG = "it is not a kombu message: no delivery tag"
+    NO_BODY = "it is not a kombu message: no readable body"
+    SAYS_SO = "its headers mark it as unreadable"
 
 
 class _Unreadable(Exception):
-    """Why a message is poison."""
+    """A message cannot be read. The text is the reason."""
 
 
 def read_message(message: Message) -> EventMessage | Poison:
-    """Read a message. Never raises for what it holds."""
+    """Read a message. Never raises, whatever the message contains."""
     try:
         return _read(message)
     except _Unreadable as error:
         return _poison(message, str(error))
-    except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the worker, and what it holds is kept
+    except Exception as error:  # noqa: BLE001  # no error may end the worker; the body is kept as a dead letter
         COUNTERS.add("message_not_foreseen")
         where = where_raised(error)
-        logger.error("a message failed to be read: %s\n%s", type(error).__name__, where)
+        logger.error("reading a message failed: %s; please report this bug\n%s", type(error).__name__, where)
         return _poison(message, f"reading it failed ({type(error).__name__})")
 
 
 def _poison(message: Message, reason: str) -> Poison:
-    # The same at each delivery: the pause counts failures by it, and grows.
+    # The id is the same at each delivery: the pause counts a message's failures by its id, and grows.
     return Poison(f"unreadable-{hashlib.sha256(_bytes(message.body)).hexdigest()}", _text(message.body), reason)
 
 
@@ -132,11 +132,11 @@ def _read(message: Message) -> EventMessage:
         task, message_id = headers.get("task"), headers.get("id")
         arguments, keywords, _ = body
     else:
-        raise _Unreadable("it is not [args, kwargs, embed]")
+        raise _Unreadable("its body is not [args, kwargs, embed]")
     if task != TASK:
         raise _Unreadable(f"it is not for the task {TASK}")
     if not isinstance(message_id, str) or not message_id:
-        # By its id a message is known again when it is redelivered.
+        # The id identifies a redelivered message.
         raise _Unreadable("it has no id")
     if keywords:
         raise _Unreadable("it has keyword arguments")
@@ -151,12 +151,12 @@ def _shallow(event: object) -> object:
         return event
     try:
         return DeepEvent(event.get("id") if isinstance(event, dict) else None, json.dumps(event))
-    except RecursionError:  # what was read just now need not be written: this takes more of the stack
+    except RecursionError:  # writing needs more of the stack than reading
         raise _Unreadable("it is nested too deeply") from None
 
 
 def _failures(found: object) -> Failures | None:
-    """Anybody can put anything there; it is for the record only, so what is wrong counts for nothing."""
+    """Read a replayed dead letter's header. Any client can set it. It is only for the record: ignore a wrong value."""
     if not isinstance(found, list) or [type(part) for part in found] != [int, int]:
         return None
     count, first_ms = found
@@ -169,15 +169,15 @@ def _decode(message: Message) -> object:
     if message.errors:
         headers = cast("object", message.headers)
         compressed = isinstance(headers, dict) and "compression" in headers
-        raise _Unreadable("it is compressed" if compressed else "it is no text")
+        raise _Unreadable("it is compressed" if compressed else "its body is not text")
     if message.content_type != "application/json":
         raise _Unreadable("its content type is not application/json")
     if len(body := _bytes(message.body)) > LONGEST:
         raise _Unreadable(f"it is longer than {LONGEST} bytes")
     try:
         return json.loads(body)
-    except (ValueError, RecursionError):  # of the first kind: too many digits, and wrong UTF-8
-        raise _Unreadable("it is not JSON") from None
+    except (ValueError, RecursionError):  # ValueError also for too many digits and for wrong UTF-8
+        raise _Unreadable("its body is not JSON") from None
 
 
 def _bytes(body: object) -> bytes:

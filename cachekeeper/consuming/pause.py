@@ -1,4 +1,4 @@
-"""The pause: this worker fetches no events while a server is away. Away is not failed."""
+"""The pause: this worker fetches no events while Redis or MongoDB is unavailable. An outage does not fail an event."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _REMEMBERED = 10_000
 
 
 class Pause:
-    """Over while Redis and MongoDB answer. Safe across threads.
+    """The pause of a worker. It is over while Redis and MongoDB answer. Safe across threads.
 
-    A worker begins with one. During a pause a thread of its own makes attempts, at most five seconds apart, until
-    one succeeds; so an outage of any length ends by itself, and no task waits for it. The thread is there from
-    `start` on: an outage may be when no new one can be had.
+    A worker begins with a pause. During a pause a separate thread makes attempts, at most five seconds apart, until one
+    succeeds. So the worker resumes by itself after an outage of any length, and no task waits for it. The thread runs
+    from `start` on: during an outage the process may be unable to start a thread.
 
-    A message that failed although the first attempt after it succeeded gets a *strike*: perhaps it is the message. Its
-    events are then applied one by one, and after `Pause.STRIKES` in one process the guilty ones are given up; else one
-    event that no server accepts would keep all others waiting for ever.
+    A message gets a *strike* if it failed although the first attempt after it succeeded: the message itself may be the
+    cause. The events of such a message are applied one by one. After `Pause.STRIKES` strikes in one process, the events
+    that fail become dead letters. Otherwise one event that no server accepts would keep all others waiting forever.
 
-    A full pool of connections begins one too, without a strike: before RabbitMQ 4.3 each message that is put back costs
-    a delivery, so messages must not be fetched again at once. The pause grows while the pool is full again soon after.
+    A full connection pool also begins a pause, but without a strike. Before RabbitMQ 4.3 each message that is put back
+    costs a delivery, so messages must not be fetched again at once. If the pool is full again soon, the pause grows.
 
     Args:
-        attempt: asks the servers, within a time limit; raises where they do not answer.
+        attempt: asks the servers, within a time limit; raises if one does not answer.
 
     Attributes:
-        on_over: called, from that thread, when the pause is over.
+        on_over: called when the pause is over, in the separate thread or in the thread that called `start`.
     """
 
     STRIKES = 8
@@ -54,30 +54,30 @@ class Pause:
         self._failed: set[str] = set()
         self._strikes: OrderedDict[str, int] = OrderedDict()
         self._over_at = 0.0
-        self._full = 0  # how often in a row a full pool began one soon after the last
+        self._full = 0  # how many pauses in a row a full pool began, each soon after the last
 
     @property
     def is_over(self) -> bool:
-        """Whether to fetch events."""
+        """Whether the worker may fetch events."""
         return self._over
 
     def strikes(self, message_id: str) -> int:
-        """How often a message failed while the servers were well."""
+        """How often a message failed while the servers were up."""
         with self._lock:
             return self._strikes.get(message_id, 0)
 
     def forgive(self, message_id: str) -> None:
-        """A message has been dealt with."""
+        """Forget the strikes of a message that has been processed."""
         with self._lock:
             self._strikes.pop(message_id, None)
 
     def start(self) -> None:
-        """Make a first attempt, and where it fails go on in the background."""
+        """Make a first attempt. If it fails, go on in the background."""
         self._thread = threading.Thread(target=self._run, name="cachekeeper-pause", daemon=True)
         self._thread.start()
         try:
             self._attempt()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the thread goes on trying, and logs it
+        except Exception as error:  # noqa: BLE001  # after any error the thread goes on trying, and logs it
             self._log(error)
             self._logged = _text(error)
             self._begun.set()
@@ -85,11 +85,11 @@ class Pause:
             self._end()
 
     def begin(self, message_id: str | None, error: BaseException) -> None:
-        """A message failed, since a server is away: fetch no more until one attempt has succeeded.
+        """Stop fetching until an attempt succeeds. Called when a message failed because a server is unavailable.
 
         Args:
-            message_id: the message that failed; None for a full pool, which is never a message's fault.
-            error: what it failed with.
+            message_id: the message that failed; None for a full connection pool, which is never the message's fault.
+            error: the error with which it failed.
         """
         with self._lock:
             if message_id is not None:
@@ -98,8 +98,8 @@ class Pause:
                 return
             self._over = False
             self._logged = _text(error)
-        COUNTERS.add("gate_shut")  # its old name: operators watch it
-        logger.warning("stopped fetching events: %s", _text(error))
+        COUNTERS.add("gate_shut")  # the counter's old name, which operators watch
+        logger.warning("stopped fetching events until the servers answer: %s", _text(error))
         self._begun.set()
 
     def stop(self) -> None:
@@ -112,7 +112,7 @@ class Pause:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._begun.wait()
-            # It is set once for each pause, and `_try` ends it.
+            # `_begun` is set once per pause, and `_try` ends the pause.
             self._begun.clear()
             self._try()
 
@@ -130,15 +130,18 @@ class Pause:
                 continue
             if not attempts:
                 self._stopping.wait(self._strike(began))
-            logger.warning("fetching events again, after %.1f s", time.monotonic() - began)
+            logger.warning("fetching events again after %.1f s", time.monotonic() - began)
             self._end()
             return
 
     def _strike(self, began: float) -> float:
-        """The servers are well: what failed may be the messages' own fault. Returns how long to wait all the same.
+        """Give strikes, since the servers are up: the messages themselves may be the cause of their failures.
 
         Args:
             began: when the pause began, by the monotonic clock.
+
+        Returns:
+            How many seconds to wait before the pause ends.
         """
         with self._lock:
             if not self._failed:
@@ -154,7 +157,7 @@ class Pause:
 
     def _end(self) -> None:
         with self._lock:
-            # What failed between the attempt and now failed in the outage that is over: no strike.
+            # A message that failed between the attempt and now failed because of the past outage: no strike.
             self._failed.clear()
             self._over_at = time.monotonic()
             self._over = True
@@ -164,7 +167,7 @@ class Pause:
         if isinstance(error, CachekeeperError):
             logger.warning("events wait in the broker: %s", _text(error))
         else:
-            # Without the error's own text, which may quote a token.
+            # The error's own text is left out: it may contain a token.
             where = where_raised(error)
             logger.error("events wait in the broker: %s\n%s", _text(error), where)
 

@@ -1,8 +1,8 @@
 """Checks raw messages before kombu and py-amqp can crash on them, and marks those that cannot be read.
 
-With Redis as the broker a message is whatever somebody has pushed onto a list, and is off the list before it is read;
-with RabbitMQ it comes again, and ends the next worker. What cannot be read becomes a message that says so in a header,
-and so a dead letter as any other.
+With Redis as the broker, a message can be any item that was pushed onto the list, and it is taken off the list before
+it is read. With RabbitMQ, a message that ends a worker is delivered again and ends the next worker. So a message that
+cannot be read is replaced by one whose header marks it as unreadable, and becomes a dead letter like any other.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from cachekeeper.broker.names import QUEUE, UNREADABLE_HEADER
 from cachekeeper.consuming.messages import LONGEST, Unreadable
 from cachekeeper.values.nesting import DEEPEST, deeper_than
 
-# As they are; the types that are shipped for them say otherwise.
+# Typed as Any, because their type stubs are wrong.
 _compression: Any = kombu.compression
 _decoders: Any = PROPERTY_CLASSES
 
-# Where a message goes that is put back: on the list that it came from, whatever it says of itself.
+# A message that is put back returns to the list that it came from, even if its own properties name another place.
 _HOME = {"exchange": "", "routing_key": QUEUE}
 
 
 def guard_process() -> None:
-    """Let what this process receives from any broker neither unpack to gigabytes nor end it. To be called by a worker.
+    """Protect this process from messages that unpack to gigabytes or crash it, from any broker. A worker calls it.
 
-    What is changed belongs to the process: kombu's list of compressions, and py-amqp's list of what it can decode.
+    It changes two lists for the whole process: kombu's compressions, and py-amqp's decoders.
     """
     for content_type in _compression.encoders():
         encoder, _ = _compression.get_encoder(content_type)
@@ -40,7 +40,7 @@ def guard_process() -> None:
 
 
 def sound(item: bytes) -> bytes:
-    """An item of a queue's list, as kombu can deal with it: mostly as it is."""
+    """Return an item of a queue's list in a form that kombu can read. Most items are returned unchanged."""
     try:
         return _checked(item)
     except _Unsound as error:
@@ -50,7 +50,7 @@ def sound(item: bytes) -> bytes:
 
 
 class _Unsound(Exception):
-    """An item is no message of kombu's."""
+    """An item is not a kombu message."""
 
     def __init__(self, reason: Unreadable) -> None:
         super().__init__(reason)
@@ -58,11 +58,11 @@ class _Unsound(Exception):
 
 
 def _checked(item: bytes) -> bytes:
-    if len(item) > 2 * LONGEST:  # a body is larger in base64, by a third
+    if len(item) > 2 * LONGEST:  # base64 makes a body larger by a third
         raise _Unsound(Unreadable.TOO_LONG)
     try:
         found = loads(item)
-    except Exception:  # noqa: BLE001  # kombu makes objects of some JSON, and anything may be raised by that
+    except Exception:  # noqa: BLE001  # kombu turns some JSON into objects, which can raise anything
         raise _Unsound(Unreadable.NO_JSON) from None
     properties = found.get("properties") if isinstance(found, dict) else None
     if not isinstance(properties, dict):
@@ -90,7 +90,7 @@ def _has_body(body: object, encoding: object) -> bool:
 
 
 def _mended(found: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any] | None:
-    """The message with what kombu needs to put it back; None where it has that."""
+    """Add the fields that kombu needs to put the message back; None if it already has them."""
     priority, info = properties.get("priority"), properties.get("delivery_info")
     redelivered = isinstance(info, dict) and info.get("redelivered") is True
     wanted: dict[str, Any] = {**_HOME, **({"redelivered": True} if redelivered else {})}
@@ -101,16 +101,19 @@ def _mended(found: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]
 
 
 def _properties(buffer: bytes, offset: int) -> tuple[dict[str, Any], int]:
-    """py-amqp's reading, but for what it dies of: times beyond Python's years, text that is not UTF-8, deep nesting."""
+    """Read properties as py-amqp does, and mark a message whose properties it cannot read as unreadable.
+
+    py-amqp crashes on times beyond Python's years, on text that is not UTF-8, and on deep nesting.
+    """
     try:
         found: tuple[dict[str, Any], int] = decode_properties_basic(buffer, offset)
-    except Exception:  # noqa: BLE001  # whatever it is, the message must not end its worker
+    except Exception:  # noqa: BLE001  # no error may end the worker
         return {"application_headers": {UNREADABLE_HEADER: Unreadable.PROPERTIES}}, len(buffer)
     return found
 
 
 def is_control(message: object, exchange: str) -> bool:
-    """Whether kombu can read what was published to all workers."""
+    """Whether kombu can read a message that was published to all workers."""
     properties = message.get("properties") if isinstance(message, dict) else None
     return (
         isinstance(message, dict)
@@ -124,5 +127,5 @@ def is_control(message: object, exchange: str) -> bool:
 
 
 def _refuse(_: object) -> bytes:
-    """In place of every decompression. Nobody is asked to compress, and a kilobyte may hold a gigabyte."""
+    """Refuse to decompress. Publishers have no reason to compress, and a kilobyte may unpack to a gigabyte."""
     raise ValueError("it is compressed")

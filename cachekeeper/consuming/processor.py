@@ -1,4 +1,4 @@
-"""What a worker does with a message: decode, handle, apply; keep what can never be applied; warm what was left cold."""
+"""Decodes, handles and applies messages; keeps dead letters; reads warm views through after an event."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ if TYPE_CHECKING:
     from cachekeeper.settings import Settings
 
 _PROBE_SECONDS = 60
-_WARMED = (Write, Invalidate)  # `|` would make the union anew for each command
+_WARMED = (Write, Invalidate)  # a tuple: `|` would make a new union for each command
 
 
 class Verdict(Enum):
-    """What is to become of a message."""
+    """How the worker answers a message after processing it."""
 
-    DONE = "done"  # every event is applied, or a dead letter: acknowledge
-    AWAY = "away"  # a server is: put it back
+    DONE = "done"  # every event is applied or became a dead letter: acknowledge
+    AWAY = "away"  # a server is unavailable: put it back
 
 
 class Processor:
     """The work of one worker process, without Celery.
 
     Args:
-        settings: of this process.
-        registry: views, events and handlers.
+        settings: the settings of this process.
+        registry: the views, events and handlers.
 
     Attributes:
-        pause: whether to fetch events.
-        keeper: the clients.
+        pause: tells whether the worker may fetch events.
+        keeper: holds the clients.
         indexes: makes the TTL indexes, from `start` on.
     """
 
@@ -73,8 +73,8 @@ class Processor:
     def start(self) -> None:
         """Watch for older data, make the indexes, keep the blocklists ready, and begin to fetch.
 
-        Where a server is away, each of these is done when it is back. Returns within the time limits of a call to each
-        server.
+        If a server is unavailable, its part is done once the server is back. Returns within the time limits of one call
+        to each server.
         """
         for watch in self._watches:
             watch.start()
@@ -85,31 +85,31 @@ class Processor:
         self.pause.start()
 
     def stop(self) -> None:
-        """End what `start` began. Messages in hand may still be processed."""
+        """Stop the threads that `start` began. Messages in flight may still be processed."""
         self.pause.stop()
         for thread in (*self._watches, *self._threads):
             thread.stop()
 
     def process(self, messages: Sequence[EventMessage | Poison]) -> Iterator[tuple[int, Verdict]]:
-        """Deal with messages. Each wait for a server has its time limit; a large message may take several waits.
+        """Process messages. Each wait for a server has its time limit; a large message may take several waits.
 
-        Together: they then share a round trip. But one that has failed before while the servers were well is dealt with
-        alone, since it may take the others with it.
+        Messages are processed together, to share a round trip. A message that failed earlier while the servers were up
+        is processed alone, because it may make the others fail.
 
         Yields:
-            The place of each message, and what is to become of it, as soon as that is known. Those of which nothing was
-            said when this ends, or raises, are to be put back.
+            The position of each message and its verdict, as soon as that is known. The caller puts back every message
+            for which nothing was yielded when this ends or raises.
         """
         struck = {at: strikes for at, each in enumerate(messages) if (strikes := self.pause.strikes(each.id))}
         together = [at for at in range(len(messages)) if at not in struck]
         alone = [([at], strikes) for at, strikes in struck.items()]
         for places, strikes in [(together, 0), *alone] if together else alone:
             if not self.pause.is_over:
-                return  # in hand when the outage began: they go back at once, without asking the servers again
+                return  # in flight when the outage began: put back at once, without asking the servers again
             chosen = [messages[at] for at in places]
             try:
                 self._deal_with(chosen, strikes)
-            except Exception as error:  # noqa: BLE001  # a fault of ours must not lose a message; logged there
+            except Exception as error:  # noqa: BLE001  # a bug of ours must not lose a message; `_away` logs it
                 self._away(chosen, error)
                 continue
             for at in places:
@@ -120,9 +120,9 @@ class Processor:
     def _away(self, messages: Sequence[EventMessage | Poison], error: Exception) -> None:
         COUNTERS.add("message_put_back", len(messages))
         if not isinstance(error, CachekeeperError):
-            _log_fault("a message was put back", error)
+            _log_fault("unexpected error; the messages are put back", error)
         for message in messages:
-            # A full pool: Redis was not asked, so nothing speaks against the message.
+            # If the pool was full, Redis was not asked, so the message is not suspect.
             self.pause.begin(None if isinstance(error, CacheOverloaded) else message.id, error)
 
     def _deal_with(self, messages: Sequence[EventMessage | Poison], strikes: int) -> None:
@@ -141,8 +141,8 @@ class Processor:
                     commands = self.registry.commands(self.registry.decode(body))
                 except signal_errors():
                     raise
-                # Kept with its traceback: one bad event must not stop the others, and come back for ever. A `sys.exit`
-                # or a `CancelledError` is a handler's as well.
+                # Kept with its traceback. Otherwise one bad event would stop the others and be redelivered forever.
+                # `sys.exit` and `CancelledError` come from a handler as well.
                 except BaseException as error:  # noqa: BLE001
                     letters.append(DeadLetter(body, error, message.failures))
                 else:
@@ -155,7 +155,7 @@ class Processor:
             if result.error
         ]
         self._keep(letters + failed)
-        # Last: a record that is gone is published no more, so whatever it asks for must be done.
+        # Last: a removed record is not published again, so its event must be applied before.
         records = [
             {"id": body.id} if isinstance(body, DeepEvent) else body
             for message in messages
@@ -168,10 +168,10 @@ class Processor:
         self._warm(batch, results)
 
     def _apply(self, batch: Sequence[Sequence[Command]], strikes: int) -> list[Applied]:
-        """Apply a batch. An error in its results is for ever.
+        """Apply a batch. An error in its results is permanent.
 
         Raises:
-            Unavailable: a server is away, or so it seems.
+            Unavailable: a server is unavailable, or appears to be.
         """
         if not strikes:
             try:
@@ -181,7 +181,7 @@ class Processor:
             except signal_errors():
                 raise
             except BaseException as error:  # noqa: BLE001  # such as a value that MongoDB's driver cannot write
-                _log_fault("a batch failed; it is applied event by event", error)
+                _log_fault("a batch of events failed; applying its events one by one", error)
             else:
                 for result in results:
                     if isinstance(result.error, Unavailable):
@@ -190,16 +190,16 @@ class Processor:
         return [self._apply_one(commands, strikes) for commands in batch]
 
     def _apply_one(self, commands: Sequence[Command], strikes: int) -> Applied:
-        """Apply one event of a batch in which one may be at fault."""
+        """Apply one event alone, because an event of its batch may be the cause of a failure."""
         for _ in range(2):
             result = self._alone(commands)
             if not isinstance(result.error, Unavailable):
                 break
             if strikes < self.pause.STRIKES or isinstance(result.error, CacheOverloaded):
-                raise result.error  # a full pool is never the event's fault, however often it was met
-            # Its message has failed again and again while the servers were well. If they are now, and it fails once
-            # more, and they still are, it is the event. Once is not enough: a neighbour of the guilty one, which an
-            # outage met just now, would go, too.
+                raise result.error  # a full pool is never the event's fault, even after many strikes
+            # The message failed repeatedly while the servers were up. If the servers answer now, the event fails again,
+            # and they answer again, the event is the cause. One failure is not enough: an outage that begins just now
+            # would also turn the innocent events of the message into dead letters.
             self._probe()
         return result
 
@@ -217,10 +217,10 @@ class Processor:
         for letter in letters:
             COUNTERS.add("event_dead_lettered")
             text = f": {letter.error}" if isinstance(letter.error, CachekeeperError) else ""
-            logger.error("an event was put away in %s: %s%s", COLLECTION, type(letter.error).__name__, text)
+            logger.error("stored a dead letter in %s: %s%s", COLLECTION, type(letter.error).__name__, text)
 
     def _warm(self, batch: Sequence[Sequence[Command]], results: Sequence[Applied]) -> None:
-        """Read through what the events left cold, as any reader would. Best effort: else the next reader does it."""
+        """Read keys of warm views that the events left without a value. Best effort: else the next reader loads."""
         wanted: dict[View[Any], dict[str, None]] = {}
         for commands, result in zip(batch, results, strict=True):
             for command in commands:
@@ -233,16 +233,16 @@ class Processor:
                 warm_keys(self.keeper, view, parts)
             except signal_errors():
                 raise
-            except BaseException as error:  # noqa: BLE001  # the events are applied, whatever is wrong with this
+            except BaseException as error:  # noqa: BLE001  # the events are applied already
                 COUNTERS.add("warm_failed", len(parts))
                 name = type(error).__name__
-                log_once(f"warm:{view.name}:{name}", "view %s: not read through after an event (%s)", view.name, name)
+                log_once(f"warm:{view.name}:{name}", "view %s: warming after an event failed (%s)", view.name, name)
 
     def _probe(self) -> None:
-        """Ask for what applying events needs: writes. A full or read-only server answers a PING.
+        """Try a write on each server, since applying events needs writes. A full or read-only server answers a PING.
 
         Raises:
-            CacheUnavailable, DatabaseUnavailable: events are not fetched yet.
+            CacheUnavailable, DatabaseUnavailable: a server is unavailable; events are not fetched yet.
         """
         for server in self._servers:
             store = self.keeper.store(server)
@@ -251,11 +251,11 @@ class Processor:
                     store.client.ping(target_nodes="primaries")
                 store.client.set(PROBE_KEY, "true", ex=_PROBE_SECONDS)
         with database_errors("asking whether it answers", self.keeper.settings.load_timeout_seconds, COLLECTION):
-            # Deletes nothing, and is answered when a majority has everything that was written before.
+            # Deletes nothing. MongoDB answers when a majority has everything that was written before.
             self.keeper.database[COLLECTION].delete_one({"_id": "probe"})
 
 
 def _log_fault(what: str, error: BaseException) -> None:
-    """Log where it happened, without the error's own text, which may quote a token."""
+    """Log where an error happened, without the error's own text, which may contain a token."""
     COUNTERS.add("delivery_fault")
     logger.error("%s: %s\n%s", what, type(error).__name__, where_raised(error))

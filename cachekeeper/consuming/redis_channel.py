@@ -1,12 +1,12 @@
-"""What a worker's channel does beyond a publisher's: it takes messages from a Redis broker, and loses none.
+"""A worker's channel to a Redis broker: takes messages from the broker without losing any.
 
-kombu takes a message off its list with one command and records it as unacknowledged with a second. Between the two a
-worker may be killed; and at `maxmemory` Redis accepts the first and refuses the second. Both lose the message. Here one
-script does both. It removes before it adds: Redis refuses a script only at its first write, and a worker that a full
-broker gives nothing to can never make room in it.
+kombu takes a message off its list with one command, and records it as unacknowledged with a second command. The message
+is lost if the worker is killed between the two. It is also lost at `maxmemory`, where Redis accepts the first command
+and refuses the second. Here one script does both steps. It removes before it adds, because Redis refuses a script only
+at its first write. If a full broker gave its workers no messages, they could never make room in it.
 
-The wire format is kombu's: the record of a message is the `[message, exchange, routing key]` that kombu keeps, except
-that an item which is no message stands in it as it was pushed.
+The wire format is kombu's: the record of a message is the `[message, exchange, routing key]` that kombu keeps. But an
+item that is not a message is recorded as it was pushed.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ TAKE = lua_source("cachekeeper.consuming", "take")
 
 
 class _Step(enum.Enum):
-    """What a channel asks Redis for next; or what it has asked for, until the answer is there."""
+    """The command that a channel sends next, or has sent and that is still in flight."""
 
     TAKE = enum.auto()
-    """A message."""
+    """Take a message."""
     WAIT = enum.auto()
-    """To be told when the list is no longer empty."""
+    """Wait until the list is no longer empty."""
     PAUSE = enum.auto()
-    """To be told after a while. Waiting is refused where the broker is full."""
+    """Wait for a fixed time. A full broker refuses WAIT."""
 
 
 class Channel(redis_transport.Channel):
-    """A channel with our way to take a message, to record it and to put it back.
+    """A channel that takes, records and puts back messages in our way.
 
-    kombu's event loop has one blocking command at a time in flight on a connection of its own, and calls it BRPOP. Here
-    this command is one of three in turn: take a message; if there is none, wait; if waiting is refused, pause.
+    kombu's event loop keeps one blocking command in flight on a separate connection, and calls it BRPOP. Here the
+    channel sends one of three commands instead: take a message; if there is none, wait; if Redis refuses that, pause.
     """
 
     QoS = QoS
 
-    # kombu's; the types that are shipped for it leave them out.
+    # kombu has these names; its type stubs lack them.
     connection: Any
     connection_errors: tuple[type[Exception], ...]
     client: Any
@@ -71,20 +71,20 @@ class Channel(redis_transport.Channel):
 
     def __init__(self, connection: Any, **options: Any) -> None:
         self._step = _Step.TAKE
-        self._pauses = 0  # since there was last a message, or waiting was accepted
+        self._pauses = 0  # in a row, since Redis last gave a message or accepted a wait
         self._asked: tuple[Sequence[str], str] = ((), "")  # the lists and the delivery tag of the TAKE in flight
         self._is_loaded = False  # whether the server knows the script by its hash
         self._sha = hashlib.sha1(TAKE.encode(), usedforsecurity=False).hexdigest()  # as the server computes it
-        self._unanswered: set[str] = set()  # queues whose messages nobody acknowledges
+        self._unanswered: set[str] = set()  # queues whose messages are not acknowledged
         super().__init__(connection, **options)
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **options: Any) -> Any:  # noqa: FBT001  # kombu's
-        """Consume from a queue."""
+        """Begin to consume from a queue."""
         (self._unanswered.add if no_ack else self._unanswered.discard)(queue)
         return super().basic_consume(queue, no_ack, *args, **options)
 
     def basic_get(self, queue: str, no_ack: bool = False, **options: Any) -> Any:  # noqa: FBT001, FBT002  # kombu's
-        """A message of a queue, or None."""
+        """Return a message of a queue, or None."""
         message = super().basic_get(queue, no_ack, **options)
         if no_ack and message is not None:
             self.qos.acknowledge([message.delivery_tag])
@@ -93,20 +93,20 @@ class Channel(redis_transport.Channel):
     # --- the event loop
 
     def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002  # kombu's
-        """Send the next command. Called when none is in flight, and this channel may have one message more."""
+        """Send the next command. Called when no command is in flight and this channel may take another message."""
         queues: Sequence[str] = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
         if self._step is _Step.WAIT and len(queues) > 1:
-            self._pause()  # no command waits for several lists and leaves them as they are
+            self._pause()  # no command waits for several lists without changing them
         connection = self.client.connection
         self._in_poll, self._brpop_sent_at = connection, monotonic()
         connection.send_command(*self._command(queues))
 
     def _command(self, queues: Sequence[str]) -> Sequence[Any]:
         if self._step is _Step.WAIT:
-            # It puts what it takes back where it was. Between two lists it would lose nothing either, but a full broker
-            # refuses it, and hands out nothing more.
+            # This moves an item to its old place. Moving it to another list would not lose it either, but a full broker
+            # refuses that, and would then hand out no messages.
             return "BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", self.brpop_timeout
         if self._step is _Step.PAUSE:
             seconds = growing(self._pauses, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)
@@ -117,7 +117,7 @@ class Channel(redis_transport.Channel):
         return *which, *arguments
 
     def _brpop_read(self, **_options: Any) -> bool:
-        """Read the answer. Called when there is one."""
+        """Read the answer of Redis. Called when an answer has arrived."""
         try:
             answer = self._answer()
             if self._step is _Step.PAUSE:
@@ -139,11 +139,11 @@ class Channel(redis_transport.Channel):
             self._flush_brpop_reauth()
 
     def _answer(self) -> Any:
-        """What Redis says to the command in flight.
+        """Return the answer of Redis to the command in flight.
 
         Raises:
-            Empty: another command is to be sent.
-            redis.ResponseError: Redis refused it; the message is still on its list.
+            Empty: another command must be sent.
+            redis.ResponseError: Redis refused the command; the message is still on its list.
             redis.ConnectionError: the connection is lost.
         """
         connection = self.client.connection
@@ -152,7 +152,7 @@ class Channel(redis_transport.Channel):
         except self.connection_errors:
             connection.disconnect()
             raise
-        except NoScriptError:  # another server behind the same address, or it has forgotten
+        except NoScriptError:  # another server has this address now, or this one lost its scripts
             self._is_loaded = False
             raise Empty from None
         except OutOfMemoryError:
@@ -170,19 +170,19 @@ class Channel(redis_transport.Channel):
     # --- messages
 
     def _take(self, queues: Sequence[str]) -> tuple[Sequence[str], str]:
-        """Keys and arguments of take.lua, and the delivery tag, which is of this one delivery alone."""
+        """Return the keys and arguments for take.lua, and a new delivery tag, which is unique to this delivery."""
         tag = str(uuid.uuid4())
         keys = (self.unacked_key, self.unacked_index_key, *queues)
         tails = ("" if queue in self._unanswered else _tail(queue) for queue in queues)
         return (str(len(keys)), *keys, tag, *tails), tag
 
     def _taken(self, answer: Sequence[Any], queues: Sequence[str], tag: str) -> tuple[str, dict[str, Any]]:
-        """The queue of a message that was taken, and the message.
+        """Return the queue of a message that was taken, and the message.
 
         Args:
-            answer: of take.lua.
-            queues: that it was given.
-            tag: the delivery tag that it was given.
+            answer: the answer of take.lua.
+            queues: the queues that take.lua was given.
+            tag: the delivery tag that take.lua was given.
         """
         number, item = answer
         queue = queues[number - 1]
@@ -201,16 +201,16 @@ class Channel(redis_transport.Channel):
         return self._taken(answer, [queue], tag)[1]
 
     def _deliver_fanout_message(self, message: object, exchange: str) -> object:
-        """Deliver what was published to all workers (`celery inspect`), unless kombu could not read it."""
+        """Deliver a message that was published to all workers (`celery inspect`), unless kombu cannot read it."""
         if poison_guard.is_control(message, exchange):
             return super()._deliver_fanout_message(message, exchange)  # type: ignore[misc]  # as above
         COUNTERS.add("control_message_unreadable")
-        logger.error("a control message is none of kombu's")
+        logger.error("ignored a control message that is not a kombu message")
         return True
 
 
 class Transport(redis_transport.Transport):
-    """The transport with that channel."""
+    """The transport that uses the channel above."""
 
     Channel = Channel
 
@@ -221,12 +221,12 @@ class Connection(redis_transport.Connection):
     redis_transport = Transport
 
     def Pool(self, limit: int | None = None, **options: Any) -> Any:  # noqa: N802  # kombu's
-        """A pool of such connections; `celery inspect` takes them from one."""
+        """Return a pool of connections of this class. `celery inspect` uses one."""
         return _Pool(self, limit, **options)
 
 
 class _Pooled(PooledConnection, Connection):  # type: ignore[misc]  # in the types that are shipped, not in kombu
-    """One of a pool's: kombu's pool makes kombu's own connections by itself."""
+    """A connection of a pool. kombu's own pool would make kombu's connections."""
 
 
 class _Pool(ConnectionPool):
@@ -237,11 +237,11 @@ class _Pool(ConnectionPool):
 
 
 def _tail(queue: str) -> str:
-    """What stands behind the item in the record of a message: kombu's exchange and routing key.
+    """Return the part of a message's record that follows the item: kombu's exchange and routing key.
 
     Raises:
-        ValueError: restore.lua could not find the queue's name in it.
+        ValueError: the queue's name is one that restore.lua could not find in the record.
     """
     if not queue or len(queue) > _LONGEST_NAME or json.dumps(queue, ensure_ascii=False) != f'"{queue}"':
-        raise ValueError(f"the name of a queue is 1 to {_LONGEST_NAME} printable characters without quotes: {queue!r}")
+        raise ValueError(f"the name of a queue must be 1 to {_LONGEST_NAME} printable characters, no quotes: {queue!r}")
     return f',"","{queue}"]'

@@ -1,4 +1,4 @@
-"""A message on its way through Celery: what Celery asks of it, and what becomes of it."""
+"""A message on its way through Celery: answers Celery's questions about it, and acknowledges it or puts it back."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from kombu import Message
 
-# What Celery is shown of a message: whatever is in it cannot make the request fail.
+# Celery gets this in place of the message, so that no content of a message can make the request fail.
 _NOTHING = SimpleNamespace(delivery_info={}, properties={})
 
 
 class Receiver(Protocol):
-    """The consumer, as far as a message knows it."""
+    """The part of the consumer that a message uses."""
 
     hostname: Any
     app: Any
@@ -32,14 +32,14 @@ class Receiver(Protocol):
         """Put a message back, once the worker has stopped fetching."""
 
     def work_on(self, request: ApplyRequest) -> None:
-        """Have a thread deal with it."""
+        """Have a thread process a message."""
 
 
 class ApplyRequest(Request):
     """A message on its way through Celery.
 
-    Whatever the message holds, the request is for `cachekeeper.apply` with the message as read: Celery's own reading
-    raises for what is no task message, and would obey callbacks and expiry times in it.
+    The request is always for `cachekeeper.apply` and holds the message as read here, even if that is unreadable.
+    Celery's own code raises if it reads a message that is not a task, and would obey callbacks and expiry times in it.
     """
 
     def __init__(
@@ -73,23 +73,23 @@ class ApplyRequest(Request):
 
     @property
     def events(self) -> int:
-        """How many there are in the message."""
+        """The number of events in the message."""
         return len(self.read.events) if isinstance(self.read, EventMessage) else 0
 
     def revoked(self) -> bool:
-        """Never: Celery acknowledges what was revoked, and the event would be lost."""
+        """Return False: Celery would acknowledge a revoked message, and its events would be lost."""
         return False
 
-    def execute_using_pool(self, _pool: object, **_options: object) -> None:  # type: ignore[override]  # nobody asks
-        """What Celery calls to have it done. Its own takes a thread for each message, and traces it."""
+    def execute_using_pool(self, _pool: object, **_options: object) -> None:  # type: ignore[override]  # unused
+        """Process the message. Celery calls this; its own method takes a thread for each message, and traces it."""
         self._consumer.work_on(self)
 
     def settle(self, verdict: Verdict, seconds: float) -> None:
-        """Acknowledge the message or put it back; in the thread that dealt with it.
+        """Acknowledge the message or put it back. Called in the thread that processed it.
 
         Args:
-            verdict: what is to become of it.
-            seconds: that it took.
+            verdict: acknowledge it, or put it back.
+            seconds: how long the processing took.
         """
         if verdict is Verdict.DONE:
             self.on_success((False, None, seconds))

@@ -1,4 +1,4 @@
-"""The errors that signal handlers raise amid the work of a worker: they say nothing of the event."""
+"""The errors that signal handlers raise during a worker's work. They are not caused by the event."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _RAISED = (WorkerShutdown, WorkerTerminate, KeyboardInterrupt)
 
 
 def signal_errors() -> tuple[type[BaseException], ...]:
-    """The errors that signal handlers may raise in this thread: they end the worker, and say nothing of the event.
+    """Return the errors that signal handlers may raise in this thread. They end the worker; no event causes them.
 
-    Python runs signal handlers in the main thread, amid whatever that is doing. Celery's pool threads apply events in
-    other threads, where an error of these types was raised by an event's own handler. With `-P solo` the main thread
-    applies them.
+    Python runs signal handlers in the main thread, in the middle of its work. With Celery's pool `threads`, other
+    threads apply events: an error of these types there comes from the event's own handler. With `-P solo`, the main
+    thread applies events.
 
     Returns:
-        For an `except` clause, which asks when there is an error.
+        Exception classes for an `except` clause, which calls this function only if there is an error.
     """
     return _RAISED if threading.current_thread() is threading.main_thread() else ()

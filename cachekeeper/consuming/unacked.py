@@ -1,7 +1,7 @@
-"""What workers hold of a Redis broker's messages: the record of it, and how a message leaves the record.
+"""The record of the messages of a Redis broker that workers have in flight, and the ways by which one leaves it.
 
-A message is in the record from the moment it is taken (take.lua) until it is acknowledged or put back. Nothing here is
-refused at `maxmemory`: no transaction, and no script that adds before it removes.
+A message is in the record from the moment it is taken (take.lua) until it is acknowledged or put back. Redis refuses
+none of these commands at `maxmemory`: there is no transaction here, and every script removes before it adds.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _AT_ONCE = 100
-_NEXT, _LAST = "RPUSH", "LPUSH"  # which end of a list a message is put back to
+_NEXT, _LAST = "RPUSH", "LPUSH"  # the commands that put a message back at either end of a list
 
 
 _RESTORE = lua_source("cachekeeper.consuming", "restore")
 
 
 class QoS(kombu_redis.QoS):
-    """What this channel has in flight. A message is in Redis's record of it before it is here."""
+    """The messages that this channel has in flight. Each is in Redis's record before it is counted here."""
 
     channel: Any
     _delivered: Any
     _vrestore_count: int
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Count a message as in flight. Recording it was part of taking it."""
+        """Count a message as in flight. It is already in the record, since take.lua."""
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
@@ -45,7 +45,7 @@ class QoS(kombu_redis.QoS):
             redis.ResponseError: Redis refused it; nothing is acknowledged.
         """
         with self.channel.conn_or_acquire() as client:
-            # In this order: where only the first arrives, restoring finds no message for the tag, and removes the tag.
+            # The order matters: if only HDEL arrives, a later restore finds no message for the tag and removes the tag.
             pipe = client.pipeline()
             pipe.hdel(self.channel.unacked_key, *delivery_tags)
             pipe.zrem(self.channel.unacked_index_key, *delivery_tags)
@@ -54,7 +54,7 @@ class QoS(kombu_redis.QoS):
             virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's
-        """Put a message back behind all others, or away."""
+        """Put a message back behind all others, or discard it."""
         if not requeue:
             self.acknowledge([delivery_tag])
             return
@@ -62,16 +62,16 @@ class QoS(kombu_redis.QoS):
         virtual.QoS.ack(self, delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> None:  # noqa: ARG002  # kombu's
-        """Put back all that is in flight here. Called when the channel closes."""
+        """Put back all messages in flight on this channel. Called when the channel closes."""
         tags = [*self._delivered]
         for at in range(0, len(tags), _AT_ONCE):
             self._restore(_NEXT, "", *tags[at : at + _AT_ONCE])
         self._delivered.clear()
 
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:  # noqa: ARG002  # kombu's
-        """Put back what any worker took longer ago than the visibility timeout. Called again and again.
+        """Put back the messages that any worker took longer ago than the visibility timeout. Called periodically.
 
-        The script does it in one step, by the server's clock; so no lock is needed, and no clock of a worker counts.
+        The script does it in one step by the server's clock. So it needs no lock, and workers' clocks do not matter.
         """
         self._vrestore_count += 1
         if (self._vrestore_count - 1) % (interval or 1):
@@ -80,7 +80,7 @@ class QoS(kombu_redis.QoS):
             pass
 
     def _restore(self, end: str, *which: str | float) -> int:
-        """Run restore.lua. Returns how many tags it has looked at."""
+        """Run restore.lua, and return how many tags it has looked at."""
         keys = self.channel.unacked_key, self.channel.unacked_index_key
         with self.channel.conn_or_acquire() as client:
             return int(client.eval(_RESTORE, len(keys), *keys, end, *which))

@@ -1,4 +1,4 @@
-"""What a worker starts and ends beside its consumer, by way of Celery's steps."""
+"""Celery steps that a worker starts and stops beside its consumer."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ WRONG_POOL = "run the worker with Celery's pool threads (the default) or solo"
 
 
 class DeadQueue(bootsteps.StartStopStep):
-    """Makes the queue for what RabbitMQ gives up: without it, that would be lost."""
+    """Declares the queue for messages that RabbitMQ gives up. Without it, they would be lost."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
 
     def start(self, c: Any) -> None:
-        """Called for each connection."""
+        """Declare the queue, on RabbitMQ only. Called for each connection."""
         if c.connection.transport.driver_type == "amqp":
             with c.connection.channel() as channel:
                 dead_queue()(channel).declare()
 
 
 class Servers(bootsteps.StartStopStep):
-    """Starts and ends the work beside the messages."""
+    """Starts and stops the worker's background threads."""
 
     def __init__(self, w: Any, **options: Any) -> None:
         super().__init__(w, **options)
-        # Before Celery makes the pool. For whoever gave the options, who has no use for a traceback.
+        # Checked before Celery makes the pool. One line for the person who gave the options, instead of a traceback.
         if not issubclass(w.pool_cls, ThreadPool | SoloPool):
             raise SystemExit(WRONG_POOL)
         if options.get("autoscale"):
-            raise SystemExit("run the worker without --autoscale; -c 4 gives it four threads")
+            raise SystemExit("run the worker without --autoscale; set the number of threads with -c, such as -c 4")
 
     def start(self, w: Any) -> None:
-        """Called before the consumer starts."""
+        """Start the processor. Called before the consumer starts."""
         w.app.processor.start()
 
     def stop(self, w: Any) -> None:
-        """Called when the consumer has stopped."""
+        """Stop the processor. Called after the consumer has stopped."""
         w.app.processor.stop()
 
     def terminate(self, w: Any) -> None:
-        """Called instead of `stop` where it must be quick."""
+        """Stop the processor. Called instead of `stop` when the worker must end quickly."""
         self.stop(w)

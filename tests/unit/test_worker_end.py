@@ -55,7 +55,7 @@ def test_those_that_are_lost_are_counted_and_logged(
         end(monkeypatch, lose)
     assert counts["answer_unheard"] == 1
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said == f"the last acknowledgements did not reach the broker ({error.__name__})"
+    assert said == f"the last acknowledgements failed ({error.__name__}); the broker delivers their messages again"
 
 
 def test_a_fault_of_ours_is_no_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:

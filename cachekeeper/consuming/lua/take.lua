@@ -1,10 +1,12 @@
--- Takes one message: off its list and into the record of what is unacknowledged, or neither.
--- KEYS: the record, its index, then lists.  ARGV: the delivery tag, then for each list what stands behind the item in
---   its record, or '' for a list whose messages nobody acknowledges.
--- Returns {number of the list, item}; nil where all are empty; an error where it is refused, and all is as before.
+-- Takes one message: moves it from its list to the record of unacknowledged messages, or changes nothing.
+-- KEYS: the record, its index, then lists.  ARGV: the delivery tag, then for each list the text that follows the item
+--   in its record, or '' for a list whose messages are not acknowledged.
+-- Returns {number of the list, item}; nil if all lists are empty; an error if Redis refuses a write: then nothing has
+--   changed.
 --
--- Off the list first: at `maxmemory` Redis refuses a script's first write if it adds something, and no later one. A
--- script that recorded first would be refused, and a full broker stay full for ever.
+-- It removes the message from the list first. At `maxmemory` Redis refuses a script's first write if that write adds
+-- something, and refuses no later write. A script that recorded first would be refused, and a full broker would stay
+-- full forever.
 for number = 3, #KEYS do
   local item, tail = redis.call('RPOP', KEYS[number]), ARGV[number - 1]
   if item and tail ~= '' then

@@ -136,7 +136,7 @@ def test_a_refused_acknowledgement_ends_the_connection_from_a_timer_too(
         acknowledgements = Acknowledgements(hub.call_later)
         (message,) = in_hand(connection, 1)
         acknowledgements.answer(message)()
-        with refusing(redis_server), pytest.raises(ConnectionError, match="refused an answer"):
+        with refusing(redis_server), pytest.raises(ConnectionError, match="refused to acknowledge or requeue"):
             wait_until(lambda: hub.fire_timers(propagate=connection.connection_errors) is None, "the timer", SOON)
     finally:
         hub.close()
@@ -146,7 +146,7 @@ def test_what_is_put_back_is_there_again_or_the_connection_ends(
     redis_server: RedisServer, connection: Connection
 ) -> None:
     first, second = in_hand(connection, 2)
-    with refusing(redis_server), pytest.raises(ConnectionError, match="refused an answer"):
+    with refusing(redis_server), pytest.raises(ConnectionError, match="refused to acknowledge or requeue"):
         rejection(first)(None, (), requeue=True)
     rejection(second)(None, (), requeue=True)
     with redis_server.client() as client:

@@ -74,7 +74,7 @@ def url_of(broker: RabbitServer, *, login: str = "guest:guest", vhost: str = "/"
             "password",
             "the broker refuses the login: the user or the password in CACHEKEEPER_BROKER_URL is wrong or missing",
         ),
-        ("vhost", "vhost elsewhere not found: create the vhost that CACHEKEEPER_BROKER_URL names"),
+        ("vhost", "vhost elsewhere not found; create the vhost that CACHEKEEPER_BROKER_URL names"),
         ("queue type", "inequivalent arg 'x-queue-type' for queue 'cachekeeper' in vhost '/'"),
         ("arguments", "inequivalent arg 'x-delivery-limit' for queue 'cachekeeper' in vhost '/'"),
     ],

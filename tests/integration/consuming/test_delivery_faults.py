@@ -122,7 +122,7 @@ def test_no_log_shows_a_token_however_much_it_says(site: Site) -> None:
         site.send(TOKEN.encode(), {"task": "x", "id": "y"})
         wait_until(lambda: len(site.letters) == 4, "four dead letters", SOON)
         site.settle()
-        wait_until(lambda: "dealt with 1 messages" in worker.log.read_text(), "a word of it: it does say much", SOON)
+        wait_until(lambda: "processed 1 messages" in worker.log.read_text(), "a word of it: it does say much", SOON)
         assert TOKEN not in worker.log.read_text()
 
 

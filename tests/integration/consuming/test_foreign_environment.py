@@ -82,7 +82,7 @@ def test_a_worker_applies_what_is_published_whatever_others_have_left(
     publisher.close()
     (said,) = [line for line in worker.log_tail(1000).splitlines() if "CELERY_" in line]
     names = ", ".join(sorted(name for name in FOREIGN if name != "CELERY_APP"))
-    assert said.endswith(f"{names}: not read by this worker, whose settings begin with CACHEKEEPER_")
+    assert said.endswith(f"{names}: ignored; this worker reads only variables that begin with CACHEKEEPER_")
     assert "127.0.0.1:1/7" not in worker.log_tail(1000)
 
 
@@ -167,7 +167,7 @@ def test_queues_that_do_not_fit_end_it_in_one_line(
     done = run(["-m", "celery", "-A", "cachekeeper", "worker", *options], tmp_path, **urls)
     assert done.returncode == 1
     *_, said = done.stderr.strip().splitlines()
-    assert said == "run the worker without -Q and -X: it consumes the queue cachekeeper, and no other"
+    assert said == "run the worker without -Q and -X: it consumes only the queue cachekeeper"
     assert "Traceback" not in done.stderr
 
 

@@ -41,8 +41,8 @@ __all__ = ["nothing_left"]
 
 EMPTY = b'{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
 BOMB = 256 * 1024 * 1024
-NO_PARTS = "it is not [args, kwargs, embed]"
-NO_JSON = "it is not JSON"
+NO_PARTS = "its body is not [args, kwargs, embed]"
+NO_JSON = "its body is not JSON"
 NO_ID = "it has no id"
 NO_EVENTS = "its argument is not one list of events"
 

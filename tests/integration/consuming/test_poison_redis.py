@@ -58,7 +58,7 @@ def without(name: str) -> bytes:
 
 
 ITEMS: dict[str, dict[str, bytes]] = {
-    "it is no message of kombu's: not JSON": {
+    "it is not a kombu message: not JSON": {
         "text": b"garbage",
         "empty": b"",
         "not UTF-8": b"\xff\xfe",
@@ -66,7 +66,7 @@ ITEMS: dict[str, dict[str, bytes]] = {
         "an object that kombu cannot make": envelope(headers={"a": {"__type__": "bytes", "__value__": 5}}),
         "nested too deeply to be read": b"[" * 100_000,
     },
-    "it is no message of kombu's: without properties": {
+    "it is not a kombu message: no properties": {
         "a bare event": EVENT.encode(),
         "a number": b"5",
         "null": b"null",
@@ -75,17 +75,17 @@ ITEMS: dict[str, dict[str, bytes]] = {
         "no properties": without("properties"),
         "properties that are a list": envelope([]),
     },
-    "it is no message of kombu's: nested too deeply": {
+    "it is not a kombu message: nested too deeply": {
         "headers nested deeply": envelope(headers={"a": json.loads("[" * 400 + "]" * 400)}),
     },
-    "it is no message of kombu's: without a delivery tag": {
+    "it is not a kombu message: no delivery tag": {
         "no delivery tag": envelope({"delivery_info": HOME}),
         "a tag that is a list": envelope({**TAG, "delivery_tag": [1], "delivery_info": HOME}),
         "a tag that is an object": envelope({**TAG, "delivery_tag": {}, "delivery_info": HOME}),
         "a tag that is a number": envelope({**TAG, "delivery_tag": 5, "delivery_info": HOME}),
         "an empty tag": envelope({**TAG, "delivery_tag": "", "delivery_info": HOME}),
     },
-    "it is no message of kombu's: without a body that can be read": {
+    "it is not a kombu message: no readable body": {
         "no body": without("body"),
         "a body that is an object": envelope(body={"type": "user.deleted"}),
         "a body that is not base64": envelope(body="?"),
@@ -106,7 +106,7 @@ ITEMS: dict[str, dict[str, bytes]] = {
         "a content type that is no name": envelope(**{"content-type": {}}),
         "no content type": without("content-type"),
     },
-    "it is no text": {
+    "its body is not text": {
         "half a character": envelope({"delivery_tag": "t1", "delivery_info": HOME}, body="\ud800"),
     },
 }

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from testkit.servers import RabbitServer
 
 SOON = 60.0
-RAISE = ": raise that limit in RabbitMQ"
+RAISE = "; raise that limit in RabbitMQ"
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_queue_that_another_connection_has_for_itself(rabbit: RabbitServer, ur
         channel.queue_declare(QUEUE, exclusive=True)
         said = refused(url)
     assert "RESOURCE_LOCKED" in said
-    assert "another connection has declared it for itself alone" in said
+    assert "another connection has declared it as exclusive" in said
 
 
 def control_exchange_of_another_type(rabbit: RabbitServer) -> None:

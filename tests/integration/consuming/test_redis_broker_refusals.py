@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-OWN = "delete it, or give the broker a database of its own"
+OWN = "delete that key, or name another database in CACHEKEEPER_BROKER_URL"
 BINDING = "_kombu.binding.cachekeeper"
 
 
@@ -69,37 +69,37 @@ def nothing(_: RedisServer, __: redis.Redis) -> None:
 
 
 USER = "the user in CACHEKEEPER_BROKER_URL has no permission for"
-READONLY = "it is a replica that takes no writes: name the primary in CACHEKEEPER_BROKER_URL"
+READONLY = "it is a read-only replica; name the primary in CACHEKEEPER_BROKER_URL"
 SAYS: dict[str, tuple[Callable[[RedisServer, redis.Redis], None], str]] = {
-    "the queue is a set": (holds("cachekeeper", "set"), f"the key cachekeeper is a set, not a list: {OWN}"),
-    "a binding is a string": (holds(BINDING, "string"), f"the key {BINDING} is a string, not a set: {OWN}"),
+    "the queue is a set": (holds("cachekeeper", "set"), f"the key cachekeeper is a set, not a list; {OWN}"),
+    "a binding is a string": (holds(BINDING, "string"), f"the key {BINDING} is a string, not a set; {OWN}"),
     "a replica": (replica, READONLY),
     "too few replicas": (
         setting("min-replicas-to-write", "1"),
-        "it takes no writes, since fewer replicas are connected than min-replicas-to-write: connect them, or",
+        "it takes no writes, because fewer replicas are connected than min-replicas-to-write; connect more replicas",
     ),
-    "it cannot save": (cannot_save, "it takes no writes, since it could not save to its disk: see its log"),
+    "it cannot save": (cannot_save, "it takes no writes, because it could not save to its disk; see its log"),
     "a database that is not there": (
         nothing,
-        "it has no database of the number in CACHEKEEPER_BROKER_URL: name a lower one",
+        "it has no database with the number in CACHEKEEPER_BROKER_URL; use a lower one",
     ),
-    "no right to a key": (no_key, f"{USER} a key, whatever its commands: grant it ~*cachekeeper*"),
+    "no right to a key": (no_key, f"{USER} a key of cachekeeper; grant it ~*cachekeeper*"),
 }
-PUBLISHER = SAYS | {"no right to a command": (no_command, f"{USER} the command LPUSH: grant it that command")}
+PUBLISHER = SAYS | {"no right to a command": (no_command, f"{USER} the command LPUSH; grant it that command")}
 WORKER = SAYS | {
     "the unacked are a list": (
         holds("cachekeeper.unacked", "list"),
-        f"the key cachekeeper.unacked is a list, not a hash: {OWN}",
+        f"the key cachekeeper.unacked is a list, not a hash; {OWN}",
     ),
     "their index is a string": (
         holds("cachekeeper.unacked_index", "string"),
-        f"the key cachekeeper.unacked_index is a string, not a zset: {OWN}",
+        f"the key cachekeeper.unacked_index is a string, not a zset; {OWN}",
     ),
     "a binding of the control exchange is a string": (
         holds(f"{BINDING}.pidbox", "string"),
-        f"the key {BINDING}.pidbox is a string, not a set: {OWN}",
+        f"the key {BINDING}.pidbox is a string, not a set; {OWN}",
     ),
-    "no right to a command": (no_command, f"{USER} the command EVAL: grant it that command"),
+    "no right to a command": (no_command, f"{USER} the command EVAL; grant it that command"),
 }
 
 
