@@ -26,6 +26,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/messages.md"
 ENTRIES = ROOT / "docs/messages"
 SHOP = ("producers", "lookups", "worker")
+_HEAD = """\
+# Messages
+
+Look up an error text or a log line here: what it means, and what to do. A part in braces varies: `{view}` is the name
+of a view, `{error}` an error's class or text. Values, tokens and passwords are never part of a message.
+
+A log line has the kind `log` and its level. Texts without a kind are parts of other messages. `{doing}` says which
+step failed. The classes are explained in [cachekeeper/errors.py](../cachekeeper/errors.py).
+
+This page is written by `scripts/messages.py` from the code and from `docs/messages/*.toml`.
+"""
 _LEAST_BLANKS = 2  # in a text that counts as a sentence
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _OUTPUT = {"echo", "secho", "print", "write", "Option", "Argument", "Typer", "command", "callback", "confirm"}
@@ -203,7 +214,7 @@ def _pair(node: ast.expr) -> tuple[str, str] | None:
 
 
 def _is_sentence(text: str, blanks: int = _LEAST_BLANKS) -> bool:
-    return text.strip(" {}\n").count(" ") >= blanks
+    return text.strip(" {}\n").count(" ") >= blanks and not text.startswith(("redis.call", "local "))  # Lua
 
 
 def entries(package: str) -> list[Entry]:
@@ -231,8 +242,7 @@ def problems(found: Iterable[Message], written: Iterable[Entry]) -> list[str]:
 
 def page(sections: Mapping[str, tuple[list[Message], list[Entry]]]) -> str:
     """The whole page."""
-    head = (ENTRIES / "head.md").read_text("utf-8")
-    return head + "".join(_section(name, *each) for name, each in sections.items() if each[0])
+    return _HEAD + "".join(_section(name, *each) for name, each in sections.items() if each[0])
 
 
 def _section(name: str, found: list[Message], written: list[Entry]) -> str:

@@ -87,7 +87,7 @@ class Channel(redis_transport.Channel):
         """Return a message of a queue, or None."""
         message = super().basic_get(queue, no_ack, **options)
         if no_ack and message is not None:
-            self.qos.acknowledge([message.delivery_tag])
+            self.qos.ack(message.delivery_tag)
         return message
 
     # --- the event loop

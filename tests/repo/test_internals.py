@@ -184,8 +184,8 @@ def test_every_internal_that_the_code_uses_is_listed(file: str) -> None:
     [
         ("from celery.worker import state", "from celery.worker import control, state", "celery.worker:control"),
         ("self.task_consumer.cancel()", "self.task_consumer.cancel_by_queue('x')", ".cancel_by_queue"),
-        ("def shutdown(self) -> None:", "def on_ready(self) -> None:", f"{THERE}.on_ready"),
-        ("def shutdown(self) -> None:", "def qos_global(self) -> None:", f"{THERE}.qos_global"),
+        ("def on_close(self) -> None:", "def on_ready(self) -> None:", f"{THERE}.on_ready"),
+        ("def on_close(self) -> None:", "def qos_global(self) -> None:", f"{THERE}.qos_global"),
         ("message.ack()", "message._payload()", "._payload"),
         ("tasks:Tasks", "tasks:Jobs", "celery.worker.consumer.tasks:Jobs"),
         ("self._batcher = ", "self._restart_state = ", f"{THERE}._restart_state"),
