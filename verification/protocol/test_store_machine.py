@@ -1,7 +1,7 @@
 """The store on every server, in long sequences of steps, compared with the model after each step.
 
-`replay.py` runs each distinct (K, M, step) on a server, from a state that it sets up. Here no state is set up: each step
-finds what the last one left, field by field and TTL by TTL, and anything may vanish between two steps.
+`replay.py` runs each distinct (K, M, step) on a server, from a state that it sets up. Here no state is set up: each
+step finds what the last one left, field by field and TTL by TTL, and anything may vanish between two steps.
 """
 
 from __future__ import annotations

@@ -55,14 +55,14 @@ class Ours(Client):
 
     def __init__(self, wire: Wire, database: Database[Any]) -> None:
         super().__init__(wire, database)
-        # No time limit is met by accident; and the leeway, 60 s by default, would hide which block stands.
+        # Long time limits, so that none ends a call by accident; no leeway, because 60 s would hide which block counts.
         settings = Settings(
             redis_url=wire.url, mongodb_url="mongodb://127.0.0.1:1/none", block_leeway_seconds=0, **PATIENT
         )
         self._keeper = Keeper(settings, database=database)
 
     def key(self, kind: str, part: object) -> str:
-        """The shipped views' keys."""
+        """Return the key of the shipped view."""
         text = str(part)
         if kind == "search":
             text = escape_braces(fold(text))

@@ -24,8 +24,8 @@ LEASE_SECONDS = 30  # longer than any load here: after a lease that ends early, 
 class _PerProcess(MutableMapping[str, asyncio.Event]):
     """The events of the leases that aiocache holds. aiocache keeps them in one dict per process.
 
-    Clients here stand for processes, but share this process. So each loop gets its own events. A second process finds no
-    event of the first one, and does not wait for its lease: aiocache behaves so with real processes.
+    Clients here stand for processes, but share this process. So each loop gets its own events. A second process finds
+    no event of the first one, and does not wait for its lease: aiocache behaves so with real processes.
     """
 
     def __init__(self) -> None:
