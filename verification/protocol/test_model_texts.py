@@ -11,8 +11,8 @@ RIGHT = {
 }
 # Each of these is wrong in one respect.
 WRONG = {
-    "a filter is believed at once after an eviction": Rules(waits=False),
-    "one made in place of another is believed at once": Rules(renewal_waits=False),
+    "a filter is used at once after an eviction": Rules(waits=False),
+    "a filter that replaces another is used at once": Rules(renewal_waits=False),
     "a longer life is forgotten": Rules(values=(1, 2), evicts=False, renews=False),
     "only this slice counts": Rules(remembers=False),
     "a text is registered with the fill": Rules(registers="after"),

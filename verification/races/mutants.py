@@ -151,7 +151,7 @@ MUTANTS = (
         ["search fill against a product change"],
     ),
     Mutant(
-        "a filter is believed at once",
+        "a filter is used at once",
         [("invalidate_within", "filter and now >= filter.from and", "filter and")],
         ["a cached search older than the filter of texts"],
     ),
