@@ -1,8 +1,8 @@
 """A separate model for dropping a view: scans of the whole keyspace, while readers go on.
 
 K and M lie in different buckets. A pass of the scan visits each bucket once, in either order (a rehash may change the
-order between two passes), and sees its content at that moment. What it has seen is invalidated a little later, because
-the worker does so in batches, but before the pass ends. The acknowledgement follows the last pass.
+order between two passes), and sees its content at that moment. Keys that it has seen are invalidated a little later,
+because the worker does so in batches, but before the pass ends. The acknowledgement follows the last pass.
 
 One write comes before the drop. No event tells of it; only the drop does. Two readers are active all the time, with the
 same faults as in the large model.

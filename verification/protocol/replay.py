@@ -258,7 +258,7 @@ def _compare_value(after: Cell, state: State) -> Iterator[str]:
     if state.ttl < 0:
         yield "K never ends"
     if after.cut != (state.ttl <= DEADLINE):
-        yield f"K ends in {state.ttl} ms, {'past' if after.cut else 'without need before'} the deadline"
+        yield f"K ends in {state.ttl} ms, {'past' if after.cut else 'for no reason before'} the deadline"
     # (If M was evicted and a lease was then taken early, M holds only that lease, and may end before K.)
     if {b"v", b"d"} & set(state.fields) and state.meta_ttl < state.ttl:
         yield f"M ends before K: {state.meta_ttl} ms, {state.ttl} ms"

@@ -188,7 +188,7 @@ def test_what_another_has_mended_stays(store_lab: StoreLab) -> None:
 def test_a_script_that_does_not_run_is_unavailable(store_lab: StoreLab) -> None:
     step = some_step()
     script = scripts.Script("change")
-    script.source, script.sha = "this is no Lua", "0" * 40
+    script.source, script.sha = "this is not Lua", "0" * 40
     with pytest.raises(CacheUnavailable):
         store_lab.run(dataclasses.replace(step, script=script))
 

@@ -195,7 +195,7 @@ MUTANTS = {
         "if m[1] and m[1] ~= ARGV[1] and tonumber(m[2]) > now then",
         "if false then",
     ),
-    "acquire believes in no absence": ("acquire", "if m[3] and not refresh", "if false and not refresh"),
+    "acquire ignores a known absence": ("acquire", "if m[3] and not refresh", "if false and not refresh"),
     "blind fill": ("fill", "if m[1] ~= ARGV[1] then return {'lost'} end", ""),
     "fill over a newer version": ("fill", "tonumber(ARGV[4]) < tonumber(m[2])", "false"),
     "fill without a version keeps the old one": ("fill", "redis.call('HDEL', KEYS[2], 'v')", ""),
