@@ -1,4 +1,4 @@
-"""The distinct (K, M, step) that a search took, as they look from Redis."""
+"""The distinct (K, M, step) of a search, as Redis sees them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ANOTHERS = 2
 
 
 class Case(NamedTuple):
-    """One step on one cell. Leases are 'mine' (the step's own nonce) or 'another's'."""
+    """One step on one cell. A lease is 'mine' (it has the step's own nonce) or 'another's'."""
 
     cell: Cell
     step: Step
 
 
 def case_of(cell: Cell, step: Step) -> Case:
-    """What Redis sees of a step: which of the readers a nonce belongs to is nothing to it."""
+    """Return what Redis sees of a step. Redis does not know which reader a nonce belongs to."""
     lease = cell.lease
     if isinstance(step, Acquire | Fill | FillAbsent | Release):
         lease = NOBODY if lease == NOBODY else MINE if lease == step.nonce else ANOTHERS

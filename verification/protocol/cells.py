@@ -1,6 +1,6 @@
-"""Redis' side of the model: what one step does to one key.
+"""Redis' side of the model: the effect of one step on one key.
 
-Written from the table in section 3 of the design, not from the Lua, so that `replay.py` can hold one against the other.
+Written from the table in section 3 of the design, not from the Lua, so that `replay.py` can compare the two.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from enum import Enum, IntEnum
 from typing import NamedTuple
 
 NOBODY = 0  # no lease
-GONE = 3  # the lease of a reader that will never fill: killed, or out of patience. 1 and 2 are the two readers'
+GONE = 3  # the lease of a reader that will never fill: it was killed, or gave up. 1 and 2 are the two readers'
 
 
 class Deadline(IntEnum):
-    """There is one moment at which things end; what matters is on which side of it we are."""
+    """Where the time is relative to the deadline. The model has one such moment."""
 
     NONE = 0
     AHEAD = 1
@@ -22,16 +22,16 @@ class Deadline(IntEnum):
 
 
 class Cell(NamedTuple):
-    """K and M of one key. Numbers of writes stand for values: 0 is what the database held at first.
+    """K and M of one key. A value is named by the number of the write that made it; 0 is the database's first value.
 
     Attributes:
-        key: the write whose value K holds; None where K is absent.
-        cut: whether K's TTL ends at the deadline, at the latest.
+        key: the write whose value K holds; None if K is absent.
+        cut: whether K's TTL ends at the deadline or before.
         version: `M.version`.
         lease: the nonce in M.
-        absent: the write after which a load found nothing, where M says 'known absent'. M itself holds no such number.
+        absent: if M says 'known absent', the write after which a load found nothing. The real M has no such number.
         deadline: the deadline for K in M.
-        counter: only for the variant that numbers its leases: the counter, a key of its own.
+        counter: the counter of leases, a key of its own; used only by the variant that numbers its leases.
     """
 
     key: int | None = None
@@ -57,7 +57,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Acquire:
-    """`lapsed`: a lease of somebody else that may lie there has run out."""
+    """Ask for the lease. `lapsed`: a lease of another reader, if there is one, has run out."""
 
     nonce: int
     refresh: bool = False
@@ -66,9 +66,10 @@ class Acquire:
 
 @dataclass(frozen=True)
 class Fill:
-    """`write` is the value loaded, `version` the one loaded with it, `ends` the value's own end.
+    """Fill K with a loaded value.
 
-    `spare`: not over a K that is there, since others write it, too.
+    `write` is the loaded value, `version` its version, `ends` its own end. `spare`: do not overwrite an existing K,
+    because others write it, too.
     """
 
     nonce: int
@@ -80,7 +81,7 @@ class Fill:
 
 @dataclass(frozen=True)
 class FillAbsent:
-    """The load found nothing; `write` tells the model after which write that was. `spare` as for Fill."""
+    """Note that the load found nothing. `write`: the last write before that load. `spare`: as in `Fill`."""
 
     nonce: int
     write: int
@@ -94,7 +95,7 @@ class Release:
 
 @dataclass(frozen=True)
 class Change:
-    """An event with a version. `write` None: it carries no payload (only a wrong variant publishes that)."""
+    """Apply an event with a version. `write` None: the event has no payload (only a wrong variant publishes that)."""
 
     version: int
     write: int | None
@@ -103,7 +104,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Invalidate:
-    """A change without a version."""
+    """Apply an event without a version."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Expire:
 
 @dataclass(frozen=True)
 class ReadUntil:
-    """A read of K together with its deadline."""
+    """Read K together with its deadline."""
 
 
 Step = Acquire | Fill | FillAbsent | Release | Change | Invalidate | Expire | ReadUntil
@@ -141,18 +142,18 @@ Result = tuple[Outcome, Cell]
 
 
 class Protocol:
-    """The steps of the design's table. Wrong variants override one of them.
+    """The steps of the design's table. A wrong variant overrides one of them.
 
     Attributes:
-        counts: whether leases are numbered.
+        counts: whether leases are numbered by a counter.
     """
 
     counts = False
 
     def nonce(self, _cell: Cell, slot: int) -> int | None:
-        """The nonce under which the reader in `slot` will ask; None where the model ends.
+        """Return the nonce with which the reader in `slot` will ask; None if the model's nonces are used up.
 
-        Nonces are unique, so it is enough to name them after who holds them.
+        Nonces are unique, so the model can name each after the reader that holds it.
         """
         return slot
 
@@ -220,7 +221,7 @@ class Protocol:
         return Outcome.ENDED if ended else Outcome.MARKED, cell.without_key()._replace(version=step.version)
 
     def may_overwrite(self, cell: Cell) -> bool:
-        """Whether an event that is newer than anything known may put its payload at K."""
+        """Return whether an event that is newer than the known version may write its payload to K."""
         return cell.key is not None and cell.version is not None
 
     def invalidate(self, cell: Cell) -> Result:
@@ -233,7 +234,7 @@ class Protocol:
         return Outcome.LIMITED, cell._replace(cut=cell.key is not None)
 
     def earlier(self, before: Deadline, now: Deadline) -> Deadline:
-        """Of two deadlines, the one that stands."""
+        """Return the earlier of two deadlines."""
         return max(before, now)
 
     def read_until(self, cell: Cell) -> Result:
@@ -242,17 +243,17 @@ class Protocol:
         return Outcome.MISSING if cell.key is None else Outcome.FOUND, cell
 
     def ended(self, cell: Cell, step: Fill | Change) -> bool:
-        """Whether a write of K comes too late."""
+        """Return whether a write of K comes after the deadline or after the value's own end."""
         return Deadline.PAST in (cell.deadline, step.ends)
 
     def cuts(self, cell: Cell, step: Fill | Change) -> bool:
-        """Whether a write of K ends at the deadline, at the latest."""
+        """Return whether the deadline or the value's own end limits the TTL of a write of K."""
         return Deadline.AHEAD in (cell.deadline, step.ends)
 
     def after_the_deadline(self, cell: Cell) -> Cell:
-        """What the clock alone does: K's TTL ends, and a lease taken under a deadline with it.
+        """Return the cell after the deadline passed: K's TTL ends, and so does a lease taken under the deadline.
 
-        (What is left of such a lease keeps nobody from acquiring, and its fill would find the deadline past.)
+        (The fields of such a lease do not keep another reader from acquiring, and its fill finds the deadline past.)
         """
         ended = cell.without_key() if cell.cut else cell
         if cell.deadline is Deadline.AHEAD:

@@ -10,6 +10,6 @@ from verification.protocol.store_lab import StoreLab
 
 @pytest.fixture
 def store_lab(any_redis: RedisServer) -> Iterator[StoreLab]:
-    """The protocol's scripts on every Redis that is there."""
+    """The protocol's scripts on every Redis that is installed."""
     with any_redis.client() as client:
         yield StoreLab(client)

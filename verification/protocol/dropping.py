@@ -1,11 +1,11 @@
-"""A model of its own for dropping a view: scans of the whole keyspace, while readers go on.
+"""A separate model for dropping a view: scans of the whole keyspace, while readers go on.
 
-K and M lie in buckets of their own. A pass of the scan comes by each of them once, in either order (a rehash may change
-it between two passes), and sees what lies there at that moment; what it sees is invalidated a little later, since the
-worker does so in batches, but before the pass ends. The acknowledgement follows the last pass.
+K and M lie in different buckets. A pass of the scan visits each bucket once, in either order (a rehash may change the
+order between two passes), and sees its content at that moment. Keys that it has seen are invalidated a little later,
+because the worker does so in batches, but before the pass ends. The acknowledgement follows the last pass.
 
-One write comes before the drop, which is all that tells of it. Two readers are at work all the time, with the same
-faults as in the large model.
+One write comes before the drop. No event tells of it; only the drop does. Two readers are active all the time, with the
+same faults as in the large model.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 class Scan(NamedTuple):
-    """How far the drop has come.
+    """The progress of the drop.
 
     Attributes:
-        passes: how many have yet to end, this one included.
-        key: whether this pass has yet to come by K's bucket.
-        meta: whether it has yet to come by M's.
-        seen: whether it has seen one of the two, and not yet invalidated it.
+        passes: how many passes are left, this one included.
+        key: whether this pass has still to visit K's bucket.
+        meta: whether it has still to visit M's bucket.
+        seen: whether it has seen one of the two and has not invalidated it yet.
     """
 
     passes: int
@@ -47,7 +47,7 @@ class State(NamedTuple):
 
 
 def drop_histories() -> list[History]:
-    """One write of each kind, of which no event tells; lastly one in a view without versions, such as a search."""
+    """Return one write of each kind, without its event; at the end one in a view without versions, such as a search."""
     histories = []
     for kind in "USND":
         sequence = history(kind)
@@ -62,8 +62,8 @@ class Dropping:
     """The search space of one history (see `explorer.Space`).
 
     Args:
-        passes: how many passes a drop makes; two are right.
-        metadata: whether it looks for metadata as well as for values; it must.
+        passes: how many passes a drop makes; the correct number is two.
+        metadata: whether it looks for metadata as well as for values; correct is True.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Dropping:
         return state.cell
 
     def tell(self, state: State, new: State) -> str:
-        """What happened between two states of a path."""
+        """Describe what happened between two states of a path."""
         return next(text for text, after in self._moves(state) if after == new)
 
     def verdict(self, state: State) -> str | None:
@@ -118,11 +118,11 @@ class Dropping:
         this = f"pass {self._passes - scan.passes + 1}"
         if scan.key:
             there = cell.key is not None
-            text = f"{this} comes by K: {'seen' if there else 'nothing there'}"
+            text = f"{this} visits K: {'seen' if there else 'nothing there'}"
             yield text, state._replace(scan=scan._replace(key=False, seen=scan.seen or there))
         if scan.meta:
             there = cell.has_meta()
-            text = f"{this} comes by M: {'seen' if there else 'nothing there'}"
+            text = f"{this} visits M: {'seen' if there else 'nothing there'}"
             yield text, state._replace(scan=scan._replace(meta=False, seen=scan.seen or there))
         if scan.seen:
             _, after = self.moves.do(cell, Invalidate())

@@ -1,4 +1,4 @@
-"""Breadth-first search over every state that can be reached, so that the first bad one found is nearest."""
+"""Breadth-first search over every reachable state, so that the first bad state found is the nearest one."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ State = TypeVar("State", bound=Hashable)
 
 
 class Space(Protocol[State]):
-    """What is searched."""
+    """A search space."""
 
     def start(self) -> State: ...
 
     def successors(self, state: State) -> Iterable[State]:
-        """Every state that one step leads to; repetitions and `state` itself do no harm."""
+        """Return every state that one step leads to. Repetitions and `state` itself are allowed."""
         ...
 
     def twin(self, state: State) -> State:
-        """A state that differs in nothing but names, and need not be searched as well; may be `state` itself."""
+        """Return a state that differs only in names, and so need not be searched too. It may be `state` itself."""
         ...
 
     def verdict(self, state: State) -> str | None:
-        """What is wrong with `state`, if anything."""
+        """Say what is wrong with `state`; None if nothing is."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[State]):
-    """What a search came to. `states` counts twins once; `path` leads to the bad state, if there is one."""
+    """The result of a search. `states` counts twins once; `path` leads to the bad state, if there is one."""
 
     states: int
     transitions: int
@@ -41,7 +41,7 @@ class Found(Generic[State]):
 
 
 def search(space: Space[State], *, deepest: int | None = None) -> Found[State]:
-    """Search `space` up to its first bad state, or wholly; no deeper than `deepest` steps."""
+    """Search `space` until the first bad state, or completely; at most `deepest` steps deep."""
     began = time.perf_counter()
     successors, twin, verdict = space.successors, space.twin, space.verdict
     start = space.start()
@@ -59,7 +59,7 @@ def search(space: Space[State], *, deepest: int | None = None) -> Found[State]:
                 transitions += 1
                 if new not in came_from:
                     came_from[new] = state
-                    # The twin counts as seen; its path would be this one with the names exchanged.
+                    # The twin counts as seen; its path is this one with the names exchanged.
                     came_from.setdefault(twin(new), state)
                     following.append(new)
                     if problem := verdict(new):

@@ -1,4 +1,4 @@
-"""What is searched: families of histories, each with the faults that may come with them."""
+"""The families of histories that are searched, each with the faults that may occur in it."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Family:
     """Histories to search.
 
     Attributes:
-        name: for people, and for choosing.
-        says: what it is about.
-        histories: what happens in the database.
-        rules: what may happen besides.
+        name: shown to people, and used to choose a family.
+        says: a description.
+        histories: the writes to the database.
+        rules: what else may happen.
         fine: whether the search is in fine grain (see `world.py`).
     """
 
@@ -56,14 +56,14 @@ FAMILIES = (
     Family("endings", "sessions that end, deadlines that are set and passed", _of([*ENDINGS, *DEADLINES])),
     Family(
         "told",
-        "deadlines that only events know of; M stays (the docs say what its eviction costs)",
+        "deadlines that only events carry; M is not evicted (the docs say what its eviction costs)",
         _of(TOLD_DEADLINES),
         Rules(evict_meta=False, restart=False),
     ),
-    Family("shared", "endings, but read together with their deadline", _of([*ENDINGS, *DEADLINES]), Rules(until=True)),
+    Family("shared", "endings, with every read checking the deadline", _of([*ENDINGS, *DEADLINES]), Rules(until=True)),
     Family(
         "foreign",
-        "the same, with a late SET by others; M stays",
+        "the same, with a late SET by another service; M is not evicted",
         _of([*ENDINGS, *(sequence for sequence in DEADLINES if sequence.endswith("X"))]),
         Rules(until=True, foreign=True, evict_meta=False, restart=False),
     ),
@@ -71,7 +71,7 @@ FAMILIES = (
     Family("drops", "a view is dropped while readers fill", lambda _: drop_histories(), fine=False),
     Family(
         "lagging",
-        "a database that answers with older data, on its own: nothing evicted, no lease runs out, one write",
+        "a database that answers with older data, as the only fault: one write, no eviction, no lease that runs out",
         _of(["U"]),
         Rules(lagging=True, evict_meta=False, restart=False, lapse=False),
     ),
@@ -84,12 +84,12 @@ MORE = (
 
 @dataclass(frozen=True)
 class Variant:
-    """A protocol that is wrong in one respect, or the right one.
+    """A protocol that is wrong in one respect, or the correct one.
 
     Attributes:
-        name: for choosing it.
+        name: used to choose it.
         says: what it does wrong.
-        family: where that shows.
+        family: the family whose search shows the error.
         protocol: the steps.
         publishing: how events are made.
         rules: changes to the family's rules.
@@ -113,7 +113,7 @@ def family_of(name: str) -> Family:
 def space(
     family: Family, variant: Variant, happens: History, *, fine: bool, only_stuck: bool = False
 ) -> World | Dropping:
-    """The search space of one history under one variant."""
+    """Return the search space of one history under one variant."""
     changes: dict[str, Any] = dict(variant.rules)
     rules = replace(family.rules, fine=fine, only_stuck=only_stuck, **changes)
     if family.name == "drops":
@@ -122,12 +122,12 @@ def space(
 
 
 def nearest(variant: Variant, *, only_stuck: bool = False) -> tuple[World | Dropping, Found[Any]] | None:
-    """The shortest way into a bad state, over all histories of the variant's family."""
+    """Return the shortest path to a bad state, over all histories of the variant's family."""
     family = family_of(variant.family)
     best: tuple[World | Dropping, Found[Any]] | None = None
     for happens in family.histories(variant.publishing):
         searched = space(family, variant, happens, fine=False, only_stuck=only_stuck)
-        # A way as long as the best one is not better.
+        # Search only for shorter paths than the best one so far.
         found: Found[Any] = search(searched, deepest=None if best is None else best[1].depth - 1)
         if found.problem is not None:
             best = (searched, found)

@@ -1,4 +1,4 @@
-"""What may happen next: to the database and its events, to Redis, and to a reader."""
+"""The possible next moves: of the database and its events, of Redis, and of a reader."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Moves:
     """The moves of one history.
 
     Attributes:
-        steps: every step that was taken, with the cell it was taken on: what `replay.py` runs on real servers.
+        steps: every step that was taken, with the cell it was taken on; `replay.py` runs these on real servers.
     """
 
     def __init__(self, history: History, protocol: Protocol, rules: Rules) -> None:
@@ -47,11 +47,11 @@ class Moves:
         return self.protocol.apply(cell, step)
 
     def too_old(self, write: int, acknowledged: int, now: int) -> bool:
-        """Whether the answer of `write` is none that the database gave from write `acknowledged` on."""
+        """Return whether the database never gave the answer of `write` from write `acknowledged` on."""
         return not any(self.history.same(write, later) for later in range(acknowledged, now + 1))
 
     def promised(self, database: Database) -> int:
-        """The write that a read which begins now must see, or a later one."""
+        """Return the oldest write that a read which begins now may see."""
         writes = self.history.writes
         told = (n for n in range(database.now, 0, -1) if database.acknowledged >> n & 1 and writes[n].promises)
         return next(told, 0)
@@ -75,7 +75,7 @@ class Moves:
         yield Move(f"write {now}: {write.text}", cell, Database(now, database.applied, acknowledged))
 
     def _deliver(self, cell: Cell, database: Database) -> Iterable[Move]:
-        """Events in any order, any number of times; in fine grain the acknowledgement is a moment of its own."""
+        """Deliver events in any order, any number of times. In fine grain the acknowledgement is a separate move."""
         now, applied, acknowledged = database
         for number in range(1, now + 1):
             if self.history.writes[number].event is None:
@@ -108,12 +108,12 @@ class Moves:
             yield Move("a foreign SET arrives late", cell._replace(key=database.now - 1, cut=False), database)
         if rules.until:
             outcome, after = self.do(cell, ReadUntil())
-            yield Move(f"somebody reads K and its deadline: {outcome.value}", after, database)
+            yield Move(f"another read of K and its deadline: {outcome.value}", after, database)
 
     # --- a reader ----------------------------------------------------------------------------------------------------
 
     def inner(self, cell: Cell, database: Database, reader: Reader, slot: int) -> Iterable[Move]:
-        """What the reader in `slot` (1 or 2) may do."""
+        """Return the moves of the reader in `slot` (1 or 2)."""
         name = "reader A" if slot == 1 else "reader B"
         match reader.phase:
             case Phase.IDLE:
@@ -134,7 +134,8 @@ class Moves:
 
     def _idle(self, cell: Cell, database: Database, slot: int, name: str) -> Iterable[Move]:
         if self.rules.until and cell.deadline is Deadline.PAST:
-            # `read_until` ends the read: 'absent'. (Only fine grain has reads that began before, and acquire after.)
+            # `read_until` ends the read: 'absent'. (Only in fine grain can a read begin before the deadline and acquire
+            # after it.)
             return
         if self.rules.fine:
             yield Move(f"{name} begins", cell, database, Reader(Phase.BEGUN, write=self.promised(database)))
@@ -206,7 +207,7 @@ class Moves:
 
 
 def describe(event: Event) -> str:
-    """An event, for people."""
+    """Describe an event for people."""
     match event:
         case Change():
             return f"version {event.version}" + ("" if event.write is not None else ", no payload")

@@ -1,4 +1,4 @@
-"""Protocols that are wrong in one respect. The search must find a bad state for each: else it would prove nothing."""
+"""Protocols that are wrong in one respect. The search must find a bad state for each, or it would prove nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ MUTANTS = (
     ),
     Variant("blind-fill", "an event deletes K, a reader that missed sets it", "writes", wrong.BlindFill()),
     Variant("counted-leases", "leases are numbered by a counter in Redis", "writes", wrong.CountedLeases()),
-    Variant("marker-only", "fills are held against M.version only, there is no lease", "writes", wrong.MarkerOnly()),
+    Variant("marker-only", "fills are compared with M.version only, there is no lease", "writes", wrong.MarkerOnly()),
     Variant("change-keeps-lease", "a versioned change does not drop the lease", "writes", wrong.ChangeKeepsLease()),
     Variant("change-keeps-absent", "a versioned change leaves 'known absent'", "writes", wrong.ChangeKeepsAbsent()),
     Variant("invalidate-keeps-meta", "an invalidation deletes K alone", "writes", wrong.InvalidateKeepsMeta()),
@@ -59,7 +59,7 @@ MUTANTS = (
     ),
     Variant(
         "join-without-acquire",
-        "a reader joins a load of its process without having been told its nonce",
+        "a reader joins a load of its process without having received its nonce",
         "writes",
         rules=(("join_without_acquire", True),),
     ),
@@ -74,7 +74,7 @@ MUTANTS = (
         "lease-outlives-deadline", "a lease goes on when the deadline passes", "endings", wrong.LeaseOutlivesDeadline()
     ),
     Variant(
-        "later-deadline-stands", "of two deadlines the last to arrive stands", "foreign", wrong.LaterDeadlineStands()
+        "later-deadline-stands", "of two deadlines the last to arrive counts", "foreign", wrong.LaterDeadlineStands()
     ),
     Variant("expire-leaves-ttl", "a deadline ahead does not shorten K's TTL", "endings", wrong.ExpireLeavesTtl()),
     Variant(
@@ -98,7 +98,7 @@ MUTANTS = (
     ),
     Variant(
         "search-lets-fills-land",
-        "a product change deletes the cached searches, but no fill under way",
+        "a product change deletes the cached searches, but not the leases of searches in flight",
         "renames",
         wrong.InvalidateKeepsLease(),
     ),
@@ -116,10 +116,10 @@ MUTANTS = (
     ),
     Variant("drop-in-one-pass", "a view is dropped with one SCAN pass", "drops", passes=1),
     Variant("drop-without-pass", "a view is dropped with no pass at all", "drops", passes=0),
-    Variant("drop-values-only", "a view is dropped by its values, metadata is not looked for", "drops", metadata=False),
+    Variant("drop-values-only", "a view is dropped by its values, without its metadata", "drops", metadata=False),
     Variant(
         "fill-ignores-version",
-        "a fill under the lease lands although M knows a newer version",
+        "a fill under the lease succeeds although M knows a newer version",
         "lagging",
         wrong.FillIgnoresVersion(),
     ),

@@ -1,4 +1,4 @@
-"""What a state of the model is made of, and what may happen in it."""
+"""The parts of a state of the model, and the rules for what may happen in it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Reader(NamedTuple):
     """One reader.
 
     Attributes:
-        phase: how far it is.
-        nonce: under which it holds, or held, a lease.
-        write: until it has loaded, the last write acknowledged when it began; then the write whose value it has.
+        phase: its progress.
+        nonce: of the lease that it holds or held.
+        write: before its load, the last write acknowledged when it began; after it, the write whose value it has.
         too_old: whether that value is older than what was acknowledged when the read began.
     """
 
@@ -52,7 +52,7 @@ class Database(NamedTuple):
 
 
 class Move(NamedTuple):
-    """One thing that happens, in words and in what it leaves behind."""
+    """One move: in words, and the state after it."""
 
     text: str
     cell: Cell
@@ -62,18 +62,18 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """What may happen, and how readers behave. The defaults are the design's, in coarse grain."""
+    """The rules: what may happen, and how readers behave. The defaults are the design's, in coarse grain."""
 
     fine: bool = False  # see world.py
     evict_key: bool = True
     evict_meta: bool = True
     restart: bool = True
-    lapse: bool = True  # a lease may run out while its reader is at work
+    lapse: bool = True  # a lease may run out while its reader is active
     refresh: bool = True  # readers may acquire although K lives
     lagging: bool = False  # a load may find any older write
     foreign: bool = False  # a late foreign SET of the last value, once the session has ended
-    until: bool = False  # others write K, too: hits are read through `read_until`, fills spare what is there
-    only_stuck: bool = False  # report no stale read, only what would stay
-    join_without_acquire: bool = False  # wrong: a reader joins whatever load is under way
+    until: bool = False  # others write K, too: hits use `read_until`, fills do not overwrite an existing K
+    only_stuck: bool = False  # report only values that stay stale, not single stale reads
+    join_without_acquire: bool = False  # wrong: a reader joins any load in flight
     return_stale: bool = False  # wrong: a value whose fill was refused as stale is returned
-    resend_acquire: bool = False  # wrong: an acquire that was sent twice, under one nonce, may arrive late
+    resend_acquire: bool = False  # wrong: an acquire is sent twice with one nonce, and one copy may arrive late

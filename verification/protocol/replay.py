@@ -1,8 +1,8 @@
-"""Every (K, M, step) of the model, run through the real Lua on a real server, and held against the model's answer.
+"""Run every (K, M, step) of the model through the real Lua on a real server, and compare the answers with the model's.
 
-Times stand in for what the model knows only as 'ahead' and 'past': a deadline is 100 s ahead or 1 s past, a lease that
-has run out ended a second ago, and so on. Each case is tried with every time that must make no difference, too: a
-lease that has run out but that nobody has taken over, an absent flag that has.
+The model knows only 'ahead' and 'past'; here real times take their place: a deadline is 100 s ahead or 1 s past, a
+lease that has run out ended a second ago, and so on. Each case is also tried with every time that must make no
+difference: a lease that has run out and was not taken over, an absent flag that has run out.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ NAMES: dict[Enum, Outcome] = {
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One case, with the times that the model leaves open."""
+    """One case, with the times that the model does not define."""
 
     case: Case
     key: str
-    lapsed: bool  # the lease there has run out
-    old_flag: bool  # an absent flag that has run out lies there
+    lapsed: bool  # the lease in M has run out
+    old_flag: bool  # M has an absent flag that has run out
 
     def __str__(self) -> str:
         times = ", the lease run out" * self.lapsed + ", an old absent flag" * self.old_flag
@@ -86,7 +86,7 @@ class Trial:
 
 
 class State(NamedTuple):
-    """K and M as they are on the server; TTLs in milliseconds, as PTTL has them."""
+    """K and M as they are on the server; TTLs in milliseconds, as PTTL returns them."""
 
     value: bytes | None
     ttl: int
@@ -95,7 +95,7 @@ class State(NamedTuple):
 
     @classmethod
     def ask(cls, pipe: Pipeline, key: str) -> None:
-        """Queue what `read` wants the answers of."""
+        """Queue the commands whose answers `read` takes."""
         meta = meta_key(key)
         # M's TTL before K's: read in this order, an M that outlives K never seems to end before it.
         pipe.pttl(meta)
@@ -118,7 +118,7 @@ def nonce_of(number: int) -> str:
 
 
 def trials(cases: Iterable[Case]) -> Iterator[Trial]:
-    """The cases, each under every time that must make no difference to it."""
+    """Return the cases, each with every time that must make no difference to it."""
     number = 0
     for case in sorted(cases, key=repr):
         leased = case.cell.lease != NOBODY
@@ -131,7 +131,7 @@ def trials(cases: Iterable[Case]) -> Iterator[Trial]:
 
 
 def replay(store: Store, cases: Iterable[Case]) -> list[str]:
-    """Run all cases on an empty server, and say where it and the model disagree."""
+    """Run all cases on an empty server. Return the differences from the model."""
     every = list(trials(cases))
     problems: list[str] = []
     for at in range(0, len(every), BATCH):
@@ -173,7 +173,7 @@ def _set_up(client: Redis, batch: Sequence[Trial], now: int) -> None:
         if (deadline := _at(cell.deadline, now)) is not None:
             fields["d"] = deadline
         if fields:
-            # As short as the protocol allows, so that a step which must lengthen it does.
+            # As short as the protocol allows, so that a step that must lengthen M's TTL has to do it.
             least = ttl if cell.key is not None else NEGATIVE
             pipe.hset(meta, mapping=fields)
             pipe.pexpireat(meta, now + least)
@@ -181,7 +181,7 @@ def _set_up(client: Redis, batch: Sequence[Trial], now: int) -> None:
 
 
 def step_of(key: str, step: Step, now: int) -> scripts.Step[Any]:  # noqa: PLR0911 - a table
-    """The engine's step for one of the model's; its deadlines stand for times around `now`."""
+    """Return the engine's step for a step of the model; deadlines become times around `now`."""
     match step:
         case Acquire():
             return scripts.acquire(key, nonce_of(step.nonce), lease_ms=LEASE, refresh=step.refresh)
@@ -214,31 +214,31 @@ def _look(client: Redis, batch: Sequence[Trial]) -> list[State]:
 
 
 def compare(cell: Cell, step: Step, result: object, state: State, now: int) -> Iterator[str]:
-    """What of a step's answer, and of the state after it, is not as the model has it."""
+    """Return how a step's answer, and the state after it, differ from the model."""
     outcome, after = Protocol().apply(cell, step)
     if _name(result, cell) is not outcome:
         yield f"the server answers {result}, the model {outcome.value}"
     if isinstance(result, outcomes.Stale) and result.known != cell.version:
-        yield f"the server names version {result.known}, known is {cell.version}"
+        yield f"the server answers version {result.known}, the known version is {cell.version}"
     yield from compare_state(after, state, now)
     if outcome is Outcome.GRANTED and state.meta_ttl < LEASE - 5 * SECOND:
         yield f"M ends in {state.meta_ttl} ms, before the lease"
     if outcome is Outcome.GRANTED and int(state.fields.get(b"lx", 0)) < now + LEASE:
         yield "the lease ends too early"
     if outcome is Outcome.MARKED and state.meta_ttl < MARKER - 5 * SECOND:
-        yield f"M ends in {state.meta_ttl} ms, before the marker has served its time"
+        yield f"M ends in {state.meta_ttl} ms, before the marker"
     if isinstance(step, Expire) and state.meta_ttl < KEPT - 5 * SECOND:
-        yield f"M ends in {state.meta_ttl} ms, and the deadline is forgotten"
+        yield f"M ends in {state.meta_ttl} ms, before the time for which it must keep the deadline"
 
 
 def compare_state(cell: Cell, state: State, now: int) -> Iterator[str]:
-    """What of K and M is not as the model has it."""
+    """Return how K and M differ from the model."""
     yield from _compare_value(cell, state)
     yield from _compare_meta(cell, state, now)
 
 
 def _name(result: object, cell: Cell) -> Outcome | None:
-    """The model's name for an outcome; None where it carries what it should not."""
+    """Return the model's name for an outcome; None if the outcome carries a wrong value."""
     if isinstance(result, outcomes.Found):
         return Outcome.FOUND if cell.key is not None and result.raw == answer_of(cell.key) else None
     if isinstance(result, outcomes.LeaseTaken):
@@ -259,7 +259,7 @@ def _compare_value(after: Cell, state: State) -> Iterator[str]:
         yield "K never ends"
     if after.cut != (state.ttl <= DEADLINE):
         yield f"K ends in {state.ttl} ms, {'past' if after.cut else 'for no reason before'} the deadline"
-    # (A lease taken early, beside a K whose M was evicted, is all that M then holds: it may go first.)
+    # (If M was evicted and a lease was then taken early, M holds only that lease, and may end before K.)
     if {b"v", b"d"} & set(state.fields) and state.meta_ttl < state.ttl:
         yield f"M ends before K: {state.meta_ttl} ms, {state.ttl} ms"
 

@@ -1,4 +1,4 @@
-"""Searching everything, over several processes, and saying what came of it."""
+"""Search everything, in several processes, and print the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DESIGN = Variant("design", "the protocol as it is designed", "")
 
 @dataclass(frozen=True)
 class Searched:
-    """One history, searched. Small enough to be sent between processes."""
+    """The result for one history, small enough to be sent between processes."""
 
     family: str
     history: str
@@ -44,14 +44,14 @@ def search_one(task: tuple[str, int]) -> Searched:
 
 
 def search_mutant(name: str) -> tuple[str, str | None, str | None]:
-    """The nearest bad state of a variant, and the nearest in which it is stuck; as traces."""
+    """Return traces to a variant's nearest bad state, and to its nearest state with a stuck value."""
     variant = next(variant for variant in MUTANTS if variant.name == name)
     first, stuck = nearest(variant), nearest(variant, only_stuck=True)
     return name, first and trace(*first), stuck and trace(*stuck)
 
 
 def run(families: tuple[Family, ...], jobs: int) -> int:
-    """Search everything, and replay it."""
+    """Search everything, and replay each step that was reached."""
     began = time.monotonic()
     good = True
     cases: set[Case] = set()
@@ -97,12 +97,12 @@ def _total(family: Family, rows: list[Found[Any]]) -> tuple[str, ...]:
 
 
 def _run_mutants(pool: Executor) -> bool:
-    print("\nwrong variants, each of which must be found out (--mutant NAME shows how)", flush=True)
+    print("\nwrong variants: the search must find an error in each (--mutant NAME shows it)", flush=True)
     good = True
     for name, first, stuck in pool.map(search_mutant, [variant.name for variant in MUTANTS]):
         good = good and first is not None
         if first is None:
-            print(f"  {name:<32} NOT FOUND OUT", flush=True)
+            print(f"  {name:<32} NO ERROR FOUND", flush=True)
             continue
         ends = f"{first.splitlines()[0]}: {first.splitlines()[-1].removeprefix('=> ').partition(':')[0]}"
         later = "" if stuck is None or stuck == first else f"; stuck after {stuck.splitlines()[0]}"

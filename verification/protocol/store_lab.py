@@ -1,4 +1,4 @@
-"""One key and its metadata on a real server, to try steps on and to look at afterwards."""
+"""One key and its metadata on a real server: run steps on them, and look at the result."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ MARKER = 900_000
 NEGATIVE = 30_000
 KEEP = 200_000
 LATER = 100_000
-SLACK = 5_000  # of a TTL, for a machine that stands still for a moment
+SLACK = 5_000  # subtracted from a TTL, for a machine that is paused for a moment
 
 
 class StoreLab:
-    """Steps on `K`, with times in milliseconds that are far enough apart to be told from each other."""
+    """Steps on `K`, with times in milliseconds that are far enough apart to be distinguished."""
 
     def __init__(self, client: Redis) -> None:
         self.client = client
@@ -90,12 +90,12 @@ class StoreLab:
         return cast("dict[bytes, bytes]", self.client.hgetall(M))
 
     def ttl(self, key: str = K) -> int:
-        """Milliseconds; -1 for ever, -2 where there is nothing."""
+        """Return the TTL in milliseconds; -1 if there is none, -2 if there is no key."""
         return self.client.pttl(key)
 
 
 def about(found: int, wanted: int) -> bool:
-    """Whether a TTL is the one that was given a moment ago."""
+    """Return whether a TTL is the one that was set a moment ago."""
     return wanted - SLACK <= found <= wanted
 
 

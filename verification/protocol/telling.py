@@ -1,4 +1,4 @@
-"""Traces and tables, for people."""
+"""Traces and tables for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from verification.protocol.world import World
 
 
 def trace(space: World | Dropping, found: Found[Any]) -> str:
-    """The way into a bad state, a line a step, with K and M after each."""
+    """Return the path to a bad state: a line for each step, with K and M after it."""
     lines = [f"writes {space.moves.history.name}, {found.depth} steps"]
     rows = [("", "what happens", "K", "M")]
     state = found.path[0]
@@ -26,7 +26,7 @@ def trace(space: World | Dropping, found: Found[Any]) -> str:
 
 
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of columns, the first row underlined."""
+    """Return lines with aligned columns, the first row underlined."""
     every = [list(row) for row in rows]
     widths = [max(len(row[column]) for row in every) for column in range(len(every[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in every]
@@ -50,7 +50,7 @@ def _show_meta(space: World | Dropping, cell: Cell) -> str:
         parts.append(f"version {cell.version}")
     if cell.lease != NOBODY:
         counted = space.moves.protocol.counts
-        names = {1: "lease of A", 2: "lease of B", GONE: "lease of nobody"}
+        names = {1: "lease of A", 2: "lease of B", GONE: "lease of a reader that vanished"}
         parts.append(f"lease {cell.lease}" if counted else names[cell.lease])
     if cell.absent is not None:
         parts.append("known absent")

@@ -1,4 +1,4 @@
-"""The same search finds a bad state for every wrong variant: it would see an error in the protocol."""
+"""The same search finds a bad state for every wrong variant, so it would find an error in the protocol."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from verification.protocol.families import Variant, family_of, space
 from verification.protocol.mutants import MUTANTS
 from verification.protocol.telling import trace
 
-# What the design and the issue name; each must be there, whatever else is.
+# The variants that the design and the issue name. Each must be there.
 NAMED = {
     "payload-unless-newer",
     "payload-over-marker",
@@ -36,7 +36,7 @@ def test_a_wrong_variant_is_found_out(variant: Variant) -> None:
         found: Found[Any] = search(searched)
         if found.problem is not None:
             assert found.problem.startswith((judge.STUCK, judge.LATE))
-            assert trace(searched, found).count("\n") == found.depth + 4  # every step of the way can be told
+            assert trace(searched, found).count("\n") == found.depth + 4  # every step of the path has a line
             return
     pytest.fail(f"no bad state: {variant.says}")
 

@@ -1,6 +1,6 @@
 """The protocol holds in every state that the model reaches, and the server agrees with the model about every step.
 
-This is the whole space of three writes; `make protocol` goes on to four and five.
+These tests search the whole space of three writes; `make protocol` also searches four and five.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def _tasks() -> Iterator[tuple[Family, int, History]]:
 
 @pytest.fixture(scope="module")
 def replayed() -> set[Case]:
-    """What this process has replayed already: many histories reach the same (K, M, step)."""
+    """The cases that this process has replayed already. Many histories reach the same (K, M, step)."""
     return set()
 
 
@@ -52,7 +52,7 @@ def test_the_sequences_are_the_42_of_the_design() -> None:
 
 
 def test_every_outcome_is_reached() -> None:
-    """Else a rule of the protocol would have gone untried."""
+    """If an outcome were missing, a rule of the protocol would not have been tried."""
     outcomes: set[Outcome] = set()
     for name, letters in (("writes", "UND"), ("shared", "UTP"), ("endings", "UTX"), ("lagging", "U")):
         family = family_of(name)
@@ -80,7 +80,7 @@ class _WithoutTwins(World):
 
 
 def test_leaving_out_twins_loses_nothing() -> None:
-    """Every state without its twin, and every twin, is what a search that knows of no twins finds."""
+    """The states of a search with twins, plus their twins, are the states of a search without twins."""
     once = World(history("UND"), Protocol(), Rules())
     every = _WithoutTwins(history("UND"), Protocol(), Rules())
     states, all_states = _reached(once), _reached(every)
@@ -91,7 +91,7 @@ def test_leaving_out_twins_loses_nothing() -> None:
 
 
 def _reached(world: World) -> set[int]:
-    """The states that a search goes through."""
+    """Return the states that a search visits."""
     seen = {world.start()}
     twins: set[int] = set()
     frontier = [*seen]

@@ -1,4 +1,4 @@
-"""No cached search whose text matches survives a change: what F forgets is over, in every state that is reached."""
+"""No cached search whose text matches survives a change: F forgets only texts that have ended, in every state."""
 
 import pytest
 
@@ -9,10 +9,10 @@ RIGHT = {
     "one life": Rules(),
     "two lives, and no eviction": Rules(values=(1, 2), evicts=False),
 }
-# Each is wrong in one respect.
+# Each of these is wrong in one respect.
 WRONG = {
-    "a filter is believed at once after an eviction": Rules(waits=False),
-    "one made in place of another is believed at once": Rules(renewal_waits=False),
+    "a filter is used at once after an eviction": Rules(waits=False),
+    "a filter that replaces another is used at once": Rules(renewal_waits=False),
     "a longer life is forgotten": Rules(values=(1, 2), evicts=False, renews=False),
     "only this slice counts": Rules(remembers=False),
     "a text is registered with the fill": Rules(registers="after"),
@@ -37,7 +37,7 @@ def test_a_wrong_filter_is_found_out(name: str) -> None:
 
 
 def test_two_lives_and_an_eviction_are_not_covered() -> None:
-    """The bound that the docs state: the new filter waits for its maker's life, and the value has the longer one."""
+    """The open case of the docs: the new filter waits for its maker's life, and the value has a longer one."""
     found = search(Texts(Rules(values=(1, 2)), shared=False))
     assert found.problem is not None
     kept = found.path[-1]
@@ -47,7 +47,7 @@ def test_two_lives_and_an_eviction_are_not_covered() -> None:
 
 
 class _Asked(Texts):
-    """Sees whether F ever says no of what it is asked for."""
+    """Records whether F ever says no."""
 
     said_no = False
 
@@ -58,7 +58,7 @@ class _Asked(Texts):
 
 
 def test_the_filter_says_no() -> None:
-    """Else one that always says yes would hold, too."""
+    """A filter that always says yes would pass the other tests, too."""
     space = _Asked(Rules(), shared=True)
     assert search(space).problem is None
     assert space.said_no

@@ -1,4 +1,4 @@
-"""Token blocks only grow, and *ready* is only said when nothing was lost meanwhile; on every server."""
+"""Token blocks only grow, and *ready* is set only if nothing was lost meanwhile; on every server."""
 
 import pytest
 
@@ -70,10 +70,10 @@ def test_what_is_over_ends_no_block_that_stands(store_lab: StoreLab) -> None:
 
 
 def test_a_slow_script_does_not_move_the_end(store_lab: StoreLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time passes between the script's look at the clock and its command."""
+    """Time passes between the script's reading of the clock and its command."""
     late = "if ms <= 0"
     mutate(monkeypatch, "_BLOCK", late, f"for _ = 1, 5e6 do end {late}")
-    for ends in (store_lab.now() + LATER, store_lab.now() + 2 * LATER):  # made, and given more time
+    for ends in (store_lab.now() + LATER, store_lab.now() + 2 * LATER):  # the block is made, then lengthened
         assert block(store_lab, ends) is Blocked.BLOCKED
         assert end_of_key(store_lab.client, B) == ends
 
@@ -112,7 +112,7 @@ def test_ready_is_not_said_after_a_flush(store_lab: StoreLab) -> None:
 
 
 def test_ready_is_not_said_for_a_warming_that_another_has_begun_since(store_lab: StoreLab) -> None:
-    """The other began after a flush: what this one wrote before it is gone."""
+    """The other pass began after a flush, so the blocks that this one wrote before are gone."""
     store_lab.client.set(WARMING, "nonce")
     store_lab.client.flushall()
     store_lab.client.set(WARMING, "another's")

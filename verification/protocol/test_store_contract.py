@@ -1,7 +1,7 @@
 """The rows of the protocol's table, each on every server.
 
-`replay.py` runs every state that the protocol can reach; what is here are the rows one by one, with times, and
-what the model knows nothing of: other Redis types, exact numbers, steps that are run twice.
+`replay.py` runs every state that the protocol can reach. These tests check the rows one by one, with times, and cases
+that the model does not have: other Redis types, exact numbers, steps that are run twice.
 """
 
 import pytest
@@ -174,7 +174,7 @@ def test_a_fills_version_is_compared_as_a_number(store_lab: StoreLab) -> None:
 def test_a_fill_ends_known_absence(store_lab: StoreLab) -> None:
     store_lab.acquire()
     store_lab.fill_absent()
-    put_foreign(store_lab, K, "list")  # whose repair is the one way to a lease while absence is known
+    put_foreign(store_lab, K, "list")  # only its repair gives a lease while absence is known
     store_lab.acquire(refresh=True)
     store_lab.fill()
     store_lab.client.delete(K)
@@ -203,7 +203,7 @@ def test_a_fill_that_spares_fills_where_nothing_is(store_lab: StoreLab) -> None:
 
 
 def test_a_fill_without_version_takes_the_known_one_away(store_lab: StoreLab) -> None:
-    """E3 · E1 · fill(no version) · E2: with version 1 kept, E2 would be written over a value of unknown age."""
+    """E3 · E1 · fill(no version) · E2: if version 1 stayed, E2 would overwrite a value of unknown age."""
     store_lab.change(1)
     store_lab.acquire()
     assert store_lab.fill(b"Ada", None) is Filled.STORED
@@ -223,7 +223,7 @@ def test_absence_is_a_flag_and_never_a_value(store_lab: StoreLab) -> None:
 
 
 def test_metadata_outlives_the_absent_flag(store_lab: StoreLab) -> None:
-    store_lab.acquire(lease_ms=10_000)  # far from NEGATIVE, and long enough for a machine that stands still
+    store_lab.acquire(lease_ms=10_000)  # far from NEGATIVE, and long enough for a machine that is paused
     assert store_lab.fill_absent(ttl_ms=NEGATIVE) is Filled.STORED
     assert about(store_lab.ttl(M), NEGATIVE)
 
@@ -258,7 +258,7 @@ def test_a_change_overwrites_a_living_value_of_known_version(store_lab: StoreLab
 
 def test_metadata_outlives_what_a_change_wrote(store_lab: StoreLab) -> None:
     store_lab.cached(b"Ada", 1)
-    store_lab.client.pexpire(M, 10_000)  # long enough for a machine that stands still
+    store_lab.client.pexpire(M, 10_000)  # long enough for a machine that is paused
     assert store_lab.change(2, ttl_ms=TTL, marker_ms=10_000) is Changed.OVERWRITTEN
     assert store_lab.ttl(M) >= store_lab.ttl() > 10_000
 
@@ -291,7 +291,7 @@ def test_a_change_over_a_marker_leaves_a_marker(store_lab: StoreLab) -> None:
 
 
 def test_a_change_over_a_value_of_unknown_version_takes_it_away(store_lab: StoreLab) -> None:
-    """E2 · evict M · E1: what lies there may be newer than what came."""
+    """E2 · evict M · E1: the value at K may be newer than the event."""
     store_lab.cached(b"newer", 2)
     store_lab.client.delete(M)
     assert store_lab.change(1) is Changed.MARKED

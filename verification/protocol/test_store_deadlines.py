@@ -1,4 +1,4 @@
-"""Deadlines: `K` lives no longer, whoever writes it, on every server."""
+"""Deadlines: `K` lives no longer, whichever step writes it, on every server."""
 
 import pytest
 
@@ -75,7 +75,7 @@ def test_a_deadline_that_passes_ends_the_value_by_itself(store_lab: StoreLab) ->
 
 
 def test_a_deadline_ends_leases(store_lab: StoreLab) -> None:
-    """A read that begins after it would be told of a load from before it, and join it."""
+    """A read that begins after the deadline must not join a load from before it."""
     store_lab.acquire()
     store_lab.expire(NOW)
     assert store_lab.acquire("another's") is Acquired.GRANTED

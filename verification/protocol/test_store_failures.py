@@ -23,14 +23,14 @@ from verification.protocol.store_lab import LATER, LEASE, MARKER, TTL, K, M, Sto
 
 @pytest.fixture
 def own_store(own_redis: RedisServer) -> Iterator[Store]:
-    """A store on a server of the test's own, which has time to answer; one that is dead refuses at once."""
+    """A store on the test's own server, with time to answer; a dead server refuses at once."""
     with own_redis.client() as client:
         yield Store(client)
 
 
 @pytest.fixture
 def impatient(own_redis: RedisServer) -> Iterator[Store]:
-    """A store on a server of the test's own, which waits half a second for answers."""
+    """A store on the test's own server, which waits half a second for answers."""
     with own_redis.client(timeout=0.5) as client:
         yield Store(client)
 
@@ -40,7 +40,7 @@ def some_step() -> scripts.Step[object]:
 
 
 def refused_step() -> scripts.Step[object]:
-    """No server can run it: its time to live is no number."""
+    """Return a step that no server can run: its time to live is not a number."""
     step = some_step()
     return dataclasses.replace(step, args=(*step.args[:2], "for ever", *step.args[3:]))
 
@@ -58,7 +58,7 @@ def test_in_a_pipeline_too_and_every_step_runs_once(store_lab: StoreLab) -> None
     keys = [f"user:{number}:name" for number in range(10)]
     marks = [scripts.change(key, Value(b"x", 1), ttl_ms=TTL, marker_ms=MARKER) for key in keys]
     gone = [scripts.invalidate(key) for key in keys]
-    store_lab.store.run(marks[0])  # known, while the other script is not
+    store_lab.store.run(marks[0])  # the server knows this script and not the other one
     store_lab.client.delete(meta_key(keys[0]))
     assert store_lab.store.run_all(marks + gone) == [Changed.MARKED] * 10 + [Invalidated.INVALIDATED] * 10
     store_lab.client.script_flush()
@@ -106,7 +106,7 @@ def test_a_dead_server_is_unavailable_and_comes_back(own_store: Store, own_redis
 def test_a_hung_server_is_unavailable_within_the_time_limit(impatient: Store, own_redis: RedisServer) -> None:
 
     def answered() -> bool:
-        with contextlib.suppress(CacheUnavailable):  # a well server may be late, too
+        with contextlib.suppress(CacheUnavailable):  # a healthy server may be late, too
             impatient.run(some_step())
             return True
         return False
@@ -188,7 +188,7 @@ def test_what_another_has_mended_stays(store_lab: StoreLab) -> None:
 def test_a_script_that_does_not_run_is_unavailable(store_lab: StoreLab) -> None:
     step = some_step()
     script = scripts.Script("change")
-    script.source, script.sha = "this is no Lua", "0" * 40
+    script.source, script.sha = "this is not Lua", "0" * 40
     with pytest.raises(CacheUnavailable):
         store_lab.run(dataclasses.replace(step, script=script))
 

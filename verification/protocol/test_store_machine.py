@@ -1,7 +1,7 @@
-"""The store on every server, in long sequences of steps, against the model: after each, K and M are what it says.
+"""The store on every server, in long sequences of steps, compared with the model after each step.
 
-`replay.py` runs each distinct (K, M, step) on a server, from a state that it sets up. Here nothing is set up: what
-one step leaves is what the next one finds, field by field and TTL by TTL, and anything may vanish between two of them.
+`replay.py` runs each distinct (K, M, step) on a server, from a state that it sets up. Here no state is set up: each
+step finds what the last one left, field by field and TTL by TTL, and anything may vanish between two steps.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from cachekeeper.devservers import RedisServer
 
-VERSIONS = st.integers(0, 12)  # beyond 9, where text and numbers are ordered differently
-# Once a deadline has passed hardly anything can happen, until M is lost.
+VERSIONS = st.integers(0, 12)  # beyond 9, because texts and numbers are ordered differently there
+# Once a deadline has passed, hardly anything can happen until M is lost. So past deadlines are rare.
 ENDS = st.sampled_from([*[Deadline.NONE] * 4, Deadline.AHEAD, Deadline.PAST])
 CHANGES = st.builds(Change, VERSIONS, st.just(0), ENDS)
 EXPIRES = st.builds(Expire, st.sampled_from([*[Deadline.AHEAD] * 6, Deadline.PAST]))
@@ -51,7 +51,7 @@ OTHER_TYPES = [kind for kind in FOREIGN if kind != "hash"]
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """One key. Nonces and writes are numbered, each used once; those who ask may be slow, and bring their load late."""
+    """One key. Nonces and writes are numbered; each number is used once. A reader may be slow, and fill late."""
 
     def __init__(self, client: Redis) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.garbled = False
 
     def run(self, step: Step) -> None:
-        """On the server and on the model; both answer the same, and leave the same."""
+        """Run the step on the server and on the model. Both must give the same answer and the same state."""
         result = self.store.run(step_of(K, step, self.began))
         self.garbled = False
         problems = list(compare(self.cell, step, result, self.look(), self.began))
@@ -99,7 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), refresh=st.booleans(), before=PERHAPS, meanwhile=PERHAPS)
     def look_up(self, data: st.DataObject, refresh: bool, before: Step | None, meanwhile: Step | None) -> None:  # noqa: FBT001
-        """What a reader does, whatever it is told; rules by themselves seldom come to this."""
+        """Acquire and fill as a reader does, whatever the answers. Single rules seldom reach this sequence."""
         self.event(before)
         self.acquire(refresh)
         nonce = self.nonces
@@ -109,7 +109,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.cell.key is not None)
     @rule(data=st.data())
     def refresh_early(self, data: st.DataObject) -> None:
-        """Or mend a damaged K: the only fills that find one."""
+        """Refresh K early, or repair a damaged K. No other fill finds K there."""
         self.look_up(data, refresh=True, before=None, meanwhile=None)
 
     def event(self, step: Step | None) -> None:
@@ -137,7 +137,7 @@ class StoreMachine(RuleBasedStateMachine):
         return Fill(nonce, self.a_write(), version, data.draw(ENDS, "ends"), spare)
 
     def any_nonce(self, data: st.DataObject) -> int:
-        """Mostly the one that holds the lease; and those of readers long forgotten, across flushes, too."""
+        """Draw mostly the nonce that holds the lease, and sometimes an old one, also from before a flush."""
         ago = data.draw(st.sampled_from([None, None, None, 0, 1, 2]), "nonces ago")
         return max(self.nonces - ago, 1) if ago is not None else self.cell.lease or self.nonces
 
@@ -145,7 +145,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(what=st.sampled_from(["K", "K", "K", "M", "M", "M", "everything", *OTHER_TYPES]))
     def something_is_lost(self, what: str) -> None:
-        """K or M is evicted; Redis is flushed or restarts, and forgets the scripts, too; M becomes of another type."""
+        """Evict K or M; or flush or restart Redis, which also forgets the scripts; or give M another type."""
         self.garbled = self.garbled and what == "K"
         if what == "K":
             self.client.delete(K)
@@ -195,7 +195,7 @@ MUTANTS = {
         "if m[1] and m[1] ~= ARGV[1] and tonumber(m[2]) > now then",
         "if false then",
     ),
-    "acquire believes in no absence": ("acquire", "if m[3] and not refresh", "if false and not refresh"),
+    "acquire ignores a known absence": ("acquire", "if m[3] and not refresh", "if false and not refresh"),
     "blind fill": ("fill", "if m[1] ~= ARGV[1] then return {'lost'} end", ""),
     "fill over a newer version": ("fill", "tonumber(ARGV[4]) < tonumber(m[2])", "false"),
     "fill without a version keeps the old one": ("fill", "redis.call('HDEL', KEYS[2], 'v')", ""),
@@ -226,7 +226,7 @@ def test_a_wrong_script_is_noticed(name: str, redis_server: RedisServer, monkeyp
 
 def test_one_that_does_not_mend_is_noticed(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(*_: Any) -> None:
-        """Nothing is mended."""
+        """Mend nothing."""
 
     monkeypatch.setattr(Store, "_mend", leave)
     with redis_server.client() as client, pytest.raises(Exception, match="Redis failed while running"):

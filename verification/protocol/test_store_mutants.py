@@ -1,4 +1,4 @@
-"""Scripts that are wrong in one respect: the replay of the model, or a test of the contract, fails with each."""
+"""Scripts that are wrong in one respect. The replay of the model, or a test of the contract, fails with each."""
 
 import copy
 import functools
@@ -29,7 +29,7 @@ Check = Callable[[StoreLab], None]
 
 @functools.cache
 def some_cases() -> frozenset[Case]:
-    """What a few histories of each kind reach; the whole is replayed with the right scripts, in test_search.py."""
+    """Return the cases of a few histories of each kind. test_model_search.py replays all with the correct scripts."""
     cases: set[Case] = set()
     for name, wanted in (
         ("writes", {"UND", "SNU", "DUU"}),
@@ -49,7 +49,7 @@ def some_cases() -> frozenset[Case]:
 
 
 def the_replay(lab: StoreLab, name: str) -> None:
-    """The replay, of the steps that run one script."""
+    """Replay the steps that run one script."""
     scripts = {
         Acquire: "acquire",
         Change: "change",
@@ -65,7 +65,7 @@ def the_replay(lab: StoreLab, name: str) -> None:
 
 @pytest.fixture
 def default_lab(redis_server: RedisServer) -> Iterator[StoreLab]:
-    some_cases()  # here, so that a failure of its own is no mutant found
+    some_cases()  # called here, so that an error in it does not count as a mutant that was noticed
     with redis_server.client() as client:
         yield StoreLab(client)
 
@@ -86,12 +86,12 @@ within_beyond: Check = functools.partial(within.test_characters_of_one_to_four_b
 
 
 def within_name(check: Callable[..., None]) -> Check:
-    """Where the filter is believed: the way that most invalidations go."""
+    """Run the check with a filter that is used, as in most invalidations."""
     return functools.partial(check, believed=True)
 
 
-# What to put in for what, in which script (the prelude is part of each), and what notices: the replay where no other
-# test is named.
+# The script (the prelude is part of each), the code to replace, its replacement, and the test that must notice it: the
+# replay if no other test is named.
 MUTANTS: list[tuple[str, str, str, Check | None]] = [
     ("acquire", "if kind == 'string'", "if false", None),
     ("acquire", "if kind ~= 'none' then return {'damaged'} end", "", contract_damage),
@@ -289,9 +289,9 @@ MUTANTS: list[tuple[str, str, str, Check | None]] = [
 
 
 def put_in(name: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every step of that name run the script with `new` for `old`."""
+    """Let every step of that name run the script with `new` in place of `old`."""
     script = copy.copy(getattr(scripts, f"_{name.upper()}"))
-    assert script.source.count(old) == 1, f"{name}.lua: {old!r} is there {script.source.count(old)} times"
+    assert script.source.count(old) == 1, f"{name}.lua: {old!r} occurs {script.source.count(old)} times, not once"
     script.source = script.source.replace(old, new)
     script.sha = hashlib.sha1(script.source.encode(), usedforsecurity=False).hexdigest()
     monkeypatch.setattr(scripts, f"_{name.upper()}", script)
@@ -307,4 +307,4 @@ def test_a_wrong_script_is_noticed(
     run = check or functools.partial(the_replay, name=name)
     with pytest.raises((AssertionError, CacheUnavailable)) as caught:
         run(default_lab)
-    assert "ompiling" not in str(caught.value.__cause__), "that is no Lua"
+    assert "ompiling" not in str(caught.value.__cause__), "the wrong script is not valid Lua"

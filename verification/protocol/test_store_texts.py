@@ -1,4 +1,4 @@
-"""The filter of registered texts: never a no to a text that may be cached, whatever became of it and of the clock."""
+"""The filter of registered texts never says no to a text that may be cached, whatever happens to it and the clock."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FROZEN = "local function clock() return tonumber(redis.call('GET', 'clock')) end
 
 
 class Shelf:
-    """The scripts on a clock that stands still until it is set."""
+    """The scripts, with a clock that stands still until a test sets it."""
 
     def __init__(self, client: Redis, edit: Callable[[str], str] = str) -> None:
         self.client = client
@@ -53,7 +53,7 @@ class Shelf:
         self.pass_time(0)
 
     def pass_time(self, milliseconds: int) -> None:
-        """Set the clock on, or back; what has lived its time goes."""
+        """Set the clock forward or back. Keys whose life has ended are removed."""
         self.now += milliseconds
         self.client.set("clock", self.now)
         for text in [text for text, until in self.live.items() if until <= self.now]:
@@ -61,7 +61,7 @@ class Shelf:
             self.client.delete(TEMPLATE.key(text))
 
     def cache(self, text: str, life: int = LIFE) -> None:
-        """What a reader leaves: a registered lease, here with the value that may live as long."""
+        """Leave what a reader leaves: a registered lease, here with the value that may live as long."""
         key = TEMPLATE.key(text)
         args: list[str | int] = ["mine", LEASE, "1", text, life]
         assert self._acquire(keys=[key, meta_key(key), FILTER], args=args) == [b"granted"]
@@ -71,11 +71,11 @@ class Shelf:
         self.newest = max(self.newest, self.now)
 
     def crowd(self, number: int) -> None:
-        """So many keys more on the server: the filter may be made anew, and larger."""
+        """Add `number` keys to the server, so that the filter may be made again, and larger."""
         self.client.mset({f"other:{self.now}:{at}": "" for at in range(number)})
 
     def change(self) -> None:
-        """A product of that name changes; nothing that it is found by may be left."""
+        """Change a product with that name. No cached search that finds it may be left."""
         self._invalidate(keys=[FILTER], args=["search:", "", 64, 128, NAME])
         left = {text for text in self.live if self.client.exists(TEMPLATE.key(text))}
         assert left == {text for text in self.live if text not in NAME}
@@ -83,7 +83,7 @@ class Shelf:
 
     @property
     def believed(self) -> bool:
-        """Whether a change asks the filter alone: then it spares what was put there without a word to it."""
+        """Whether a change asks the filter alone. If so, it leaves a key that was never registered."""
         self.client.set("search:in r", "unregistered")
         self._invalidate(keys=[FILTER], args=["search:", "", 64, 128, "in r"])
         return bool(self.client.exists("search:in r"))
@@ -115,7 +115,7 @@ def test_what_an_evicted_filter_held_is_found_all_the_same(shelf: Shelf) -> None
 @pytest.mark.parametrize("wait", [0, 1, LIFE // 2, LIFE - 1])
 @pytest.mark.parametrize("start", [0, 1, LIFE // 2, LIFE - 1])
 def test_a_text_is_known_all_its_life(shelf: Shelf, start: int, wait: int) -> None:
-    """Wherever in a slice its life begins; another text of its block is written in the next one."""
+    """Its life may begin anywhere in a slice; another text of its block is written in the next slice."""
     shelf.cache("x")
     shelf.pass_time(3 * LIFE - shelf.now % LIFE + start)
     shelf.cache("roter")
@@ -127,7 +127,7 @@ def test_a_text_is_known_all_its_life(shelf: Shelf, start: int, wait: int) -> No
 
 @pytest.mark.parametrize("lives", [(LIFE, 3 * LIFE), (3 * LIFE, LIFE), (LIFE, 7 * LIFE // 5), (7 * LIFE // 5, LIFE)])
 def test_readers_may_differ_in_how_long_they_cache(shelf: Shelf, lives: tuple[int, int]) -> None:
-    """Another lease time, or another TTL in the new release of a service."""
+    """A new release of a service may have another lease time or another TTL."""
     for at in range(30):
         shelf.cache("roter", lives[0])
         shelf.pass_time(LIFE // 7)
@@ -171,7 +171,7 @@ def test_what_is_over_is_forgotten(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize("slice_", [0, 1, 2, 127, 128, 129, 192, 254, 255])
 def test_what_a_fresh_block_holds_is_forgotten_in_every_slice(shelf: Shelf, slice_: int) -> None:
-    """A block that was never written has no slice of its own, whatever its first byte says."""
+    """A block that was never written has no slice, although its first byte looks like one."""
     shelf.pass_time((slice_ - shelf.now // LIFE) % 256 * LIFE)
     for text in ("roter", "x"):
         shelf.cache(text)
@@ -184,13 +184,13 @@ def test_what_a_fresh_block_holds_is_forgotten_in_every_slice(shelf: Shelf, slic
 
 @pytest.mark.parametrize("idle", [2, 127, 128, 129, 200, 253])
 def test_what_an_idle_block_held_is_forgotten_and_what_comes_new_ages(shelf: Shelf, idle: int) -> None:
-    """A block that nothing was written to for days does not come from the future."""
+    """A block without writes for days does not count as one from the future."""
     shelf.cache("roter")
     shelf.pass_time(idle * LIFE)
     shelf.client.set("search:roter", "put back without a word")
     shelf.change()
     assert shelf.client.exists("search:roter")
-    shelf.cache("roter stuhl")  # its block is that of the other
+    shelf.cache("roter stuhl")  # in the same block as the other text
     shelf.pass_time(2 * LIFE)
     shelf.client.set("search:roter stuhl", "put back without a word")
     shelf.change()
@@ -210,7 +210,7 @@ def test_it_grows_with_the_keys_of_the_server(shelf: Shelf) -> None:
 
 
 def test_it_says_yes_to_few_that_are_not_there(shelf: Shelf) -> None:
-    """A thousand texts, and a name that shares no word with them: what is spared was never looked for."""
+    """A thousand texts, and a name that shares no word with them: a key that stays was not looked for."""
     for at in range(1000):
         shelf.cache(f"text {at:03}")
     shelf.pass_time(LIFE - 1)
@@ -237,7 +237,7 @@ def test_something_else_in_its_place_is_replaced(shelf: Shelf, kind: str, store_
 
 
 def test_a_lease_on_a_text_ends_with_its_metadata(store_lab: StoreLab) -> None:
-    """So no fill lands later than the filter remembers."""
+    """So no fill can come later than the filter remembers its text."""
     key = TEMPLATE.key("roter")
     registration = Registration(FILTER, "roter", LEASE + TTL)
     for nonce in ("first", "second"):
@@ -248,7 +248,7 @@ def test_a_lease_on_a_text_ends_with_its_metadata(store_lab: StoreLab) -> None:
         assert store_lab.client.hgetall(meta_key(key)) == {}
 
 
-# Times around the length of a life, and far beyond it: a block's slice is known modulo 256 only.
+# Times around the length of a life, and far beyond it, because a block's slice is known only modulo 256.
 TIMES = st.sampled_from([1, LIFE // 3, LIFE - 1, LIFE, 2 * LIFE, 127 * LIFE, 128 * LIFE, 255 * LIFE, 256 * LIFE])
 STEPS = st.one_of(
     st.tuples(st.just("cache"), st.sampled_from(TEXTS)),
@@ -280,7 +280,7 @@ def take(shelf: Shelf, path: list[tuple[str, object]]) -> None:
             case "evict", _ if shelf.newest <= shelf.now:
                 shelf.client.delete(FILTER)
             case "evict", _:
-                pass  # that is what the docs say is open: after a clock was set back, an eviction may be one too many
+                pass  # the open case of the docs: the clock was set back, and then the filter is evicted
             case "crowd", int(number):
                 shelf.crowd(number)
             case _:
@@ -296,10 +296,10 @@ def test_nothing_that_a_name_is_found_by_outlives_its_change(
     take(Shelf(store_lab.client), path)
 
 
-# What to put in for what, and a way on which that shows. All begin with a filter that is believed.
+# The code to replace, its replacement, and a path that shows the error. All begin with a filter that is used.
 OLD = [("cache", "x"), ("pass", 3 * LIFE + LIFE // 2)]
 LATE = [("pass", 1000 * LIFE)]
-SLICE = START // LIFE % 256 + 3  # in which a path stands after OLD
+SLICE = START // LIFE % 256 + 3  # the slice of a path after OLD
 MUTANTS: list[tuple[str, str, list[tuple[str, object]]]] = [
     ("now >= filter.from", "true", [("cache", "roter"), ("evict", None), ("cache", "x")]),
     ("local from = now + life", "local from = now", [("cache", "roter"), ("evict", None), ("cache", "x")]),
@@ -326,7 +326,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, object]]]] = [
             ("pass", LIFE),
         ],
     ),
-    # Slices as long as the shorter life: what was registered for the longer one is looked for in another.
+    # Slices as long as the shorter life: a text registered for the longer life is looked for in another slice.
     ("  life = filter.life", "", [("cache long", "x"), ("pass", 260 * LIFE), ("cache long", "roter"), ("cache", "x")]),
     ("return now < filter.newest - filter.life", "return false", [*LATE, ("cache", "roter"), ("back", 150 * LIFE)]),
     ("if age == 1 then return nil, 2 end", "", [("cache", "roter"), ("pass", LIFE - 1)]),
@@ -346,19 +346,19 @@ MUTANTS: list[tuple[str, str, list[tuple[str, object]]]] = [
         "",
         [("cache", "roter"), ("back", LIFE), ("cache", "roter stuhl"), ("pass", 2 * LIFE - 1)],
     ),
-    # What is written in slice 255 would stand in the slice 0 that a fresh block seems to be of: for one slice longer.
+    # A text written in slice 255 would count for slice 0, which a fresh block seems to have: one slice longer.
     (
         "if block:find('[^%z]') then mine, before = halves_of(block, slice) end",
         "mine, before = halves_of(block, slice)",
         [("pass", (255 - SLICE) * LIFE), ("cache", "roter"), ("pass", 2 * LIFE), ("spared", "roter")],
     ),
-    # Every block taken for fresh: what it holds is lost.
+    # Every block counts as fresh, so its texts are lost.
     (
         "if block:find('[^%z]') then",
         "if false then",
         [("cache", "roter"), ("cache", "roter stuhl")],
     ),
-    # Known by its first byte alone: a block of slice 0 would be taken for fresh.
+    # A fresh block is recognised by its first byte alone, so a block of slice 0 counts as fresh.
     (
         "block:find('[^%z]')",
         "block:byte(1) ~= 0",

@@ -1,6 +1,6 @@
-"""Invalidating every text that occurs in a name: exactly those, cached or in flight; on every server.
+"""Invalidate every text that occurs in a name, and no other, cached or in flight; on every server.
 
-Each test runs twice: where the filter of registered texts is believed, and where it has been evicted.
+Each test runs twice: with a filter of registered texts that is used, and after the filter was evicted.
 """
 
 import pytest
@@ -32,7 +32,7 @@ def acquire(text: str, *, refresh: bool = False) -> scripts.Step[object]:
 
 
 def occurring(names: list[str], limit: int = LIMIT) -> set[str]:
-    """The texts that occur in a name, found the plain way."""
+    """Return the texts that occur in a name, found in the simplest way."""
     return {
         name[first:last]
         for name in names
@@ -43,19 +43,19 @@ def occurring(names: list[str], limit: int = LIMIT) -> set[str]:
 
 
 def cache(lab: StoreLab, texts: set[str], *, believed: bool) -> None:
-    """A value and metadata for each, and each registered."""
+    """Write a value and metadata for each text, and register it."""
     pipe = lab.client.pipeline(transaction=False)
     for text in texts:
         pipe.set(key(text), "[]")
         pipe.hset(meta_key(key(text)), "v", 1)
     pipe.execute()
-    lab.client.delete(FILTER)  # its size follows from the number of keys
+    lab.client.delete(FILTER)  # its size depends on the number of keys
     assert set(lab.store.run_all([acquire(text, refresh=True) for text in texts])) == {Acquired.GRANTED}
     settle(lab, believed=believed)
 
 
 def settle(lab: StoreLab, *, believed: bool) -> None:
-    """A filter that has been there for long; or none."""
+    """Make the filter old enough to be used, or delete it."""
     if believed:
         lab.client.setrange(FILTER, 0, "0" * 20)
     else:
@@ -63,7 +63,7 @@ def settle(lab: StoreLab, *, believed: bool) -> None:
 
 
 def left(lab: StoreLab, texts: set[str]) -> set[str]:
-    """Those of which anything is there."""
+    """Return the texts that have a value or metadata."""
     every = sorted(texts)
     pipe = lab.client.pipeline(transaction=False)
     for text in every:
@@ -153,7 +153,7 @@ def test_more_keys_than_one_command_may_hold(store_lab: StoreLab, *, believed: b
 
 
 def test_a_fill_under_way_does_not_land(store_lab: StoreLab, *, believed: bool) -> None:
-    """The search is in no cache yet; its reader has asked MongoDB before the change."""
+    """The search is not cached yet; its reader has asked MongoDB before the change."""
     assert store_lab.run(acquire("lap")) is Acquired.GRANTED
     settle(store_lab, believed=believed)
     invalidate(store_lab, "laptop")
@@ -171,7 +171,7 @@ def test_other_keys_are_not_touched(store_lab: StoreLab, *, believed: bool) -> N
     assert store_lab.client.exists("lap", "search:lap", "lap:v1") == 3
 
 
-# Few characters, so that names repeat themselves and one text occurs in several; and all that is escaped.
+# Few characters, so that names repeat texts and share texts; and all characters that are escaped.
 letters = st.text(st.sampled_from("ab%25{}7BDé😀"), min_size=1, max_size=12)
 
 

@@ -1,14 +1,15 @@
-"""A model of its own for the filter of search texts: what a change may leave in place because F does not know of it.
+"""A separate model for the filter of search texts, F: does a change leave a cached search that F does not know?
 
-One text, X, occurs in the name of the product that changes; one other, Y, is only there to make F anew, or to turn the
-slices of a block that they share. Times are in ticks: a lease lives for one, a value for one or two, by the settings of
-the process that asks; so what is registered lives for two or three, and a tick more that the product adds: its `life`.
-The change comes once, at any time, and its invalidation follows. F is evicted, found too small, made for a longer life.
+One text, X, occurs in the name of the product that changes. Another text, Y, serves only to make F again, or to turn
+the slices of a block that both share. Times are in ticks. A lease lives for one tick, a value for one or two, by the
+settings of the process that asks. So a registered text lives for two or three ticks, plus one tick that the product
+adds: its `life`. The change comes once, at any time, and its invalidation follows. F may be evicted, found too small,
+or made for a longer life.
 
-An F that is made after an eviction knows no life but that of its maker. So with processes of different lives *and* an
-eviction the promise does not hold, which `docs/protocol.md` says; the search shows that, too.
+An F that is made after an eviction knows only the life of its maker. So with processes of different lives *and* an
+eviction the promise does not hold. `docs/protocol.md` says so, and the search shows it.
 
-Not modelled: false positives, which cost a look and no more; more than one block a text; clocks that are set back.
+Not modelled: false positives, which cost only a look; more than one block per text; clocks that are set back.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 LEASE = 1
-PAUSE = 1  # keys live up to and including their last tick, and F is believed from its first one on
+PAUSE = 1  # keys live up to and including their last tick, and F is used from its first tick on
 STUCK = "stuck stale"
 
 
 class Filter(NamedTuple):
-    """F, with the block that is X's.
+    """F, with the block of X.
 
     Attributes:
-        since: from when on it is believed.
-        life: the longest of those who have registered.
-        newest: when the last one did.
-        slice: that of the block's last write.
-        mine, before: whether X is among the texts of that slice, and of the one before.
+        since: the tick from which on it is used.
+        life: the longest life of all registrations.
+        newest: the tick of the last registration.
+        slice: the slice of the block's last write.
+        mine, before: whether X is among the texts of that slice, and of the slice before.
     """
 
     since: int
@@ -42,7 +43,7 @@ class Filter(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """X's: when it ends, how long the value will live, and what its holder has loaded, if anything yet."""
+    """The lease of X: when it ends, how long the value will live, and the answer that its holder has loaded, if any."""
 
     ends: int
     value: int
@@ -51,7 +52,7 @@ class Lease(NamedTuple):
 
 
 class Cached(NamedTuple):
-    """X's value: of before the change (0) or after it (1); and when it ends."""
+    """The value of X: from before the change (0) or after it (1); and when it ends."""
 
     answer: int
     ends: int
@@ -69,16 +70,16 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """The protocol as it is, unless one of these is set otherwise.
+    """The rules. The defaults are the correct protocol.
 
     Attributes:
-        waits: whether a new F is believed only after a life.
-        renewal_waits: whether one that was made in place of another is, too.
-        renews: whether a process with a longer life makes F anew.
+        waits: whether a new F is used only after one life.
+        renewal_waits: whether an F that replaces another waits, too.
+        renews: whether a process with a longer life makes F again.
         remembers: whether the slice before counts.
-        registers: with the lease, before it (a step of its own), or after it (with the fill).
-        drops_leases: whether an invalidation takes the lease, too.
-        values: how long a value lives, by the settings of the processes that there are.
+        registers: when X is registered: with the lease, before it (a separate step), or after it (with the fill).
+        drops_leases: whether an invalidation drops the lease, too.
+        values: how long a value lives, by the settings of the existing processes.
         evicts: whether F may be evicted.
     """
 
@@ -98,7 +99,7 @@ class Texts:
     Args:
         rules: of the protocol.
         shared: whether Y is in X's block.
-        horizon: how many ticks there are; enough for an F made anew twice to be believed again.
+        horizon: the number of ticks; enough for an F that was made again twice to be used again.
     """
 
     def __init__(self, rules: Rules, *, shared: bool, horizon: int = 12) -> None:
@@ -121,7 +122,7 @@ class Texts:
         return None
 
     def moves(self, state: State) -> Iterable[tuple[str, State]]:
-        """Every step, as text and as what it leads to."""
+        """Return every step: its text, and the state after it."""
         if state.now < self._horizon:
             yield "a tick", _tick(state)
         if state.filter is not None and self._rules.evicts:
@@ -132,7 +133,7 @@ class Texts:
             yield "M is evicted", state._replace(lease=None)
         for value in self._rules.values:
             for small in (False, True) if state.filter is not None else (False,):
-                made = "F is made anew, larger, and " if small else ""
+                made = "F is made again, larger, and " if small else ""
                 yield f"{made}Y registered, for {value}", self._register(state, value, small=small, text="Y")
                 yield from self._acquire(state, value, made, small=small)
         yield from self._go_on(state)
@@ -160,7 +161,7 @@ class Texts:
             yield f"X leased, for {value}", state._replace(lease=lease, early=None)
 
     def _go_on(self, state: State) -> Iterable[tuple[str, State]]:
-        """The lease's holder loads, and fills."""
+        """Let the lease's holder load, then fill."""
         lease = state.lease
         if lease is None:
             return
@@ -191,7 +192,7 @@ class Texts:
         return state._replace(filter=made)
 
     def _may_be_there(self, state: State) -> bool:
-        """What F says of X; without an F that is believed, every text may be there."""
+        """Return whether X may be there, by F. Without an F that is old enough, every text may be there."""
         known = state.filter
         if known is None or state.now < known.since:
             return True
@@ -206,7 +207,7 @@ class Texts:
 
 
 def _tick(state: State) -> State:
-    """Keys live up to and including their last tick."""
+    """Advance the clock. Keys live up to and including their last tick."""
     now = state.now + 1
     lease = None if state.lease is None or now > state.lease.ends else state.lease
     key = None if state.key is None or now > state.key.ends else state.key

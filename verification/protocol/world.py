@@ -1,26 +1,27 @@
 """The whole model: one key in Redis, one document, its events, and two readers.
 
-Anything may happen in any order: the next write commits (its event may arrive from then on, in any order, and any
-number of times), a reader takes its next step or vanishes, a lease runs out, K or M is evicted, Redis restarts. Two
-grains of the same world:
+Anything may happen in any order: the next write commits (from then on its event may arrive, in any order and any
+number of times), a reader takes its next step or vanishes, a lease runs out, K or M is evicted, Redis restarts. The
+same world can be searched in two grains:
 
-* *fine*: a read begins, GETs, acquires, loads and fills in moments of their own; an event reaches Redis in one moment
-  and is acknowledged in another, so that a worker may die between the two.
-* *coarse*: what fine grain adds is argued away, for fifty times fewer states. A read that misses begins with its
-  acquire: the acknowledgements it must respect can only be more by then than at its GET, so the check is the stricter.
-  An event is acknowledged as it reaches Redis: the state in which it is not can do the same steps and has to promise
-  less. `test_search.py` holds the two against each other: they reach the same (K, M, step).
+* *fine*: a read begins, GETs, acquires, loads and fills in separate moves. An event reaches Redis in one move and is
+  acknowledged in another, so that a worker may die between the two.
+* *coarse*: fifty times fewer states. It may leave out what fine grain adds, for two reasons. A read that misses begins
+  with its acquire. By then at least as many events are acknowledged as at its GET, so the check is stricter. An event
+  is acknowledged when it reaches Redis. A state in which it is not acknowledged can do the same steps and has to
+  promise less. `test_model_search.py` compares the two grains: they reach the same (K, M, step).
 
-In both, what any read that begins now would be told is held against what is acknowledged, in *every* state. Left out:
+In both grains, *every* state is checked: the answer to any read that begins now must be as new as the acknowledged
+events. Not modelled:
 
-* TTLs. That K, M, the absent flag or a lease may vanish at any time, or stay for ever, is in the model. The absent
-  flag's short TTL therefore excuses nothing: a flag that is older than an acknowledged write is a violation.
-* Readers that have joined another's load: they touch neither key. Joining is judged instead wherever an acquire
-  would be answered with the nonce of a reader that has loaded. What is loaded after the join cannot be too old.
-* Reads past the cache: they touch neither key, and what the database holds is never too old.
+* TTLs. In the model K, M, the absent flag or a lease may vanish at any time, or stay forever. So the absent flag's
+  short TTL excuses nothing: a flag that is older than an acknowledged write is a violation.
+* Readers that have joined another's load: they touch neither key. Joining is judged instead in every state in which an
+  acquire would answer the nonce of a reader that has loaded. A load after the join cannot be too old.
+* Reads past the cache: they touch neither key, and the database's answer is never too old.
 
-States are integers (number of the cell, of the readers' states, of the database's), so that a search takes a
-microsecond or so per step. What a step does is worked out once per distinct (cell, reader, database) and remembered.
+States are integers (numbers of the cell, of the readers' states, of the database's state), so that a search takes about
+a microsecond per step. The effect of a step is computed once per distinct (cell, reader, database) and remembered.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ Item = TypeVar("Item", bound="Hashable")
 
 @dataclass
 class Numbers(Generic[Item]):
-    """Gives each distinct item a small number."""
+    """A small number for each distinct item."""
 
     items: list[Item] = field(default_factory=list)
     numbers: dict[Item, int] = field(default_factory=dict)
@@ -73,7 +74,7 @@ class World:
         self._cells: Numbers[Cell] = Numbers()
         self._readers: Numbers[Reader] = Numbers()
         self._databases: Numbers[Database] = Numbers()
-        self._readers.of(IDLE)  # number 0: nobody at work is `not state & READERS`
+        self._readers.of(IDLE)  # number 0, so that `not state & READERS` means that no reader is active
         self._outer: dict[int, list[int]] = {}
         self._first: dict[int, list[int]] = {}
         self._second: dict[int, list[int]] = {}
@@ -97,7 +98,7 @@ class World:
         return number
 
     def unpack(self, state: int) -> tuple[Cell, Database, Reader, Reader]:
-        """The state that a number stands for."""
+        """Return the state that a number stands for."""
         return (
             self._cells.items[state >> CELL],
             self._databases.items[state & MASK],
@@ -138,10 +139,10 @@ class World:
         return sorted(news - {state})
 
     def twin(self, state: int) -> int:
-        """The same state with the two readers' names exchanged.
+        """Return the same state with the two readers' names exchanged.
 
-        Both run the same program and names are only ever compared, so what can follow from one can follow from the
-        other. Not so where leases are numbered.
+        Both readers run the same program, and names are only ever compared. So the same moves are possible from both
+        states. This does not hold if leases are numbered.
         """
         if self.moves.protocol.counts:
             return state
@@ -203,7 +204,7 @@ class World:
         return self._cells.items[state >> CELL]
 
     def tell(self, state: int, new: int) -> str:
-        """What happened between two states of a path."""
+        """Describe what happened between two states of a path."""
         cell, database, *readers = self.unpack(state)
         target = self.unpack(new)
         for move in self.moves.outer(cell, database):

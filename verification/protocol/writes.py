@@ -1,19 +1,19 @@
-"""What happens in the database, and which events tell of it.
+"""The writes to the database, and the events that tell of them.
 
-The 42 sequences of three writes are all the legal ones that begin with a document that has a version:
+There are 42 legal sequences of three writes that begin with a document that has a version:
 
     U  an update that raises the version        always legal (after a deletion: re-creation, which goes on counting)
     S  a change that does not raise it          needs a document with a version
     N  a write that leaves no version behind    always legal (after a deletion: re-creation)
     D  deletion                                 needs a document
 
-From 'has a version' four kinds follow, from 'has none' three (no S), from 'deleted' two (U, N); over three writes that
-makes 13 + 13 + 9 + 7 = 42. Three further kinds are for deadlines:
+After 'has a version' four kinds may follow, after 'has no version' three (no S), after 'deleted' two (U, N). Over three
+writes that makes 13 + 13 + 9 + 7 = 42. More kinds are for deadlines:
 
-    X  a session ends: from then on the database has nothing, and its event is `expire(now)`; nothing follows it but X
+    X  a session ends: from then on the database has nothing; its event is `expire(now)`; only X may follow
     T  a deadline ahead is set, event `expire(at)`; values loaded or published from then on carry it as their own end
-    t  the same, but the values know nothing of it, only the event does
-    P  time passes that deadline (no event: it is acknowledged as T is); nothing follows
+    t  the same, but only the event carries the deadline; the values do not
+    P  the deadline passes (no event: it is acknowledged together with T); no write follows
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Write(NamedTuple):
 
     Attributes:
         letter: its kind.
-        text: what it is, for people.
-        content: equal contents are equal answers, whichever write they are of.
-        present: False where a load finds nothing.
-        version: the version a load finds, if any.
-        event: what is published; None where there is nothing to tell.
-        told_by: the write whose event acknowledges this one; None where it needs no acknowledgement.
-        promises: whether that acknowledgement says that nobody will be given an older answer. (A deadline ahead says
-            nothing about the answer, nor does a change that leaves it as it was.)
+        text: a description for people.
+        content: writes with equal contents give equal answers.
+        present: False if a load finds nothing.
+        version: the version that a load finds, if any.
+        event: the published event; None if none is published.
+        told_by: the write whose event acknowledges this one; None if it needs no acknowledgement.
+        promises: whether that acknowledgement promises that no read gets an older answer. (A deadline ahead does not
+            change the answer, and so promises nothing. The same holds for a change that leaves the answer as it was.)
     """
 
     letter: str
@@ -59,14 +59,14 @@ class History(NamedTuple):
     writes: tuple[Write, ...]
 
     def ends(self, write: int, now: int) -> Deadline:
-        """The own end of the value that `write` made, seen from the time of write `now`."""
+        """Return the own end of the value that `write` made, as seen at the time of write `now`."""
         letters = self.letters
         if "T" not in letters or write < letters.index("T"):
             return Deadline.NONE
         return Deadline.PAST if letters[now] == "P" else Deadline.AHEAD
 
     def event(self, write: int, now: int) -> Event:
-        """The step that the event of `write` is, when it arrives at the time of write `now`."""
+        """Return the step for the event of `write`, if it arrives at the time of write `now`."""
         event = self.writes[write].event
         if isinstance(event, Change):
             return replace(event, ends=self.ends(write, now))
@@ -77,7 +77,7 @@ class History(NamedTuple):
         return event
 
     def same(self, one: int, other: int) -> bool:
-        """Whether two writes left the same answer behind."""
+        """Return whether two writes left the same answer."""
         return self.writes[one].content == self.writes[other].content
 
     @property
@@ -86,21 +86,21 @@ class History(NamedTuple):
 
 
 class Publishing:
-    """How a change becomes an event. Wrong variants override one of them."""
+    """The rules by which a change becomes an event. A wrong variant overrides one of them."""
 
     def next_version(self, counted: int, *, present: bool) -> int:  # noqa: ARG002 - for variants
-        """The version of the next update; `counted` is the highest there ever was."""
+        """Return the version of the next update; `counted` is the highest version so far."""
         return counted + 1
 
     def of_same(self, write: int, version: int) -> Event:  # noqa: ARG002 - for variants
-        """The event of a change that did not raise the version."""
+        """Return the event of a change that did not raise the version."""
         return Invalidate()
 
     def of_deletion(self, last: int | None) -> Event:  # noqa: ARG002 - for variants
         return Invalidate()
 
     def of_rename(self, *, old: bool, new: bool) -> Event | None:
-        """The event of a product's new name; `old` and `new` say whether the search text occurs in it."""
+        """Return the event of a rename. `old`, `new`: whether the search text occurs in the old and the new name."""
         return Invalidate() if old or new else None
 
 
@@ -108,7 +108,7 @@ RIGHT = Publishing()
 
 
 def history(letters: str, publishing: Publishing = RIGHT) -> History:
-    """The history of the writes `letters`, after a first document with version 1."""
+    """Return the history of the writes `letters`, after a first document with version 1."""
     writes = [
         Write("·", "a document with version 1", 0, present=True, version=1, event=None, told_by=None, promises=True)
     ]
@@ -126,7 +126,7 @@ def history(letters: str, publishing: Publishing = RIGHT) -> History:
                 present, event = True, Change(version, at)
             case "S":
                 if version is None:
-                    raise ValueError(f"{letters}: nothing there has a version that S could keep")
+                    raise ValueError(f"{letters}: S needs a document with a version before it")
                 text, event = f"change that keeps version {version}", publishing.of_same(at, version)
             case "N":
                 text = "a document without version"
@@ -154,24 +154,24 @@ _AFTER = {"U": "versioned", "S": "versioned", "N": "bare", "D": "deleted"}
 
 
 def legal(length: int, state: str = "versioned") -> list[str]:
-    """All legal sequences of that many writes out of U, S, N, D."""
+    """Return all legal sequences of `length` writes of the kinds U, S, N, D."""
     if length == 0:
         return [""]
     return [kind + rest for kind in _NEXT[state] for rest in legal(length - 1, _AFTER[kind])]
 
 
 SEQUENCES = legal(3)
-# Sessions: ending, and deadlines, with every change around them. Deletions are no event in `sessions`.
+# Sessions that end, and deadlines, with every change around them. `sessions` has no deletion event.
 ENDINGS = [sequence + "X" for sequence in legal(2) if "D" not in sequence]
 DEADLINES = [form.replace("*", kind) for form in ("*TP", "T*P", "*TX") for kind in "USN"]
 TOLD_DEADLINES = [sequence.replace("T", "t") for sequence in DEADLINES]
 
 
 def renames(publishing: Publishing = RIGHT) -> list[History]:
-    """One cached search and one product, over three changes of its name, each of which may hold the text or not.
+    """Return histories of one cached search and one product whose name changes three times.
 
-    Where it does not, the answer is the same one, without the product. Three changes that never meet the text are
-    left out.
+    Each name contains the search text or not. If it does not, the answer is always the same one, without the product.
+    Histories in which no name contains the text are left out.
     """
     histories = []
     for names in product((True, False), repeat=4):
@@ -182,7 +182,7 @@ def renames(publishing: Publishing = RIGHT) -> list[History]:
             text = "product: its name holds the text" if new else "product: its name does not hold the text"
             event = publishing.of_rename(old=names[at - 1], new=new) if at else None
             untouched = at == 0 or not (names[at - 1] or new)
-            told_by = None if event is None else at  # what does nothing to this search is acknowledged anyhow
+            told_by = None if event is None else at  # a change without effect on this search needs no acknowledgement
             content = at if new else -1
             writes.append(
                 Write(

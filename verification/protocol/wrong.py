@@ -1,4 +1,4 @@
-"""The steps and the publishing that `mutants.py` names, each wrong in one respect."""
+"""The steps and the publishing of `mutants.py`, each wrong in one respect."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class InvalidateForgetsDeadline(Protocol):
 
 
 class BlindFill(Protocol):
-    """What most hand-written code does: an event deletes the key, a reader that missed sets it."""
+    """The usual hand-written cache: an event deletes the key, a reader that missed sets it."""
 
     def acquire(self, cell: Cell, step: Acquire) -> Result:
         return (Outcome.FOUND if cell.key is not None and not step.refresh else Outcome.GRANTED), cell
@@ -92,7 +92,7 @@ class BlindFill(Protocol):
 
 
 class CountedLeases(Protocol):
-    """Leases under numbers: the counter begins again with the server. Two leases a life of it are enough to show it."""
+    """Numbered leases. The counter starts again with the server; two leases per life of the server show the error."""
 
     counts = True
 
@@ -105,7 +105,7 @@ class CountedLeases(Protocol):
 
 
 class MarkerOnly(Protocol):
-    """Versions alone: a fill lands unless M knows a newer version."""
+    """Versions alone: a fill succeeds unless M knows a newer version."""
 
     def acquire(self, cell: Cell, step: Acquire) -> Result:
         outcome, after = super().acquire(cell, replace(step, lapsed=True))

@@ -1,4 +1,4 @@
-"""The cases, by name, and what they all are: a play whose every judged read begins after an acknowledgement."""
+"""The cases by name. In each, every judged read begins after an acknowledgement."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Case:
     """One interleaving.
 
     Attributes:
-        name: the table's row.
-        play: brings it about.
+        name: the row in the table.
+        play: plays the interleaving.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Case:
 
     @property
     def text(self) -> str:
-        """What happens."""
+        """The steps, as the table explains them."""
         return " ".join((self.play.__doc__ or "").split())
 
 

@@ -1,4 +1,4 @@
-"""Events that arrive late, twice or in another order, and meet evictions, deletions, and versions that are gone."""
+"""Events that arrive late, twice or in another order, with evictions, deletions, and lost versions."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def version_lost(stage: Stage) -> None:
 
 
 def _cached(stage: Stage) -> Client:
-    """Version 1 is cached; a process to apply events."""
+    """Cache version 1, and return a process that applies events."""
     stage.user(*ADA)
     worker = stage.client()
     worker.read_user()

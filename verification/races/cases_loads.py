@@ -1,4 +1,4 @@
-"""Loads that are overtaken: by an event, an eviction, a restart of Redis, or the creation of what they did not find."""
+"""Loads that are overtaken: by an event, an eviction, a restart of Redis, or the creation of a missing document."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Load:
-    """A reader that missed, and has the database's answer; what it does with it waits."""
+    """A reader that missed and has the database's answer, and is held before it uses it."""
 
     stage: Stage
     client: Client
@@ -26,7 +26,7 @@ class _Load:
     point: Point
 
     def finish(self) -> None:
-        """Let it go on to its end. What it returns is nobody's matter: it began before the change."""
+        """Let it run to its end. Its answer is not judged, because it began before the change."""
         self.point.open()
         self.stage.outcome(self.call)
 
@@ -79,7 +79,7 @@ def late_reader_joins(stage: Stage) -> None:
     process = first.client
     stage.user("Grace")
     stage.client().user_changed("Grace", None)
-    # Held when it has been told whether somebody loads.
+    # Held after Redis has answered whether another reader loads.
     told = process.wire.hold("after", names(process.key("user", USER)))
     second = stage.start(process, process.read_user)
     second.settle(told)
@@ -145,7 +145,7 @@ def known_absence_against_a_create(stage: Stage) -> None:
 
 
 def _overlap(stage: Stage, early: _Load, true: str | None = "Grace") -> None:
-    """Another process misses, the early one fills, and a third reads before the other goes on."""
+    """Let another process miss, the early one fill, and a third read before the other goes on."""
     late_client, between = stage.client(), stage.client()
     points = [stage.after_the_miss(), stage.after_the_miss()]
     late = stage.start(late_client, late_client.read_user)

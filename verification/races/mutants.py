@@ -1,4 +1,4 @@
-"""This project, wrong in one respect: each case must be stale for one of these, or for somebody else."""
+"""This project, wrong in one respect. Each case must be stale for one of these, or for another contender."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Mutant:
     """A known-bad variant of the protocol's scripts.
 
     Attributes:
-        name: in a few words; `verification/protocol/mutants.py` has the same in the model, where it can.
-        patches: which script, and what to put in for what.
-        cases: those that it must fail.
+        name: in a few words. If the model can express it, `verification/protocol/mutants.py` has the same one.
+        patches: the script, the code to replace, and its replacement.
+        cases: the cases that must be stale with it.
     """
 
     name: str
@@ -151,7 +151,7 @@ MUTANTS = (
         ["search fill against a product change"],
     ),
     Mutant(
-        "a filter is believed at once",
+        "a filter is used at once",
         [("invalidate_within", "filter and now >= filter.from and", "filter and")],
         ["a cached search older than the filter of texts"],
     ),
@@ -165,10 +165,10 @@ MUTANTS = (
 
 @contextmanager
 def mutated(mutant: Mutant) -> Iterator[None]:
-    """Run its scripts instead of the right ones.
+    """Run the mutant's scripts instead of the correct ones.
 
     Raises:
-        LookupError: a script does not hold what is to be replaced: it has changed, and the mutant must follow.
+        LookupError: a script does not contain the code to replace. It has changed, so change the mutant too.
     """
     sources: dict[str, str] = {}
     for name, good, bad in mutant.patches:

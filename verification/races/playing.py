@@ -1,4 +1,4 @@
-"""Plays a case: how did it end?"""
+"""Play a case, and say how it ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Ending(Enum):
 
     FRESH = "fresh"
     STALE = "stale"
-    ERROR = "error"  # nobody was told anything stale, but a call failed
+    ERROR = "error"  # no read was stale, but a call failed
     NOT_APPLICABLE = "n/a"
 
 
@@ -30,8 +30,8 @@ class Ended:
     """How a case ended.
 
     Attributes:
-        ending: in a word.
-        why: the reads that were told something else than what is so, the errors, or why it cannot be played.
+        ending: the result.
+        why: the reads with a wrong answer, the errors, or the reason why it cannot be played.
     """
 
     ending: Ending
@@ -39,7 +39,7 @@ class Ended:
 
 
 class _Complaints(logging.Handler):
-    """What libraries log instead of raising: an error that is swallowed is one all the same."""
+    """Collect errors that libraries log instead of raising them: a swallowed error counts as an error."""
 
     def __init__(self, errors: list[str]) -> None:
         super().__init__(logging.ERROR)
@@ -60,7 +60,7 @@ def _listening(errors: list[str]) -> Iterator[None]:
 
 
 def play(case: Case, contender: Contender, servers: Servers) -> Ended:
-    """One case, by one contender."""
+    """Play one case with one contender."""
     stage = Stage(servers, contender)
     try:
         with _listening(stage.errors):
@@ -71,7 +71,7 @@ def play(case: Case, contender: Contender, servers: Servers) -> Ended:
         stage.close()
     if stage.stale:
         return Ended(
-            Ending.STALE, "; ".join(f"told {seen!r}, is {true!r}" for seen, true in stage.judged if seen != true)
+            Ending.STALE, "; ".join(f"read {seen!r}, true is {true!r}" for seen, true in stage.judged if seen != true)
         )
     if stage.errors:
         return Ended(Ending.ERROR, ", ".join(stage.errors))

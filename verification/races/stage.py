@@ -1,4 +1,4 @@
-"""Where a case plays: real servers, the database that upstream services write, and the clients of one contender."""
+"""The stage of a case: real servers, the database that upstream services write, and the clients of one contender."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 class NotApplicableError(Exception):
-    """A case that cannot be expressed with this contender; the text says why."""
+    """The case cannot be expressed with this contender; the text says why."""
 
 
 @dataclass(frozen=True)
 class Servers:
-    """What all plays share.
+    """The servers that all plays share.
 
     Attributes:
-        redis: emptied before each play, and restarted by some.
-        database: the same, without the restarts. Contenders read and write through it, and so does upstream: the
-            primary, majority, for all alike (this project's keeper sees to that by itself).
-        reads: its reads, which can be held.
+        redis: emptied before each play, and restarted by some plays.
+        database: emptied before each play. Contenders and upstream services read and write through it. It uses the
+            primary and majority for all of them (this project's keeper does so by itself).
+        reads: the reads of the database, which can be held.
     """
 
     redis: RedisServer
@@ -45,7 +45,7 @@ class Servers:
 
 @contextmanager
 def watching(redis: RedisServer, mongo: MongoServer) -> Iterator[Servers]:
-    """Servers that run already, with a watched client and a database of its own."""
+    """Yield servers that run already, with a watched client and a database of its own."""
     reads, name = Reads(), f"races_{secrets.token_hex(6)}"
     with mongo.client(event_listeners=[reads], uuidRepresentation="standard") as client:
         database = client.get_database(
@@ -89,7 +89,7 @@ class Stage:
     # --- who plays ----------------------------------------------------------------------------------------------------
 
     def client(self) -> Client:
-        """A new client: another process."""
+        """Make a new client, which stands for another process."""
         wire = self._stack.enter_context(Wire(self.servers.redis, self.news))
         self._wires.append(wire)
         client = self.contender.make(wire, self.database)
@@ -98,39 +98,39 @@ class Stage:
         return client
 
     def start(self, client: Client, call: Callable[..., Any], *args: object) -> Call:
-        """Begin a call of a client, in a thread."""
+        """Start a call of a client in a thread."""
         client.wire.look_away()
         return Call(self._pool.submit(call, *args), client.wire, self.news)
 
     def after_the_miss(self) -> Point:
-        """Holds the next read of MongoDB before it is sent."""
+        """Hold the next read of MongoDB before it is sent."""
         return Point(self.news).at(self.servers.reads.before)
 
     def after_the_database_read(self) -> Point:
-        """Holds the next read of MongoDB when its answer is there."""
+        """Hold the next read of MongoDB when its answer has arrived."""
         return Point(self.news).at(self.servers.reads.after)
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
     def user(self, name: str, version: int | None = None) -> None:
-        """The upstream write of the one user; the event is another matter."""
+        """Write the one user upstream, without the event."""
         fields: dict[str, Any] = {"name": name} if version is None else {"name": name, "version": version}
         self.database.users.replace_one({"_id": USER}, fields, upsert=True)
 
     def no_user(self) -> None:
-        """The upstream deletion."""
+        """Delete the one user upstream."""
         self.database.users.delete_one({"_id": USER})
 
     def product(self, name: str) -> None:
-        """The upstream write of the one product."""
+        """Write the one product upstream."""
         self.database.products.replace_one({"_id": "1"}, {"name": name}, upsert=True)
 
     def evict_value(self, client: Client) -> None:
-        """The user's cached name goes, nothing else."""
+        """Evict the user's cached name and nothing else."""
         self.redis.delete(client.key("user", USER))
 
     def evict_metadata(self, client: Client, kind: str = "user", part: object = USER) -> None:
-        """Everything goes but one cached value."""
+        """Evict everything except one cached value."""
         if not self.contender.keeps:
             raise NotApplicableError("it keeps nothing beside the value")
         value = client.key(kind, part).encode()
@@ -139,11 +139,11 @@ class Stage:
             self.redis.delete(*others)
 
     def evict_all(self) -> None:
-        """Value and metadata go."""
+        """Evict values and metadata."""
         self.redis.flushall()
 
     def restart_redis(self) -> None:
-        """Redis is killed and comes back empty; every process asks for something else, and so is connected again."""
+        """Kill Redis and start it again, empty. Every process then sends another query, and so connects again."""
         self.redis.close()
         self.servers.redis.restart()
         for wire in self._wires:
@@ -152,23 +152,23 @@ class Stage:
         for client in self._clients:
             with suppress(Exception):  # libraries raise what they like
                 client.is_blocked("nobody")
-        del self.errors[before:]  # the restart's own, and none of the interleaving's
+        del self.errors[before:]  # these come from the restart, not from the interleaving
         self.redis = self.servers.redis.client()
 
     def taken(self, key: str) -> bytes:
-        """The bytes that lie at a key, as another service has read them, or would write them."""
+        """Return the bytes at a key, as another service reads or writes them."""
         raw = self.redis.get(key)
-        assert isinstance(raw, bytes), "there is nothing that it could have read"
+        assert isinstance(raw, bytes), "the key is empty, so another service cannot have read it"
         return raw
 
     def let_pass(self, time: timedelta) -> None:
-        """What Redis would have let end in that time is gone. No clock moves, and nobody waits."""
+        """Delete the keys that Redis would have ended in that time. The clock does not move, and nothing waits."""
         for key in self.redis.scan_iter():
             if 0 <= self.redis.pttl(key) <= time / timedelta(milliseconds=1):
                 self.redis.delete(key)
 
     def outcome(self, call: Call) -> object:
-        """What a call came to; where it failed, that is noted, and the play goes on."""
+        """Return a call's result. If it failed, note the error and return it; the play goes on."""
         try:
             return call.result()
         except Exception as error:  # noqa: BLE001  # libraries raise what they like
@@ -178,17 +178,17 @@ class Stage:
     # --- how it ends --------------------------------------------------------------------------------------------------
 
     def judge(self, seen: object, true: object) -> None:
-        """Note what a read that began after the acknowledgement was told, and what is so. An error is no answer."""
+        """Note the answer of a read after the acknowledgement, and the true one. An error is not an answer."""
         if not isinstance(seen, Exception):
             self.judged.append((seen, true))
 
     @property
     def stale(self) -> bool:
-        """Whether any of them was told what is no longer so."""
+        """Whether any of these reads had a stale answer."""
         return any(seen != true for seen, true in self.judged)
 
     def close(self) -> None:
-        """Give back everything; nobody is left at a point."""
+        """Close everything. First let go the clients that are held at a point."""
         self.news.open_all()
         self._pool.shutdown()
         self._stack.close()

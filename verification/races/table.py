@@ -1,4 +1,4 @@
-"""Case by case, contender by contender: fresh, stale, or an error. Printed, and stored for the docs."""
+"""The table of cases and contenders: fresh, stale, or an error. It is printed, and stored for the docs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STYLES = {Ending.FRESH: "green", Ending.STALE: "bold red", Ending.ERROR: "yello
 
 
 def main() -> bool:
-    """Play everything; whether this project was fresh in all."""
+    """Play everything. Return whether this project was fresh in all cases."""
     with Guardian() as guardian:
         redis, mongo = RedisServer(guardian, find_redis()), MongoServer(guardian, find_mongod())
         redis.start()
@@ -45,7 +45,7 @@ def main() -> bool:
 
 
 def tell(ended: Mapping[tuple[str, str], Ended], servers: list[FoundServer]) -> bool:
-    """Print the table, write the file; whether this project was fresh in all."""
+    """Print the table and write the file. Return whether this project was fresh in all cases."""
     table = Table(title="races", title_justify="left")
     table.add_column("case")
     for contender in CONTENDERS:

@@ -1,4 +1,4 @@
-"""docs/protocol.md and the cases: whatever race it names is played."""
+"""Each race that docs/protocol.md names is played."""
 
 import re
 
@@ -10,7 +10,7 @@ PROTOCOL = ROOT / "docs/protocol.md"
 
 
 def unplayed_races(text: str) -> list[str]:
-    """Those that no case of the suite and no test plays, by the table."""
+    """Return the races that, by the page's table, are played by no case of the suite and by no test."""
     races = re.findall(r"^\*\*(\d+)\. ", text, re.MULTILINE)
     known = {case.name for case in CASES}
     played = {race for race, cases, tests in table(text, "race") if tests or known.issuperset(cases.split("; "))}

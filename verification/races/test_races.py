@@ -1,6 +1,7 @@
-"""The race conformance suite: this project is fresh in every case, and every case can tell.
+"""The race conformance suite: this project is fresh in every case, and every case can show a stale read.
 
-`make races` plays the libraries, too; how they fare is for its table, and for no test: it changes with their versions.
+`make races` also plays the libraries. Their results are in its table and in no test, because they change with the
+libraries' versions.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ STALE = {
         "Redis restarts, then the event finds nothing",
     },
 }
-# Cases that neither of these two, nor a mutant, fails.
+# Cases in which these two contenders and all mutants are fresh.
 STALE_FOR_OTHERS = {
     "events out of order, value evicted at each step": WRITE_THROUGH,
     "blocked while 'not blocked' is being looked up": DOGPILE,
@@ -56,7 +57,7 @@ STALE_FOR_OTHERS = {
 
 @pytest.fixture(scope="module")
 def servers(guardian: Guardian, redis_found: FoundServer, mongo_server: MongoServer) -> Iterator[Servers]:
-    redis = RedisServer(guardian, redis_found)  # of its own, since some cases restart it
+    redis = RedisServer(guardian, redis_found)  # a server of its own, because some cases restart it
     redis.start()
     try:
         with watching(redis, mongo_server) as servers:
@@ -95,7 +96,7 @@ def test_a_wrong_script_is_stale(mutant: Mutant, name: str, servers: Servers) ->
         assert play(BY_NAME[name], OURS, servers).ending is Ending.STALE
 
 
-@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # dogpile's own business
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # dogpile.cache calls it
 @pytest.mark.parametrize(
     ("name", "contender"), STALE_FOR_OTHERS.items(), ids=lambda part: part.name if isinstance(part, Contender) else part
 )
@@ -131,6 +132,6 @@ def test_an_error_that_is_swallowed_is_no_fresh_answer(servers: Servers) -> None
 
 
 def test_a_play_that_breaks_is_no_ending(servers: Servers) -> None:
-    """The suite's own faults are not put down to a contender."""
+    """An error of the suite itself is not counted against a contender."""
     with pytest.raises(ConnectionError):
         play(BY_NAME["event 2 before event 1"], Contender("raises", _Raises, ""), servers)

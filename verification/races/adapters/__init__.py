@@ -1,4 +1,4 @@
-"""Who is compared: one file a library, all against `base.Client`."""
+"""The contenders that are compared: one file per library. All implement `base.Client`."""
 
 from verification.races.adapters.base import Aside, Client, Contender
 from verification.races.adapters.dogpile import DOGPILE

@@ -1,4 +1,4 @@
-"""What a case asks of a contender, and what services write around a caching library."""
+"""The interface that a case uses of a contender, and the code that services write around a caching library."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Contender:
     """A way to cache.
 
     Attributes:
-        name: the table's column.
-        make: a client, which stands for one process, from its wire to Redis and the database.
-        practice: what of the documentation is followed, and how what the library has no word for is played.
-        keeps: whether anything is kept in Redis beside the values (locks, versions), which may be evicted alone.
+        name: the column in the table.
+        make: makes a client, which stands for one process, from its wire to Redis and the database.
+        practice: the documentation that it follows, and how concepts that the library lacks are played.
+        keeps: whether it keeps data in Redis beside the values (locks, versions), which may be evicted alone.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Contender:
 
 
 class Client(ABC):
-    """One process: reads, and the events that it applies. An event is acknowledged when the call returns."""
+    """One process, which reads and applies events. An event is acknowledged when the call returns."""
 
     def __init__(self, wire: Wire, database: Database[Any]) -> None:
         self.wire = wire
@@ -46,27 +46,27 @@ class Client(ABC):
 
     @abstractmethod
     def key(self, kind: str, part: object) -> str:
-        """Where the value of a `user`, `session`, `blocked` or `search` lies."""
+        """Return the key of the value of a `user`, `session`, `blocked` or `search`."""
 
     @abstractmethod
     def read_user(self) -> str | None:
-        """The name of the one user."""
+        """Return the name of the one user."""
 
     @abstractmethod
     def user_changed(self, name: str, version: int | None) -> None:
-        """The event of a change that MongoDB holds already."""
+        """Apply the event of a change that MongoDB holds already."""
 
     @abstractmethod
     def user_deleted(self) -> None:
-        """The event of a deletion that MongoDB holds already."""
+        """Apply the event of a deletion that MongoDB holds already."""
 
     @abstractmethod
     def users_dropped(self) -> None:
-        """The event that any user may have changed."""
+        """Apply the event that any user may have changed."""
 
     @abstractmethod
     def read_session(self) -> dict[str, Any] | None:
-        """What the one session holds."""
+        """Return the data of the one session."""
 
     @abstractmethod
     def save_session(self, data: dict[str, Any]) -> None:
@@ -74,64 +74,64 @@ class Client(ABC):
 
     @abstractmethod
     def log_out(self) -> None:
-        """End it in both."""
+        """End it in MongoDB and in the cache."""
 
     @abstractmethod
     def is_blocked(self, token: str) -> bool:
-        """Whether a token is blocked."""
+        """Return whether a token is blocked."""
 
     @abstractmethod
     def block(self, token: str, until: datetime) -> None:
-        """Block it in MongoDB, where the longer of two blocks stands, and in the cache."""
+        """Block it in MongoDB, where the longer of two blocks counts, and in the cache."""
 
     @abstractmethod
     def warm_blocks(self, tokens: Iterable[str]) -> None:
-        """Bring all blocks from MongoDB to the cache; `tokens` are those there are."""
+        """Write all blocks of MongoDB to the cache; `tokens` are the existing ones."""
 
     @abstractmethod
     def search(self, text: str) -> list[str]:
-        """The names of the products that contain the text."""
+        """Return the names of the products whose name contains the text."""
 
     @abstractmethod
     def product_renamed(self, old: str, new: str) -> None:
-        """The event of a new name that MongoDB holds already."""
+        """Apply the event of a new name that MongoDB holds already."""
 
     def ends_warming(self, words: Words, last: str) -> bool:
-        """Whether a command is the one with which warming ends, `last` being the last token."""
+        """Return whether a command is the one with which warming ends. `last` is the last token."""
         return words[0].upper() not in {b"GET", b"EXISTS"} and any(
             self.key("blocked", last).encode() in word for word in words[1:]
         )
 
     @abstractmethod
     def close(self) -> None:
-        """Give everything back."""
+        """Close all connections."""
 
 
 class Aside(Client):
     """Cache-aside around a library: its cached lookup over MongoDB, and its removal of the key on a change.
 
-    MongoDB is written and read as carefully as by this project: majority writes, the primary, an ended session stays
-    so, the longer block stands. The difference is the cache.
+    It writes and reads MongoDB as carefully as this project does: majority writes, the primary, an ended session stays
+    ended, the longer block counts. Only the cache differs.
     """
 
     @abstractmethod
     def lookup(self, kind: str, part: object) -> Any:
-        """The library's cached call of `load`."""
+        """Call `load` through the library's cache."""
 
     @abstractmethod
     def forget(self, kind: str, part: object) -> None:
-        """The library's removal of one cached result."""
+        """Remove one cached result, as the library does it."""
 
     @abstractmethod
     def forget_all(self, kind: str) -> None:
-        """The library's removal of all of a kind; of searches, too, since none can say which of them a name touches."""
+        """Remove all results of a kind, as the library does it. No library can tell which searches a name affects."""
 
     def load(self, kind: str, part: Any) -> Any:
-        """The truth, from MongoDB."""
+        """Read the true value from MongoDB."""
         return LOADERS[kind](self.database, part)
 
     def read_user(self) -> str | None:
-        """The cached name."""
+        """Return the cached name."""
         found: str | None = self.lookup("user", USER)
         return found
 
@@ -148,12 +148,12 @@ class Aside(Client):
         self.forget_all("user")
 
     def read_session(self) -> dict[str, Any] | None:
-        """The cached session."""
+        """Return the cached session."""
         found: dict[str, Any] | None = self.lookup("session", SESSION)
         return found
 
     def save_session(self, data: dict[str, Any]) -> None:
-        """MongoDB, unless it has ended there; then the cache."""
+        """Write to MongoDB, unless the session has ended there; then to the cache."""
         if persist_session(self.database, data):
             self.session_saved(data)
 
@@ -162,26 +162,26 @@ class Aside(Client):
         self.forget("session", SESSION)
 
     def log_out(self) -> None:
-        """MongoDB, then the cache."""
+        """Write to MongoDB, then to the cache."""
         end_session(self.database)
         self.forget("session", SESSION)
 
     def is_blocked(self, token: str) -> bool:
-        """The cached answer of MongoDB."""
+        """Return the cached answer of MongoDB."""
         return bool(self.lookup("blocked", token))
 
     def block(self, token: str, until: datetime) -> None:
-        """MongoDB, then the cache."""
+        """Write to MongoDB, then to the cache."""
         persist_block(self.database, token, until)
         self.forget("blocked", token)
 
     def warm_blocks(self, tokens: Iterable[str]) -> None:
-        """Ask for each once."""
+        """Look up each token once."""
         for token in tokens:
             self.is_blocked(token)
 
     def search(self, text: str) -> list[str]:
-        """The cached result."""
+        """Return the cached result."""
         found: list[str] = self.lookup("search", text)
         return found
 
@@ -191,7 +191,7 @@ class Aside(Client):
 
 
 def persist_session(database: Database[Any], data: dict[str, Any]) -> bool:
-    """Save the session; False where it has ended."""
+    """Save the session. Return False if it has ended."""
     now = datetime.now(UTC)
     update = {"$set": {"data": data, "expires_at": now + timedelta(seconds=SESSION_SECONDS)}}
     if database.sessions.update_one({"_id": SESSION, "ended_at": None}, update).matched_count:
@@ -209,7 +209,7 @@ def end_session(database: Database[Any]) -> None:
 
 
 def persist_block(database: Database[Any], token: str, until: datetime) -> None:
-    """Record a block; of two the longer stands."""
+    """Record a block. The longer of two counts."""
     database.blocked_tokens.update_one({"_id": token}, {"$max": {"expires_at": until}}, upsert=True)
 
 

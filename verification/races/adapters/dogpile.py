@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Dogpile(Aside):
-    """One region; in another process there is another."""
+    """One region. Another process has its own region."""
 
     def __init__(self, wire: Wire, database: Database[Any]) -> None:
         super().__init__(wire, database)
@@ -45,7 +45,7 @@ class Dogpile(Aside):
         self._region.delete(self.key(kind, part))
 
     def forget_all(self, kind: str) -> None:
-        """`delete_multi` of what is there: `invalidate` is documented to reach its own process only."""
+        """`delete_multi` of the existing keys, because `invalidate` is documented to reach only its own process."""
         keys = [key.decode() for key in self._redis.scan_iter(match=self.key(kind, "*"))]
         if keys:
             self._region.delete_multi(keys)

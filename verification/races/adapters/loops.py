@@ -1,4 +1,4 @@
-"""An event loop of one client, in a thread of its own, as one process of an asyncio service has it."""
+"""One event loop per client, in a thread of its own, as in one process of an asyncio service."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 
 class AsyncAside(Aside):
-    """A client whose library is driven on a loop of its own.
+    """A client whose library runs on a loop of its own.
 
-    MongoDB is read in a thread, so that a read that is held holds nothing else of the process.
+    MongoDB is read in a thread, so that a held read does not block the rest of the process.
     """
 
     def __init__(self, wire: Wire, database: Database[Any]) -> None:
@@ -31,15 +31,15 @@ class AsyncAside(Aside):
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run it on the loop; called from any other thread."""
+        """Run a coroutine on the loop. Call this from another thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(LONG)
 
     async def load_async(self, kind: str, part: object) -> Any:
-        """The truth, from MongoDB."""
+        """Read the true value from MongoDB."""
         return await asyncio.to_thread(self.load, kind, part)
 
     def close(self) -> None:
-        """End the loop, once the library has given back what it holds."""
+        """Close the library's connections, then end the loop."""
         self.run(self.give_back())
         self.run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -47,4 +47,4 @@ class AsyncAside(Aside):
         self._loop.close()
 
     async def give_back(self) -> None:
-        """Close the library's connections; called on the loop."""
+        """Close the library's connections. Runs on the loop."""

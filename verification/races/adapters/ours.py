@@ -51,18 +51,18 @@ _TEMPLATES = {
 
 
 class Ours(Client):
-    """One keeper: nothing is shared with another but the servers."""
+    """One keeper. It shares only the servers with others."""
 
     def __init__(self, wire: Wire, database: Database[Any]) -> None:
         super().__init__(wire, database)
-        # No time limit is met by accident; and the leeway, 60 s by default, would hide which block stands.
+        # Long time limits, so that none ends a call by accident; no leeway, because 60 s would hide which block counts.
         settings = Settings(
             redis_url=wire.url, mongodb_url="mongodb://127.0.0.1:1/none", block_leeway_seconds=0, **PATIENT
         )
         self._keeper = Keeper(settings, database=database)
 
     def key(self, kind: str, part: object) -> str:
-        """The shipped views' keys."""
+        """Return the key of the shipped view."""
         text = str(part)
         if kind == "search":
             text = escape_braces(fold(text))
@@ -81,7 +81,7 @@ class Ours(Client):
         self._apply(handlers.on_user_deleted(UserDeleted(user_id=str(USER))))
 
     def users_dropped(self) -> None:
-        """What `collection.changed` comes to."""
+        """The command of `collection.changed`."""
         self._apply([InvalidateAll(USERS, "the collection was dropped")])
 
     def read_session(self) -> dict[str, Any] | None:
@@ -89,7 +89,7 @@ class Ours(Client):
         return read_session(SESSION, keeper=self._keeper)
 
     def save_session(self, data: dict[str, Any]) -> None:
-        """`save_session`; that the session has ended is an answer."""
+        """`save_session`. `SessionEnded` is a valid answer."""
         with suppress(SessionEnded):
             save_session(SESSION, data, keeper=self._keeper)
 
@@ -102,15 +102,15 @@ class Ours(Client):
         return is_blocked(token, keeper=self._keeper)
 
     def block(self, token: str, until: datetime) -> None:
-        """`user.logged_out`, of a token."""
+        """`user.logged_out` with a token."""
         self._apply(handlers.on_user_logged_out(UserLoggedOut(token_id=token, token_expires_at=until)))
 
-    def warm_blocks(self, tokens: Iterable[str]) -> None:  # noqa: ARG002  # MongoDB says which there are
-        """One full pass, as a worker makes it."""
+    def warm_blocks(self, tokens: Iterable[str]) -> None:  # noqa: ARG002  # it reads them from MongoDB
+        """Make one full pass, as a worker does."""
         write_blocks(self._keeper, BLOCKED)
 
-    def ends_warming(self, words: Words, last: str) -> bool:  # noqa: ARG002  # it is said of all at once
-        """*Ready* is declared."""
+    def ends_warming(self, words: Words, last: str) -> bool:  # noqa: ARG002  # *ready* is set once for all
+        """Return whether the command sets *ready*."""
         return is_script(words, scripts.declare_ready("", "", "").script.sha)
 
     def search(self, text: str) -> list[str]:
@@ -132,7 +132,7 @@ class Ours(Client):
 
 
 class Numbered(Ours):
-    """Ours, but each process numbers its leases from 1: two processes, or two lives of one, use the same."""
+    """Ours, but each process numbers its leases from 1, so two processes, or two lives of one, use the same numbers."""
 
     def __init__(self, wire: Wire, database: Database[Any]) -> None:
         super().__init__(wire, database)
@@ -160,7 +160,7 @@ class Numbered(Ours):
 
     @contextmanager
     def _numbering(self) -> Iterator[None]:
-        """The leases that this thread asks for are of this client."""
+        """Number the leases that this thread asks for with this client's counter."""
         _counting.numbers = self._numbers
         try:
             with _patched:
@@ -174,7 +174,7 @@ _random = scripts.new_nonce
 
 
 class _Patched:
-    """The engine's nonces, replaced while any numbered client is at work; other clients' stay random."""
+    """Replaces the engine's nonces while a numbered client is active. The nonces of other clients stay random."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What most services write by hand: `GET`, load, `SETEX`, and on a change `DEL`, or `SETEX` of what the event says."""
+"""The usual hand-written cache: `GET`, load, `SETEX`, and on a change `DEL`, or `SETEX` of the event's value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Plain(Aside):
-    """By hand, with redis-py."""
+    """Cache-aside by hand, with redis-py."""
 
     def __init__(self, wire: Wire, database: Database[Any]) -> None:
         super().__init__(wire, database)
@@ -37,7 +37,7 @@ class Plain(Aside):
         return f"{kind}:{part}"
 
     def lookup(self, kind: str, part: object) -> Any:
-        """`GET`, load, `SETEX`. What does not exist is not cached."""
+        """`GET`, load, `SETEX`. "Does not exist" is not cached."""
         raw: Any = self._redis.get(self.key(kind, part))
         if raw is not None:
             return json.loads(raw)
@@ -68,12 +68,12 @@ class Plain(Aside):
         return bool(self._redis.exists(self.key("blocked", token)))
 
     def block(self, token: str, until: datetime) -> None:
-        """MongoDB, and a key that lives as long as the token."""
+        """Write to MongoDB, and set a key that lives as long as the token."""
         persist_block(self.database, token, until)
         self._put_block(token, until)
 
     def warm_blocks(self, tokens: Iterable[str]) -> None:
-        """Set each from MongoDB."""
+        """Set a key for each block in MongoDB."""
         for token in tokens:
             found = self.database.blocked_tokens.find_one({"_id": token})
             if found is not None:
@@ -88,7 +88,7 @@ class Plain(Aside):
 
 
 class WriteThrough(Plain):
-    """The same, but a change that says the new value sets it."""
+    """The same, but a change that carries the new value sets it."""
 
     def user_changed(self, name: str, version: int | None) -> None:  # noqa: ARG002  # it knows no versions
         """`SETEX`."""

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from verification.races.points import Wire
 
-LEASE_SECONDS = 30  # longer than any load here takes: a lease that ends early lets a second load in
+LEASE_SECONDS = 30  # longer than any load here: after a lease that ends early, a second load could begin
 
 
 class _PerProcess(MutableMapping[str, asyncio.Event]):
-    """What aiocache keeps in one dict a process: the events of the leases that it holds.
+    """The events of the leases that aiocache holds. aiocache keeps them in one dict per process.
 
-    Clients here stand for processes and share this one, so each loop is given a dict of its own. A second process finds
-    nothing there, and does not wait for the first one's lease: that is how aiocache is.
+    Clients here stand for processes, but share this process. So each loop gets its own events. A second process finds
+    no event of the first one, and does not wait for its lease: aiocache behaves so with real processes.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class _PerProcess(MutableMapping[str, asyncio.Event]):
         return sum(1 for _ in self)
 
 
-RedLock._EVENTS = _PerProcess()  # noqa: SLF001  # see there
+RedLock._EVENTS = _PerProcess()  # noqa: SLF001  # see `_PerProcess`
 
 
 class Aiocache(AsyncAside):
@@ -84,7 +84,7 @@ class Aiocache(AsyncAside):
         self.run(self._cache.delete(self.key(kind, part)))
 
     def forget_all(self, kind: str) -> None:
-        """`clear`, of what the keys have for a namespace."""
+        """`clear`, with the beginning of the keys as the namespace."""
         self.run(self._cache.clear(namespace=kind))
 
     async def give_back(self) -> None:

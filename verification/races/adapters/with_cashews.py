@@ -43,7 +43,7 @@ class Cashews(AsyncAside):
         self._lookups: dict[str, Any] = {"user": user, "session": session, "blocked": blocked, "search": search}
 
     def key(self, kind: str, part: object) -> str:
-        """As in the decorators."""
+        """Return the key, as the decorators have it."""
         return f"{kind}:{part}"
 
     def lookup(self, kind: str, part: object) -> Any:
@@ -53,7 +53,7 @@ class Cashews(AsyncAside):
     async def _ask(self, kind: str, part: object) -> Any:
         before = len(asyncio.all_tasks())
         asked = asyncio.ensure_future(self._lookups[kind](part=part))
-        await asyncio.sleep(0)  # its first step: either it makes a task that loads, or it awaits one that does already
+        await asyncio.sleep(0)  # its first step: it makes a task that loads, or awaits one that is loading already
         if len(asyncio.all_tasks()) == before + 1:
             self.wire.note_join()
         return await asked
