@@ -60,9 +60,9 @@ def test_what_is_left_out_is_there(which: str) -> None:
 
 def test_the_wheels_leg_installs_the_libraries_that_the_readme_names() -> None:
     libraries = bash('printf "%s\\n" "${LIBRARIES[@]}"').stdout.split()
-    readme = (ROOT / "README.md").read_text("utf-8")
+    page = (ROOT / "docs/installation.md").read_text("utf-8")
     assert sorted(libraries) == sorted({*DEBIAN_PACKAGES.values()})
-    assert [library for library in libraries if f"`{library}`" not in readme] == []
+    assert [library for library in libraries if f"`{library}`" not in page] == []
 
 
 def test_no_address_stands_in_the_scripts() -> None:

@@ -125,8 +125,8 @@ def test_the_door_is_asked_whether_it_can_publish() -> None:
 
 
 def test_readme_gives_the_same_variables() -> None:
-    readme = exports((ROOT / "README.md").read_text("utf-8"))
-    assert {name: readme.get(name) for name in exports(COMPOSE)} == exports(COMPOSE)
+    page = exports((ROOT / "docs/installation.md").read_text("utf-8"))
+    assert {name: page.get(name) for name in exports(COMPOSE)} == exports(COMPOSE)
 
 
 def test_dockerfile_is_as_promised() -> None:

@@ -18,6 +18,7 @@ from testkit.prose import PAGES, README, VARIABLES, anchors, blocks, code, links
 
 PROTOCOL = ROOT / "docs/protocol.md"
 CONSISTENCY = ROOT / "docs/consistency.md"
+OPERATIONS = ROOT / "docs/operations"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -51,10 +52,24 @@ def test_broken_links_are_found(text: str) -> None:
     assert broken_links(text, README)
 
 
+def unreached(index: Path, pages: set[str], text: str | None = None) -> set[str]:
+    """The pages that an index does not link to."""
+    return pages - {target.partition("#")[0] for target in links(read(index) if text is None else text)}
+
+
 def test_every_page_of_docs_is_reached_from_the_readme() -> None:
     wanted = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
     wanted |= {"docs/decisions/README.md", "CONTRIBUTING.md", "SECURITY.md"}
-    assert wanted - {target.partition("#")[0] for target in links(read(README))} == set()
+    assert unreached(README, wanted) == set()
+
+
+def test_every_page_of_operations_is_reached_from_its_index() -> None:
+    wanted = {f"operations/{page.name}" for page in OPERATIONS.glob("*.md")}
+    assert len(wanted) > 5
+    assert unreached(ROOT / "docs/operations.md", wanted) == set()
+    assert unreached(ROOT / "docs/operations.md", wanted, "[x](operations/servers.md)") == wanted - {
+        "operations/servers.md"
+    }
 
 
 def decisions_problems(index: str, pages: dict[str, str]) -> list[str]:
@@ -269,11 +284,12 @@ def test_every_command_of_the_engine_is_explained() -> None:
 
 
 def test_operations_names_the_counters_and_types_of_ids_that_there_are() -> None:
-    text = read(ROOT / "docs/operations.md")
+    text = read(OPERATIONS / "monitoring.md")
     counters = {name for row in table(text, "counter") for name in re.findall(r"`(\w+)`", row[0])}
     sources = "".join(read(path) for path in (ROOT / "cachekeeper").rglob("*.py"))
     assert counters - set(re.findall(r'COUNTERS\.add\("(\w+)"', sources)) == set()
-    assert [code(row[0]).removesuffix(" (default)") for row in table(text, "type")] == [kind.value for kind in IdType]
+    types = table(read(ROOT / "docs/settings.md"), "type")
+    assert [code(row[0]).removesuffix(" (default)") for row in types] == [kind.value for kind in IdType]
 
 
 def test_the_example_has_ten_lines() -> None:

@@ -189,7 +189,7 @@ def test_queues_that_fit(guardian: Guardian, urls: Mapping[str, str], shop: Shop
 
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
 def test_a_pool_that_celery_imports_by_itself(tmp_path: Path, urls: Mapping[str, str], pool: str) -> None:
-    """Where its package is not installed, the last line is Celery's: docs/operations.md says so."""
+    """Where its package is not installed, the last line is Celery's: docs/operations/workers.md says so."""
     done = run(["-m", "celery", "-A", "cachekeeper", "worker", "-P", pool], tmp_path, **urls)
     assert done.returncode == 1
     *_, said = done.stderr.strip().splitlines()

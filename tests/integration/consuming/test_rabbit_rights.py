@@ -1,4 +1,4 @@
-"""A user of RabbitMQ with exactly the rights that docs/operations.md lists can do its part; with one fewer not."""
+"""A user of RabbitMQ with just the rights that docs/operations/users.md lists can do its part; with one fewer not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from testkit.servers import RabbitServer
 
 SOON = 60.0
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "operations" / "users.md"
 EVENT = UserLoggedOut(token_id="t1")
 SAYS = "events wait in the broker: RabbitMQ refuses: ACCESS_REFUSED"
 

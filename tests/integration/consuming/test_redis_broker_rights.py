@@ -1,4 +1,4 @@
-"""A user of a Redis broker with just the rights that docs/operations.md lists can do its part; with one fewer not."""
+"""A user of a Redis broker with the rights that docs/operations/users.md lists can do its part; with one fewer not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cachekeeper.devservers import Guardian, MongoServer
 
 SOON = 60.0
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "operations" / "users.md"
 EVENT = UserLoggedOut(token_id="t1")
 DEADLINES = "cachekeeper.binding_deadlines"
 

@@ -113,8 +113,7 @@ def test_the_endings_that_lose_what_is_there_are_those_of_the_docs(redis_server:
 
 
 def section() -> str:
-    page = (ROOT / "docs/operations.md").read_text("utf-8")
-    return page.partition("### A buffer in the service\n")[2].partition("\n### ")[0]
+    return (ROOT / "docs/operations/buffer.md").read_text("utf-8")
 
 
 def test_a_server_that_sends_itself_the_signal_again_publishes_in_its_lifespan(redis_server: RedisServer) -> None:

@@ -1,4 +1,4 @@
-"""A user of Redis with exactly the rights that docs/operations.md lists can do its role; with one fewer it cannot."""
+"""A user of Redis with just the rights that docs/operations/users.md lists can do its role; with one fewer not."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cachekeeper.devservers import MongoServer, RedisServer
 
 LONG_NAME = "Ann" * 50
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "operations" / "users.md"
 
 
 @dataclass
