@@ -236,7 +236,7 @@ def test_root_models_come_back(annotation: Any, value: Any) -> None:
 
 def test_what_was_not_foreseen_is_refused_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cachekeeper.model.json_round_trip._Walk._array", lambda *_: dict[str, Any]()["schema"])
-    with pytest.raises(RegistrationError, match=r"event Own: field field: cannot be looked into \(KeyError\): make it"):
+    with pytest.raises(RegistrationError, match=r"event Own: field field: cannot be checked \(KeyError\): use a type"):
         registered(event_with(list[str]))
 
 
