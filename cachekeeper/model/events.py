@@ -77,7 +77,7 @@ class Event(BaseModel):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # pydantic's own error would quote the value.
-        raise AttributeError(f"{name}: an event cannot be changed; make a copy with model_copy(update=...)")
+        raise AttributeError(f"{name}: events are frozen; make a changed copy with model_copy(update=...)")
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
