@@ -1,6 +1,7 @@
 """Events, by which an upstream service says that something happened.
 
-A new event must have exactly the fields of its class. An event from the broker may have fields of a newer producer.
+A new event may have only the fields of its class. An event from the broker may have more, from a newer producer; these
+are dropped.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Event(BaseModel):
         return event
 
     def to_wire(self) -> dict[str, Any]:
-        """The event as JSON-ready values. A None is included only where it was given: null may differ from nothing.
+        """The event as JSON-ready values. None is included only where it was given: null may differ from nothing.
 
         Raises:
             InvalidEvent: a field's value does not have the field's type, or JSON cannot represent it.
@@ -178,7 +179,7 @@ class Event(BaseModel):
 class _Unchecked(set[str]):
     """The names of the fields given to an event that was not fully validated.
 
-    The class itself is the mark. A copy of the event has a copy of it.
+    The class of the set marks the event as unchecked. A copy of the event has a copy of the set.
     """
 
 
@@ -194,7 +195,7 @@ def _check_back(event: Event, text: str) -> None:
         value, read = event.__dict__.get(name), found.__dict__.get(name)
         if read != value or not isinstance(value, type(read)) or isinstance(value, bool) > isinstance(read, bool):
             raise InvalidEvent(
-                name, "would be read as another value: give it a valid value that JSON can represent exactly"
+                name, "would be read back as another value: give it a valid value that JSON can represent exactly"
             )
 
 

@@ -190,7 +190,7 @@ class _Walk:
 
     @contextmanager
     def _below(self, schema: Schema, path: str) -> Iterator[None]:
-        """Watch the check of what is inside a validator: nothing may need JSON mode, unless the validator is a door."""
+        """Report a 'before' or 'wrap' validator with something inside that needs JSON mode; a door is allowed."""
         report = self.report
         needed, report.needs_json_mode = report.needs_json_mode, False
         inexact = report.needs_reading_back

@@ -56,7 +56,7 @@ class Drop(IntEnum):
     KEYS = 1
     """Its keys are invalidated."""
     KEYS_OF_DOCUMENTS = 2
-    """Its keys with a document in MongoDB are invalidated, which MongoDB is asked about. Only Redis has the others."""
+    """MongoDB is asked which keys have a document, and these are invalidated. Only Redis has the other values."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -239,8 +239,8 @@ class TextView(Generic[T_co]):
 class BlocklistView:
     """A view of blocked ids, a set that only grows. A key exists until its block ends; its value does not matter.
 
-    The *ready* key, `cachekeeper:{name}-ready`, says that Redis holds all live blocks. Only then a missing key means
-    'not blocked'.
+    The *ready* key, `cachekeeper:{name}-ready`, says that Redis holds all live blocks. Only then does a missing key
+    mean 'not blocked'.
 
     Attributes:
         name: the view's name in settings, commands and counters.

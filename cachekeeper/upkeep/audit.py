@@ -36,7 +36,7 @@ class Audit:
         right: keys whose value equals the database's. In a blocklist, blocks that Redis and MongoDB both hold.
         valueless: keys without a value to compare: metadata alone, or ended since the scan. In a blocklist, live
             blocks that Redis lacks while it is not *ready*; readers ask MongoDB about them.
-        foreign: keys that hold a value of another service, which may write them; only Redis has it. Not an error.
+        foreign: keys with a value that another service wrote and only Redis has. The view allows this: not an error.
         wrong: keys whose value differs from the database's. In a blocklist, live blocks that a *ready* Redis lacks.
         unsettled: keys that differed at every look, each time in another way.
     """
@@ -199,7 +199,7 @@ def _interpreted(interpret: Callable[[Any], Value | Absent], found: object) -> V
 
 
 def _lacking(keeper: Keeper, view: BlocklistView, parts: Sequence[str], result: Audit) -> dict[str, _Sides]:
-    """The live blocks that a *ready* Redis lacks. Without *ready* none counts as lacking: readers ask MongoDB."""
+    """The live blocks that a *ready* Redis lacks. Without *ready* no block counts: readers ask MongoDB."""
     store = keeper.store(view.server)
     ids = [document_id for part in parts for document_id in ids_of(part)]
     blocks = _blocks(view, keeper.reads.find(Find(view.collection, {"_id": {"$in": ids}}, (view.ends,))))

@@ -25,14 +25,14 @@ class BlocklistKeeper(PeriodicThread):
       Then one of them makes another pass. It repairs a block that reached only MongoDB, because its writer was killed
       or Redis failed. Such a block was never acknowledged. It is in Redis after that rest and at most two passes; where
       a worker dies in a pass, `LEASE_SECONDS` and one more pass are added.
-    - An outage is logged once. The thread retries with backoff, after at most 5 seconds.
+    - An outage is logged once. The thread retries with backoff, with pauses of at most 5 seconds.
 
     Args:
         keeper: gives access to the servers.
         view: the blocklist.
     """
 
-    # After a flush, readers ask MongoDB about every absent block for this long, plus the time of the pass.
+    # After a flush, readers ask MongoDB about every absent block for at most this long, plus the time of the pass.
     look_seconds = 1.0
     backoff_seconds = 5.0
 
@@ -76,7 +76,7 @@ class BlocklistKeeper(PeriodicThread):
         log_once(
             f"unfit:{self._view.name}",
             "view %s cannot be kept ready, because the %s Redis %s: MongoDB is asked about every id without a block; "
-            "use a single Redis with maxmemory-policy noeviction",
+            "use a Redis with maxmemory-policy noeviction that is not a Cluster",
             self._view.name,
             self._view.server,
             why,

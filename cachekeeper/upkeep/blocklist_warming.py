@@ -87,8 +87,8 @@ def warm_blocklist(keeper: Keeper, view: BlocklistView, tell: Callable[[int], No
         if passed is Passed.UNFIT:
             raise SettingsError(
                 f"the {view.server} Redis may lose blocks (it is a Cluster, or its maxmemory-policy is not "
-                "noeviction), so MongoDB is asked about every id without a block: use a single Redis with "
-                "maxmemory-policy noeviction"
+                "noeviction), so it cannot be *ready*, and MongoDB is asked about every id without a block: use a "
+                "Redis with maxmemory-policy noeviction that is not a Cluster"
             )
     raise CacheUnavailable(
         "Redis lost the blocks five times in a row while they were being written: it was flushed or restarted, or a "

@@ -81,8 +81,8 @@ class RollbackWatch(PeriodicThread):
 
         mark: life 1 · snapshot · event · restart from the snapshot: life 2, mark still 1: drop, mark: life 2
 
-    - A blocklist loses *ready*. It comes first, since an old *ready* lets a token in. A view that other services write,
-      too, keeps the keys without a document in MongoDB. Deadlines stay. See `drop_view`.
+    - A blocklist loses *ready*. Blocklists come first, since an old *ready* lets a token in. A view that other services
+      write, too, keeps the keys without a document in MongoDB. Deadlines stay. See `drop_view`.
     - A missing mark is no reason to drop if the server began empty, if it was empty at some moment of this life, or if
       this worker has seen the mark in this life: then the server was flushed, or has evicted the mark. Otherwise the
       mark may have been lost before the snapshot was taken: drop.
