@@ -102,7 +102,7 @@ def in_order(
             return
 
 
-# Sizes of values in bytes, by BSON type: `_FIXED` as they are, `_COUNTED` plus the number in a value's first four bytes.
+# Sizes of values in bytes, by BSON type: `_FIXED` as they are, `_COUNTED` plus the number in the first four bytes.
 _FIXED = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0}
 _COUNTED = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 0x0E: 4, 0x0F: 0}
 _REGEX = 0x0B  # two texts, each with a zero byte at its end
