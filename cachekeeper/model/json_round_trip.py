@@ -141,7 +141,7 @@ class _Walk:
             case "nullable":
                 forms = self._forms(schema["schema"], path, config)
                 if any(form == "null" and python not in {"none", "None"} for form, python in forms):
-                    return self._refuse(path, "is optional, and has a value that is None: use a text or an integer")
+                    return self._refuse(path, "is optional, and has the value None: use a text or an integer instead")
                 return forms | {PLAIN["none"]}
             case "union":
                 return self._union(schema, path, config)

@@ -83,7 +83,7 @@ class RollbackWatch(PeriodicThread):
 
     - A blocklist loses *ready*. Blocklists come first, since an old *ready* lets a token in. A view that other services
       write, too, keeps the keys without a document in MongoDB. Deadlines stay. See `drop_view`.
-    - A missing mark is no reason to drop if the server began empty, if it was empty at some moment of this life, or if
+    - A missing mark causes no drop if the server began empty, if it was empty at some moment of this life, or if
       this worker has seen the mark in this life: then the server was flushed, or has evicted the mark. Otherwise the
       mark may have been lost before the snapshot was taken: drop.
     - The server counts as empty if it holds at most the note `cachekeeper:was-empty` and a worker's probe: no view has
