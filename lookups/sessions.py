@@ -1,4 +1,4 @@
-"""Sessions: `session:{id}`. MongoDB stores them too, so a flush of Redis does not log users out."""
+"""Sessions: `session:{id}`. MongoDB has the authoritative copy, so a flush of Redis does not log users out."""
 
 from __future__ import annotations
 

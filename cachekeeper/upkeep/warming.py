@@ -1,4 +1,4 @@
-"""Warming: filling a view from MongoDB, each key in the way of a reader, but many keys at once."""
+"""Warming: fill a view from MongoDB, many keys at once, each key by the same steps as a reader."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def warm_view(
 ) -> Progress:
     """Fill every absent key of a view from MongoDB.
 
-    Each key is filled as by a reader: under a lease that is acquired before the load. So a newer value is never
+    Each key is filled by a reader's steps: under a lease that is acquired before the load. So a newer value is never
     overwritten, and a reader that holds a lease keeps it. A change or deletion in flight may prevent a fill, but never
     leads to a stale value.
 
@@ -99,7 +99,7 @@ def warm_view(
 
 
 def warm_keys(keeper: Keeper, view: View[Any], parts: Iterable[str]) -> Counter[Fate]:
-    """Fill those of some keys of a view that are absent, in the way of a reader, but in one load.
+    """Fill the absent keys among some keys of a view, by the same steps as a reader, but in one load.
 
     Args:
         keeper: gives access to the servers.
