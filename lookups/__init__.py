@@ -1,4 +1,4 @@
-"""For read-side code: ask Redis first and MongoDB second.
+"""Views and lookups of the shop: they ask Redis first and MongoDB second.
 
 from lookups import read_user
 
@@ -34,7 +34,7 @@ def register(registry: Registry) -> None:
     """Register the views of this package, and the indexes that remove what has expired."""
     for view in (USER_NAME, SESSION, BLOCKED, SEARCH):
         registry.add_view(view)
-    # An ended session is remembered as long as its deadline in Redis, so that no late save raises it.
+    # An ended session stays in MongoDB as long as its deadline in Redis, so that a late save cannot revive it.
     registry.add_index(
         TtlIndex("sessions", "expires_at", lambda settings: 2 * TTL_SECONDS + settings.redelivery_seconds)
     )

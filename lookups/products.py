@@ -27,7 +27,7 @@ def search_products(text: str, *, keeper: Keeper | None = None) -> list[dict[str
 
     Args:
         text: up to 512 bytes. Texts over the setting `TEXT_LIMIT_CHARS` are answered from MongoDB and not cached.
-        keeper: with clients or settings of your own; default: from the environment.
+        keeper: a keeper with clients or settings of your own; default: the one for the environment.
 
     Returns:
         The whole documents, in the shape that a Node.js service gets from Mongoose's `.lean()` and `JSON.stringify`:
@@ -36,6 +36,6 @@ def search_products(text: str, *, keeper: Keeper | None = None) -> list[dict[str
     Raises:
         InvalidText: empty, too long, or with NUL or lone surrogates.
         Unavailable: neither Redis nor MongoDB answered within the time limit (`DatabaseUnavailable`, `Overloaded`).
-        DamagedDocument: a product that it finds cannot be read.
+        DamagedDocument: a product that the text finds cannot be read.
     """
     return given_or_default(keeper).search(SEARCH, text)

@@ -1,4 +1,4 @@
-"""Sessions: `session:{id}`. MongoDB is the truth, so that a flush logs nobody out."""
+"""Sessions: `session:{id}`. MongoDB has the authoritative copy, so a flush of Redis does not log users out."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from cachekeeper.model.sources import StoredDocument
 
 TTL_SECONDS = 30 * 60
-_ENDED = "the session has been logged out"
-_ENDED_MEANWHILE = "the session ended while it was being saved"
+_ENDED = "the session has been logged out: start a new one, under a new id"
+_ENDED_MEANWHILE = "the session ended while it was being saved: start a new one, under a new id"
 
 
 class SessionEnded(DocumentEnded):
-    """The session has been logged out. It stays so: start a new one, under a new id."""
+    """The session has been logged out for good. Start a new one, under a new id."""
 
 
 def _data(document: StoredDocument) -> object:
@@ -49,7 +49,7 @@ SESSION: View[dict[str, Any]] = View(
     staleness=Staleness.SHARED,
 )
 
-# Ends a session for good; repeated, it changes nothing. A session that only Redis knew gets a document that says so.
+# Ends a session for good. Repeating it changes nothing. A session that only Redis had gets a document with the end.
 END_SESSION: tuple[Mapping[str, Any], ...] = (
     {
         "$set": {
@@ -66,18 +66,19 @@ def save_session(session_id: str | int, data: dict[str, Any], *, keeper: Keeper 
     """Save a session for another 30 minutes. When this returns, MongoDB holds it (majority) and the key is filled.
 
     Args:
-        session_id: its id.
-        data: an object that JSON and JavaScript carry unchanged.
-        keeper: with clients or settings of your own; default: from the environment.
+        session_id: the session's id.
+        data: an object that JSON and JavaScript do not change.
+        keeper: a keeper with clients or settings of your own; default: the one for the environment.
 
     Raises:
         InvalidId: `session_id` cannot be an id.
-        InvalidValue: `data` would be changed on the way; the field is the path to what is wrong.
+        InvalidValue: JSON or JavaScript would change `data`, or it is too large; the error's field is the path to the
+            wrong part.
         SessionEnded: the session has been logged out.
         WriteRefused: a validator or a unique index of the collection forbids the session, or its document would be too
             large; nothing was written.
-        DatabaseUnavailable: MongoDB failed; nothing is known to be written.
-        PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
+        DatabaseUnavailable: MongoDB failed; it is not known whether the session was written.
+        PersistedNotCached: MongoDB has the session, but Redis failed. Try again; it is safe.
     """
     keeper = given_or_default(keeper)
     part = check_id(session_id, "session_id")
@@ -86,7 +87,7 @@ def save_session(session_id: str | int, data: dict[str, Any], *, keeper: Keeper 
     check_json(data, "data")
     size, limit = len(SESSION.codec.encode(data)), keeper.settings.value_limit_bytes
     if size > limit:
-        raise InvalidValue("data", f"is {size} bytes as JSON; CACHEKEEPER_VALUE_LIMIT_BYTES allows {limit}")
+        raise InvalidValue("data", f"is {size} bytes as JSON, but CACHEKEEPER_VALUE_LIMIT_BYTES allows only {limit}")
     end = {"$add": ["$$NOW", TTL_SECONDS * 1000]}
     try:
         keeper.save(SESSION, part, {"data": data}, computed={"expires_at": end}, final="ended_at", field="session_id")
@@ -96,20 +97,20 @@ def save_session(session_id: str | int, data: dict[str, Any], *, keeper: Keeper 
 
 
 def read_session(session_id: str | int, *, keeper: Keeper | None = None) -> dict[str, Any] | None:
-    """What was saved in a session, by this library or by another service.
+    """The data that was saved in a session, by this library or by another service.
 
     Args:
-        session_id: its id.
-        keeper: with clients or settings of your own; default: from the environment.
+        session_id: the session's id.
+        keeper: a keeper with clients or settings of your own; default: the one for the environment.
 
     Returns:
-        The data, or None: there is no such session, it expired, or it ended. Never for an outage.
+        The data, or None: the session does not exist, has expired, or has ended. None never means an outage.
 
     Raises:
         InvalidId: `session_id` cannot be an id.
-        DamagedValue: somebody wrote something else at the key; it is left as found.
-        DamagedDocument: what MongoDB has of the session cannot be read.
-        CacheUnavailable: Redis is away and MongoDB does not have the session; it may be one that only Redis knows.
+        DamagedValue: another process wrote something else at the key; it is left unchanged.
+        DamagedDocument: the session's document in MongoDB cannot be read.
+        CacheUnavailable: Redis is down, and MongoDB does not have the session; only Redis may have it.
         Unavailable: neither Redis nor MongoDB answered within the time limit (`DatabaseUnavailable`, `Overloaded`).
     """
     data = given_or_default(keeper).read(SESSION, session_id, "session_id")

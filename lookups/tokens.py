@@ -25,23 +25,23 @@ def block_token(
 ) -> Blocked:
     """Block a token until it expires by itself, plus the leeway of the setting `BLOCK_LEEWAY_SECONDS`.
 
-    A block only grows: a second one never shortens the first, and one for ever stays.
+    A block only grows: a second call never shortens it, and a block without an end stays forever.
 
     Args:
-        token_id: its id (`jti`; where several issuers share a Redis, join `iss` and `jti` on both sides).
-        expires_at: a time with a zone, ISO 8601 text with a zone, or seconds since 1970 (`exp`), a fraction of which
-            is rounded up; None for a token that never expires.
-        keeper: with clients or settings of your own; default: from the environment.
+        token_id: the token's id (`jti`; where several issuers share a Redis, join `iss` and `jti` on both sides).
+        expires_at: a time with a zone, ISO 8601 text with a zone, or seconds since 1970 (`exp`; a fraction is rounded
+            up); None for a token that never expires.
+        keeper: a keeper with clients or settings of your own; default: the one for the environment.
 
     Returns:
-        `BLOCKED`; `KEPT` where an equal or longer block stands; `OVER` where the token has expired already, and
-        nothing was written. For the first two MongoDB (majority) and Redis both hold the block.
+        `BLOCKED`; `KEPT` where an equal or longer block exists; `OVER` where the token has expired already, and
+        nothing was written. After `BLOCKED` and `KEPT`, both MongoDB (majority) and Redis hold the block.
 
     Raises:
-        InvalidId, InvalidTime: what was given cannot be used; nothing was written.
+        InvalidId, InvalidTime: an argument cannot be used; nothing was written.
         WriteRefused: a validator or a unique index of the collection forbids the block; nothing was written.
-        DatabaseUnavailable: MongoDB failed; nothing is known to be written.
-        PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
+        DatabaseUnavailable: MongoDB failed; it is not known whether the block was written.
+        PersistedNotCached: MongoDB has the block, but Redis failed. Try again; it is safe.
     """
     part = check_id(token_id, "token_id")
     until = None if expires_at is None else check_time(expires_at, "expires_at")
@@ -52,11 +52,11 @@ def is_blocked(token_id: str | int, *, keeper: Keeper | None = None) -> bool:
     """Whether a token is blocked.
 
     Args:
-        token_id: as given to `block_token`.
-        keeper: with clients or settings of your own; default: from the environment.
+        token_id: the id that was given to `block_token`.
+        keeper: a keeper with clients or settings of your own; default: the one for the environment.
 
     Raises:
         InvalidId: `token_id` cannot be an id.
-        Unavailable: neither Redis nor MongoDB could say. Treat the token as blocked.
+        Unavailable: neither Redis nor MongoDB gave a certain answer. Treat the token as blocked.
     """
     return given_or_default(keeper).is_blocked(BLOCKED, token_id, "token_id")

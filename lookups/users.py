@@ -34,10 +34,10 @@ def read_user(user_id: str | int, *, keeper: Keeper | None = None) -> str | None
 
     Args:
         user_id: text or an integer; see the setting `ID_TYPES` for how it maps to `_id`.
-        keeper: with clients or settings of your own; default: from the environment.
+        keeper: a keeper with clients or settings of your own; default: the one for the environment.
 
     Returns:
-        The name, or None: there is no such user, or no name. Never for an outage.
+        The name, or None: the user does not exist, or has no name. None never means an outage.
 
     Raises:
         InvalidId: `user_id` cannot be an id.

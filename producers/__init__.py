@@ -1,4 +1,4 @@
-"""For upstream services: say what happened.
+"""Events for upstream services, which publish what happened.
 
 from producers import UserUpdated, publish
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def register(registry: Registry) -> None:
-    """Register the events of this package, and which changes of MongoDB make them."""
+    """Register the events of this package, and the watches that make them from changes in MongoDB."""
     for event in (UserUpdated, UserDeleted, UserLoggedOut, ProductChanged):
         registry.add_event(event)
     for watch in WATCHES:

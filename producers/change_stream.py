@@ -1,4 +1,4 @@
-"""What changes in MongoDB mean: which events `cachekeeper stream` stores in the outbox, collection by collection.
+"""Watches on MongoDB's collections: they make the events that `cachekeeper stream` stores in the outbox.
 
 A service that only writes to MongoDB needs no code.
 """
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _VERSION = "version"
-_REPLACED = "\ufffd"  # what the driver reads where others wrote text that is not UTF-8: it may have been anything
+_REPLACED = "\ufffd"  # the driver reads it where another program wrote text that is not UTF-8: the text is unknown
 
 
 def user_events(change: Change) -> Iterator[Event]:
-    """The name of a user, if this change touches it."""
+    """Make an event for the name of a user, if this change may have changed it."""
     if change.id is None or not change.touches("name"):
         return
-    # Deleted, without a name, or with one that is not known: the event that says nothing of it.
+    # For a user that is deleted, has no name, or has an unknown name: the cached name is dropped.
     unnamed = UserDeleted(user_id=change.id, time=change.time)
     name = _text(change.after("name"))
     if not isinstance(name, str):
@@ -34,18 +34,21 @@ def user_events(change: Change) -> Iterator[Event]:
         return
     try:
         yield UserUpdated(user_id=change.id, name=name, version=change.raised(_VERSION), time=change.time)
-    except InvalidEvent:  # no event carries such a name, nor need it: readers find out
+    except InvalidEvent:  # an event cannot hold such a name: readers load it
         yield unnamed
 
 
 def product_events(change: Change) -> Iterator[Event]:
-    """The names by which searches found a product, and find it now. Searches hold all of it: any change counts."""
+    """Make an event with the names by which searches found a product before and find it now.
+
+    Any change of the product counts, since searches cache the whole document.
+    """
     before, after = _text(change.before("name")), _text(change.after("name"))
     product, time = change.label, change.time
     if after is UNKNOWN:
         yield CollectionChanged(collection="products", time=time)
     elif after is None:
-        # Gone, at least from what searches find.
+        # Deleted, or without a name: searches no longer find it.
         if before is UNKNOWN:
             yield ProductChanged(product_id=product, deleted=True, time=time)
         elif before is not None:
@@ -58,7 +61,7 @@ def product_events(change: Change) -> Iterator[Event]:
 
 
 def session_events(change: Change) -> Iterator[Event]:
-    """The end of a session. That its document is removed is none: the TTL index does it."""
+    """Make an event for the end of a session. The removal of its document is ignored: the TTL index does it."""
     if change.id is None or change.operation == "delete" or not change.touches("ended_at"):
         return
     if change.after("ended_at") not in (None, ABSENT):
@@ -66,11 +69,11 @@ def session_events(change: Change) -> Iterator[Event]:
 
 
 def token_events(change: Change) -> Iterator[Event]:
-    """A new or longer block. That its document is removed is none: the TTL index does it."""
+    """Make an event for a new or longer block. The removal of its document is ignored: the TTL index does it."""
     if change.id is None or change.operation == "delete" or not change.touches("expires_at"):
         return
     ends = change.after("expires_at")
-    # An end that cannot be read is none: the block stands.
+    # An end that cannot be read counts as no end: the block stays.
     until = ends if isinstance(ends, datetime) else None
     yield UserLoggedOut(token_id=change.id, token_expires_at=until, time=change.time)
 
@@ -79,13 +82,13 @@ WATCHES = (
     Watch(collection="users", fields=("name", _VERSION), events=user_events, view="user_name"),
     Watch(collection="products", fields=("name", _VERSION), events=product_events),
     Watch(collection="sessions", fields=("ended_at",), events=session_events, view="session"),
-    # The id of a block is the token's, as text.
+    # The id of a block is the token's id, as text.
     Watch(collection="blocked_tokens", fields=("expires_at",), events=token_events, ids=IdType.STR),
 )
 
 
 def _text(name: object) -> str | Literal[Unknown.UNKNOWN] | None:
-    """A name that is known, None where there is none, or `UNKNOWN`: so are those that are no text."""
+    """The name; None where there is no name; `UNKNOWN` where it is not known, or is not text."""
     if name is None or name is ABSENT:
         return None
     return name if isinstance(name, str) and _REPLACED not in name else UNKNOWN

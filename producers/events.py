@@ -15,10 +15,10 @@ class UserUpdated(Event):
     """A user's document changed.
 
     Attributes:
-        user_id: whose.
+        user_id: the user's id.
         name: the name after the change.
-        version: the document's, if this change raised it; a document without versions works, too, at the cost of a
-        load.
+        version: the document's version, if this change raised it. A document without versions works, too, at the cost
+            of a load.
     """
 
     type: Literal["user.updated"] = "user.updated"
@@ -27,10 +27,12 @@ class UserUpdated(Event):
 
 
 class UserDeleted(Event):
-    """A user's document is gone. It never carries a version: re-creation must not look older than the deletion.
+    """A user's document was deleted.
+
+    The event never has a version: a document that is created again must not look older than the deletion.
 
     Attributes:
-        user_id: whose.
+        user_id: the user's id.
     """
 
     type: Literal["user.deleted"] = "user.deleted"
@@ -44,9 +46,9 @@ class UserLoggedOut(Event):
     Attributes:
         session_id: the session that ended.
         token_id: the token that must not be accepted any more.
-        token_expires_at: when the token expires by itself; the block lasts a little longer. None: it never does, so
-            the block stays for ever.
-        user_id: whose; for the record.
+        token_expires_at: when the token expires by itself; the block lasts a little longer. None: it never expires, so
+            the block stays forever.
+        user_id: the user's id, for information only.
     """
 
     type: Literal["user.logged_out"] = "user.logged_out"
@@ -62,19 +64,19 @@ class UserLoggedOut(Event):
         if self.session_id is None and self.token_id is None:
             raise PydanticCustomError("cachekeeper", "give a session_id, a token_id or both")
         if self.token_id is None and self.token_expires_at is not None:
-            raise PydanticCustomError("cachekeeper", "token_expires_at is given without token_id")
+            raise PydanticCustomError("cachekeeper", "token_expires_at is given without token_id: give token_id, too")
         return self
 
 
 class ProductChanged(Event):
-    """A product was made, changed or deleted.
+    """A product was created, changed or deleted.
 
     Attributes:
-        product_id: which.
+        product_id: the product's id.
         name: the name after the change; not needed when deleted.
-        previous_name: the name before it. Equal to `name`: not renamed. None: the product is new. Omitted: unknown,
-            and then every cached search is dropped.
-        deleted: whether the product is gone. Then `name` or `previous_name`, whichever is given, is what it was called.
+        previous_name: the name before the change. Equal to `name`: not renamed. None: the product is new. Omitted: not
+            known, and then every cached search is dropped.
+        deleted: whether the product was deleted. Then `name` or `previous_name`, whichever is given, was its name.
     """
 
     type: Literal["product.changed"] = "product.changed"
@@ -86,5 +88,5 @@ class ProductChanged(Event):
     @model_validator(mode="after")
     def _has_a_name(self) -> Self:
         if self.name is None and not self.deleted:
-            raise PydanticCustomError("cachekeeper", "name is missing (only a deleted product needs none)")
+            raise PydanticCustomError("cachekeeper", "name is missing: give it, unless deleted is true")
         return self

@@ -1,4 +1,4 @@
-"""Events that are stored with their change, in one MongoDB transaction.
+"""The outbox: store an event together with its change, in one MongoDB transaction.
 
     from producers import UserUpdated, outbox
 

@@ -1,4 +1,4 @@
-"""What an event does to a view, run by Celery: `celery -A cachekeeper worker`."""
+"""The shop's event handlers, which a Celery worker runs: `celery -A cachekeeper worker`."""
 
 from cachekeeper.model.registry import Registry
 from producers.events import ProductChanged, UserDeleted, UserLoggedOut, UserUpdated

@@ -1,4 +1,7 @@
-"""What `celery -A worker worker` finds where no other project's `worker` hides this one: the same application."""
+"""The Celery application for `celery -A worker worker`, if no other project's `worker` hides this package.
+
+It is the same application as `cachekeeper`'s.
+"""
 
 from cachekeeper.celery import app
 

@@ -1,4 +1,4 @@
-"""What an event does to the views: pure functions from an event to commands."""
+"""Handlers: pure functions from an event to the commands that change the views."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 def on_user_updated(event: UserUpdated) -> Iterator[Command]:
-    """The name is written where its version is known, else invalidated."""
+    """Write the name where its version is known, else invalidate it."""
     yield changed(USER_NAME, event.user_id, event.name, event.version)
 
 
 def on_user_deleted(event: UserDeleted) -> Iterator[Command]:
-    """The name is invalidated."""
+    """Invalidate the name."""
     yield Invalidate(USER_NAME, event.user_id)
 
 
 def on_user_logged_out(event: UserLoggedOut) -> Iterator[Command]:
-    """The session ends in MongoDB, then in Redis; the token is blocked."""
+    """End the session in MongoDB, then in Redis, and block the token."""
     if event.session_id is not None:
         yield Persist(SESSION, event.session_id, END_SESSION)
         yield Expire(SESSION, event.session_id)
@@ -45,7 +45,7 @@ def on_user_logged_out(event: UserLoggedOut) -> Iterator[Command]:
 
 
 def on_product_changed(event: ProductChanged) -> Iterator[Command]:
-    """Every search that found the product by its old name, or finds it by its new one, is invalidated."""
+    """Invalidate every search that found the product by its old name, or finds it by its new one."""
     names = tuple(name for name in (event.name, event.previous_name) if name is not None)
     if event.deleted and names:
         yield InvalidateWithin(SEARCH, names)

@@ -1,4 +1,4 @@
-"""What an application declares: events, views, their sources, the commands of its handlers, and the registry of all.
+"""Declarations of an application: events, views, their sources, the commands of handlers, and the registry.
 
-May import `protocol` and what is below it. Values without I/O: whoever acts on them stands above.
+May import `protocol` and the packages below it. These are values without I/O: the packages above act on them.
 """

@@ -1,4 +1,4 @@
-"""Changes: what MongoDB's change stream tells of one document, and which events that makes. No I/O here."""
+"""Changes of one document, as MongoDB's change stream reports them, and the events that they make. No I/O here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cachekeeper.values.versions import as_version
 
 
 class Unknown(Enum):
-    """The stream does not tell, and a later look at the document would tell of later changes."""
+    """A value that the stream does not report. A later read of the document would show later changes, too."""
 
     UNKNOWN = "unknown"
 
@@ -24,7 +24,7 @@ class Unknown(Enum):
 UNKNOWN: Final = Unknown.UNKNOWN
 
 OPERATIONS = frozenset({"insert", "update", "replace", "delete"})
-"""Those that change one document."""
+"""The operations that change one document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class Change:
 
     Attributes:
         operation: `insert`, `update`, `replace` or `delete`.
-        id: the id by which keys know the document; None where its `_id` can be in none.
-        label: the id for the record only: some text for every document.
-        time: when, by MongoDB's clock.
+        id: the document's id as it stands in keys; None where no key can hold its `_id`.
+        label: the id as a text for information only; every document has one.
+        time: when the change happened, by MongoDB's clock.
     """
 
     operation: str
@@ -50,11 +50,11 @@ class Change:
 
     @classmethod
     def of(cls, found: Mapping[str, Any], ids: IdType) -> Change:
-        """Read what the stream has.
+        """Make a change from a change document.
 
         Args:
-            found: a change document.
-            ids: how an `_id` maps to the id of a key.
+            found: the change document, as the stream delivers it.
+            ids: how an `_id` maps to the id in a key.
         """
         document_id = found["documentKey"]["_id"]
         told = found.get("updateDescription") or {}
@@ -72,14 +72,14 @@ class Change:
         )
 
     def touches(self, field: str) -> bool:
-        """Whether the field may be another now. Only an update can tell that it is not."""
+        """Whether this change may have changed the field. Only an update can report that it did not."""
         if self.operation != "update":
             return True
         inside = f"{field}."
         return any(name == field or name.startswith(inside) for name in self._names())
 
     def after(self, field: str) -> object:
-        """What the field held after this change: a value, `ABSENT`, or `UNKNOWN`."""
+        """The field's value after this change, or `ABSENT`, or `UNKNOWN`."""
         if self.operation == "delete":
             return ABSENT
         if self.operation != "update":
@@ -90,10 +90,10 @@ class Change:
             return ABSENT
         if self._after is None and not self.touches(field):
             return _in(self._before, field)
-        return _in(self._after, field)  # of this very change: the server keeps it, or says nothing
+        return _in(self._after, field)  # the document right after this change, if the server kept it
 
     def before(self, field: str) -> object:
-        """What the field held before this change: a value, `ABSENT`, or `UNKNOWN`."""
+        """The field's value before this change, or `ABSENT`, or `UNKNOWN`."""
         if self.operation == "insert":
             return ABSENT
         if self._before is None and not self.touches(field):
@@ -103,8 +103,8 @@ class Change:
     def raised(self, field: str) -> int | None:
         """The version in `field` if this change raised it, else None.
 
-        A version that an earlier change brought must not come with this one: the protocol would take it for a
-        duplicate of that one, and ignore it.
+        An event must not repeat the version of an earlier change: the protocol would take it for a duplicate of the
+        earlier event, and ignore it.
         """
         if self.operation == "update" and field not in self._updated:
             return None
@@ -122,15 +122,15 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watch:
-    """What the changes of a collection mean.
+    """The events that the changes of a collection make.
 
     Attributes:
         collection: its name.
-        fields: those that `events` looks at; of the documents before and after, no others are sent.
-        events: from a change to events, without I/O. Where it raises `InvalidEvent`, everything cached of the
+        fields: the fields that `events` reads. The stream sends only these of the documents before and after.
+        events: makes events from a change, without I/O. Where it raises `InvalidEvent`, every cached value of the
             collection is dropped.
-        ids: how its `_id`s map to ids.
-        view: the name of a view by which the setting `ID_TYPES` may say something else.
+        ids: how the collection's `_id`s map to ids.
+        view: the name of a view. Where the setting `ID_TYPES` has an entry for it, that entry replaces `ids`.
     """
 
     collection: str

@@ -1,4 +1,4 @@
-"""Commands: what a handler asks for. Plain values, so that handlers stay pure and a batch can be coalesced.
+"""Commands, which a handler returns. They are plain values, so handlers stay pure and a batch can be coalesced.
 
 Their reprs leave out ids and values: an id may be a session's or a token's.
 """
@@ -16,15 +16,15 @@ from cachekeeper.values.times import up_to_ms
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """A majority write of the document behind a key, done before anything in Redis.
+    """A write of the document behind a key, by majority, before any write to Redis.
 
-    It must be safe to repeat, and several of one document must come to the same in any order, the collection's
-    validator included: none is promised.
+    The update must be safe to repeat. No order is promised: several updates of one document must give the same result
+    in any order, and pass the collection's validator in any order.
 
     Attributes:
-        view: whose collection it is, and how ids map to `_id` there.
+        view: the view of the key; it names the collection, and says how ids map to `_id`.
         id: the id in the key.
-        update: an aggregation pipeline; the document is made where there is none.
+        update: an aggregation pipeline; a missing document is created.
     """
 
     view: View[Any]
@@ -44,7 +44,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """One key lives no longer than `at`; None for now, by Redis's own clock."""
+    """One key must not live beyond `at`; None means now, by Redis's own clock."""
 
     view: View[Any]
     id: str = field(repr=False)
@@ -53,7 +53,7 @@ class Expire:
 
 @dataclass(frozen=True, slots=True)
 class Invalidate:
-    """One key changed, nobody knows to what version."""
+    """The value of one key changed, and its new version is not known."""
 
     view: View[Any]
     id: str = field(repr=False)
@@ -61,7 +61,7 @@ class Invalidate:
 
 @dataclass(frozen=True, slots=True)
 class InvalidateWithin:
-    """Whatever was found by a text that occurs in one of `names` changed."""
+    """Each search text that occurs in one of `names` may find something else now."""
 
     view: TextView[Any]
     names: tuple[str, ...]
@@ -69,7 +69,10 @@ class InvalidateWithin:
 
 @dataclass(frozen=True, slots=True)
 class InvalidateAll:
-    """Anything of the view may have changed. Linear in the number of cached keys. Of a blocklist only *ready* goes."""
+    """Any value of the view may have changed. The cost is linear in the number of cached keys.
+
+    A blocklist loses only its *ready* key.
+    """
 
     view: AnyView
     reason: str
@@ -77,14 +80,17 @@ class InvalidateAll:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """An id is blocked until `until` (and the leeway), None for ever. `until` is rounded up to whole milliseconds."""
+    """An id is blocked until `until` plus the leeway; None blocks it forever.
+
+    `until` is rounded up to whole milliseconds.
+    """
 
     view: BlocklistView
     id: str = field(repr=False)
     until: datetime | None
 
     def __post_init__(self) -> None:
-        # MongoDB and Redis keep milliseconds; cut off there, the block would end before the token does.
+        # MongoDB and Redis keep whole milliseconds. Rounded down, the block would end before the token does.
         if self.until is not None:
             object.__setattr__(self, "until", up_to_ms(self.until))
 

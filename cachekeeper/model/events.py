@@ -1,4 +1,8 @@
-"""Events: what happened, said by an upstream service. Strict at the door, tolerant of newer producers behind it."""
+"""Events, by which an upstream service says that something happened.
+
+A new event may have only the fields of its class. An event from the broker may have more, from a newer producer; these
+are dropped.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +30,21 @@ from cachekeeper.values.nesting import DEEPEST_FIELD, TOO_DEEP, deeper_than
 
 E = TypeVar("E", bound="Event")
 
-_CONTAINERS = (dict, list)  # once: a union would be made anew for each field of each event
+_CONTAINERS = (dict, list)  # made once: `dict | list` would be made anew for each field of each event
 
 
 class Event(BaseModel):
     """One thing that happened. Subclass it with a `type` and fields of your own.
 
     Attributes:
-        id: names this occurrence; the same in every redelivery.
+        id: identifies this event; the same in every redelivery.
         type: what happened, such as `user.updated`.
         time: when, in UTC.
-        version: of the document this is about, after the change; None where the document has none, where this
-            change did not raise it, and for a deletion.
+        version: the document's version after the change; None where the document has no version, where this change
+            did not raise it, and for a deletion.
 
     Raises:
-        InvalidEvent: on construction, naming every field at fault.
+        InvalidEvent: on construction; the message names every wrong field.
     """
 
     model_config = ConfigDict(
@@ -54,27 +58,27 @@ class Event(BaseModel):
         validate_default=True,
     )
 
-    # These defaults are right: to check them for each event would cost time.
+    # These defaults are valid. Checking them for each event would cost time.
     id: Id = Field(default_factory=lambda: str(uuid.uuid4()), validate_default=False)
     type: str
     time: Moment = Field(default_factory=lambda: datetime.now(UTC), validate_default=False)
     version: Version = Field(default=None, validate_default=False)
 
     secret_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields whose values are masked wherever an event is shown: in its repr, and as a dead letter."""
+    """Fields whose values are masked wherever an event is shown: in its repr, and in a dead letter."""
 
     def __init__(self, /, **fields: Any) -> None:
         if not _names(type(self))[0]:
-            raise InvalidEvent("type", "an event needs a class of its own, whose field 'type' has a default")
+            raise InvalidEvent("type", "has no default: subclass Event, and give 'type' one, such as 'order.changed'")
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            # `from None`: the cause would carry the input, and with it tokens, into every log of a traceback.
+            # `from None`: the cause holds the input, so a logged traceback would show tokens.
             raise _invalid(type(self), error) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # pydantic's own error would quote the value.
-        raise AttributeError(f"{name}: events are frozen; make a new one")
+        raise AttributeError(f"{name}: events are frozen; make a changed copy with model_copy(update=...)")
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -85,12 +89,12 @@ class Event(BaseModel):
 
     @classmethod
     def type_name(cls) -> str:
-        """The value of `type` that this class stands for."""
+        """The `type` of the events of this class."""
         return str(cls.model_fields["type"].default)
 
     @classmethod
     def from_wire(cls, body: Mapping[str, Any]) -> Self:
-        """Read what `to_wire` wrote. Fields that a newer producer added are dropped.
+        """Make an event from the values that `to_wire` returned. Fields that a newer producer added are dropped.
 
         Raises:
             InvalidEvent: a field is missing or wrong.
@@ -100,10 +104,10 @@ class Event(BaseModel):
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Make an event of JSON-ready values, and refuse fields that it does not have.
+        """Make an event from JSON-ready values. A field that the class does not have is an error.
 
         Args:
-            fields: as `json.loads` gives them: a date is text, bytes are base64.
+            fields: as `json.loads` returns them: a date is text, bytes are base64.
 
         Raises:
             InvalidEvent: a field is missing, extra or wrong.
@@ -112,41 +116,43 @@ class Event(BaseModel):
             if not _needs_json_mode(cls):
                 return cls(**fields)
             event = cls.__new__(cls)
-            # Not `model_validate_json`, which calls `__init__`, and with it strict Python mode.
+            # Not `model_validate_json`: it calls `__init__`, which validates in strict Python mode.
             cls.__pydantic_validator__.validate_json(_json(fields), self_instance=event)
         except ValidationError as error:
             raise _invalid(cls, error) from None
         except InputError:
             raise
-        except Exception as error:  # noqa: BLE001  # whatever a validator of one's own makes of this input
-            raise InvalidEvent("event", f"a validator of it raised {_raised(error)}") from None
+        except Exception as error:  # noqa: BLE001  # an application's validator may raise anything
+            raise InvalidEvent("event", f"a validator of this event raised {_raised(error)}") from None
         return event
 
     def to_wire(self) -> dict[str, Any]:
-        """The event as JSON-ready values. A null stands only where it was given: that may differ from nothing.
+        """The event as JSON-ready values. None is included only where it was given: null may differ from nothing.
 
         Raises:
-            InvalidEvent: a field holds what is not of its type, or what JSON has no form for.
+            InvalidEvent: a field's value does not have the field's type, or JSON cannot represent it.
         """
         try:
-            # Not as warnings: these quote the value. Not by `model_dump`, whose own work costs a fifth of this.
+            # Errors, not warnings: a warning quotes the value. Not `model_dump`: it would take a fifth longer.
             write = self.__pydantic_serializer__.to_python
             body: dict[str, Any] = write(self, mode="json", round_trip=True, warnings="error")
-        except (ValueError, RecursionError) as error:  # pydantic's own, and UnicodeDecodeError, are of the first kind
+        except (ValueError, RecursionError) as error:  # pydantic's errors and UnicodeDecodeError are ValueErrors
             name = type(error).__name__
-            raise InvalidEvent(_unwritable(self), f"is not of its type, or JSON has no form for it ({name})") from None
+            raise InvalidEvent(
+                _unwritable(self), f"its value does not have the field's type, or JSON cannot represent it ({name})"
+            ) from None
         return {name: value for name, value in body.items() if value is not None or name in self.model_fields_set}
 
     def wire_text(self) -> str:
         """The event as it goes over the wire: `to_wire` as JSON text.
 
         Raises:
-            InvalidEvent: a field holds what JSON cannot carry, such as NaN inside of a model of your own; it is nested
-                too deeply for a message; or the event would not be read as it is. Or no worker could register its
-                class: the message names each field, with the cure.
+            InvalidEvent: JSON cannot represent a field's value, such as NaN inside a model of your own; a field is
+                nested too deeply for a message; reading the text back would give another event; or no worker could
+                register its class.
         """
-        if problems := _problems(type(self)):
-            raise InvalidEvent("event", f"{type(self).__name__} cannot be published: {problems}")
+        if problems := unfit_fields(type(self)):
+            raise InvalidEvent("event", f"{type(self).__name__} cannot be published: {'; '.join(problems)}")
         body = self.to_wire()
         for name, value in body.items():
             if isinstance(value, _CONTAINERS) and deeper_than(DEEPEST_FIELD, value):
@@ -157,24 +163,24 @@ class Event(BaseModel):
         return text
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As pydantic's, which does not check the update; it is checked where the event is published."""
+        """Copy the event as pydantic does. The update is not checked here, but when the event is published."""
         copied = super().model_copy(update=update, deep=deep)
         return _unchecked(copied) if update else copied
 
     def copy(self, **options: Any) -> Self:
-        """As pydantic's, which is deprecated: use `model_copy`. The copy is checked where it is published."""
+        """Copy the event by pydantic's deprecated method. Use `model_copy`. Publishing checks the copy."""
         return _unchecked(super().copy(**options))
 
     @classmethod  # type: ignore[no-redef]  # mypy's plugin makes one for each class
     def model_construct(  # type: ignore[override]
         cls, _fields_set: set[str] | None = None, **values: Any
     ) -> Self:
-        """As pydantic's, which checks nothing; the event is checked where it is published."""
+        """Make an event without checks, as pydantic does. Publishing checks it."""
         return _unchecked(super().model_construct(_fields_set, **values))
 
 
 class _Unchecked(set[str]):
-    """The fields given to an event of which no validator has seen all. A copy of the event has a copy of the mark."""
+    """The fields given to an event that was not fully validated: its class is the mark. Copies of the event have it."""
 
 
 def _unchecked(event: E) -> E:
@@ -183,61 +189,56 @@ def _unchecked(event: E) -> E:
 
 
 def _check_back(event: Event, text: str) -> None:
-    """Refuse an event that is not read as it is."""
+    """Raise InvalidEvent where reading `text` gives another event than this."""
     found = type(event).from_json(json.loads(text))
     for name in event.__dict__.keys() | found.__dict__.keys():
         value, read = event.__dict__.get(name), found.__dict__.get(name)
         if read != value or not isinstance(value, type(read)) or isinstance(value, bool) > isinstance(read, bool):
             raise InvalidEvent(
-                name, "would be read as another value than this: JSON cannot carry it, or it is not valid"
+                name, "would be read back as another value: give it a valid value that JSON can represent exactly"
             )
 
 
 @cache
 def _names(kind: type[Event]) -> tuple[bool, frozenset[str]]:
-    """Whether a class has a type of its own, and its fields; pydantic would make the list anew for each event."""
+    """Whether a class has a type of its own, and its field names. Cached: pydantic makes the list at each call."""
     fields = kind.model_fields
     return isinstance(fields["type"].default, str), frozenset(fields)
 
 
 @cache
 def _report(kind: type[Event]) -> Report:
-    """What is known of the fields of a class."""
-    kind.model_rebuild()  # does nothing unless it named a class that was not there yet
+    """The report on the fields of a class."""
+    kind.model_rebuild()  # resolves annotations that named a class before it was defined
     return check_round_trip(kind.__pydantic_core_schema__, frozenset(READ_FROM_JSON))
 
 
 @cache
 def _needs_json_mode(kind: type[Event]) -> bool:
-    """Whether strict Python mode, which costs less, cannot read the class from the wire."""
+    """Whether the class must be read from the wire in JSON mode: strict Python mode costs less, but cannot read it."""
     return _names(kind)[0] and _report(kind).needs_json_mode
 
 
 @cache
 def _needs_reading_back(kind: type[Event]) -> bool:
-    """Whether to read each event back before it is published, which costs more than to write it: no shipped event."""
+    """Whether publishing reads each event back as a check, which costs more than writing it. No shipped event does."""
     return _names(kind)[0] and _report(kind).needs_reading_back
 
 
 @cache
-def _problems(kind: type[Event]) -> str:
-    """What is wrong with a class, for those who publish and register nothing; empty for a class that fits."""
-    return "; ".join(unfit_fields(kind))
-
-
-def unfit_fields(kind: type[Event]) -> list[str]:
-    """What of an event class JSON would change on the wire, a text for each field, with the cure."""
+def unfit_fields(kind: type[Event]) -> tuple[str, ...]:
+    """The problems of an event class on the wire: a text, with its cure, for each field that JSON would change."""
     try:
         report = _report(kind)
     except PydanticUndefinedAnnotation as error:
-        return [f"{error.name} is not defined: define it before the event is registered"]
+        return (f"{error.name} is not defined: define it before the event is registered",)
     changed = sorted(name for name, value in Event.model_config.items() if kind.model_config.get(name) != value)
-    found = [f"model_config: {name} must stay as it is in Event" for name in changed]
-    return [*found, *told(report.problems)]
+    found = [f"model_config: {name} must keep the value that it has in Event; do not set it" for name in changed]
+    return *found, *told(report.problems)
 
 
 def _raised(error: Exception) -> str:
-    """What was raised where, without its text, which may quote a token."""
+    """The error's class, and where it was raised. Its text is left out: it may quote a token."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} ({Path(last.filename).name}, line {last.lineno})"
 
@@ -246,7 +247,9 @@ def _json(body: Mapping[str, Any]) -> str:
     try:
         return json.dumps(body, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):
-        raise InvalidEvent(_at_fault(body), "JSON cannot carry it: NaN, an infinity, or nested too deeply") from None
+        raise InvalidEvent(
+            _at_fault(body), "JSON cannot represent its value: it is NaN or an infinity, or nested too deeply"
+        ) from None
 
 
 def _unwritable(event: Event) -> str:
@@ -269,10 +272,10 @@ def _at_fault(body: Mapping[str, Any]) -> str:
 
 
 class CollectionChanged(Event):
-    """Anything in a collection may have changed: every view of it is dropped, whatever package it is from.
+    """Anything in a collection may have changed: every view of the collection is dropped, in every package.
 
-    The one event that the engine brings along, for whoever has lost track: after a restored backup or a bulk change,
-    say. It costs a look at every key of these views, and then a load for each that is read.
+    The only event of the engine itself. Publish it when the single changes are not known, such as after a restored
+    backup or a bulk change. It looks at every key of these views, and the next read of each key costs a load.
 
     Attributes:
         collection: its name.

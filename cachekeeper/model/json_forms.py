@@ -1,6 +1,6 @@
-"""The forms in which pydantic writes single values as JSON, and whether a form is read as the same value again.
+"""JSON forms of single values, as pydantic writes them, and whether each form is read as the same value again.
 
-Where a function here may give a text instead of forms, the text says what is wrong, and the cure.
+Where a function returns a text instead of forms, the text names the problem and its cure.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any, Final
 
 Schema = Mapping[str, Any]
 Form = tuple[str, str]
-"""A form in JSON (`string`, `number`, …), and the name of the Python type that is written so."""
+"""A JSON form (`string`, `number`, …), and the name of the Python type that is written in this form."""
 
-CARE: Final = "make it of one type that JSON carries, and convert it in the handler"
+CARE: Final = "use a type that JSON can represent, such as str or int, and convert the value in the handler"
 
 TEXTS = frozenset({"bytes", "date", "datetime", "decimal", "str", "time", "timedelta", "uuid"})
-# How many of the two settings for moments and durations a type heeds.
+# How many of pydantic's two settings for moments and durations apply to a type.
 _TEMPORAL = {"date": 1, "datetime": 1, "time": 1, "timedelta": 2}
 PLAIN: Mapping[str, Form] = {
     "bool": ("boolean", "bool"),
@@ -26,7 +26,7 @@ PLAIN: Mapping[str, Form] = {
     "none": ("null", "None"),
     **{name: ("string", name) for name in TEXTS},
 }
-# Of these two members of a union may be the same: read as one or as the other, the value is equal.
+# Two members of a union may share one of these forms: the value is equal, whichever member reads it.
 _INTERCHANGEABLE = frozenset(PLAIN.values()) - {("string", name) for name in TEXTS - {"str"}}
 
 
@@ -35,14 +35,14 @@ def plain_forms(kind: str, config: Schema) -> frozenset[Form] | str:
 
     Args:
         kind: one of `PLAIN`.
-        config: pydantic's, of the class around it.
+        config: pydantic's config of the class that holds the field.
     """
     if kind == "bytes" and {config.get("ser_json_bytes"), config.get("val_json_bytes")} != {"base64"}:
-        return "holds bytes: let its class set ser_json_bytes='base64' and val_json_bytes='base64'"
+        return "holds bytes: set ser_json_bytes='base64' and val_json_bytes='base64' in the config of its class"
     names = ("ser_json_temporal", "ser_json_timedelta")[: _TEMPORAL.get(kind, 0)]
     for name in names:
         if config.get(name, "iso8601") != "iso8601":
-            return f"is written as a number: let its class set {name}='iso8601'"
+            return f"is written as a number: set {name}='iso8601' in the config of its class"
     return frozenset({PLAIN[kind]})
 
 
@@ -50,16 +50,16 @@ def value_forms(values: Iterable[object], python: str | None) -> frozenset[Form]
     """The forms of the values of an enumeration or a Literal.
 
     Args:
-        values: all that there are.
-        python: the name of their type; None: that of each.
+        values: all of them.
+        python: the name of the type that they share; None where each value has a type of its own.
     """
     names = {"str": "str", "int": "int", "float": "float", "bool": "bool", "NoneType": "none"}
     forms: set[Form] = set()
     for value in values:
-        # A member that is text or a number itself, such as one of a StrEnum, is written as that.
+        # A member that is itself text or a number, such as one of a StrEnum, is written as its value.
         base = next((name for each in type(value).__mro__ if (name := names.get(each.__name__))), None)
         if base is None:
-            return f"has a value that is a {type(value).__name__}: give it texts or integers"
+            return f"has a value of type {type(value).__name__}: use only texts or integers"
         form, plain = PLAIN[base]
         forms.add((form, plain if python is None else python))
     return frozenset(forms)
@@ -69,28 +69,28 @@ def literal_forms(expected: Iterable[object]) -> frozenset[Form] | str:
     """The forms of a Literal."""
     values = list(expected)
     if any(isinstance(value, Enum) for value in values):
-        return "is a Literal of members of an enumeration: let it be the enumeration itself"
+        return "is a Literal of enum members: use the enum itself as the type"
     return value_forms(values, None)
 
 
 def union_forms(forms: Sequence[frozenset[Form]]) -> frozenset[Form] | str:
-    """The forms of a union, of which one form must not stand for two types.
+    """The forms of a union. One form must not stand for two types.
 
     Args:
-        forms: those of each member.
+        forms: the forms of each member.
     """
     for one, other in combinations(forms, 2):
         for first in sorted(one):
             for second in sorted(other):
                 if first[0] == second[0] and not (first == second and first in _INTERCHANGEABLE):
                     return (
-                        f"is a union of {first[1]} and {second[1]}, both of which are a JSON {first[0]}: keep one "
-                        "of them" + (", or give them a discriminator" if first[0] == "object" else "")
+                        f"is a union of {first[1]} and {second[1]}, and JSON writes both as {first[0]}: keep one "
+                        "of them" + (", or add a discriminator" if first[0] == "object" else "")
                     )
     return frozenset[Form]().union(*forms)
 
 
 def said_of(kind: str) -> str:
-    """What to say of a type of which it is not known that JSON carries it, after "is" or "are"."""
+    """Describe a type that JSON may not keep. The text stands after "is" or "are"."""
     said = {"any": "of any type (`Any`, or a generic without its argument)", "union": "a union", "nullable": "optional"}
-    return said.get(kind, f"of a type ({kind}) of which it is not known that JSON carries it")
+    return said.get(kind, f"of a type ({kind}) that JSON may change")

@@ -1,7 +1,7 @@
-"""Which fields of an event JSON carries there and back, found in pydantic's core schema of the class.
+"""Find the fields of an event class that JSON would change, by looking at pydantic's core schema of the class.
 
-The wire is JSON, so a field survives it if pydantic writes each of its values in one form and reads that form as the
-same value. Two members of a union with one form do not: a `UUID | str` that was text comes back as a UUID.
+Events travel as JSON. A field survives if pydantic writes each of its values in one form and reads that form as the
+same value. A union does not survive if two members share a form: with `UUID | str`, a text may come back as a UUID.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from cachekeeper.model.json_forms import (
 )
 
 _TOO_EARLY = (
-    "has a validator with mode='before' or 'wrap', below which pydantic wants the Python type where JSON has "
-    "text or a list: let it be one with mode='after'"
+    "has a validator with mode='before' or mode='wrap', and inside it pydantic refuses the text or list that JSON "
+    "has: use mode='after'"
 )
 _ARRAYS = frozenset({"deque", "frozenset", "list", "set"})
-# Below one of these pydantic no longer knows that it reads JSON: a strict date is then no text any more.
+# Inside one of these pydantic no longer knows that it reads JSON, so a strict date field refuses text.
 _BEFORE = frozenset({"function-before", "function-wrap"})
 _WRAPPERS = frozenset({"default", "function-after", "function-before", "function-wrap"})
-# What strict Python mode reads from what `json.loads` gives.
+# Strict Python mode reads these types from the values that `json.loads` returns.
 _AS_LOADED = frozenset({"any", "bool", "dict", "float", "int", "list", "literal", "none", "str"})
-# Of these, single values are not carried: an offset from UTC with seconds, an instance of a subclass, keys that are no
-# Unicode text, and whatever a validator of one's own gives.
+# JSON may change single values of these: an offset from UTC with seconds, an instance of a subclass, keys that are not
+# Unicode text, and values that an application's validator returns.
 _INEXACT = frozenset(
     {"dataclass", "datetime", "dict", "function-after", "function-before", "function-wrap", "model", "time"}
 )
@@ -46,13 +46,13 @@ _KEYS = (TEXTS | {"bool", "enum", "float", "int", "literal"}) - {"none"}
 
 @dataclass(slots=True)
 class Report:
-    """What was found in a class.
+    """The findings about one class.
 
     Attributes:
-        problems: of each field that does not survive, by its path: what is wrong, and the cure.
-        needs_json_mode: whether strict Python mode cannot read the wire: it wants a `datetime`, and gets text.
-        needs_reading_back: whether JSON may change single values, though the types are carried: an instance of a
-            subclass, keys that are no Unicode text, an offset from UTC with seconds.
+        problems: a problem with its cure for each field that does not survive, by the field's path.
+        needs_json_mode: whether strict Python mode cannot read the wire: it expects a `datetime`, and gets text.
+        needs_reading_back: whether JSON keeps the types, but may change single values: an instance of a subclass,
+            keys that are not Unicode text, an offset from UTC with seconds.
     """
 
     problems: dict[str, str] = field(default_factory=dict)
@@ -61,11 +61,11 @@ class Report:
 
 
 def check_round_trip(schema: Schema, doors: frozenset[object]) -> Report:
-    """Look through the fields of an event class.
+    """Check the fields of an event class.
 
     Args:
-        schema: pydantic's core schema of it.
-        doors: validators that read what `json.loads` gives by themselves.
+        schema: pydantic's core schema of the class.
+        doors: validators that read the values of `json.loads` themselves.
     """
     walk = _Walk(doors)
     walk.fields_of(schema, "", {})
@@ -73,7 +73,7 @@ def check_round_trip(schema: Schema, doors: frozenset[object]) -> Report:
 
 
 class _Walk:
-    """One way through a schema."""
+    """One walk through a schema."""
 
     def __init__(self, doors: frozenset[object]) -> None:
         self.report = Report()
@@ -82,7 +82,7 @@ class _Walk:
         self._inside: set[str] = set()
 
     def fields_of(self, schema: Schema, path: str, config: Schema) -> None:
-        """The fields of a class, whatever is around them."""
+        """Check the fields of a class, inside any wrappers."""
         kind = schema["type"]
         if kind == "definitions":
             self._define(schema)
@@ -104,26 +104,26 @@ class _Walk:
         found = schema["fields"]
         named = found.items() if isinstance(found, Mapping) else ((each["name"], each) for each in found)
         if "allow" in (schema.get("extra_behavior"), config.get("extra_fields_behavior")):
-            self._refuse(path, "takes fields of any name and type: give it the fields that there are")
+            self._refuse(path, "takes fields of any name and type: declare each field, and leave out extra='allow'")
         for name, each in named:
             inner = f"{path}.{name}" if path else name
             if "alias" in each or "validation_alias" in each or "serialization_alias" in each:
-                self._refuse(inner, "has an alias, by which the wire does not know it: name the field itself so")
+                self._refuse(inner, "has an alias, which the wire does not use: rename the field, and remove the alias")
             elif each.get("serialization_exclude") or "serialization_exclude_if" in each:
-                self._refuse(inner, "is excluded, so it is not on the wire: leave it out of the event")
+                self._refuse(inner, "is excluded, so the wire loses it: remove the field, or its exclusion")
             elif each.get("init") is False or each.get("init_only"):
-                self._refuse(inner, "is not both an argument and a value: make it a plain field")
+                self._refuse(inner, "is not an argument (init=False), or not stored (InitVar): make it a plain field")
             else:
                 self._field(each["schema"], inner, config)
 
     def _field(self, schema: Schema, path: str, config: Schema) -> None:
         try:
             self._forms(schema, path, config)
-        except Exception as error:  # noqa: BLE001  # a core schema of a form that a later pydantic has, say
-            self._refuse(path, f"cannot be looked into ({type(error).__name__}): {CARE}")
+        except Exception as error:  # noqa: BLE001  # such as a schema of a later pydantic
+            self._refuse(path, f"cannot be checked ({type(error).__name__}): {CARE}")
 
-    def _forms(self, schema: Schema, path: str, config: Schema) -> frozenset[Form]:  # noqa: C901, PLR0911, PLR0912  # one a kind
-        """The forms in which a value is written; what does not survive is noted."""
+    def _forms(self, schema: Schema, path: str, config: Schema) -> frozenset[Form]:  # noqa: C901, PLR0911, PLR0912  # a case per kind
+        """The forms in which a value is written. A value that does not survive is noted as a problem."""
         kind = schema["type"]
         self._check_serializer(schema, path)
         if kind not in _AS_LOADED and kind not in _WRAPPERS | {"definition-ref", "nullable", "union", "definitions"}:
@@ -141,7 +141,7 @@ class _Walk:
             case "nullable":
                 forms = self._forms(schema["schema"], path, config)
                 if any(form == "null" and python not in {"none", "None"} for form, python in forms):
-                    return self._refuse(path, "is optional, and has a value that is None: give it a text or an integer")
+                    return self._refuse(path, "is optional, and has the value None: use a text or an integer instead")
                 return forms | {PLAIN["none"]}
             case "union":
                 return self._union(schema, path, config)
@@ -176,11 +176,11 @@ class _Walk:
         bare = self._unwrapped(keys)
         inner = f"{path} (keys)"
         if bare["type"] not in _KEYS:
-            self._refuse(inner, f"are {said_of(bare['type'])}, and keys in JSON are text: let them be one scalar type")
+            self._refuse(inner, f"are {said_of(bare['type'])}, and keys in JSON are text: use one scalar type")
         else:
             forms = self._forms(keys, inner, config)
             if bare["type"] in {"enum", "literal"} and {form for form, _ in forms} - {"string"}:
-                self._refuse(inner, "are not all text, and keys in JSON are: give them texts")
+                self._refuse(inner, "are not all text, but keys in JSON are: use only texts")
             if bare["type"] not in {"str", "literal"}:
                 self.report.needs_json_mode = True
                 if self._has_before(keys):
@@ -190,7 +190,7 @@ class _Walk:
 
     @contextmanager
     def _below(self, schema: Schema, path: str) -> Iterator[None]:
-        """What is below a validator: nothing that needs JSON mode, unless the validator reads JSON by itself."""
+        """Report a 'before' or 'wrap' validator with something inside that needs JSON mode; a door is allowed."""
         report = self.report
         needed, report.needs_json_mode = report.needs_json_mode, False
         inexact = report.needs_reading_back
@@ -237,9 +237,9 @@ class _Walk:
                 inner = inner["schema"]
             return self._forms(inner, path, schema.get("config", {}))
         if schema.get("custom_init"):
-            self._refuse(path, "is of a class with an __init__ of its own, which reads no JSON: use a plain model")
+            self._refuse(path, "is of a class with its own __init__, which cannot read JSON: use a plain model")
         if schema["type"] == "dataclass" and schema["cls"].__eq__ is object.__eq__:
-            self._refuse(path, "is of a class without an __eq__, so nothing read equals it: leave out eq=False")
+            self._refuse(path, "is of a class without an __eq__, so reading it back cannot be checked: remove eq=False")
         self.fields_of(schema, path, config)
         return frozenset({("object", schema["type"])})
 
@@ -257,7 +257,7 @@ class _Walk:
 
     def _check_default(self, schema: Schema, path: str, config: Schema) -> None:
         if "default" not in schema:
-            return  # a factory may have effects
+            return  # a factory may have side effects, so it is not called
         default, checked = schema["default"], schema.get("validate_default", config.get("validate_default", False))
         whole = {"type": "definitions", "schema": schema["schema"], "definitions": [*self._definitions.values()]}
         try:
@@ -266,17 +266,17 @@ class _Walk:
             said = error.errors(include_input=False, include_url=False, include_context=False)[0]["msg"]
             self._refuse(path, f"has a default that is not valid: {said}")
             return
-        except Exception:  # noqa: BLE001  # a validator that looks at other fields
+        except Exception:  # noqa: BLE001  # such as a validator that reads other fields
             return
         if not checked and (found != default or not isinstance(default, type(found))):
             self._refuse(path, f"has a default that is a {type(default).__name__}: give it a {type(found).__name__}")
 
     def _check_serializer(self, schema: Schema, path: str) -> None:
         if "serialization" in schema:
-            self._refuse(path, f"has a serializer of its own, and what it writes need not be read as the same: {CARE}")
+            self._refuse(path, f"has a serializer of its own, whose output may be read as another value: {CARE}")
 
     def _noted(self, path: str, found: frozenset[Form] | str) -> frozenset[Form]:
-        """The forms that were found; a problem of theirs is noted."""
+        """The forms that were found; a text instead of forms is noted as a problem."""
         return self._refuse(path, found) if isinstance(found, str) else found
 
     def _refuse(self, path: str, problem: str) -> frozenset[Form]:
@@ -285,6 +285,6 @@ class _Walk:
 
 
 def told(problems: Mapping[str, str]) -> Iterator[str]:
-    """The problems of a report, one text a field."""
+    """The problems of a report, one text per field."""
     for path, problem in problems.items():
         yield f"field {path}: {problem}"

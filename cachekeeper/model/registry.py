@@ -1,4 +1,4 @@
-"""What is registered: views, events and their handlers, by the modules that the setting names."""
+"""The registry of views, events and handlers, filled by the modules that the setting `MODULES` names."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Handler = Callable[[Any], Iterable[Command]]
 
 @dataclass(frozen=True, slots=True)
 class TtlIndex:
-    """MongoDB removes documents of `collection` so many seconds after their date `field`.
+    """An index by which MongoDB removes documents of `collection` a number of seconds after their date `field`.
 
     Attributes:
         collection: its name.
-        field: a date field; documents without one stay.
-        seconds: from the settings to how much later than that date.
+        field: a date field; documents without it stay.
+        seconds: computes that number of seconds from the settings.
     """
 
     collection: str
@@ -41,7 +41,7 @@ class TtlIndex:
 class Registry:
     """Views, events and handlers that fit together.
 
-    `CollectionChanged` is there from the start: whoever says that a collection changed need not know its views.
+    `CollectionChanged` is registered from the start, so that its publisher need not know the collection's views.
     """
 
     def __init__(self) -> None:
@@ -57,67 +57,72 @@ class Registry:
         """Register a view.
 
         Raises:
-            RegistrationError: another view has its name, or keys that could be of both.
+            RegistrationError: another view has the same name, or one key could belong to both views.
         """
         for other in self.views.values():
             if other.name == view.name:
-                raise RegistrationError(f"view {view.name}: another view has that name")
+                raise RegistrationError(f"view {view.name}: another view has that name; rename one")
             if other.template.meets(view.template):
                 raise RegistrationError(
-                    f"view {view.name}: its key {view.key!r} could meet {other.key!r} of view {other.name}"
+                    f"view {view.name}: its key {view.key!r} could be the same as {other.key!r} of view {other.name}; "
+                    "change one of the two"
                 )
         self.views[view.name] = view
 
     def add_event(self, event: type[Event]) -> None:
-        """Register an event class, by the default of its `type`.
+        """Register an event class under the default of its field `type`.
 
         Raises:
-            RegistrationError: it has no type of its own, another class has it, or JSON would change some of its fields;
-                each is named, with the cure.
+            RegistrationError: the class has no type of its own, another class has that type, or JSON would change some
+                of its fields; the message names each, with the cure.
         """
         name = event.model_fields["type"].default
         if not isinstance(name, str) or not name:
             raise RegistrationError(f"event {event.__name__}: give its field 'type' a default, such as 'order.changed'")
         if name in self.events:
             raise RegistrationError(
-                f"event {event.__name__}: {self.events[name].__name__} has the type {name!r} already"
+                f"event {event.__name__}: {self.events[name].__name__} already has the type {name!r}; use another type"
             )
         if problems := unfit_fields(event):
             raise RegistrationError(f"event {event.__name__}: " + "; ".join(problems))
         self.events[name] = event
 
     def add_handler(self, event: type[E], handler: Callable[[E], Iterable[Command]]) -> None:
-        """Register the handler of an event class, which must be registered.
+        """Register the handler of an event class. The class must be registered before.
 
         Raises:
-            RegistrationError: the event is unknown, or has a handler.
+            RegistrationError: the event is not registered, or has a handler already.
         """
         if event not in self.events.values():
             raise RegistrationError(f"handler {handler.__name__}: register the event {event.__name__} first")
         if event in self.handlers:
-            raise RegistrationError(f"handler {handler.__name__}: {event.__name__} has a handler already")
+            raise RegistrationError(
+                f"handler {handler.__name__}: {event.__name__} has a handler already; join the two in one function"
+            )
         self.handlers[event] = handler
 
     def add_index(self, index: TtlIndex) -> None:
-        """Register an index that the worker makes when it starts."""
+        """Register an index that the worker creates when it starts."""
         self.indexes.append(index)
 
     def add_watch(self, watch: Watch) -> None:
-        """Register what the changes of a collection mean, for the change stream.
+        """Register the events that changes of a collection make, for the change stream.
 
         Raises:
-            RegistrationError: another one watches that collection.
+            RegistrationError: another watch is registered for that collection.
         """
         if watch.collection in self.watches:
-            raise RegistrationError(f"watch {watch.collection}: that collection is watched already")
+            raise RegistrationError(
+                f"watch {watch.collection}: that collection is watched already; join the two watches in one"
+            )
         self.watches[watch.collection] = watch
 
     def decode(self, body: object) -> Event:
         """Read one event as it came over the wire.
 
         Raises:
-            UnknownEvent: nothing registered has its type.
-            InvalidEvent: it is no object, or a field is missing or wrong.
+            UnknownEvent: no registered event has its type.
+            InvalidEvent: the body is not an object, or a field is missing or wrong.
         """
         if not isinstance(body, Mapping):
             raise InvalidEvent("event", f"must be an object, got {type(body).__name__}")
@@ -126,42 +131,43 @@ class Registry:
             raise InvalidEvent("type", "is missing")
         event = self.events.get(kind) if isinstance(kind, str) else None
         if event is None:
-            raise UnknownEvent("type", f"is not a registered event; these are: {', '.join(sorted(self.events))}")
+            raise UnknownEvent("type", f"is not a registered event; registered are: {', '.join(sorted(self.events))}")
         return event.from_wire(body)
 
     def commands(self, event: Event) -> list[Command]:
-        """What the event's handler asks for; nothing where it has no handler."""
+        """The commands that the event's handler returns; an empty list where it has no handler."""
         handler = self.handlers.get(type(event))
         return [] if handler is None else list(handler(event))
 
     def check(self, settings: Settings | PolicySettings) -> None:
-        """Hold settings that name views against the views there are.
+        """Check the settings that name views against the registered views.
 
         Raises:
-            SettingsError: `ID_TYPES` names no view with ids of a type.
+            SettingsError: `ID_TYPES` has a name that is not the name of a view with an id type.
         """
         typed = sorted(view.name for view in self.views.values() if view.ids is not None)
         unknown = sorted(set(settings.id_types) - set(typed))
         if unknown:
             raise SettingsError(
-                f"CACHEKEEPER_ID_TYPES: no view with ids is named {', '.join(unknown)}; there are: {', '.join(typed)}"
+                f"CACHEKEEPER_ID_TYPES: not a view with an id type: {', '.join(unknown)}; use one of: "
+                f"{', '.join(typed)}"
             )
 
     @property
     def blocklists(self) -> list[BlocklistView]:
-        """The views that must be kept ready."""
+        """The blocklists. A worker keeps each of them *ready*."""
         return [view for view in self.views.values() if isinstance(view, BlocklistView)]
 
     def view(self, name: str) -> AnyView:
         """The view of that name.
 
         Raises:
-            RegistrationError: there is none.
+            RegistrationError: no view has that name.
         """
         try:
             return self.views[name]
         except KeyError:
-            raise RegistrationError(f"no view {name!r}; there are: {', '.join(sorted(self.views))}") from None
+            raise RegistrationError(f"unknown view {name!r}; use one of: {', '.join(sorted(self.views))}") from None
 
     def _on_collection_changed(self, event: CollectionChanged) -> Iterator[Command]:
         for view in self.views.values():
@@ -170,20 +176,20 @@ class Registry:
 
 
 def load_registry(modules: Iterable[str]) -> Registry:
-    """Import the modules and let each register what it has.
+    """Import the modules, and call the `register` of each.
 
     Args:
         modules: package names, from the setting `MODULES`; each has a function `register(registry)`.
 
     Raises:
-        SettingsError: modules are named twice, cannot be found, or have no `register`; all of these are named.
-        RegistrationError: what they register does not fit together.
+        SettingsError: modules are named twice, cannot be found, or have no `register`; all of them are named.
+        RegistrationError: two registrations conflict, or one lacks another that it needs.
     """
     modules = tuple(modules)
     repeated = sorted({name for name in modules if modules.count(name) > 1})
-    problems = [f"{name!r} is there twice; name each module once" for name in repeated]
+    problems = [f"{name!r} is named twice; name each module once" for name in repeated]
     found: list[Callable[[Registry], object]] = []
-    ours = modules if modules == DEFAULT_MODULES else ()  # all of them first: they import each other
+    ours = modules if modules == DEFAULT_MODULES else ()  # imported before the others, since they import each other
     for step, names in ((_import_ours, ours), (lambda name: found.append(_register_of(name)), dict.fromkeys(modules))):
         for name in names:
             try:
@@ -204,37 +210,40 @@ class _Unusable(Exception):  # never leaves this module
 
 def _register_of(name: str) -> Callable[[Registry], object]:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise _Unusable(f"{name!r} is no module's full name")
+        raise _Unusable(f"{name!r} cannot be a module name; write it like package.module")
     try:
         module = import_module(name)
     except ModuleNotFoundError as error:
-        # Only the named module itself: one that it imports in vain is an error of its own.
+        # Only where the named module itself is missing. A missing import inside it is raised unchanged.
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise
-        raise _Unusable(f"there is no module {name!r}") from None
+        raise _Unusable(f"there is no module {name!r}; install it, or correct the name") from None
     register = getattr(module, "register", None)
     if not callable(register):
         place = getattr(module, "__file__", None) or "a namespace"
-        raise _Unusable(f"module {name!r} ({place}) has no function register(registry)")
+        raise _Unusable(
+            f"module {name!r} ({place}) has no function register(registry); define it, or remove the module from the "
+            "list"
+        )
     return cast("Callable[[Registry], object]", register)
 
 
 def _import_ours(name: str) -> None:
-    """Import a package that stands beside this one, whatever else is found under its name in the working directory.
+    """Import a package that is installed beside this one, even if the working directory has another of that name.
 
     Raises:
-        _Unusable: a module of another project has been imported under that name already.
+        _Unusable: another project's module of that name is imported already.
     """
     beside = str(Path(__file__).parents[2])
     spec = PathFinder.find_spec(name, [beside])
     if spec is None or spec.loader is None or spec.origin is None:
-        return  # not installed beside it: found as any module is
+        return  # not installed beside this one: it is imported like any other module
     if name in sys.modules:
         found = getattr(sys.modules[name], "__file__", None)
         if found is None or Path(found).resolve() != Path(spec.origin).resolve():
             raise _Unusable(
-                f"the module {name!r} of this process is {found or 'a namespace'}, and hides "
-                "cachekeeper's: rename it, or name the modules that you want"
+                f"the module {name!r} of this process is {found or 'a namespace'}, which hides "
+                "the one of cachekeeper: rename it, or set CACHEKEEPER_MODULES to the modules that you want"
             )
         return
     module = module_from_spec(spec)
@@ -247,14 +256,14 @@ def _import_ours(name: str) -> None:
 
 
 def load_checked(kind: type[S]) -> tuple[S, Registry]:
-    """The settings of this process's environment, and what their modules register, held against each other.
+    """Load the settings of this process's environment and the registry of their modules, and check them together.
 
     Args:
-        kind: which settings.
+        kind: the class of the settings.
 
     Raises:
-        SettingsError: names every variable at fault, those included that only what is registered shows to be wrong.
-        RegistrationError: what the modules register does not fit together.
+        SettingsError: a variable is wrong. The message names all wrong ones, also those that the registry shows.
+        RegistrationError: two registrations conflict, or one lacks another that it needs.
     """
     try:
         settings = load(kind)
@@ -262,7 +271,7 @@ def load_checked(kind: type[S]) -> tuple[S, Registry]:
         try:
             policy = load(PolicySettings)
         except SettingsError:
-            raise error from None  # the faults of these are among those told
+            raise error from None  # `error` has named these faults already
         try:
             load_registry(policy.modules).check(policy)
         except SettingsError as another:

@@ -1,4 +1,4 @@
-"""What a view reads from MongoDB, as values: a query to run, and what to make of the answer. No I/O here."""
+"""Sources of views in MongoDB, as plain values: the query to run, and how to read the answer. No I/O here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 
 class Absent(Enum):
-    """The database says that it does not exist. Distinct from every value, and from an outage."""
+    """The answer 'does not exist' of the database. It is neither a value nor an outage."""
 
     ABSENT = "absent"
 
@@ -25,9 +25,9 @@ class Find:
 
     Attributes:
         collection: its name.
-        filter: as MongoDB takes it.
-        fields: the fields wanted beside `_id`; None for all.
-        limit: at most so many documents; 0 for all.
+        filter: MongoDB's filter.
+        fields: the fields to return beside `_id`; None for all.
+        limit: the most documents to return; 0 for all.
     """
 
     collection: str
@@ -42,10 +42,10 @@ class Document:
 
     Attributes:
         collection: its name.
-        value: what the view caches of a document, or `ABSENT` where the document means 'does not exist'.
-        fields: what `value` looks at.
-        ends: a date field after which the document counts as absent, and its value may not stand; None for no such
-        field.
+        value: returns what the view caches of a document, or `ABSENT` where the document means 'does not exist'.
+        fields: the fields that `value` reads.
+        ends: a date field. From that date on the document counts as absent, and its value must not stay in the cache.
+            None: the document has no such field.
     """
 
     collection: str
@@ -56,12 +56,12 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """All documents that a text finds, in the order of `_id`, whole.
+    """All documents that a text finds, with all their fields, in the order of `_id`.
 
     Attributes:
         collection: its name.
-        filter: from the folded text to what MongoDB takes.
-        value: what the view caches of them.
+        filter: returns MongoDB's filter for a folded text.
+        value: returns what the view caches of the documents.
     """
 
     collection: str

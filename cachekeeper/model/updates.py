@@ -1,4 +1,4 @@
-"""Pieces of MongoDB's update pipelines that keep what the protocol needs."""
+"""Parts of MongoDB's update pipelines that the protocol needs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ if TYPE_CHECKING:
 
 
 def next_version(field: str) -> Mapping[str, Any]:
-    """An expression for a version field's next number.
+    """An expression for the next version of a document.
 
-    It rises with every write, across expiry and removal of the document, too: time never stands still for long.
+    The version rises with every write, and also when the document was removed and created again: it is never less than
+    the time in milliseconds.
 
     Args:
         field: the document's version field.

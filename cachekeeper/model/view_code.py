@@ -1,4 +1,4 @@
-"""Calls of the code that a view brings along, its loader and its codec, whose mistakes name the view."""
+"""Calls to a view's own code, its loader and its codec. Their errors name the view."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ if TYPE_CHECKING:
     from cachekeeper.values.codecs import Codec
 
 PASSED_ON = (DamagedDocument, Unavailable)
-"""All else that a view's own code raises is its own, errors of ours for other ids and texts included."""
+"""Errors that a view's own code raises and that are passed on unchanged.
+
+Every other error is one of that code, and becomes ViewFailed. This includes errors of this library about other ids and
+texts.
+"""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
 def encoded(view: str, codec: Codec[object], value: object) -> bytes:
-    """The bytes for a value. Raises DamagedDocument, ViewFailed: the codec cannot write it."""
+    """Encode a value. Raises DamagedDocument, ViewFailed: the codec cannot encode it."""
     try:
         raw: object = codec.encode(value)
     except PASSED_ON:
         raise
     except Exception as error:
-        raise failed(view, "codec, encoding a value,", error) from error
+        raise failed(view, "codec (encoding a value)", error) from error
     raw = not_awaitable(view, "codec's encode", raw)
     if not isinstance(raw, bytes):
-        raise ViewFailed(f"view {view}: its codec must give bytes, got {type(raw).__name__}")
+        raise ViewFailed(f"view {view}: its codec's encode must return bytes, got {type(raw).__name__}")
     return raw
 
 
 def readable(view: str, codec: Codec[object], value: object) -> bytes:
-    """The bytes for a loaded value, once the codec has read them: else every hit on them would be damage.
+    """Encode a loaded value, and decode it as a check: every hit on unreadable bytes would be a damaged value.
 
     Raises:
-        DamagedDocument, ViewFailed: the codec cannot write it, or not read it again.
+        DamagedDocument, ViewFailed: the codec cannot encode the value, or cannot decode it again.
     """
     raw = encoded(view, codec, value)
     decoded(view, codec, raw)
@@ -48,53 +52,56 @@ def readable(view: str, codec: Codec[object], value: object) -> bytes:
 
 
 def decoded(view: str, codec: Codec[T_co], raw: bytes) -> T_co:
-    """The value in bytes that a load has just brought.
+    """Decode bytes that a load has just produced.
 
     Raises:
-        ViewFailed: the codec raised, its own `DamagedValue` included: it is no damage at a key.
+        ViewFailed: the codec raised. This includes `DamagedValue`: the bytes are not from a key.
     """
     try:
         value = codec.decode(raw)
     except Exception as error:
-        raise failed(view, "codec, decoding what it had encoded,", error) from error
+        raise failed(view, "codec (decoding what it had encoded)", error) from error
     return not_awaitable(view, "codec's decode", value)
 
 
 def decoder_of(codec: Codec[T_co]) -> Callable[[bytes], T_co]:
-    """The codec's `decode` for hits, which are not looked at: one that is written with `async` raises instead."""
+    """The codec's `decode`, for hits. Their values are not checked, so an `async` decode is replaced by an error."""
     if not inspect.iscoroutinefunction(codec.decode):
         return codec.decode
 
     def decode(_: bytes) -> T_co:
-        raise TypeError("decode must not be a coroutine function")
+        raise TypeError("the codec's decode must not be async")
 
     return decode
 
 
 def not_awaitable(view: str, part: str, value: T) -> T:
-    """`value`, which a view's own code gave. Raises ViewFailed: it is not the value yet, but must be awaited for it."""
+    """Return `value`, the result of a view's own code. Raises ViewFailed: the result must be awaited."""
     if not inspect.isawaitable(value):
         return value
     if inspect.iscoroutine(value):
         value.close()  # else Python warns that it was never awaited
-    raise ViewFailed(f"view {view}: its {part} gave a {type(value).__name__}: write it without async")
+    raise ViewFailed(f"view {view}: its {part} returned a {type(value).__name__}: write it without async")
 
 
 def failed(view: str, part: str, error: Exception) -> ViewFailed:
-    """The error that names the view and the part of its own code that raised."""
+    """Make the error that names the view, and the part of its code that raised."""
     # Without the error's own text, which may hold a value.
     return ViewFailed(f"view {view}: its {part} raised {type(error).__name__}")
 
 
 def is_of_the_document(error: ViewFailed, documents: object) -> bool:
-    """Whether a view's code failed for what no driver can read: raw documents are read when they are looked into."""
+    """Whether a view's code failed because a document is not readable BSON.
+
+    A raw document is decoded only when a field is read, so that error appears inside the view's code.
+    """
     if not isinstance(error.__cause__, BSONError):
         return False
     try:
         _read_all(documents)
     except BSONError:
         return True
-    return False  # it is the code's own: `ObjectId("bad")`
+    return False  # the code made the error itself, such as by `ObjectId("bad")`
 
 
 def _read_all(value: object) -> None:
@@ -107,7 +114,11 @@ def _read_all(value: object) -> None:
 
 
 def damaged(view: str, collection: str, error: Exception | None = None) -> DamagedDocument:
-    """The error that names the view and the collection of a document that cannot be cached."""
-    # Documents are read field by field; other drivers store text that is not UTF-8.
-    problem = str(error) if isinstance(error, DamagedDocument) else "the document holds what no driver can read"
+    """Make the error that names the view and the collection of a document that cannot be cached."""
+    # Documents are decoded when a field is read, and other drivers can store text that is not UTF-8.
+    problem = (
+        str(error)
+        if isinstance(error, DamagedDocument)
+        else "the document holds BSON that the driver cannot read, such as text that is not UTF-8; repair it"
+    )
     return DamagedDocument(f"view {view}, collection {collection}: {problem}")

@@ -1,4 +1,4 @@
-"""Views: what is cached, under which key, for how long, and where it comes from."""
+"""Views, which declare what is cached, under which key, for how long, and from which source."""
 
 from __future__ import annotations
 
@@ -31,49 +31,49 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Server(StrEnum):
-    """Which Redis a view lives on."""
+    """The Redis server that a view lives on."""
 
-    CACHE = "cache"  # may evict
-    SECURITY = "security"  # must not
+    CACHE = "cache"  # may evict keys
+    SECURITY = "security"  # must not evict keys
 
 
 class Staleness(StrEnum):
-    """Who may write a view's keys, and so what a read may trust."""
+    """Whether only this library writes a view's keys. This decides what a read may trust."""
 
     OURS = "ours"
     """Only this library writes. A hit is a plain `GET`; a damaged value is repaired from the database."""
 
     SHARED = "shared"
-    """Others write, too. A read also asks for the deadline, a damaged value raises and is left as found, and keys
-    without a document are spared when the view is dropped: they are nobody's business to repair."""
+    """Other services write, too. A read also asks for the deadline. A damaged value is an error, and is left unchanged.
+    When the view is dropped, keys without a document are kept: MongoDB cannot restore their values."""
 
 
 class Drop(IntEnum):
-    """How a view is dropped, the first first: where several are, one that needs MongoDB may have to wait for it."""
+    """How a view is dropped. Several views are dropped in this order: the last kind may have to wait for MongoDB."""
 
     READY = 0
-    """Its absent keys mean nothing any more: one command, and the one that matters most."""
+    """Its *ready* key is deleted, so that an absent key no longer means 'not blocked'. One command, the most urgent."""
     KEYS = 1
     """Its keys are invalidated."""
     KEYS_OF_DOCUMENTS = 2
-    """Its keys are invalidated where there is a document; the others only Redis has. MongoDB is asked."""
+    """MongoDB is asked which keys have a document, and these are invalidated. Only Redis has the other values."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View(Generic[T_co]):
-    """One value per document.
+    """A view with one value per document.
 
     Attributes:
-        name: by which settings, commands and counters know it.
+        name: the view's name in settings, commands and counters.
         key: the key template, with `{id}`.
         ttl_seconds: how long a value lives.
-        codec: how it is written.
-        loader: where it comes from.
+        codec: how a value is written as bytes.
+        loader: the source of a value.
         ids: how the id maps to `_id`; the setting `ID_TYPES` overrides it.
-        version: the document field that holds its version; None for an unversioned view.
-        server: which Redis.
-        staleness: who writes it.
-        warm: whether the worker reads it through after an event left a marker.
+        version: the document field that holds the version; None for an unversioned view.
+        server: the Redis server that its keys are on.
+        staleness: who writes its keys.
+        warm: whether the worker fills a key from MongoDB after an event left a marker there.
     """
 
     name: str
@@ -100,7 +100,7 @@ class View(Generic[T_co]):
 
     @property
     def is_shared(self) -> bool:
-        """Whether others write its keys, too."""
+        """Whether other services write its keys, too."""
         return self.staleness is Staleness.SHARED
 
     @property
@@ -116,11 +116,11 @@ class View(Generic[T_co]):
         return Find(loader.collection, {"_id": wanted}, tuple(fields), limit=len(document_ids))
 
     def interpret(self, document: StoredDocument | None, now: datetime | None = None) -> Value | Absent:
-        """What to cache of a document, None for 'not found'.
+        """Return the value to cache of a document. A document of None means 'not found'.
 
         Raises:
-            DamagedDocument: the document does not hold what this view caches.
-            ViewFailed: the loader or the codec raised, or gave what must be awaited.
+            DamagedDocument: the document does not hold a value that this view can cache.
+            ViewFailed: the loader or the codec raised, or returned something that must be awaited.
         """
         try:
             return ABSENT if document is None else self._interpret(document, now or datetime.now(UTC))
@@ -132,7 +132,7 @@ class View(Generic[T_co]):
             raise
 
     def encode(self, value: object) -> bytes:
-        """The bytes for a value. Raises DamagedDocument, ViewFailed: the codec cannot write it."""
+        """Encode a value. Raises DamagedDocument, ViewFailed: the codec cannot encode it."""
         return encoded(self.name, self.codec, value)
 
     def _interpret(self, document: StoredDocument, now: datetime) -> Value | Absent:
@@ -155,15 +155,15 @@ class View(Generic[T_co]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextView(Generic[T_co]):
-    """What a text finds: one value made of several documents, hence without a version.
+    """A view of what a text finds: one value is made of several documents, so it has no version.
 
     Attributes:
-        name: by which settings, commands and counters know it.
+        name: the view's name in settings, commands and counters.
         key: the key template, with `{text}`.
         ttl_seconds: how long a value lives.
-        codec: how it is written.
-        loader: where it comes from.
-        server: which Redis.
+        codec: how a value is written as bytes.
+        loader: the source of a value.
+        server: the Redis server that its keys are on.
     """
 
     name: str
@@ -189,15 +189,15 @@ class TextView(Generic[T_co]):
 
     @property
     def filter_key(self) -> str:
-        """Where Redis remembers which texts may be cached: what a change asks before it looks for them."""
+        """The key of the filter of texts that may be cached. A change asks the filter before it looks for the texts."""
         return f"cachekeeper:{self.name}-texts"
 
     def query(self, folded: str) -> Find:
         """The query for everything that the folded text finds.
 
         Raises:
-            ViewFailed: the loader's filter raised, or gave no mapping. None, of a forgotten `return`, would find every
-                document.
+            ViewFailed: the loader's filter raised, or did not return a mapping. None, the result of a forgotten
+                `return`, would find every document.
         """
         try:
             found: object = self.loader.filter(folded)
@@ -207,15 +207,15 @@ class TextView(Generic[T_co]):
             raise failed(self.name, "loader's filter", error) from error
         found = not_awaitable(self.name, "loader's filter", found)
         if not isinstance(found, Mapping):
-            raise ViewFailed(f"view {self.name}: its loader's filter must give a mapping, got {type(found).__name__}")
+            raise ViewFailed(f"view {self.name}: its loader's filter must return a mapping, got {type(found).__name__}")
         return Find(self.loader.collection, found)
 
     def interpret(self, documents: Sequence[StoredDocument]) -> Value:
-        """What to cache of them.
+        """Return the value to cache of the documents.
 
         Raises:
-            DamagedDocument: a document cannot be read, or does not hold what this view caches.
-            ViewFailed: the loader or the codec raised, or gave what must be awaited.
+            DamagedDocument: a document cannot be read, or does not hold a value that this view can cache.
+            ViewFailed: the loader or the codec raised, or returned something that must be awaited.
         """
         try:
             return Value(readable(self.name, self.codec, self._value(documents)), None)
@@ -238,17 +238,17 @@ class TextView(Generic[T_co]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlocklistView:
-    """A set of ids that only grows, each until a time of its own: a key is there, or it is not.
+    """A view of blocked ids, a set that only grows. A key exists until its block ends; its value does not matter.
 
-    A *ready* key, `cachekeeper:{name}-ready`, says that Redis holds all live blocks, so that a key's absence means
-    something.
+    The *ready* key, `cachekeeper:{name}-ready`, says that Redis holds all live blocks. Only then does a missing key
+    mean 'not blocked'.
 
     Attributes:
-        name: by which settings, commands and counters know it.
+        name: the view's name in settings, commands and counters.
         key: the key template, with `{id}`. The id stands there exactly as given, and is the document's `_id` as text.
-        collection: where the blocks are kept for good.
-        ends: the date field when the blocked thing ends by itself; null for never.
-        server: which Redis.
+        collection: where the blocks are stored permanently.
+        ends: the date field for when the blocked thing ends by itself; null for never.
+        server: the Redis server that its keys are on.
     """
 
     name: str
@@ -264,23 +264,23 @@ class BlocklistView:
     def __post_init__(self) -> None:
         _check(self.name, 1)
         if not self.ends or "." in self.ends or self.ends.startswith("$"):
-            # Within an update, MongoDB would take it for something else.
+            # In an update MongoDB reads a dot as a path, and a leading $ as an expression.
             raise RegistrationError(f"view {self.name}: ends must be the name of one field, without . and leading $")
         object.__setattr__(self, "template", Template.of(self.key, "id"))
 
     @property
     def ready_key(self) -> str:
-        """There while Redis holds all live blocks."""
+        """The key that exists while Redis holds all live blocks."""
         return f"cachekeeper:{self.name}-ready"
 
     @property
     def ready_keys(self) -> tuple[str, ...]:
-        """The two keys that go where *ready* goes."""
+        """The *ready* key, and the key that must be deleted together with it."""
         return self.warming_key, self.ready_key
 
     @property
     def warming_key(self) -> str:
-        """Holds the nonce of the warming under way."""
+        """The key with the nonce of the full pass that is running."""
         return f"cachekeeper:{self.name}-warming"
 
 
@@ -291,5 +291,5 @@ AnyView = View[Any] | TextView[Any] | BlocklistView
 def _check(name: str, ttl_seconds: float) -> None:
     if not name.isidentifier():
         raise RegistrationError(f"view name {name!r}: must be an identifier, such as order_status")
-    if not _SHORTEST_TTL <= ttl_seconds <= _LONGEST_TTL:  # false for NaN, too
+    if not _SHORTEST_TTL <= ttl_seconds <= _LONGEST_TTL:  # this refuses NaN, too
         raise RegistrationError(f"view {name}: ttl_seconds must be from {_SHORTEST_TTL} to {_LONGEST_TTL}")

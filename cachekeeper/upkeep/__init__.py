@@ -1,4 +1,4 @@
-"""What runs without an event: watching for rollbacks, auditing keys, warming views, keeping blocklists ready.
+"""Tasks that run without an event: watching for rollbacks, auditing keys, warming views, keeping blocklists ready.
 
-May import `applying` and what is below it.
+May import `applying` and the packages below it.
 """

@@ -1,4 +1,4 @@
-"""The check of what is cached against the database, key by key."""
+"""The audit, which compares cached values with the database, key by key."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _BATCH = 200
 
 @dataclass(slots=True)
 class Audit:
-    """What a check of one view found.
+    """The result of the audit of one view.
 
     Attributes:
-        view: its name.
-        right: keys whose value is the database's; of a blocklist, blocks that both hold.
-        valueless: keys with nothing to hold against the database: metadata alone, or ended since the scan; of a
-            blocklist, live blocks that a Redis lacks which is not *ready*, so that they are asked of MongoDB.
-        foreign: keys where others, who may write them, put what only Redis knows: nobody's business.
-        wrong: keys whose value is not the database's; of a blocklist, live blocks that a *ready* Redis lacks.
+        view: the view's name.
+        right: keys whose value equals the database's. In a blocklist, blocks that Redis and MongoDB both hold.
+        valueless: keys without a value to compare: metadata alone, or ended since the scan. In a blocklist, live
+            blocks that Redis lacks while it is not *ready*; readers ask MongoDB about them.
+        foreign: keys with a value that another service wrote and only Redis has. The view allows this: not an error.
+        wrong: keys whose value differs from the database's. In a blocklist, live blocks that a *ready* Redis lacks.
         unsettled: keys that differed at every look, each time in another way.
     """
 
@@ -50,24 +50,24 @@ class Audit:
 
     @property
     def checked(self) -> int:
-        """All keys that were looked at."""
+        """The number of keys that were looked at."""
         return self.right + self.valueless + self.foreign + len(self.wrong) + len(self.unsettled)
 
 
 def audit(keeper: Keeper, view: AnyView, *, grace: float = 1.0, looks: int = 10) -> Audit:
-    """Hold every cached key of a view against the database.
+    """Compare every cached key of a view with the database.
 
-    A key may differ for a moment while its change is on the way. So a difference counts only if it is still there,
-    with the same two sides, after `grace` seconds. What differs in another way then is looked at again.
+    A key may differ for a moment while its change is in flight. So a difference counts only if both sides are still
+    the same after `grace` seconds. A key that differs in another way by then is looked at again.
 
     Args:
-        keeper: on whose servers.
-        view: what to check.
+        keeper: gives access to the servers.
+        view: the view to audit.
         grace: seconds between two looks at a key that differs.
-        looks: so many at most, from 2.
+        looks: the most looks at a key, at least 2.
 
     Raises:
-        CacheUnavailable, DatabaseUnavailable: it is not done.
+        CacheUnavailable, DatabaseUnavailable: an outage; the audit is not complete.
     """
     result = Audit(view.name)
     suspects = _look(keeper, view, _parts(keeper, view), result)
@@ -84,12 +84,12 @@ def audit(keeper: Keeper, view: AnyView, *, grace: float = 1.0, looks: int = 10)
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """What Redis holds, and what the database says.
+    """The two sides of a key: Redis and the database.
 
     Attributes:
-        cached: the value; None where it remembers that the thing does not exist, or lacks the block.
-        version: of the value, as the metadata has it.
-        stored: what a reader would load; None for what a reader would refuse.
+        cached: the value in Redis; None where Redis has an absent flag instead, or lacks the block.
+        version: the value's version in the metadata.
+        stored: the answer that a reader would load; None where a reader would raise an error.
     """
 
     cached: bytes | None
@@ -98,7 +98,7 @@ class _Sides:
 
 
 def _parts(keeper: Keeper, view: AnyView) -> Iterable[str]:
-    """What there is to look at, each once."""
+    """The ids or texts of the keys to look at, each once."""
     parts = dict.fromkeys(keeper.store(view.server).parts(view.template))
     if isinstance(view, BlocklistView):
         for documents in in_order(keeper, view.collection, (view.ends,), size=_BATCH):
@@ -107,7 +107,10 @@ def _parts(keeper: Keeper, view: AnyView) -> Iterable[str]:
 
 
 def _look(keeper: Keeper, view: AnyView, parts: Iterable[str], result: Audit) -> dict[str, _Sides]:
-    """Count what is settled, return what differs; what changes between the two reads does, and is looked at again."""
+    """Count the keys that are settled, and return those that differ.
+
+    A key that changes between the two reads differs, and is looked at again.
+    """
     differing: dict[str, _Sides] = {}
     rest = iter(parts)
     while batch := list(islice(rest, _BATCH)):
@@ -140,7 +143,7 @@ def _differing(
 
 
 def _is_foreign(sides: _Sides) -> bool:
-    """Whether others wrote the value: it has no document, or the key has already had the document's own version."""
+    """Whether another service wrote the value: it has no document, or the metadata has the document's version."""
     if sides.cached is None or sides.stored is None:
         return False
     return sides.stored is ABSENT or (sides.version is not None and sides.version == _version(sides.stored))
@@ -153,7 +156,7 @@ def _version(stored: Value | Absent) -> bytes | None:
 def _cached(
     keeper: Keeper, view: View[Any] | TextView[Any], parts: Sequence[str]
 ) -> dict[str, tuple[bytes | None, bytes | None]]:
-    """The value at each key that lives, None for one that is known to be absent; and its version, where it is known."""
+    """The value of each live key (None under an absent flag), and its version (None where it is not known)."""
     store = keeper.store(view.server)
     with cache_errors("auditing", store.source):
         pipe = store.client.pipeline(transaction=False)
@@ -167,7 +170,7 @@ def _cached(
     for part, raw, meta in zip(parts, answers[::2], answers[1::2], strict=True):
         absent_until, version = (None, None) if isinstance(meta, Exception) else meta
         if isinstance(raw, Exception):
-            found[part] = b"another Redis type", None  # which differs from whatever the database says
+            found[part] = b"another Redis type", None  # differs from every value of the database
         elif raw is not None:
             found[part] = cast("bytes", raw), version
         elif absent_until is not None and float(absent_until) > now_ms:
@@ -176,7 +179,7 @@ def _cached(
 
 
 def _stored(keeper: Keeper, view: View[Any] | TextView[Any], parts: Sequence[str]) -> dict[str, Value | Absent | None]:
-    """What a reader would load for each."""
+    """The answer that a reader would load for each id or text."""
     reads = keeper.reads
     if isinstance(view, TextView):
         found = {part: reads.find(view.query(fold.unescape_braces(part))) for part in parts}
@@ -196,7 +199,7 @@ def _interpreted(interpret: Callable[[Any], Value | Absent], found: object) -> V
 
 
 def _lacking(keeper: Keeper, view: BlocklistView, parts: Sequence[str], result: Audit) -> dict[str, _Sides]:
-    """Every live block must be in Redis while that says *ready*; without *ready* its absence is asked of MongoDB."""
+    """The live blocks that a *ready* Redis lacks. Without *ready* no block counts: readers ask MongoDB."""
     store = keeper.store(view.server)
     ids = [document_id for part in parts for document_id in ids_of(part)]
     blocks = _blocks(view, keeper.reads.find(Find(view.collection, {"_id": {"$in": ids}}, (view.ends,))))
@@ -220,11 +223,14 @@ def _lacking(keeper: Keeper, view: BlocklistView, parts: Sequence[str], result: 
 
 
 def _blocks(view: BlocklistView, documents: Iterable[StoredDocument]) -> dict[str, bool]:
-    """What documents block, and whether that is still live. Not in the leeway, in which Redis's clock decides."""
+    """The ids that documents block, and whether each block is live.
+
+    A block within its leeway does not count as live, since Redis's clock decides when it ends.
+    """
     now = datetime.now(UTC)
     blocks: dict[str, bool] = {}
     for document in documents:
-        with suppress(DamagedDocument):  # an _id that no driver can read is no token
+        with suppress(DamagedDocument):  # an _id that the driver cannot read is not a token's id
             if (part := key_text(id_of(document))) is not None:
                 ends = ends_of(view, document)
                 blocks[part] = blocks.get(part, False) or ends is None or ends > now

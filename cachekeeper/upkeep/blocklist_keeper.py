@@ -1,4 +1,4 @@
-"""Keeping a blocklist *ready*, for as long as a worker runs."""
+"""The thread that keeps a blocklist *ready* while a worker runs."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class BlocklistKeeper(PeriodicThread):
-    """Keeps *ready* true, in a daemon thread of a worker; any number of workers may do so at once.
+    """Keep *ready* true, in a daemon thread of a worker. Any number of workers may do so at once.
 
     - *ready* is missing (a first start, a flush, a restart): one of the workers makes a full pass and sets it.
     - The server may evict (its maxmemory-policy is not `noeviction`): *ready* is deleted within about a second, and
-      nothing is written until that is changed. A Cluster has no *ready*.
-    - Again and again, 60 seconds after the last full pass (10 times its length, where that is longer), one of the
-      workers makes another. So a block that reached only MongoDB, because its writer was killed or Redis failed it, and
-      which therefore nobody acknowledged, is in Redis after that rest and at most two passes; where a worker dies in a
-      pass, after `LEASE_SECONDS` and another pass more.
-    - An outage is logged once, and waited for with growing pauses of at most 5 seconds.
+      nothing is written until the policy is changed. A Cluster has no *ready*.
+    - After each full pass the workers rest for 60 seconds, or for 10 times the length of the pass if that is longer.
+      Then one of them makes another pass. It repairs a block that reached only MongoDB, because its writer was killed
+      or Redis failed. Such a block was never acknowledged. It is in Redis after that rest and at most two passes; where
+      a worker dies in a pass, `LEASE_SECONDS` and one more pass are added.
+    - An outage is logged once. The thread retries with backoff, with pauses of at most 5 seconds.
 
     Args:
-        keeper: on whose servers.
+        keeper: gives access to the servers.
         view: the blocklist.
     """
 
-    # How long a flush leaves every absent block to MongoDB, beside the pass itself.
+    # After a flush, readers ask MongoDB about every absent block for at most this long, plus the time of the pass.
     look_seconds = 1.0
     backoff_seconds = 5.0
 
@@ -42,10 +42,10 @@ class BlocklistKeeper(PeriodicThread):
         self._view = view
 
     def run_once(self) -> Passed | None:
-        """Look once, and do what is due; the thread does nothing else.
+        """Look once, and do what is due. The thread only repeats this.
 
         Returns:
-            How a pass ended; None where none was due.
+            The end of the pass; None where a pass was not due.
 
         Raises:
             CacheUnavailable, DatabaseUnavailable: an outage.
@@ -75,7 +75,8 @@ class BlocklistKeeper(PeriodicThread):
     def _note_unfit(self, why: str) -> None:
         log_once(
             f"unfit:{self._view.name}",
-            "view %s cannot be kept ready, since the %s Redis %s: absent blocks are asked of MongoDB",
+            "view %s cannot be kept ready, because the %s Redis %s: MongoDB is asked about every id without a block; "
+            "use a Redis with maxmemory-policy noeviction that is not a Cluster",
             self._view.name,
             self._view.server,
             why,

@@ -1,4 +1,4 @@
-"""Bringing all live blocks to Redis and saying so: *ready*, by which an absent block means 'not blocked'."""
+"""The full pass, which copies all live blocks to Redis and sets *ready*: an absent block then means 'not blocked'."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 
-# Seconds between the end of one full pass and the next, and how many times its own length: a pass is linear in the
-# number of blocks, and must not keep the servers busy.
+# The rest after a full pass, in seconds and in lengths of that pass; the longer one counts. A pass is linear in the
+# number of blocks, and passes must not keep the servers busy.
 _REST_SECONDS = 60.0
 _REST_FACTOR = 10
 
@@ -35,9 +35,9 @@ class Passed(Enum):
     """How a full pass ended."""
 
     READY = "ready"
-    LOST = "lost"  # a flush or restart came between, or the pass was too slow to keep its nonce
-    TAKEN = "taken"  # another process is at it
-    UNFIT = "unfit"  # this server may evict keys, or is a Cluster: its absent blocks mean nothing
+    LOST = "lost"  # a flush or restart came in between, or the pass was too slow to keep its nonce
+    TAKEN = "taken"  # another process is making a pass
+    UNFIT = "unfit"  # this server may evict keys, or is a Cluster: an absent block proves nothing
     STOPPED = "stopped"
 
 
@@ -46,20 +46,20 @@ def write_blocks(
     view: BlocklistView,
     *,
     stopped: Callable[[], bool] = lambda: False,
-    tell: Callable[[int], None] = lambda written: None,  # noqa: ARG005  # the default tells nobody
+    tell: Callable[[int], None] = lambda written: None,  # noqa: ARG005  # the default does nothing
 ) -> Passed:
-    """One full pass: bring every live block from MongoDB to Redis, then declare *ready*.
+    """Make one full pass: copy every live block from MongoDB to Redis, then set *ready*.
 
-    Blocks only grow, so that a pass may meet new blocks, other passes, and itself, repeated.
+    Blocks only grow, so a pass can be repeated, and can run beside new blocks and other passes.
 
     Args:
-        keeper: on whose servers.
+        keeper: gives access to the servers.
         view: the blocklist.
         stopped: asked between batches whether to end early.
-        tell: called with the number of documents after each batch.
+        tell: called after each batch with the number of documents so far.
 
     Raises:
-        CacheUnavailable, DatabaseUnavailable: an outage; *ready* was not set. Do it again.
+        CacheUnavailable, DatabaseUnavailable: an outage; *ready* was not set. Call this again.
     """
     if keeper.store(view.server).is_cluster:
         return Passed.UNFIT
@@ -67,40 +67,45 @@ def write_blocks(
 
 
 def warm_blocklist(keeper: Keeper, view: BlocklistView, tell: Callable[[int], None] = lambda written: None) -> None:  # noqa: ARG005
-    """Write all live blocks and set *ready*; where another process is at it, after that one.
+    """Write all live blocks and set *ready*. While another process is making a pass, wait for it first.
 
     Args:
-        keeper: on whose servers.
+        keeper: gives access to the servers.
         view: the blocklist.
-        tell: called with the number of documents after each batch.
+        tell: called after each batch with the number of documents so far.
 
     Raises:
         SettingsError: the server may evict keys, or is a Cluster.
-        CacheUnavailable, DatabaseUnavailable: an outage, or one flush after the other; nothing but a new pass will do.
+        CacheUnavailable, DatabaseUnavailable: an outage, or Redis lost the blocks in each of five passes. Only another
+            call can set *ready*.
     """
     for _ in range(5):
         while (passed := write_blocks(keeper, view, tell=tell)) is Passed.TAKEN:
-            time.sleep(random.uniform(0.1, 0.2))  # noqa: S311  # spread, not secrecy
+            time.sleep(random.uniform(0.1, 0.2))  # noqa: S311  # to spread the retries; not a secret
         if passed is Passed.READY:
             return
         if passed is Passed.UNFIT:
             raise SettingsError(
-                f"the {view.server} Redis may drop blocks by itself (it is a Cluster, or its maxmemory-policy is not "
-                "noeviction), so it cannot be *ready*: absent blocks are asked of MongoDB"
+                f"the {view.server} Redis may lose blocks (it is a Cluster, or its maxmemory-policy is not "
+                "noeviction), so it cannot be *ready*, and MongoDB is asked about every id without a block: use a "
+                "Redis with maxmemory-policy noeviction that is not a Cluster"
             )
-    raise CacheUnavailable("Redis lost the blocks while they were being written, five times in a row")
+    raise CacheUnavailable(
+        "Redis lost the blocks five times in a row while they were being written: it was flushed or restarted, or a "
+        "batch took longer than CACHEKEEPER_LEASE_SECONDS; find the cause, then try again"
+    )
 
 
 class _Pass:
     """One full pass.
 
-    A block that is acknowledged before *ready* is set is in Redis by then, whichever way things fall:
+    A block that is acknowledged before *ready* is set is in Redis when *ready* is set, in every order of the steps:
 
         nonce · block in MongoDB · read past its place · block in Redis · ready     written by its writer
         block in MongoDB and Redis · flush · nonce · read · ready                   written by the pass
-        nonce · read · block in Redis · flush · ready?                              the nonce went, too: lost, once more
+        nonce · read · block in Redis · flush · ready?                              the nonce is gone: LOST, repeated
 
-    Hence the order: nonce, read, write, ready; each step answered before the next is sent.
+    So the order is: nonce, read, write, ready. Each step is answered before the next one is sent.
     """
 
     def __init__(
@@ -139,7 +144,7 @@ class _Pass:
                 if part is None:
                     self._note_unspelt()
                 else:
-                    # Those that are over as well: the script leaves them out, and Redis's clock decides on its keys.
+                    # Also a block that is over: the script leaves it out, since Redis's clock decides on Redis's keys.
                     blocks.append(block_step(self._keeper, self._view, part, ends_of(self._view, document)))
             self._store.run_all(blocks)
             written += len(documents)
@@ -148,8 +153,8 @@ class _Pass:
                 return Passed.STOPPED
             if not self._renew():
                 return Passed.LOST
-        # Asked again: CONFIG SET may have come while blocks were being written. If it comes between this and the next
-        # line, whoever looks next takes *ready* away.
+        # Asked again: a CONFIG SET may have changed the policy while blocks were written. If it comes between this and
+        # the next line, a worker's next look deletes *ready*.
         if self._may_evict():
             return Passed.UNFIT
         declared = self._store.run(scripts.declare_ready(self._view.warming_key, self._view.ready_key, self._nonce))
@@ -160,19 +165,19 @@ class _Pass:
             return drops_keys(self._store.client.info("memory"))
 
     def _begin(self) -> bool:
-        """Set the nonce, unless another pass has its own there; that of a dead process ends by itself."""
+        """Set the nonce, unless another pass has set its own. The nonce of a dead process expires."""
         with cache_errors("beginning to write the blocks", self._store.source):
             pipe = self._store.client.pipeline(transaction=False)
             pipe.set(self._view.warming_key, self._nonce, px=self._nonce_ms, nx=True)
-            # Not the SET's own answer: a client that asks again where an answer was lost has met its own nonce.
+            # Not the SET's own answer: a client that repeats a SET whose answer was lost meets its own nonce.
             pipe.get(self._view.warming_key)
             return bool(pipe.execute()[1] == self._nonce.encode())
 
     def _renew(self) -> bool:
-        """Keep the nonce alive while there is progress; False where it is gone.
+        """Extend the life of the nonce while there is progress; False where the nonce is gone.
 
-        PEXPIRE makes no key, so a nonce that a flush has taken stays gone. It may lengthen another pass's, which does
-        no harm.
+        PEXPIRE creates no key, so a nonce that a flush has removed stays gone. It may extend another pass's nonce,
+        which is harmless.
         """
         with cache_errors("writing the blocks", self._store.source):
             pipe = self._store.client.pipeline(transaction=False)
@@ -181,9 +186,10 @@ class _Pass:
             return bool(pipe.execute()[0] == self._nonce.encode())
 
     def _give_up(self) -> None:
-        """Let another process begin at once.
+        """Delete the nonce, so that another process can begin at once.
 
-        Between the two commands the nonce may become another pass's; then that one is LOST, and begins once more.
+        Between the two commands another pass may set its nonce. Then that nonce is deleted: its pass is LOST, and
+        begins again.
         """
         client = self._store.client
         with cache_errors("ending a pass", self._store.source):
@@ -193,7 +199,7 @@ class _Pass:
     def _rest(self, seconds: float) -> None:
         """Tell all processes that no pass is due for a while.
 
-        If a flush comes before, this key does no harm: without *ready* a pass is due all the same.
+        If a flush comes before, this key is harmless: without *ready* a pass is due anyway.
         """
         rest = max(_REST_SECONDS, _REST_FACTOR * seconds)
         with cache_errors("ending a pass", self._store.source):
@@ -203,18 +209,19 @@ class _Pass:
         COUNTERS.add("block_unspelt")
         log_once(
             f"unspelt:{self._view.name}",
-            "view %s: a document's _id is neither text, number, ObjectId nor UUID, so it blocks no token",
+            "view %s: the _id of a document is not text, a number, an ObjectId or a UUID, so it blocks no token; "
+            "correct the _id",
             self._view.name,
         )
 
 
 def rested_key(view: BlocklistView) -> str:
-    """There while no further full pass is due."""
+    """The key that exists while no further full pass is due."""
     return f"cachekeeper:{view.name}-rested"
 
 
 def _key_text(document: StoredDocument) -> str | None:
     try:
         return key_text(id_of(document))
-    except DamagedDocument:  # a text that is not UTF-8: no token is that
+    except DamagedDocument:  # text that is not UTF-8, which is not a token's id
         return None

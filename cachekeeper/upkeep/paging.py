@@ -1,4 +1,4 @@
-"""A whole collection in the order of `_id`, batch by batch, whatever its documents hold."""
+"""Read a whole collection in the order of `_id`, batch by batch, even where the driver cannot decode a document."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ if TYPE_CHECKING:
 
 
 def id_of(document: StoredDocument) -> Any:
-    """The `_id` of a document from MongoDB, whatever the rest of it holds.
+    """The `_id` of a document from MongoDB, even where the driver cannot decode the rest of the document.
 
-    A raw document is read as a whole at the first look at a field, so one text that is not UTF-8 would hide all others.
+    The driver decodes a raw document as a whole when a field is first read, so one text that is not UTF-8 makes every
+    field unreadable.
 
     Raises:
-        DamagedDocument: no driver can read the `_id` itself.
+        DamagedDocument: the driver cannot decode the `_id` itself.
     """
     try:
         return bson.decode(place_of(document), LEAN_CODEC_OPTIONS)["_id"]
     except BSONError:
-        raise DamagedDocument("the document's _id is what no driver can read") from None
+        raise DamagedDocument("the driver cannot read the document's _id; correct it") from None
 
 
 def place_of(document: StoredDocument) -> bytes:
-    """Where a document from MongoDB stands in the order of `_id`: BSON with the `_id` alone, bytes as they came.
+    """The place of a document from MongoDB in the order of `_id`: BSON with the `_id` alone, its bytes unchanged.
 
     Raises:
-        DamagedDocument: this is no document with an `_id`.
+        DamagedDocument: this is not a document with an `_id`.
     """
     raw = bytes(document.raw) if isinstance(document, RawBSONDocument) else bson.encode(document)
     at = 4
@@ -50,23 +51,23 @@ def place_of(document: StoredDocument) -> bytes:
                 return struct.pack("<i", end - at + 5) + raw[at:end] + b"\0"
             at = end
     except (LookupError, ValueError, struct.error):
-        pass  # it ends in the middle
-    raise DamagedDocument("a document without a readable _id")
+        pass  # the bytes end in the middle of a value
+    raise DamagedDocument("a document has no readable _id; correct it")
 
 
 def in_order(
     keeper: Keeper, collection: str, fields: Sequence[str], *, size: int, after: bytes | None = None
 ) -> Iterator[list[StoredDocument]]:
-    """All documents of a collection, each batch a query with a time limit of its own; so the caller may take its time.
+    """All documents of a collection. Each batch is a query with its own time limit, so the caller may be slow.
 
-    Documents made meanwhile behind the place reached are not seen.
+    A document that is inserted meanwhile at a place already passed is not seen.
 
     Args:
-        keeper: on whose MongoDB.
+        keeper: gives access to MongoDB.
         collection: its name.
-        fields: those wanted beside `_id`.
+        fields: the fields to read beside `_id`.
         size: documents in a batch.
-        after: begin behind this place, as `place_of` gives it; the document itself need not exist any more.
+        after: begin after this place, which `place_of` returned. Its document may be gone by now.
 
     Raises:
         DatabaseUnavailable: MongoDB did not answer in time, or refused.
@@ -76,15 +77,15 @@ def in_order(
         "find": collection,
         "projection": dict.fromkeys(("_id", *fields), 1),
         "sort": {"_id": 1},
-        "hint": {"_id": 1},  # `min` asks for the index by name
+        "hint": {"_id": 1},  # `min` requires a hint
         "readConcern": database.read_concern.document,
     }
     while True:
         bound: dict[str, Any] = {}
         if after is not None:
-            # A bound of the index, not a filter: `$gt` looks at one BSON type only, and ids may be of several. The
-            # bound is inclusive, hence one document more. As bytes, so that it may be what no driver can write: hence
-            # a command, since `Cursor.min` takes values only.
+            # A bound of the index, not a filter: `$gt` compares within one BSON type, and ids may have several types.
+            # The bound is inclusive, so one more document is read. It is raw bytes, since the driver may not be able
+            # to encode the `_id`; this needs a command, since `Cursor.min` takes only values.
             bound = {"min": RawBSONDocument(after)}
         limit = size + (after is not None)
         with database_errors(f"reading {collection}", keeper.settings.load_timeout_seconds, collection):
@@ -101,7 +102,7 @@ def in_order(
             return
 
 
-# Bytes of a value, by its BSON type: always so many, or as many more as its first four bytes say.
+# Sizes of values in bytes, by BSON type: `_FIXED` as they are, `_COUNTED` plus the number in the first four bytes.
 _FIXED = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0}
 _COUNTED = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 0x0E: 4, 0x0F: 0}
 _REGEX = 0x0B  # two texts, each with a zero byte at its end

@@ -1,4 +1,4 @@
-"""Noticing a Redis that has come back with older data, and dropping what it brought back."""
+"""The watch for a Redis that has come back with older data, which drops the views on it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from cachekeeper.reading.keeper import Keeper
 
 
-# No view's name makes it a mark: those end in `-incarnation`.
+# It cannot be the mark of a view, whatever the view's name: marks end in `-incarnation`.
 _EMPTY_KEY = "cachekeeper:was-empty"
 PROBE_KEY = "cachekeeper:probe"
-"""Written by a worker during a pause, to see whether the server takes writes."""
+"""The key that a worker writes during a pause, to find out whether the server accepts writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class Incarnation:
     """One life of a server's data: from a start, or from the promotion of a replica, to the next.
 
     Attributes:
-        run_id: of the process.
-        replication_id: of its history of writes.
-        is_replica: whether it only repeats another server's.
-        was_promoted: whether its history goes on from another one.
-        was_empty: whether the server itself says that it began without any data.
+        run_id: the id of the server's process.
+        replication_id: the id of its history of writes.
+        is_replica: whether the server only repeats the writes of another one.
+        was_promoted: whether its history continues another one.
+        was_empty: whether the server itself reports that it began without any data.
     """
 
     run_id: str
@@ -53,57 +53,58 @@ class Incarnation:
             replication_id=str(info["master_replid"]),
             is_replica=info["role"] != "master",
             was_promoted=promoted,
-            # Redis 6.2 has no such field; and what was read from an append-only file is not counted.
+            # Redis 6.2 does not have this field, and the field does not count keys from an append-only file.
             was_empty=info.get("rdb_last_load_keys_loaded") == 0 and not info["aof_enabled"] and not promoted,
         )
 
     @property
     def mark(self) -> str:
-        """What stands at the mark of a view whose keys were all written in this life."""
+        """The mark of a view whose keys were all written in this life."""
         return f"{self.run_id}:{self.replication_id}"
 
     def wrote(self, mark: str) -> bool:
-        """Whether `mark` is of this life.
+        """Whether `mark` was made in this life.
 
-        The replication id changes within a life, too, when a first replica comes or the last one has been away for
-        long; but only a history that goes on from another one has a former id beside it.
+        The replication id may also change within a life: when a first replica connects, or when the last one has been
+        disconnected for long. But only a history that continues another one has a former id beside it.
         """
         run_id, _, replication_id = mark.partition(":")
         return run_id == self.run_id and (replication_id == self.replication_id or not self.was_promoted)
 
 
 class RollbackWatch(PeriodicThread):
-    """Drops the views of a server that has come back with older data, in a daemon thread of a worker.
+    """Drop the views of a server that has come back with older data, in a daemon thread of a worker.
 
-    A server that starts from a snapshot or an append-only file, or a replica that is promoted, holds values that events
-    have replaced since, and blocks are missing. Each view has a mark on its server: the life of the data in which its
-    keys were written. It is data like any other, so older data brings an older mark along:
+    A server that starts from a snapshot or an append-only file, or a replica that is promoted, may hold values that
+    events have replaced since, and may lack blocks. Each view has a mark on its server, which names the life of the
+    data in which the view's keys were written. The mark is data, too, so older data has an older mark:
 
-        mark: life 1 · snapshot · E · restart from the snapshot: life 2, and the mark still says 1: drop, mark: life 2
+        mark: life 1 · snapshot · event · restart from the snapshot: life 2, mark still 1: drop, mark: life 2
 
-    - Of a blocklist *ready* goes (and first, since an old one lets a token in); of a view that others write too, what
-      MongoDB has no document of stays; deadlines stay. See `drop_view`.
-    - Without a mark there is nothing to drop where the server began empty, where it was empty at some moment of this
-      life, or where this worker has seen the mark in this life: it was flushed, or has evicted the mark. Else the mark
-      may have been lost before the snapshot was taken: drop.
-    - Empty is a server that holds at most that note and a worker's probe: no view has a key there. The other threads of
-      a worker start when this one has its first answer, since their keys are not told from those of a snapshot:
+    - A blocklist loses *ready*. Blocklists come first, since an old *ready* lets a token in. A view that other services
+      write, too, keeps the keys without a document in MongoDB. Deadlines stay. See `drop_view`.
+    - A missing mark causes no drop if the server began empty, if it was empty at some moment of this life, or if
+      this worker has seen the mark in this life: then the server was flushed, or has evicted the mark. Otherwise the
+      mark may have been lost before the snapshot was taken: drop.
+    - The server counts as empty if it holds at most the note `cachekeeper:was-empty` and a worker's probe: no view has
+      a key there. The other threads of a worker start after the first answer to this one, since their keys look like
+      those of a snapshot:
           a worker on an empty server: blocks written · its first look finds keys, no mark and no note: drop
-    - That it was empty is noted at `cachekeeper:was-empty`, for the other views and workers, whose first look comes
-      when there are keys already. It names the life, as a mark does, so a snapshot brings back nothing that fits.
-    - The mark is set when all is done. A worker that is killed before leaves it to the next.
-    - Of several workers one drops a view, unless it takes longer than a lease; a second one does no harm.
+    - The note says that the server was empty. It is for the other views and workers, whose first look may find keys. It
+      names the life, as a mark does, so a note from a snapshot does not match.
+    - The mark is set after the drop. If a worker is killed before that, the next worker drops the view.
+    - One of several workers drops a view, unless it takes longer than a lease. A second drop is harmless.
 
-    A worker that was told of one life and marks another does no harm either: the mark fits no server that runs. Readers
-    are not concerned: a hit stays a plain `GET`. Not covered: a Cluster.
+    A worker may learn of one life and set its mark in the next. This is harmless: such a mark matches no running
+    server. Readers are not affected: a hit stays a plain `GET`. A Cluster is not watched.
 
     Args:
-        keeper: on whose servers.
-        server: which.
-        views: those of them that live there.
+        keeper: gives access to the servers.
+        server: the server to watch.
+        views: the views that live on it.
     """
 
-    # How long the older data is read, beside the drop itself: so a pause does not grow with an outage.
+    # Older data is read for at most this long plus the drop itself, so the pauses do not grow during an outage.
     look_seconds = 0.5
     backoff_seconds = 0.5
 
@@ -117,9 +118,9 @@ class RollbackWatch(PeriodicThread):
         self._has_asked = threading.Event()
 
     def wait_for_first_answer(self) -> None:
-        """Wait until the server has said what it is, or has failed to within the time limit of a call to Redis.
+        """Wait until the server has answered the first look, or has failed within the time limit of a call to Redis.
 
-        Called after `start`. Dropping, which may take long, is not waited for.
+        Call it after `start`. It does not wait for drops, which may take long.
         """
         self._has_asked.wait()
 
@@ -130,7 +131,7 @@ class RollbackWatch(PeriodicThread):
             The names of the views that were dropped.
 
         Raises:
-            CacheUnavailable, DatabaseUnavailable: an outage; what is left is due at the next look.
+            CacheUnavailable, DatabaseUnavailable: an outage; the rest is dropped at the next look.
         """
         try:
             found = self._ask()
@@ -152,13 +153,18 @@ class RollbackWatch(PeriodicThread):
         return dropped
 
     def _ask(self) -> tuple[Incarnation, bool, list[bytes | None]] | None:
-        """The life of the server's data, whether it was empty in it, and the views' marks; None: it is not watched."""
+        """The life of the server's data, whether it was empty then, and the views' marks. None: it is not watched."""
         store = self._keeper.store(self._server)
         if store.is_cluster:
-            log_once(f"unwatched:{self._server}", "the %s Redis is a Cluster: not watched for older data", self._server)
+            log_once(
+                f"unwatched:{self._server}",
+                "the %s Redis is a Cluster, so it is not watched for older data: after a failover publish "
+                "collection.changed for each collection",
+                self._server,
+            )
             return None
         with cache_errors("asking which data it has", store.source):
-            # One transaction, hence one server: what it is, and what its data says.
+            # One transaction, so that one server answers everything: its life, and the marks in its data.
             pipe = store.client.pipeline(transaction=True)
             for section in ("server", "replication", "persistence"):
                 pipe.info(section)
@@ -170,11 +176,15 @@ class RollbackWatch(PeriodicThread):
             now = Incarnation.of({name: value for section in sections for name, value in section.items()})
         except KeyError as field:
             log_once(
-                f"unwatched:{self._server}", "the %s Redis is not watched: it does not tell its %s", self._server, field
+                f"unwatched:{self._server}",
+                "the %s Redis is not watched for older data, because its INFO has no field %s: after a restart publish "
+                "collection.changed for each collection",
+                self._server,
+                field,
             )
             return None
         if now.is_replica:
-            return None  # it takes no writes; what it will be worth is seen when it is promoted
+            return None  # a replica takes no writes; its data is checked when it is promoted
         return now, self._was_empty(now, keys - own, noted), marks
 
     def _was_empty(self, now: Incarnation, keys: int, noted: bytes | None) -> bool:
@@ -183,27 +193,27 @@ class RollbackWatch(PeriodicThread):
             return True
         if keys:
             return False
-        # Before the first mark, which is a key. Keys that come in between are of this life; and where the server has
-        # begun another life meanwhile, the note does not fit that one.
+        # Noted before the first mark is set, since a mark is a key. Keys written in between are of this life. If the
+        # server has begun another life meanwhile, the note does not match that life.
         with cache_errors("noting that it was empty", self._keeper.store(self._server).source):
             self._keeper.store(self._server).client.set(_EMPTY_KEY, now.mark)
         return True
 
     def _doubt(self, view: AnyView, mark: bytes | None, now: Incarnation, *, was_empty: bool) -> str | None:
-        """Why a view is to be dropped; None where its data is of this life."""
+        """The reason to drop a view; None where its data is of this life."""
         if mark is not None:
             if now.wrote(mark.decode(errors="replace")):
                 return None
-            return f"the {self._server} Redis has come back with older data"
+            return f"the {self._server} Redis came back with older data"
         if was_empty or self._known.get(view.name) == now.mark:
             return None
-        return f"the {self._server} Redis does not tell whether it has older data"
+        return f"the {self._server} Redis may have come back with older data"
 
     def _drop(self, view: AnyView, now: Incarnation, doubt: str) -> bool:
-        """Drop a view; False where another worker is at it."""
-        # The key names the life: a snapshot may bring back that of an earlier drop.
+        """Drop a view; False where another worker is dropping it."""
+        # The key names the life, since a snapshot may bring back the lease of an earlier drop.
         lease = f"cachekeeper:{view.name}-dropping-{now.run_id}"
-        # Never held up: it is one command, and the one that matters most.
+        # Deleting *ready* waits for no lease: it is one command, and the most urgent.
         if view.drop is not Drop.READY and not self._acquire(lease):
             return False
         try:

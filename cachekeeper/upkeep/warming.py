@@ -1,4 +1,4 @@
-"""Filling a view from MongoDB, as a reader of each of its keys would, many at once."""
+"""Warming: fill a view from MongoDB, many keys at once, each key by the same steps as a reader."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from cachekeeper.reading.filling import FillResult
     from cachekeeper.reading.keeper import Keeper
 
-# Small enough that readers of a batch's keys, who wait for its leases, wait for milliseconds.
+# Small, so that readers who need a key of a batch wait only milliseconds for its lease.
 BATCH = 200
 
 
 class Fate(StrEnum):
-    """What became of a document."""
+    """The outcome for one document."""
 
     FILLED = "filled"
     THERE = "there already"
-    TAKEN = "being loaded by somebody else"
-    ABSENT = "without a value to cache (ended, expired, deleted meanwhile, or known absent)"
-    OVERTAKEN = "changed while they were being loaded: left to the next reader"
-    TOO_LARGE = "over CACHEKEEPER_VALUE_LIMIT_BYTES"
-    DAMAGED = "not what the view caches or its code can read, in MongoDB or at the key: left as found"
-    UNSPELT = "with an _id that no key can spell under the view's id type"
+    TAKEN = "being loaded by another reader"
+    ABSENT = "without a value to cache (ended, expired, deleted meanwhile, or known to be absent)"
+    OVERTAKEN = "changed while they were being loaded: the next reader loads them"
+    TOO_LARGE = "larger than CACHEKEEPER_VALUE_LIMIT_BYTES: not cached"
+    DAMAGED = "damaged, in MongoDB or at the key: the view's code cannot read them, and they are left unchanged"
+    UNSPELT = "with an _id that cannot be in a key under the view's id type (see CACHEKEEPER_ID_TYPES)"
 
 
 @dataclass(slots=True)
@@ -54,9 +54,9 @@ class Progress:
 
     Attributes:
         total: documents in the collection, by MongoDB's estimate.
-        done: documents dealt with, those of the run that this one continues included.
-        resumed: how many of them were done before this run.
-        fates: what became of them.
+        done: documents handled, including those of the run that this one continues.
+        resumed: documents handled before this run.
+        fates: the number of documents for each outcome.
     """
 
     total: int
@@ -72,41 +72,42 @@ def warm_view(
     restart: bool = False,
     concurrency: int = 2,
     rate: float | None = None,
-    tell: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005  # the default tells nobody
+    tell: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005  # the default does nothing
 ) -> Progress:
     """Fill every absent key of a view from MongoDB.
 
-    Each key is filled as by a reader: under a lease taken before the load. So nothing newer is overwritten, and whoever
-    holds a lease keeps it. Deletions and changes under way cost a key its fill, never its truth.
+    Each key is filled by a reader's steps: under a lease that is acquired before the load. So a newer value is never
+    overwritten, and a reader that holds a lease keeps it. A change or deletion in flight may prevent a fill, but never
+    leads to a stale value.
 
-    The place reached is kept in the Redis that is being filled, as long as the values: if that loses everything, or so
-    much time goes by that the first values have expired, the next run begins at the beginning, as it should.
+    The place reached is stored in the Redis that is being filled, for as long as the values live. If that Redis loses
+    its data, or if the first values have expired, the next run begins at the first document, as it should.
 
     Args:
-        keeper: on whose servers.
-        view: which.
-        restart: begin at the beginning, although an earlier run was interrupted.
-        concurrency: batches at once, at most `LOAD_CONCURRENCY`.
-        rate: documents a second at most; None for as fast as it goes.
+        keeper: gives access to the servers.
+        view: the view to fill.
+        restart: begin at the first document, even if an earlier run was interrupted.
+        concurrency: batches in flight at once, at most `LOAD_CONCURRENCY`.
+        rate: the most documents per second; None for no limit.
         tell: called after each batch.
 
     Raises:
-        CacheUnavailable, DatabaseUnavailable, Overloaded: an outage. The next run goes on where this one was.
+        CacheUnavailable, DatabaseUnavailable, Overloaded: an outage. The next run continues where this one stopped.
         ViewFailed: MongoDB refuses the view's query.
     """
     return _Run(keeper, view, concurrency, rate, tell).run(restart=restart)
 
 
 def warm_keys(keeper: Keeper, view: View[Any], parts: Iterable[str]) -> Counter[Fate]:
-    """Fill the absent ones among some keys of a view, as a reader of each would, in one load.
+    """Fill the absent keys among some keys of a view, by the same steps as a reader, but in one load.
 
     Args:
-        keeper: on whose servers.
-        view: which.
-        parts: what stands in the keys: ids that the view's id type can spell.
+        keeper: gives access to the servers.
+        view: the view of the keys.
+        parts: the ids in the keys. Each must fit the view's id type.
 
     Raises:
-        CacheUnavailable, DatabaseUnavailable, Overloaded: an outage; no lease is left behind where Redis answers.
+        CacheUnavailable, DatabaseUnavailable, Overloaded: an outage. Leases are released where Redis answers.
         ViewFailed: MongoDB refuses the view's query.
     """
     run = _Run(keeper, view, 1, None, lambda _: None)
@@ -151,13 +152,13 @@ class _Run:
                         self._finish(*under_way.popleft())
                 while under_way:
                     self._finish(*under_way.popleft())
-            finally:  # ctrl-C or an error: those that have begun end, within their time limits
+            finally:  # after ctrl-C or an error: batches that have begun finish, within their time limits
                 pool.shutdown(cancel_futures=True)
         self._forget()
         return self._progress
 
     def _finish(self, batch: Future[Counter[Fate]], documents: Sequence[StoredDocument]) -> None:
-        """Wait for the oldest batch: the place that is kept must not lie behind one that failed."""
+        """Wait for the oldest batch. The place that is stored must not be after a batch that failed."""
         self._progress.fates += batch.result()
         self._progress.done += len(documents)
         self._progress.total = max(self._progress.total, self._progress.done)
@@ -173,9 +174,9 @@ class _Run:
         self._next_batch = max(now, self._next_batch) + documents / self._rate
 
     def _warm(self, documents: Sequence[StoredDocument]) -> Counter[Fate]:
-        """Fill what is absent of one batch."""
+        """Fill the absent keys of one batch."""
         fates: Counter[Fate] = Counter()
-        wanted: dict[str, str] = {}  # what stands in the key: the nonce
+        wanted: dict[str, str] = {}  # the id in the key: its nonce
         for document in documents:
             try:
                 part = self._binding.ids.text(id_of(document))
@@ -184,7 +185,7 @@ class _Run:
                 continue
             if part is None:
                 fates[Fate.UNSPELT] += 1
-            # Not worth a lease: sessions that have ended are kept in MongoDB for hours.
+            # It needs no lease. There may be many such documents: MongoDB keeps ended sessions for hours.
             elif unfit := self._unfit(interpret(self._view, document)):
                 fates[unfit] += 1
             else:
@@ -192,7 +193,7 @@ class _Run:
         return self.fill(wanted, fates)
 
     def fill(self, wanted: dict[str, str], fates: Counter[Fate]) -> Counter[Fate]:
-        """Fill those of the keys that are absent; `wanted` has what stands in each, and a nonce for it."""
+        """Fill the keys that are absent. `wanted` has the id in each key, and a nonce for it."""
         ids = self._binding.ids
         found = fill_many(self._view, self._binding, wanted, lambda document: ids.text(id_of(document)))
         for filled in found.values():
@@ -214,7 +215,7 @@ class _Run:
                 return Fate.DAMAGED
 
     def _unfit(self, loaded: Value | Absent | Unfit) -> Fate | None:
-        """Why it cannot be cached; None where it can."""
+        """The outcome of a load that cannot be cached; None where it can."""
         if isinstance(loaded, Unfit):
             return Fate.DAMAGED
         if isinstance(loaded, Absent):
@@ -222,7 +223,7 @@ class _Run:
         return None if fits(loaded, self._keeper.settings.value_limit_bytes) else Fate.TOO_LARGE
 
     def _recall(self) -> bytes | None:
-        """Where the last run was interrupted, as `place_of` gives it; None for none, or for what this cannot read."""
+        """The place at which the last run was interrupted, as from `place_of`; None where there is no readable one."""
         with cache_errors("asking how far the last run came", self._store.source):
             raw = self._store.client.get(self._state_key)
         if raw is None:
@@ -232,8 +233,12 @@ class _Run:
             done, fates = int(state["done"]), Counter({Fate[name]: int(n) for name, n in state["fates"].items()})
             place = place_of(RawBSONDocument(state["last"]))
         except (BSONError, DamagedDocument, LookupError, TypeError, ValueError, AttributeError) as error:
-            # Another version's, or nobody's. To begin at the beginning is always right.
-            logger.warning("%s holds no place to go on from: %s", self._state_key, type(error).__name__)
+            # Another version wrote it, or it is damaged. Beginning at the first document is always correct.
+            logger.warning(
+                "key %s does not hold a place to continue from (%s): warming begins at the first document",
+                self._state_key,
+                type(error).__name__,
+            )
             return None
         self._progress.done = self._progress.resumed = done
         self._progress.fates = fates

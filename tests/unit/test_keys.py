@@ -99,7 +99,7 @@ def view(name: str, key: str) -> View[str]:
 def test_two_views_whose_keys_could_meet_are_refused_at_registration() -> None:
     registry = Registry()
     registry.add_view(view("order", "order:{id}"))
-    with pytest.raises(RegistrationError, match=r"could meet 'order:{id}' of view order"):
+    with pytest.raises(RegistrationError, match=r"could be the same as 'order:{id}' of view order"):
         registry.add_view(view("order_name", "order:{id}:name"))
     with pytest.raises(RegistrationError, match="another view has that name"):
         registry.add_view(view("order", "elsewhere:{id}"))

@@ -109,7 +109,7 @@ REFUSED: list[tuple[Any, str]] = [
     (list[int] | set[int], "a union of list and set"),
     (list[int] | list[str], "a union of list and list"),
     (tuple[int, ...] | list[int], "a union of tuple and list"),
-    (Card | Transfer, "give them a discriminator"),
+    (Card | Transfer, "add a discriminator"),
     (Card | dict[str, int], "a union of model and dict"),
     (list[uuid.UUID | str], "field (items): is a union"),
     (dict[str, uuid.UUID | str], "field (values): is a union"),
@@ -125,14 +125,14 @@ REFUSED: list[tuple[Any, str]] = [
     (dict[NumberKeyed, str], "field (keys): are not all text"),
     (dict[Mixed, str], "field (keys): are not all text"),
     (dict[Literal["a", 1], str], "field (keys): are not all text"),
-    (Dated, "a value that is a date"),
-    (Paired, "a value that is a tuple"),
-    (Literal[Mixed.TEXT], "Literal of members"),
+    (Dated, "a value of type date"),
+    (Paired, "a value of type tuple"),
+    (Literal[Mixed.TEXT], "Literal of enum members"),
     (HoldsBytes, "field.raw: holds bytes"),
     (list[HoldsBytes], "field (items).raw: holds bytes"),
     (TakesAll, "field: takes fields of any name"),
     (Aliased, "field.name: has an alias"),
-    (WithInit, "field: is of a class with an __init__"),
+    (WithInit, "field: is of a class with its own __init__"),
     (WithoutEq, "field: is of a class without an __eq__"),
     (list[WithoutEq], "field (items): is of a class without an __eq__"),
     (Serialized, "field.day: has a serializer of its own"),
@@ -177,7 +177,7 @@ def test_the_configuration_stays_that_of_event(config: dict[str, Any]) -> None:
         model_config = ConfigDict(**config)  # type: ignore[typeddict-item]  # whichever it is
         type: Literal["own"] = "own"
 
-    with pytest.raises(RegistrationError, match=f"model_config: {next(iter(config))} must stay"):
+    with pytest.raises(RegistrationError, match=f"model_config: {next(iter(config))} must keep"):
         registered(Own)
 
 

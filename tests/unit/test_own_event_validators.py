@@ -189,7 +189,7 @@ def test_whatever_a_validator_raises_is_an_invalid_event(annotation: Any, error:
     wire = json.loads(event_text(event))
     ready.append(True)
     with pytest.raises(
-        InvalidEvent, match=rf"event: a validator of it raised {error.__name__} \(.*, line \d+\)"
+        InvalidEvent, match=rf"event: a validator of this event raised {error.__name__} \(.*, line \d+\)"
     ) as caught:
         registry.decode(wire)
     assert "2031" not in str(caught.value)

@@ -197,8 +197,8 @@ class Nothing(Enum):
         (list[Moments], r"field \(items\).at: is written as a number"),
         (Milliseconds, "field.day: is written as a number"),
         (Lasting, "field.lasts: is written as a number"),
-        (Nothing | None, "field: is optional, and has a value that is None"),
-        (list[Nothing | None], r"field \(items\): is optional, and has a value that is None"),
+        (Nothing | None, "field: is optional, and has the value None"),
+        (list[Nothing | None], r"field \(items\): is optional, and has the value None"),
         (RootModel[bytes], "field: holds bytes"),
         (RootModel[Any], "field: is of any type"),
         (RootModel[int] | float, "field: is a union"),
@@ -236,7 +236,7 @@ def test_root_models_come_back(annotation: Any, value: Any) -> None:
 
 def test_what_was_not_foreseen_is_refused_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cachekeeper.model.json_round_trip._Walk._array", lambda *_: dict[str, Any]()["schema"])
-    with pytest.raises(RegistrationError, match=r"event Own: field field: cannot be looked into \(KeyError\): make it"):
+    with pytest.raises(RegistrationError, match=r"event Own: field field: cannot be checked \(KeyError\): use a type"):
         registered(event_with(list[str]))
 
 

@@ -176,7 +176,7 @@ class Loose(BaseModel):
 def test_nor_does_a_model_of_ones_own_bring_one_along() -> None:
     event = event_with(Loose)(field=Loose(number=NAN))
     for write in (event_text, _record):
-        with pytest.raises(InvalidEvent, match="field: JSON cannot carry it"):
+        with pytest.raises(InvalidEvent, match="field: JSON cannot represent its value"):
             write(event)
 
 

@@ -85,6 +85,6 @@ def test_a_view_that_only_a_setting_knows(entry: str, url: str) -> None:
         ID_TYPES="user_nmae=objectid",
     )
     assert ended.returncode == 1
-    assert "CACHEKEEPER_ID_TYPES: no view with ids is named user_nmae; there are: session, user_name" in ended.stderr
+    assert "CACHEKEEPER_ID_TYPES: not a view with an id type: user_nmae; use one of: session, user_name" in ended.stderr
     assert ("CACHEKEEPER_MONGODB_URL: must name its database" in ended.stderr) is url.endswith("/")
     assert "Traceback" not in ended.stderr

@@ -128,7 +128,7 @@ def test_a_module_that_hides_ours_is_named_in_one_sentence(tmp_path: Path, urls:
     done = run(["-c", f"import sys; sys.path.insert(0, '.')\n{code}"], tmp_path, **urls)
     said = done.stderr.strip().splitlines()[-1]
     assert "the module 'lookups' of this process is" in said
-    assert "lookups.py, and hides cachekeeper's: rename it" in said
+    assert "lookups.py, which hides the one of cachekeeper: rename it" in said
     done = run(["-m", "celery", "-A", "cachekeeper", "report"], tmp_path, CACHEKEEPER_MODULES="lookups", **urls)
     assert "Traceback" not in done.stderr
     (said,) = done.stderr.strip().splitlines()

@@ -149,7 +149,7 @@ def test_a_filter_that_gives_no_mapping(shop: Shop, given: Any) -> None:
     query = Query("users", lambda _: given, len)
     own: Any = TextView(name="own", key="own:{text}", ttl_seconds=60, codec=Json(int), loader=query)
     for text in ("ann", "a" * 70):  # the second is not cached
-        with pytest.raises(ViewFailed, match="view own: its loader's filter must give a mapping, got "):
+        with pytest.raises(ViewFailed, match="view own: its loader's filter must return a mapping, got "):
             shop.keeper().search(own, text)
     assert shop.redis.get("own:ann") is None
 
@@ -247,7 +247,7 @@ def test_what_must_be_awaited_is_refused(shop: Shop, part: str) -> None:
         looks.append(lambda: keeper.read(one, 1))
     for look in looks:
         for _ in range(2):
-            with pytest.raises(ViewFailed, match=r"view own: its .* gave a coroutine.*without async"):
+            with pytest.raises(ViewFailed, match=r"view own: its .* returned a coroutine.*without async"):
                 look()
     assert shop.redis.keys("own:*") == []
 
@@ -298,7 +298,7 @@ def test_a_codec_that_gives_no_bytes(shop: Shop) -> None:
     put_user(shop, "Ann")
     loader = Document("users", lambda document: document["name"], fields=("name",))
     wrong = View(name="own", key="own:{id}", ttl_seconds=60, codec=Wrong(), loader=loader)
-    with pytest.raises(ViewFailed, match="view own: its codec must give bytes, got str"):
+    with pytest.raises(ViewFailed, match="view own: its codec's encode must return bytes, got str"):
         shop.keeper().read(wrong, 1)
     assert no_lease(shop)
 

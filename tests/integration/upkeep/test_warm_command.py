@@ -101,7 +101,7 @@ def test_a_server_that_may_evict_cannot_be_ready(command: Command, client: redis
     ("arguments", "says"),
     [
         (["search"], "VIEW: search cannot be warmed: nobody knows which texts will be asked for"),
-        (["nothing"], "no view 'nothing'; there are: blocked, search, session, user_name"),
+        (["nothing"], "unknown view 'nothing'; use one of: blocked, search, session, user_name"),
     ],
 )
 def test_what_cannot_be_warmed_is_a_message(command: Command, arguments: list[str], says: str) -> None:
