@@ -143,7 +143,7 @@ def _check_json(value: Any, path: str, depth: int) -> None:
 
 def _check_float(value: float, path: str) -> None:
     if not math.isfinite(value):
-        raise InvalidValue(path, "is NaN or infinite, which JSON cannot represent: use null or text")
+        raise InvalidValue(path, "is NaN or infinite, which JSON cannot represent: use None or text")
     # Below 10^21 it is written without an exponent, and its last digits as zeros. Read back, it is another number.
     if MAX_SAFE_INTEGER < abs(value) < _FIRST_EXPONENT:
         raise InvalidValue(path, _TOO_LARGE)

@@ -118,7 +118,7 @@ class IdType(StrEnum):
 
     def text(self, document_id: object) -> str | None:
         """The id in the key of the document with this `_id`; None if no id of this type means this `_id`."""
-        # JavaScript stores 42 as a double in BSON. MongoDB treats 42 as equal as integer, double and decimal.
+        # JavaScript stores 42 as a double in BSON. To MongoDB, the integer 42, the double and the decimal are equal.
         if isinstance(document_id, Decimal128):
             document_id = _whole(document_id.to_decimal())
         elif isinstance(document_id, float) and document_id.is_integer():

@@ -55,7 +55,7 @@ def _check(url: str) -> None:
 
 
 def _check_tls(connection: SSLConnection) -> None:
-    """Make the TLS context now, as redis-py does when it connects: then, a wrong option would fail every lookup."""
+    """Make the TLS context as redis-py does when it connects. If found only then, an error would fail every lookup."""
     context = ssl.create_default_context()
     path = connection.ca_path
     if path is not None and not Path(path).is_dir():
