@@ -84,9 +84,7 @@ class DatabaseReads:
 
 def check_database(database: object) -> None:
     """Raise a `TypeError` unless `database` is a synchronous database of pymongo."""
-    check_given(
-        database, "database", Database, cure='a database of a synchronous MongoClient, such as client["shop"]'
-    )
+    check_given(database, "database", Database, cure='a database of a synchronous MongoClient, such as client["shop"]')
 
 
 def majority(database: Database[Any], read_concern: str = "majority") -> Database[Any]:

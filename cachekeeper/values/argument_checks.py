@@ -25,7 +25,7 @@ def check_given(value: object, field: str, *wanted: type, cure: str, refused: tu
     """
     kinds = type(value).__mro__
     mock = any(kind.__module__ == _MOCKS for kind in kinds)
-    # `isinstance` also accepts the wrappers of tracing libraries. It accepts mocks with a `spec` too: `mock` finds those.
+    # `isinstance` also accepts the wrappers of tracing libraries, and mocks with a `spec`: `mock` finds those.
     if isinstance(value, wanted) and not isinstance(value, refused) and not mock:
         return
     names = " or ".join(_named(kind) for kind in wanted)

@@ -51,9 +51,7 @@ class Text:
         try:
             return value.encode()
         except UnicodeEncodeError:
-            raise DamagedDocument(
-                "the text is not valid Unicode (lone surrogates): correct the document"
-            ) from None
+            raise DamagedDocument("the text is not valid Unicode (lone surrogates): correct the document") from None
 
     def decode(self, raw: bytes) -> str:
         """Decode a text. Raises DamagedValue: `raw` is not UTF-8."""

@@ -43,9 +43,7 @@ def clean(text: str) -> str:
     if not PLAIN_TEXT.fullmatch(text):
         for character in text:
             if is_hidden(character):
-                raise ValueError(
-                    f"contains an invisible character (U+{ord(character):04X}): remove it"
-                )
+                raise ValueError(f"contains an invisible character (U+{ord(character):04X}): remove it")
     return text
 
 

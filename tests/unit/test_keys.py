@@ -28,8 +28,8 @@ from cachekeeper.values.keys import MAX_TEXT_BYTES, Template, check_text, meta_k
         ("user:{id", "exactly one {id}"),
         ("user:{text}", "exactly one {id}"),
         ("{user}:{id}", "exactly one {id}"),
-        ("{id}", "name of its own"),
-        ("{id}:name", "name of its own"),
+        ("{id}", "prefix of its own"),
+        ("{id}:name", "prefix of its own"),
         ("cachekeeper:{id}", "are reserved"),
         ("cachekeeper:x:{id}", "are reserved"),
         ("cache{id}", "are reserved"),  # cachekeeper:blocked-ready is such a key
