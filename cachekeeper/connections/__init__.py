@@ -1,4 +1,4 @@
-"""Connections to Redis and MongoDB, which fail typed and within their time limits.
+"""Connections to Redis and MongoDB. They fail within their time limits, with errors that name the cause.
 
-May import `protocol` and what is below it. With `redis_connections`, no late answer reaches the next caller.
+May import `protocol` and the layers below it. With `redis_connections`, no late reply reaches the next caller.
 """

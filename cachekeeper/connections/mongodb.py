@@ -1,4 +1,4 @@
-"""MongoDB: its client, and reads by majority from the primary, within a time limit, no more at once than the cap."""
+"""The MongoDB client, and loads: majority reads from the primary, with a time limit and a cap on concurrent reads."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 class DatabaseReads:
     """Loads for readers.
 
-    A lagging secondary, or a value that a failover rolls back, would be cached with a version that the next change
-    repeats; so loads ask the primary, with read concern `majority` or `linearizable`.
+    Loads ask the primary, with read concern `majority` or `linearizable`. Otherwise the cache could fill the value of a
+    lagging secondary, or a value that a failover rolls back, with a version that the next change repeats.
 
     Args:
         database: any pymongo database; its own concerns are overridden.
         timeout: seconds for one read.
-        concurrency: reads at once. One Redis that lost everything must not bring MongoDB down, too.
+        concurrency: the largest number of reads at the same time. A Redis that lost everything must not overload
+            MongoDB as well.
         read_concern: `majority` or `linearizable`.
     """
 
@@ -44,16 +45,18 @@ class DatabaseReads:
 
     @contextmanager
     def slot(self, patience: float) -> Iterator[None]:
-        """One of the reads that may run at once.
+        """Hold a slot for one of the reads that may run at the same time.
 
         Args:
-            patience: seconds to wait for one.
+            patience: seconds to wait for a slot.
 
         Raises:
-            Overloaded: none came free.
+            Overloaded: no slot became free in time.
         """
         if not self._slots.acquire(timeout=max(patience, 0)):
-            raise Overloaded("too many database reads at once in this process (CACHEKEEPER_LOAD_CONCURRENCY)")
+            raise Overloaded(
+                "too many database reads at once in this process: retry later, or raise CACHEKEEPER_LOAD_CONCURRENCY"
+            )
         try:
             yield
         finally:
@@ -64,13 +67,13 @@ class DatabaseReads:
 
         Raises:
             DatabaseUnavailable: MongoDB did not answer in time, or refused.
-            QueryRefused: it refused for what the query says.
+            QueryRefused: MongoDB refused the query because of its content.
         """
         fields = None if find.fields is None else dict.fromkeys(("_id", *find.fields), 1)
         try:
             with database_errors(f"reading {find.collection}", self.timeout, find.collection):
                 cursor = self.database[find.collection].find(find.filter, fields, limit=find.limit)
-                # In the order of `_id`, so that one text gives one answer, cached or not.
+                # Sorted by `_id`, so that the same text gets the same answer, cached or not.
                 return list(cursor if find.limit == 1 else cursor.sort("_id", 1))
         except DatabaseUnavailable as error:
             cause = error.__cause__
@@ -80,14 +83,12 @@ class DatabaseReads:
 
 
 def check_database(database: object) -> None:
-    """Refuse, with a `TypeError`, what is no synchronous database of pymongo."""
-    check_given(
-        database, "database", Database, cure='that of a synchronous client: MongoClient(url), then client["shop"]'
-    )
+    """Raise a `TypeError` unless `database` is a synchronous database of pymongo."""
+    check_given(database, "database", Database, cure='a database of a synchronous MongoClient, such as client["shop"]')
 
 
 def majority(database: Database[Any], read_concern: str = "majority") -> Database[Any]:
-    """`database` with the concerns that the protocol rests on, and the types that a Node.js service sees."""
+    """Return `database` with the concerns that the protocol needs, and the types that a Node.js service sees."""
     return database.with_options(
         codec_options=LEAN_CODEC_OPTIONS,
         read_preference=ReadPreference.PRIMARY,
@@ -97,11 +98,11 @@ def majority(database: Database[Any], read_concern: str = "majority") -> Databas
 
 
 def connect_mongodb(url: str, timeout: float) -> Database[Any]:
-    """The database that `url` names; its client connects at first use.
+    """Return the database that `url` names. Its client connects at first use.
 
     Args:
-        url: as in the settings, with the database in its path.
-        timeout: seconds for connecting. Each operation has a limit of its own.
+        url: a URL as in the settings, with the database in its path.
+        timeout: seconds for connecting. Each operation has its own limit.
 
     Raises:
         SettingsError: the URL cannot be used.
@@ -118,4 +119,6 @@ def connect_mongodb(url: str, timeout: float) -> Database[Any]:
         )
         return client.get_default_database(codec_options=LEAN_CODEC_OPTIONS)
     except (PyMongoError, ValueError, TypeError) as error:
-        raise SettingsError(f"CACHEKEEPER_MONGODB_URL: cannot be used ({type(error).__name__})") from None
+        raise SettingsError(
+            f"CACHEKEEPER_MONGODB_URL: pymongo cannot use it ({type(error).__name__}): correct the URL"
+        ) from None

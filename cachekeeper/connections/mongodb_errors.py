@@ -1,4 +1,4 @@
-"""What MongoDB's errors mean: an outage, a refusal with its cure, or a write that it will never take."""
+"""The meaning of MongoDB's errors: an outage, a refusal with its cure, or a write that MongoDB will never accept."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from cachekeeper.errors import DatabaseUnavailable, WriteRefused
 
 @contextmanager
 def database_errors(doing: str, seconds: float, collection: str = "") -> Iterator[None]:
-    """Bound what is done inside to `seconds`, and turn what pymongo raises into `DatabaseUnavailable`.
+    """Limit the block to `seconds`, and turn pymongo's errors into `DatabaseUnavailable`.
 
-    What the server refused, and what it gave up for now, is named by its code, with the cure where there is one. The
-    server's own text is kept as the cause only: it may quote a document.
+    The message names the code of a refusal or of a temporary failure, and the cure if there is one. The server's own
+    text is only in the cause: it may quote a document.
 
     Args:
-        doing: what, for the message.
-        seconds: for all of it; 0: no limit.
-        collection: the name of the one that is asked.
+        doing: the operation, for the message.
+        seconds: for the whole block; 0: no limit.
+        collection: the name of the collection that is used.
     """
     try:
         with pymongo.timeout(seconds):
@@ -41,8 +41,8 @@ def database_errors(doing: str, seconds: float, collection: str = "") -> Iterato
     except PyMongoError as error:
         raise DatabaseUnavailable(f"MongoDB failed while {doing} ({type(error).__name__})") from error
     except AttributeError as error:
-        # A primary that is deposed before a majority has a write says so beside the write's answer, and pymongo adds a
-        # label to that as to a dictionary: a raw document is none.
+        # If a primary is deposed before a majority has a write, its reply contains a write concern error. pymongo adds
+        # a label to this error as to a dictionary, which fails for a raw document.
         if not isinstance(error.obj, RawBSONDocument):
             raise
         raise DatabaseUnavailable(f"MongoDB failed while {doing} (a write concern error)") from error
@@ -51,57 +51,58 @@ def database_errors(doing: str, seconds: float, collection: str = "") -> Iterato
 _DUPLICATE_KEY = 11000
 TOO_LARGE = 10334
 _PASSING = frozenset({
-    *(6, 7, 89, 202, 9001),  # a host or the network between members
-    *(91, 189, 10058, 10107, 11600, 11602, 13435, 13436),  # a primary that steps down or ends
-    *(50, 262),  # a time limit
-    *(64, 100, 133, 134),  # too few members for a concern, for now
-    *(24, 46, 112, 117, 251, 290),  # others at work on the same
-    *(12586, 12587, 276),  # an index build of another, or one that a failover ended
-    *(43, 175, 237, 11601),  # a cursor or an operation that was ended
-    *(146, 279, 461, 462),  # short of memory or of threads
+    *(6, 7, 89, 202, 9001),  # a host, or the network between members, failed
+    *(91, 189, 10058, 10107, 11600, 11602, 13435, 13436),  # the primary steps down or shuts down
+    *(50, 262),  # a time limit is over
+    *(64, 100, 133, 134),  # too few members for a read or write concern, for now
+    *(24, 46, 112, 117, 251, 290),  # a conflict with another operation on the same data
+    *(12586, 12587, 276),  # another index build runs, or a failover ended the build
+    *(43, 175, 237, 11601),  # a cursor or an operation was ended
+    *(146, 279, 461, 462),  # the server is short of memory or threads
 })  # fmt: skip
 _PASSING_LABELS = ("RetryableWriteError", "TransientTransactionError", "SystemOverloadedError")
 
 
 def is_passing(error: OperationFailure) -> bool:
-    """Whether the server may well do the same another time, with nothing changed: an outage, no refusal.
+    """Whether the same operation may succeed later, with nothing changed: an outage, not a refusal.
 
     Args:
-        error: what pymongo raised. Of a write concern the write is made, but perhaps not by a majority.
+        error: the error that pymongo raised. After a write concern error, the write is done, but perhaps not on a
+            majority.
     """
     first = _first(error)
     return (
         first.code in _PASSING
         or isinstance(first, ExecutionTimeout | WriteConcernError)
-        # Of `_id`, or of what is not known: another process made the document meanwhile.
+        # A duplicate in `_id` or in an unknown index: another process has just made the document.
         or (first.code == _DUPLICATE_KEY and _is_of_the_id(first.details or {}))
         or any(each.has_error_label(label) for each in (error, first) for label in _PASSING_LABELS)
     )
 
 
 class QueryRefused(DatabaseUnavailable):
-    """MongoDB refuses a query for what it says, and will do so again. No outage, but a mistake of who wrote it."""
+    """MongoDB refuses a query because of its content, and would refuse it again: a wrong query, not an outage."""
 
 
 _QUERY_ERRORS = frozenset({
-    *(2, 9, 14, 15, 16, 22, 52, 56, 57),  # values, types and names that an operator does not take
-    *(28, 168, 241, 31249),  # paths, expressions and what they convert
-    *(27, 291),  # $text and $near without an index
+    *(2, 9, 14, 15, 16, 22, 52, 56, 57),  # values, types and names that a query operator does not accept
+    *(28, 168, 241, 31249),  # paths, expressions and conversions
+    *(27, 291),  # $text or $near without an index
     *(139, 292),  # a script that fails, a sort that needs too much memory
 })  # fmt: skip
 
 
 def query_refusal(error: OperationFailure) -> QueryRefused | None:
-    """The error for a query that MongoDB refuses for what it says; None where it refused for anything else."""
-    # Whatever has no name is called after the place in the server's source: it is the parsers that have so many.
+    """Return the error for a query that MongoDB refuses because of its content; None for any other failure."""
+    # An error without its own name is named after its place in the server's source. Most of these come from parsers.
     name = str((error.details or {}).get("codeName"))
     if is_passing(error) or not (error.code in _QUERY_ERRORS or name.startswith("Location")):
         return None
-    return QueryRefused(f"MongoDB refuses its query ({_what(error)})")
+    return QueryRefused(f"MongoDB refuses its query ({_what(error)}): correct the query")
 
 
 def _first(error: OperationFailure) -> OperationFailure:
-    """Of several writes in one command, the first that failed. pymongo's own code for all of them says nothing."""
+    """The error of the first write that failed in a command. pymongo's own code for several writes says nothing."""
     if not isinstance(error, BulkWriteError):
         return error
     details = error.details
@@ -112,48 +113,46 @@ def _first(error: OperationFailure) -> OperationFailure:
 
 
 def _is_of_the_id(said: Mapping[str, Any]) -> bool:
-    """Whether a duplicate is of `_id`. Servers before 4.2 do not say which index it is."""
+    """Whether a duplicate is in `_id`. Servers before 4.2 do not say which index it is in; then `_id` is assumed."""
     return [*said.get("keyPattern", ["_id"])] == ["_id"]
 
 
 _UNAUTHORIZED, _AUTHENTICATION_FAILED, _ATLAS = 13, 18, 8000
-# Where the database came with a client of the caller's own, the setting is not what it logs in by.
+# A caller may pass a database of its own client. That client does not log in with the setting.
 _WHERE = "CACHEKEEPER_MONGODB_URL, or your own MongoClient if you passed its database"
-_NO_LOGIN = f"this connection logs in as no user: give a user and its password in {_WHERE}"
-_WRONG_LOGIN = (
-    f"the user that this connection logs in as, its password or its authSource is wrong: correct it in {_WHERE}"
-)
-_ORDINARY = "cachekeeper needs an ordinary collection of that name"
+_NO_LOGIN = f"this connection does not log in: give a user and a password in {_WHERE}"
+_WRONG_LOGIN = f"the user, the password or the authSource of this connection is wrong: correct it in {_WHERE}"
+_ORDINARY = "replace it with an ordinary collection of that name, which cachekeeper needs"
 _IS_TOO_LARGE = "the document would be larger than MongoDB allows"
-# By code, and a part of the server's text in small letters where one code is for several causes.
+# By code. If one code has several causes, also by a part of the server's text in lower case.
 _CURES: tuple[tuple[int, str, str], ...] = (
     (
         _UNAUTHORIZED,
         "",
-        "the user that this connection logs in as lacks a role: grant it readWrite and dbAdmin on this database",
+        "the user of this connection lacks a role: grant it readWrite and dbAdmin on this database",
     ),
     (20, "capped", f"{{collection}} is a capped collection: {_ORDINARY}"),
     (67, "capped", f"{{collection}} is a capped collection: {_ORDINARY}"),
     (67, "too many indexes", "{collection} has as many indexes as MongoDB allows: drop one of them"),
     (72, "time-series", f"{{collection}} is a time series collection: {_ORDINARY}"),
-    (73, "", "MongoDB allows no collection {collection} in this database: choose another name"),
+    (73, "", "MongoDB does not allow a collection named {collection} in this database: choose another name"),
     (85, "", "the index {index} on the same fields has other options: drop that index"),
-    (86, "", "the index {index} has the name that cachekeeper's would have, and differs: drop that index"),
+    (86, "", "the index {index} has the name of cachekeeper's index, but differs from it: drop that index"),
     (
         121,
         "",
-        "the validator of {collection} forbids what cachekeeper writes: remove it, or let it allow that",
+        "the validator of {collection} forbids what cachekeeper writes: change or remove the validator",
     ),
     (166, "", f"{{collection}} is a view: {_ORDINARY}"),
     (10003, "", f"{{collection}} is a capped collection: {_ORDINARY}"),
     (TOO_LARGE, "", _IS_TOO_LARGE),
     (_DUPLICATE_KEY, "", "the unique index {index} of {collection} forbids what cachekeeper writes: drop that index"),
-    (14031, "", "the disk of the server is full: make room"),
+    (14031, "", "the disk of the MongoDB server is full: free space on it"),
     (17419, "", _IS_TOO_LARGE),
     (17420, "", _IS_TOO_LARGE),
 )
 _INDEX = re.compile(r'existing index: .*?name: "([^"]+)"|different name: (\S+)|index: (\S+) dup key')
-# What the server leaves out where a write is one of several.
+# The names that the server leaves out if a command has several writes.
 _NAMES = {
     13: "Unauthorized",
     20: "IllegalOperation",
@@ -169,12 +168,12 @@ _NAMES = {
 
 
 def unavailable(error: OperationFailure, doing: str, collection: str = "") -> DatabaseUnavailable:
-    """What MongoDB refused, or failed at for now: its code, the collection, and the cure.
+    """Make the error for a refusal or a temporary failure of MongoDB, with its code, the collection, and the cure.
 
     Args:
-        error: what pymongo raised; of several writes the first that failed counts.
-        doing: what it was asked for.
-        collection: whom that was about; "" where `doing` says so.
+        error: the error that pymongo raised. If several writes failed, the first counts.
+        doing: the operation, for the message.
+        collection: the name of the collection; "" if `doing` names it.
     """
     first = _first(error)
     what = _what(first)
@@ -203,18 +202,18 @@ def _cure(error: OperationFailure, collection: str) -> str:
 
 
 def wrong_login(error: OperationFailure) -> str | None:
-    """The cure, where the server knows no such user or was given none; None otherwise. Nothing works then."""
+    """The cure if the server does not accept the user, or the connection has none; else None. All work stops then."""
     said = str((error.details or {}).get("errmsg") or error).lower()
     if error.code == _AUTHENTICATION_FAILED or (error.code == _ATLAS and said.startswith("bad auth")):
-        return _WRONG_LOGIN  # Atlas has one code for much: over the space quota, a command it does not allow
+        return _WRONG_LOGIN  # Atlas uses one code for many errors: a full quota, a forbidden command
     if error.code == _UNAUTHORIZED and ("requires authentication" in said or "no users authenticated" in said):
         return _NO_LOGIN
     return None
 
 
 _REFUSALS = {
-    121: "the validator of the collection forbids it",
-    _DUPLICATE_KEY: "a unique index of the collection forbids it",
+    121: "the validator of the collection forbids it; change the document or the validator",
+    _DUPLICATE_KEY: "a unique index of the collection forbids it; change the document or the index",
     TOO_LARGE: _IS_TOO_LARGE,
     17419: _IS_TOO_LARGE,
     17420: _IS_TOO_LARGE,
@@ -222,24 +221,24 @@ _REFUSALS = {
 
 
 def is_refused(said: Mapping[str, Any]) -> bool:
-    """Whether MongoDB refuses a write for what it says. To be believed only the second time.
+    """Whether MongoDB refuses a write because of its content. Trust this only at the second attempt.
 
-    A validator, and where a member was added later other indexes than that of `_id`, too, judge what an upsert would
-    make before the document is found to be there: made a moment ago by somebody else, or by another write of the same
-    command. And what a duplicate is of may be gone by then.
+    A validator can reject an upsert before MongoDB finds that the document exists: another process, or another write of
+    the same command, has just made it. If a member was added to the replica set later, an index other than that of
+    `_id` can do so too. And the other document of a duplicate may be gone at the second attempt.
 
     Args:
-        said: the error as the server words it.
+        said: the server's error.
     """
     return said.get("code") in _REFUSALS
 
 
 def refusal(collection: str, said: Mapping[str, Any]) -> WriteRefused | None:
-    """What MongoDB will say of a write however often it is asked; None where it may take it another time.
+    """Return the permanent refusal in this error, or None if MongoDB may accept the write later.
 
     Args:
-        collection: the name of the one that was written to.
-        said: the error as the server words it, the second time.
+        collection: the name of the collection that was written to.
+        said: the server's error at the second attempt.
     """
     code = said.get("code")
     if code not in _REFUSALS or (code == _DUPLICATE_KEY and _is_of_the_id(said)):
@@ -250,10 +249,9 @@ def refusal(collection: str, said: Mapping[str, Any]) -> WriteRefused | None:
 
 
 def server_error(said: Mapping[str, Any]) -> WriteError:
-    """The server's words, as the cause of an error of ours.
+    """Return the server's text as an exception, to be the cause of one of cachekeeper's errors.
 
-    Without what was to be written, without its id, and without the values of a unique index: they may be another
-    document's.
+    Leaves out the document, its id, and the values of a unique index, which may belong to another document.
     """
     words = str(said.get("errmsg")).partition(" dup key:")[0].partition(" First element:")[0]
     return WriteError(words, said.get("code"))

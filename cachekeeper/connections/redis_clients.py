@@ -1,4 +1,4 @@
-"""Clients of Redis and MongoDB with the time limits that an outage needs."""
+"""Redis clients with the time limits that an outage needs, and the check of a caller's own client."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ WAIT_SECONDS = 2.0
 
 
 def connect_redis(url: str, timeout: float, wait: float = WAIT_SECONDS) -> Redis | LazyCluster:
-    """A client for `url`, or what makes one of a Cluster; both connect at first use.
+    """Make a client for `url`. For a Cluster, a `LazyCluster` makes the client. Both connect at first use.
 
     Args:
-        url: as in the settings; `redis+cluster://` for a Cluster.
-        timeout: seconds for connecting, and for each answer.
-        wait: seconds for a free connection, where the URL has `max_connections`.
+        url: a URL as in the settings; `redis+cluster://` for a Cluster.
+        timeout: seconds for connecting, and for each reply.
+        wait: seconds to wait for a free connection, if the URL has `max_connections`.
 
     Raises:
         SettingsError: the URL cannot be used.
@@ -50,23 +50,23 @@ def connect_redis(url: str, timeout: float, wait: float = WAIT_SECONDS) -> Redis
 def make_redis_client(
     url: str, *, timeout_seconds: float = 0.5, wait_seconds: float = WAIT_SECONDS
 ) -> Redis | RedisCluster:
-    """A redis-py client that is safe for a `Keeper`: no caller gets another caller's reply, and none is sent twice.
+    """Make a redis-py client that is safe for a `Keeper`: callers get only their own replies; no command is sent twice.
 
-    It answers bytes, speaks RESP2 without maintenance notifications, and closes a connection on which a reply was not
-    read, as where an exception came between a command and its reply. Close it when it is no more needed.
+    It returns bytes and speaks RESP2 without maintenance notifications. It closes a connection on which a reply was not
+    read, for example after an exception between a command and its reply. Close the client when you no longer need it.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`; with `+cluster` behind the scheme for a Cluster. It is checked as the
-            setting `REDIS_URL` is, and may have the same options.
-        timeout_seconds: for connecting, and for each answer.
-        wait_seconds: for a free connection, where the URL has `max_connections`.
+        url: `redis://`, `rediss://` or `unix://`; with `+cluster` after the scheme for a Cluster. It is checked like
+            the setting `CACHEKEEPER_REDIS_URL`, and may have the same options.
+        timeout_seconds: for connecting, and for each reply.
+        wait_seconds: for waiting for a free connection if the URL has `max_connections`.
 
     Raises:
         redis.RedisError, redis.exceptions.RedisClusterException: the Cluster cannot be reached. The client of a single
             server connects at first use.
-        InputError: a time limit is not a positive number of seconds. Or the URL cannot be used, or has an option that
-            is unknown or that this client sets: time limits, the protocol, decoding, retries. The message quotes
-            nothing of the URL but the option's name.
+        InputError: a time limit is not a positive number of seconds. Or the URL cannot be used. Or it has an option
+            that is unknown, or that this client sets itself: time limits, the protocol, decoding, retries. The message
+            quotes only the option's name from the URL.
     """
     try:
         url = redis_url(url)
@@ -79,7 +79,7 @@ def make_redis_client(
 
 
 def _check_seconds(field: str, value: object) -> None:
-    """Refuse what redis-py takes, and then hangs with, or fails with at the first command."""
+    """Refuse a time limit with which redis-py hangs, or fails at the first command."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(field, f"must be a positive number of seconds, got {value!r}")
 
@@ -92,9 +92,9 @@ def _options(timeout: float) -> dict[str, Any]:
     return {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
-        # Never sent twice. The first copy of an acquire may arrive late, behind the second one and behind an event:
+        # Never send a command twice. Else the first copy of an acquire may arrive after the second copy and an event:
         #   acquire n (on a dying connection) · acquire n again · load · event: drop n · acquire n (the first) · fill n
-        # would bring back what the event has made old. The pool itself notices a connection that a restart has closed.
+        # This would bring back a stale value. The pool itself notices a connection that a restart has closed.
         "retry": Retry(NoBackoff(), 0),
     }
 
@@ -102,28 +102,28 @@ def _options(timeout: float) -> dict[str, Any]:
 def _plain_client(url: str, timeout: float, wait: float) -> Redis:
     pool = WaitingPool.from_url(url, wait_seconds=wait, **_options(timeout))
     client = Redis(connection_pool=pool)
-    client.auto_close_connection_pool = True  # the pool is this client's alone
+    client.auto_close_connection_pool = True  # no other client uses this pool
     return client
 
 
 def _cluster_client(url: str, timeout: float, wait: float) -> RedisCluster:
     parts = urlsplit(url)
     plain = urlunsplit(parts._replace(scheme=parts.scheme.removesuffix("+cluster")))
-    # Its nodes' pools get no options but those that redis-py knows.
+    # redis-py passes only the options that it knows to the pools of the nodes.
     pool = partial(WaitingPool, wait_seconds=wait)
     return RedisCluster.from_url(plain, protocol=2, connection_pool_class=pool, **_options(timeout))
 
 
 def check_redis_client(client: Redis | RedisCluster, field: str) -> None:
-    """Refuse a client with which the protocol, or an answer, can be wrong.
+    """Check that a client cannot break the protocol or return a wrong reply.
 
     Args:
-        client: somebody's own.
-        field: the parameter that it was given as.
+        client: the caller's own client.
+        field: the name of the parameter.
 
     Raises:
-        TypeError: it is no synchronous client, answers text, sends twice, or shares a connection on which a reply may
-            be unread.
+        TypeError: the client is not synchronous, returns text, may send a command twice, or shares a connection that
+            may have an unread reply.
     """
     check_given(
         client,
@@ -136,35 +136,35 @@ def check_redis_client(client: Redis | RedisCluster, field: str) -> None:
     wanted = f"{field}: a Redis client for a Keeper"
     cure = "make it with cachekeeper.make_redis_client(url)"
     if client.get_encoder().decode_responses:
-        raise TypeError(f"{wanted} must answer bytes: make it without decode_responses")
+        raise TypeError(f"{wanted} must return bytes: make it with decode_responses=False")
     if _sends_twice(client):
         raise TypeError(
-            f"{wanted} must not retry, since a command that arrives late and twice would undo an invalidation: make it "
+            f"{wanted} must not retry, because a repeated command can arrive late and undo an invalidation: make it "
             "with retry=Retry(NoBackoff(), 0)"
         )
     if getattr(client, "connection", None) is not None:
-        raise TypeError(f"{wanted} must not have a single connection, where a reply may be another caller's: {cure}")
+        raise TypeError(f"{wanted} must not use a single connection, where callers can get others' replies: {cure}")
     if any(_skips_the_look(pool) for pool in pools_of(client)):
         raise TypeError(
-            f"{wanted} must have neither maintenance notifications (on by default where redis-py speaks RESP3) nor a "
-            "client-side cache: with them redis-py does not look for unread replies, and a reply can reach another "
-            f"caller. {cure[0].upper()}{cure[1:]}, or with protocol=2"
+            f"{wanted} must not use maintenance notifications (redis-py's default with RESP3) or a client-side cache: "
+            "with them, redis-py does not check for unread replies, and a caller can get another caller's reply. "
+            f"{cure[0].upper()}{cure[1:]}, or with protocol=2"
         )
 
 
 def _sends_twice(client: Redis | RedisCluster) -> bool:
-    """Whether a client may send a command again whose answer it did not get (see `connect_redis`)."""
+    """Whether a client may send a command again if it got no reply (see `_options`)."""
     if isinstance(client, RedisCluster):
         return client.retry.get_retries() != 0
     options = client.connection_pool.connection_kwargs
     retry = options.get("retry")
-    if retry is None:  # then a connection makes its own, where it is told for which errors
+    if retry is None:  # then a connection makes its own if one of these options is set
         return bool(options.get("retry_on_timeout") or options.get("retry_on_error"))
     return bool(retry.get_retries() != 0)
 
 
 def _skips_the_look(pool: ConnectionPool) -> bool:
-    """Whether a pool hands out connections without a look for unread replies."""
+    """Whether a pool hands out connections without checking for unread replies."""
     if isinstance(pool, WaitingPool):
         return False
     enabled: Callable[[], bool] | None = getattr(pool, "maint_notifications_enabled", None)  # since redis-py 7.1
@@ -172,7 +172,7 @@ def _skips_the_look(pool: ConnectionPool) -> bool:
 
 
 def disconnect(client: Redis | RedisCluster | LazyCluster) -> None:
-    """Close a client's idle connections. One in use under another thread would fail it with errors of any kind."""
+    """Close a client's idle connections. Closing one that another thread uses could raise any error in that thread."""
     if isinstance(client, RedisCluster | LazyCluster):
         client.close()
     else:

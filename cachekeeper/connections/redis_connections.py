@@ -1,15 +1,15 @@
-"""Connections to Redis that know whether a reply is still owed, so that no caller gets another caller's.
+"""Connections to Redis that know whether a reply is still unread, so that no caller gets another caller's reply.
 
-Between the moment a command is sent and the moment its reply is read, an exception may be raised that has nothing to do
-with Redis: Ctrl-C, Celery's soft time limit, a signal handler of the program:
+An exception that has nothing to do with Redis can come after a command is sent and before its reply is read: Ctrl-C,
+Celery's soft time limit, or an exception from a signal handler of the program:
 
     caller 1: send GET a · KeyboardInterrupt · the connection goes back to the pool
     caller 2: takes it · send GET b · reads the value of a
 
-redis-py looks for unread bytes when it takes a connection from the pool, but not with maintenance notifications on, as
-they are by default since redis-py 7.1, and it cannot see a reply that is still on its way. So a connection here counts
-the commands it sent and the replies it read, and is closed where the two differ. It speaks RESP2, in which a server
-sends nothing that was not asked for. A connection class of another library takes them as they are:
+redis-py looks for unread bytes when it takes a connection from the pool. But it does not look with maintenance
+notifications on, the default since redis-py 7.1, and it cannot see a reply that is still on its way. So a connection
+here counts the commands it sent and the replies it read, and is closed if the two numbers differ. It speaks RESP2, in
+which a server sends only what was asked for. Other libraries can use these classes directly:
 `connection_class=CountingConnection`.
 """
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from redis.connection import AbstractConnection
 
 _PLAIN = frozenset({"GET", "SET", "DEL", "EVAL", "EVALSHA", "HMGET", "MGET", "PING", "BRPOP", "EXEC", "LPUSH"})
-"""The most frequent commands, which change nothing for the one who takes their connection next."""
+"""The most frequent commands. They change nothing for the next caller on the same connection."""
 
 _SUBSCRIBE = frozenset({"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"})
 _CHANGES = frozenset({"AUTH", "CLIENT", "HELLO", "MONITOR", "MULTI", "READONLY", "READWRITE", "RESET", "SELECT"})
 
 
 class _CountsReplies:
-    """Mixed into redis-py's parsers: counts the replies that were read, errors of the server included."""
+    """Mixin for redis-py's parsers: counts the replies that were read, errors of the server included."""
 
     replies = 0
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        reply = super().read_response(*args, **kwargs)  # type: ignore[misc]  # of the parser it is mixed into
+        reply = super().read_response(*args, **kwargs)  # type: ignore[misc]  # the parser has it
         self.replies += 1
         return reply
 
@@ -53,14 +53,14 @@ _parsers: dict[type[Any], type[Any]] = {}
 
 
 class _Packed(list[Any]):
-    """Commands as bytes, how many they are, and whether one of them changes its connection."""
+    """Commands as bytes, with their number, and whether one of them changes the state of its connection."""
 
     commands = 0
     changes = False
 
 
 def _word(name: Any) -> str:
-    """The first word of a command's name, which redis-py takes as text or bytes, in any case, with arguments or not."""
+    """The first word of a command in capitals. redis-py takes text or bytes, in any case, with or without arguments."""
     text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
     return text.partition(" ")[0].upper()
 
@@ -72,10 +72,10 @@ else:
 
 
 class _CountsCommands(_Base):
-    """Mixed into redis-py's connections: knows whether a reply is owed to nobody any more.
+    """Mixin for redis-py's connections: knows whether a reply is still unread.
 
-    Each count changes on the side on which a mistake closes a connection that is well: that of commands before they are
-    sent, that of replies after they were read.
+    Commands are counted before they are sent, and replies after they were read. So an interruption in between can only
+    close a good connection, but never keep a bad one.
     """
 
     lessee: int | None = None  # the thread that took it from the pool
@@ -84,7 +84,7 @@ class _CountsCommands(_Base):
         self._sent = 0
         self._changed = False
         self._shakes_hands = False
-        # A pool of redis-py adds what its notifications need; they are another protocol's.
+        # redis-py's pools add options for maintenance notifications, which need another protocol.
         kwargs = {name: value for name, value in kwargs.items() if "maint_notifications" not in name}
         super().__init__(*args, **{**kwargs, "protocol": 2})
 
@@ -95,44 +95,45 @@ class _CountsCommands(_Base):
 
     @property
     def owes_replies(self) -> bool:
-        """Whether something was sent on this connection whose reply was not read, or a command has changed it.
+        """Whether a reply on this connection was not read, or a command has changed the connection's state.
 
-        A subscription may send more; after MULTI, SELECT and the like, the next caller would get other replies.
+        A subscription may receive more messages. After MULTI, SELECT and the like, the next caller would get other
+        replies than it expects.
         """
         return self._sock is not None and (self._changed or self._sent != self._parser.replies)
 
     @property
     def replies(self) -> int:
-        """How many were read, on all sockets that it had."""
+        """The number of replies that were read, on all sockets that this connection had."""
         return int(self._parser.replies)
 
     @property
     def awaits_reply(self) -> bool:
-        """Whether its caller waits for the server: for a reply or to be connected. A subscriber waits for messages."""
+        """Whether its caller waits for a reply, or for the handshake. A subscriber does not: it waits for messages."""
         return self._shakes_hands or (self.owes_replies and not self._changed)
 
     @property
     def has_unread(self) -> bool:
-        """Whether the server has sent what its caller has not read yet. Other threads may ask: it reads nothing."""
+        """Whether the server has sent bytes that were not read yet. It reads nothing, so any thread may ask."""
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(cast("Any", self._sock) or -1, selectors.EVENT_READ)
                 return bool(selector.select(0))
-        except (OSError, ValueError):  # it has no socket, its caller closes it, or no file descriptor is left
+        except (OSError, ValueError):  # no socket, its caller closes it now, or no file descriptor is left
             return False
 
     def set_parser(self, parser_class: type[Any]) -> None:
-        super().set_parser(_counting_parser(parser_class))  # type: ignore[no-untyped-call]  # redis-py types it not
+        super().set_parser(_counting_parser(parser_class))  # type: ignore[no-untyped-call]  # redis-py has no types
 
     def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
-        # A subscriber calls this between what it sends and what it reads.
+        # A subscriber calls this after it sent a command and before it reads. `_changed` excludes it.
         if self.owes_replies and not self._changed:
-            self.disconnect()  # type: ignore[no-untyped-call]  # redis-py types it not
+            self.disconnect()  # type: ignore[no-untyped-call]  # redis-py has no types
         if self._sock is not None:
             return
-        # The handshake counts as one: a connection on which it was interrupted may be in another database.
+        # The handshake counts as one command: if it is interrupted, the connection may be in another database.
         self._sent, self._changed = self._parser.replies + 1, False
-        self._shakes_hands = True  # which selects the database, for every caller
+        self._shakes_hands = True  # its SELECT is for every caller
         try:
             super().connect_check_health(*args, **kwargs)
         finally:
@@ -140,15 +141,15 @@ class _CountsCommands(_Base):
         self._sent -= 1
 
     def send_command(self, *args: Any, **kwargs: Any) -> None:
-        super().send_command(*args, **kwargs)  # type: ignore[no-untyped-call]  # redis-py types it not
-        # kombu's subscriber takes its connection from the pool itself, so nothing else tells that it is one.
+        super().send_command(*args, **kwargs)  # type: ignore[no-untyped-call]  # redis-py has no types
+        # kombu's subscriber takes its connection from the pool itself: only its command shows that it subscribes.
         if args[0] not in _PLAIN:
             word = _word(args[0])
             self._changed = self._changed or word in _SUBSCRIBE or (word in _CHANGES and not self._shakes_hands)
 
     def pack_commands(self, commands: Iterable[Any]) -> _Packed:
         commands = list(commands)
-        packed = _Packed(super().pack_commands(commands))  # type: ignore[no-untyped-call]  # redis-py types it not
+        packed = _Packed(super().pack_commands(commands))  # type: ignore[no-untyped-call]  # redis-py has no types
         packed.commands = len(commands)
         words = {_word(command[0]) for command in commands if command[0] not in _PLAIN}
         if any("EXEC" in command[:1] for command in commands):
@@ -157,17 +158,17 @@ class _CountsCommands(_Base):
         return packed
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002  # redis-py's
-        # Both come before the count: to connect begins a new one.
+        # Connect and check the health before counting, because connecting starts a new count.
         if self._sock is None:
             self.connect_check_health(check_health=False)
         if check_health and self.health_check_interval:
-            self.check_health()  # type: ignore[no-untyped-call]  # redis-py types it not
+            self.check_health()  # type: ignore[no-untyped-call]  # redis-py has no types
         if type(command) is _Packed:
             self._sent += command.commands
             self._changed = self._changed or command.changes
         else:
             self._sent += 1
-        super().send_packed_command(command, check_health=False)  # type: ignore[no-untyped-call]  # redis-py types it not
+        super().send_packed_command(command, check_health=False)  # type: ignore[no-untyped-call]  # redis-py has no types
 
 
 class CountingConnection(_CountsCommands, Connection):
@@ -183,7 +184,7 @@ class CountingUnixConnection(_CountsCommands, UnixDomainSocketConnection):
 
 
 def counting_class(connection_class: type[Any]) -> type[Any]:
-    """The counting one of its kind for a class of redis-py's own; any other class as it is."""
+    """Return the counting class for one of redis-py's own connection classes; any other class unchanged."""
     return _COUNTING.get(connection_class, connection_class)
 
 

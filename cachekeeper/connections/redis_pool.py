@@ -1,4 +1,4 @@
-"""A pool of connections to Redis whose callers wait for a free one, in turn and within a time limit."""
+"""A pool of Redis connections. Its callers wait for a free connection, in turn and within a time limit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PoolFull(MaxConnectionsError):
 
 @contextmanager
 def waiting_until(deadline: float) -> Iterator[None]:
-    """Wait for a connection no longer than until `deadline`, in seconds of `time.monotonic`."""
+    """Inside, wait for a connection only until `deadline`, in seconds of `time.monotonic`."""
     token = _deadline.set(deadline)
     try:
         yield
@@ -50,20 +50,20 @@ class _Waiter:
     def __init__(self) -> None:
         self.thread = get_ident()
         self.given = threading.Event()
-        self.connection: Any = None  # of a class that counts
+        self.connection: Any = None  # of a counting class
 
 
 class WaitingPool(ConnectionPool):
     """A pool whose callers wait for a free connection, in the order in which they came.
 
-    A connection is closed before it goes back with a reply that nobody read. One that a caller lost, since an exception
-    came between taking it and giving it back, does not count as in use once Python has removed it.
+    A connection with an unread reply is closed before it goes back. A caller loses a connection if an exception comes
+    between taking it and giving it back. A lost connection no longer counts as in use once Python has removed it.
 
     Args:
-        connection_class: redis-py's own; the counting one of its kind is made.
-        max_connections: how many connections there may be at once; None: any number.
-        wait_seconds: how long to wait for one of them.
-        options: of each connection.
+        connection_class: one of redis-py's classes; the pool uses its counting class.
+        max_connections: the largest number of connections at the same time; None: no limit.
+        wait_seconds: how long to wait for a free connection.
+        options: the options of each connection.
     """
 
     _available_connections: list[Any]
@@ -86,27 +86,27 @@ class WaitingPool(ConnectionPool):
         )
 
     def reset(self) -> None:
-        """Begin without connections: at first, and in a forked child, where the parent's threads hold its locks."""
+        """Start without connections: at first, and in a forked child, where a parent's thread may hold the lock."""
         self._lock = threading.RLock()
         self._available_connections = []
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()
         self._waiters: deque[_Waiter] = deque()
         self._looked = self._progress = time.monotonic()
         self._replies = 0
-        self.pid = os.getpid()  # last: other threads look at it without a lock
+        self.pid = os.getpid()  # last, because other threads read it without a lock
 
     @property
-    def _in_use_connections(self) -> set[Any]:  # type: ignore[override]  # only what is overridden here sets it
-        """What redis-py's own methods call so."""
+    def _in_use_connections(self) -> set[Any]:  # type: ignore[override]  # only methods overridden here set it
+        """The connections in use. redis-py's own methods read them under this name."""
         return set(self._made).difference(self._available_connections)
 
     def get_connection(self, command_name: object = None, *keys: object, **options: object) -> Any:  # noqa: ARG002
-        """A connection for one caller, who gives it back by `release`.
+        """Take a connection for one caller, which gives it back with `release`.
 
         Raises:
-            PoolFull: none was free in time.
-            redis.TimeoutError: all of them waited for the server for as long as one reply may take, and got none.
-            redis.RedisError: it could not connect.
+            PoolFull: no connection was free in time.
+            redis.TimeoutError: all connections have waited for the server as long as one reply may take.
+            redis.RedisError: the connection could not be opened.
         """
         self._checkpid()
         connection = self._take()
@@ -121,21 +121,23 @@ class WaitingPool(ConnectionPool):
         return connection
 
     def make_connection(self) -> Any:
-        """A new connection of this pool."""
+        """Make a new connection of this pool."""
         connection = self.connection_class(**self.connection_kwargs)
         self._made.add(connection)
         return connection
 
     def release(self, connection: Any) -> None:
-        """Give a connection back: to whoever waits, else to the pool. Only the thread that took it can.
+        """Give a connection to the next waiting caller, or back to the pool. Only the thread that took it can do this.
+
+        Otherwise two callers could share a socket:
 
         caller 1: Pipeline.reset releases it · a signal raises before the pipeline forgets it
         caller 2: takes it · sends a command
         caller 1: the block of the pipeline ends, and releases it again
         caller 3: takes it, and shares a socket with caller 2
 
-        A release that is meant by another thread (a subscriber's, a finaliser's) looks the same, and loses the
-        connection: redis-py forgets it next, Python removes and closes it, and its place is free.
+        A release by another thread on purpose (a subscriber's, a finaliser's) looks the same, so it is ignored, and the
+        connection is lost: redis-py forgets it, Python removes and closes it, and the pool has room for a new one.
         """
         self._checkpid()
         if connection.pid != self.pid:
@@ -157,7 +159,7 @@ class WaitingPool(ConnectionPool):
 
     @staticmethod
     def _is_dead(connection: Any) -> bool:
-        """Whether the server has closed it, or has sent what nobody asked for."""
+        """Whether the server has closed the connection, or unread bytes are on it."""
         try:
             return bool(connection.owes_replies or connection.can_read())
         except (RedisConnectionError, RedisTimeoutError, OSError):
@@ -175,13 +177,13 @@ class WaitingPool(ConnectionPool):
         except BaseException:
             with self._lock:
                 self._forget(waiter)
-                if waiter.connection is not None:  # it came too late
+                if waiter.connection is not None:  # it came after the time limit
                     waiter.connection.lessee = None
                     self._hand_on(waiter.connection)
             raise
 
     def _free(self) -> Any:
-        """A connection that nobody uses, a new one where there may be more, or None. Under the lock."""
+        """A free connection, a new one if the limit allows it, or None. The caller holds the lock."""
         if self._available_connections:
             connection = self._available_connections.pop()
         elif len(self._made) < self.max_connections:
@@ -196,7 +198,7 @@ class WaitingPool(ConnectionPool):
         ends = min(began + self._wait_seconds, _deadline.get())
         while True:
             now = time.monotonic()
-            # Not for longer at once: a connection that was lost in use comes back without a word.
+            # Wait in short steps: when Python removes a lost connection, nothing wakes this caller.
             waiter.given.wait(max(min(ends - now, _LOOK_AGAIN_SECONDS), 0))
             with self._lock:
                 found = waiter.connection or self._free()
@@ -205,30 +207,34 @@ class WaitingPool(ConnectionPool):
                     return found
                 hangs = self._hangs(began)
             if now >= ends:
-                raise PoolFull(f"all {self.max_connections} connections to Redis were in use for {now - began:.1f} s")
+                raise PoolFull(
+                    f"all {self.max_connections} connections to Redis were in use for {now - began:.1f} s: "
+                    "retry later, or raise max_connections"
+                )
             if hangs:
-                raise RedisTimeoutError("no connection to Redis got an answer")
+                raise RedisTimeoutError("no connection to Redis got a reply in time")
 
     def _hangs(self, began: float) -> bool:
-        """Whether all connections have waited for the server as long as one reply may take. Under the lock.
+        """Whether all connections have waited for the server as long as one reply may take. The caller holds the lock.
 
-        Then the callers raise the same error now. A long pipeline or an idle caller fills a pool, too: no outage.
+        If so, all waiting callers raise the same error now. A pool that a long pipeline or an idle caller fills does
+        not count: that is not an outage.
         """
-        now = time.monotonic()  # as `began`, when the caller began to wait
-        if now - self._looked >= _LOOK_AGAIN_SECONDS / 2:  # once for all who wait
+        now = time.monotonic()  # the clock of `began`, when the caller began to wait
+        if now - self._looked >= _LOOK_AGAIN_SECONDS / 2:  # one look serves all waiting callers
             replies = sum(each.replies for each in self._made)
             if replies != self._replies or any(each.is_open and not each.awaits_reply for each in self._made):
                 self._progress = now
             self._looked, self._replies = now, replies
         if now - max(self._progress, began) < self._stall_seconds:
             return False
-        if answered := any(each.has_unread for each in self._made):  # but its caller gets no CPU, or has lost it
+        if answered := any(each.has_unread for each in self._made):  # its caller gets no CPU time, or has lost it
             self._progress = now
-        # One that is closed says nothing: its caller has just failed, or keeps it for ever.
+        # A closed connection proves nothing: its caller has just failed, or keeps it forever.
         return not answered and any(each.awaits_reply for each in self._made)
 
     def _hand_on(self, connection: Any) -> None:
-        """To the one who has waited longest, so that nobody overtakes. Under the lock."""
+        """Give a connection to the caller that has waited longest, or to the pool. The caller holds the lock."""
         if self._waiters:
             waiter = self._waiters.popleft()
             connection.lessee = waiter.thread
@@ -243,7 +249,7 @@ class WaitingPool(ConnectionPool):
 
 
 def pools_of(client: Any) -> list[ConnectionPool]:
-    """The pools of a client: one, or one for each node of a Cluster."""
+    """The pools of a client: one pool, or one for each node of a Cluster."""
     nodes = getattr(client, "get_nodes", None)
     if nodes is None:
         return [client.connection_pool]

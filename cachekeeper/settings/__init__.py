@@ -1,7 +1,7 @@
 """Settings: the environment, read once, into one frozen object.
 
-`groups` declares them, each with its default; `per_program` says which of them a program reads.
-May import `values` and what is below it.
+`groups` declares each setting with its default. `per_program` says which settings a program reads.
+May import `values` and the layers below it.
 """
 
 from cachekeeper.settings.groups import DEFAULT_MODULES, PREFIX

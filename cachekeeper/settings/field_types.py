@@ -1,4 +1,4 @@
-"""The types of the settings' fields: each reads what an operator writes into a variable, or says what is wrong."""
+"""The types of the settings' fields. Each type reads the text of a variable, or says what is wrong with it."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from cachekeeper.values.visible_text import clean, stripped
 SHORTEST_API_KEY = 16
 
 LONGEST_SECONDS = 366 * 86_400
-"""No time here means more; beyond some bound Redis and Python would refuse it one by one, at run time."""
+"""No setting needs a longer time. Still longer times would be errors of Redis or Python, at run time."""
 
 
 def _unless_none(check: Callable[[Any], str]) -> BeforeValidator:
@@ -28,10 +28,10 @@ def _list(value: Any) -> Any:
 
 
 def _check_api_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
-    # What an HTTP header carries unchanged (RFC 6750, b64token), and too long to be guessed.
+    # Characters that an HTTP header carries unchanged (RFC 6750, b64token), and a length that cannot be guessed.
     if not all(re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", key) and len(key) >= SHORTEST_API_KEY for key in keys):
         raise ValueError(
-            f"each key must have at least {SHORTEST_API_KEY} characters, out of letters, digits and - . _ ~ + /"
+            f"each key must have at least {SHORTEST_API_KEY} characters: only letters, digits and - . _ ~ + /"
         )
     return keys
 
@@ -42,9 +42,9 @@ def _pairs(value: Any) -> Any:
     pairs = [part.partition("=") for part in value.split(",") if stripped(part)]
     found = {clean(name): clean(kind) for name, _, kind in pairs}
     if not all(found) or not all(sign for _, sign, _ in pairs):
-        raise ValueError("write view=type pairs with commas between, as in user_name=objectid,session=str")
+        raise ValueError("must be view=type pairs with commas between them, as in user_name=objectid,session=str")
     if len(found) < len(pairs):
-        raise ValueError("names a view twice")
+        raise ValueError("names a view twice: remove one of its pairs")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The settings in groups, each with its default in one place; `per_program` puts together what a program needs."""
+"""The settings in groups, with their defaults. `per_program` combines the groups that a program needs."""
 
 from typing import Any, Literal
 
@@ -22,14 +22,14 @@ DEFAULT_MODULES = ("producers", "lookups", "worker")
 
 
 class SettingsGroup(BaseSettings):
-    """Reads the environment. Blanks around a value are nothing; what cannot be seen inside one is refused."""
+    """Reads the environment. Blanks around a value are ignored; invisible characters inside a value are refused."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _clean(cls, value: Any, info: ValidationInfo) -> Any:
-        # A list may stand on several lines: each of its parts is cleaned by itself.
+        # A list may have several lines, so each of its parts is cleaned separately.
         is_list = NoDecode in cls.model_fields[str(info.field_name)].metadata
         return clean(value) if isinstance(value, str) and not is_list else value
 
@@ -38,9 +38,9 @@ class RedisGroup(SettingsGroup):
     """Redis.
 
     Attributes:
-        redis_url: the cache. May evict.
-        security_redis_url: where sessions and blocks live; must not evict. Default: `redis_url`.
-        redis_timeout_seconds: for connecting to Redis, and for each answer.
+        redis_url: the Redis server of the cache. It may evict keys.
+        security_redis_url: the Redis server for sessions and blocks. It must not evict keys. Default: `redis_url`.
+        redis_timeout_seconds: the time limit for connecting to Redis, and for each reply.
     """
 
     redis_url: RedisUrl = Field(repr=False)
@@ -49,7 +49,7 @@ class RedisGroup(SettingsGroup):
 
     @property
     def security_url(self) -> str:
-        """Where sessions and blocks live."""
+        """The URL of the Redis server for sessions and blocks."""
         return self.security_redis_url or self.redis_url
 
 
@@ -57,8 +57,8 @@ class MongoGroup(SettingsGroup):
     """MongoDB.
 
     Attributes:
-        mongodb_url: MongoDB, with the database in its path.
-        load_timeout_seconds: for one database read, and for what is written at once.
+        mongodb_url: the URL of MongoDB, with the database in its path.
+        load_timeout_seconds: the time limit for one database read, and for one batch of writes.
     """
 
     mongodb_url: MongoUrl = Field(repr=False)
@@ -66,11 +66,11 @@ class MongoGroup(SettingsGroup):
 
 
 class BrokerGroup(SettingsGroup):
-    """The broker, for a program that may do without one.
+    """The broker, for a program that can run without one.
 
     Attributes:
-        broker_url: the broker; only publishers and workers need one.
-        publish_timeout_seconds: for one publish, retry included.
+        broker_url: the URL of the broker; only publishers and workers need one.
+        publish_timeout_seconds: the time limit for one publish, its retry included.
     """
 
     broker_url: BrokerUrl | None = Field(default=None, repr=False)
@@ -81,14 +81,14 @@ class RequiredBrokerGroup(BrokerGroup):
     """The broker, for a program that needs one.
 
     Attributes:
-        broker_url: the broker.
+        broker_url: the URL of the broker.
     """
 
     broker_url: BrokerUrl = Field(repr=False)
 
 
 class ModulesGroup(SettingsGroup):
-    """Which events there are.
+    """The modules that register events.
 
     Attributes:
         modules: packages that register views, events and handlers, each with a function `register(registry)`.
@@ -98,28 +98,29 @@ class ModulesGroup(SettingsGroup):
 
 
 class PolicyGroup(ModulesGroup):
-    """Which views, events and handlers there are, and how the views' ids are read.
+    """The modules that register views, events and handlers, and the types of the views' ids.
 
     Attributes:
-        id_types: how ids map to `_id`, by view name; views not named keep their own (`auto`).
+        id_types: how ids map to `_id`, by view name. Other views keep their own type (default `auto`).
     """
 
     id_types: IdTypes = Field(default_factory=dict)
 
 
 class ReadingGroup(SettingsGroup):
-    """How long a lookup may take, and what the cache holds, for how long.
+    """Time limits of lookups, and limits of the cache.
 
     Attributes:
-        lookup_timeout_seconds: for one lookup, whatever happens; also the longest a lookup waits for another's load.
-        lease_seconds: how long a reader may hold the right to fill.
-        redelivery_seconds: how late a broker may deliver an event again; markers and deadlines outlive it.
-        negative_ttl_seconds: how long 'does not exist' is remembered.
-        load_concurrency: database reads at once, per process.
+        lookup_timeout_seconds: the time limit for one lookup in all cases, a wait for the load of another lookup
+            included.
+        lease_seconds: how long a reader may hold a lease, the right to fill a key.
+        redelivery_seconds: how late a broker may deliver an event again. Markers and deadlines live longer than this.
+        negative_ttl_seconds: how long the cache remembers 'does not exist'.
+        load_concurrency: the largest number of database reads at the same time, per process.
         block_leeway_seconds: how much longer than its token a block lasts.
         text_limit_chars: longer search texts are answered from MongoDB and not cached.
         value_limit_bytes: larger values are returned and not cached.
-        read_concern: `majority`, or `linearizable` where a deposed primary must not answer either.
+        read_concern: `majority`; or `linearizable`, so that a deposed primary cannot answer.
     """
 
     lookup_timeout_seconds: Seconds = 5.0
@@ -137,28 +138,28 @@ class ReadingGroup(SettingsGroup):
     def _outlasts_a_load(cls, value: float, info: ValidationInfo) -> float:
         load, call = info.data.get("load_timeout_seconds"), info.data.get("redis_timeout_seconds")
         if load is None or call is None:
-            return value  # the one that is missing is wrong itself
+            return value  # the missing field has an error of its own
         one_load = load + 2 * call
         if value <= one_load:
             raise ValueError(
-                "must outlast one load and two calls of Redis: "
-                f"more than LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, here {one_load:g}"
+                "must be longer than one load and two Redis calls: set it to more than "
+                f"LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, which is {one_load:g}"
             )
         return value
 
     @property
     def lease_ms(self) -> int:
-        """`lease_seconds`, as the protocol takes it."""
+        """`lease_seconds` in milliseconds, for the protocol."""
         return round(self.lease_seconds * 1000)
 
     @property
     def negative_ms(self) -> int:
-        """`negative_ttl_seconds`, as the protocol takes it."""
+        """`negative_ttl_seconds` in milliseconds, for the protocol."""
         return round(self.negative_ttl_seconds * 1000)
 
     @property
     def marker_ms(self) -> int:
-        """How many milliseconds a marker lives: longer than the longest load and the latest redelivery."""
+        """The lifetime of a marker in milliseconds: longer than the longest load and the latest redelivery."""
         return round((self.redelivery_seconds + self.lease_seconds + self.lookup_timeout_seconds) * 1000)
 
 
@@ -166,9 +167,9 @@ class OutboxGroup(SettingsGroup):
     """The outbox's relay.
 
     Attributes:
-        outbox_retry_seconds: how long the relay waits for an event to be applied before it publishes it again; each
-            further time twice as long, up to 32 times.
-        outbox_limit_events: events that are published from the outbox and not yet applied, at most.
+        outbox_retry_seconds: how long the relay waits for an event to be applied before it publishes the event again.
+            The wait doubles each time, up to 32 times this value.
+        outbox_limit_events: the largest number of events that are published from the outbox and not yet applied.
     """
 
     outbox_retry_seconds: Seconds = 30.0
@@ -179,19 +180,19 @@ class DeadLetterGroup(SettingsGroup):
     """Dead letters.
 
     Attributes:
-        dead_letter_seconds: how long a dead letter is kept after the last time that its event failed.
+        dead_letter_seconds: how long a dead letter is kept after the last failure of its event.
     """
 
     dead_letter_seconds: Seconds = 30 * 86_400.0
 
 
 class HttpGroup(SettingsGroup):
-    """The HTTP door.
+    """The HTTP door: the HTTP API that takes events.
 
     Attributes:
-        http_api_keys: each opens the door; several, so that a new one can be handed out before the old one is void.
-        http_body_limit_bytes: for the body of one request.
-        http_batch_limit_events: for one request.
+        http_api_keys: each key gives access. With several, a new key can be handed out before the old one is removed.
+        http_body_limit_bytes: the largest body of a request.
+        http_batch_limit_events: the largest number of events in a request.
     """
 
     http_api_keys: ApiKeys = Field(repr=False)

@@ -1,4 +1,4 @@
-"""Reading the environment once, into one frozen object, and saying everything that is wrong at once."""
+"""Read the environment once, into one frozen object, and report all its errors together."""
 
 import os
 import re
@@ -17,41 +17,41 @@ from cachekeeper.values.argument_checks import check_given
 S = TypeVar("S", bound=BaseSettings)
 
 _NEARLY = 0.85
-"""How much of two names must be alike, by `difflib`, for one to be taken for the other misspelt."""
+"""How similar two names must be (a ratio of `difflib`) for one to count as a misspelling of the other."""
 
 _OF_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT$|_PORT_\d+_\w+$")
-"""How the variables end that Kubernetes sets in every pod for each service of its namespace."""
+"""The endings of the variables that Kubernetes sets in every pod, for each service of the pod's namespace."""
 
 
 def check_settings(settings: object, *wanted: type[BaseSettings], url: str) -> None:
-    """Refuse what are no settings.
+    """Check that an argument is a settings object.
 
     Args:
-        settings: what was given as `settings`.
-        wanted: kinds of settings that are taken.
-        url: the field that a URL given in their place was meant for, perhaps.
+        settings: the argument passed as `settings`.
+        wanted: the accepted classes of settings.
+        url: the field to name in the error, because a URL may have been passed instead of settings.
 
     Raises:
-        TypeError: they are none of these.
+        TypeError: `settings` is not an instance of these classes.
     """
-    cure = f"cachekeeper.load_settings({url}=…), or nothing for those of the environment"
+    cure = f"cachekeeper.load_settings({url}=…), or nothing to use the settings of the environment"
     check_given(settings, "settings", *wanted, cure=cure)
 
 
 def load_settings(**overrides: object) -> Settings:
-    """The settings of this process's environment.
+    """Read the settings from the environment of this process.
 
     Args:
-        overrides: fields by name, in place of the environment's.
+        overrides: fields by name, used instead of the environment's.
 
     Raises:
-        SettingsError: names every variable at fault, a line each, and what it should be.
+        SettingsError: a variable is wrong. The message has a line for each wrong variable, with what it should be.
     """
     return load(Settings, **overrides)
 
 
 def load(kind: type[S], **overrides: Any) -> S:
-    """The settings of one kind, as `load_settings`."""
+    """Read the settings of one class, as `load_settings` does."""
     lines = _misspelt()
     try:
         made = kind(**overrides)
@@ -65,19 +65,20 @@ def load(kind: type[S], **overrides: Any) -> S:
 
 
 def _misspelt() -> list[str]:
-    """A line for each variable that is nearly one of ours; a word in the log for one that is not even that.
+    """Return a line for each variable that looks like a misspelt setting. Log other unknown variables.
 
-    Those are no error, and neither is what Kubernetes sets: in a namespace with a service called `cachekeeper-redis`,
-    say, every pod is given `CACHEKEEPER_REDIS_PORT`, which is nearly `CACHEKEEPER_REDIS_URL`.
+    The variables that are only logged are not errors. Variables that Kubernetes sets are only logged too, even if they
+    look like a setting: in a namespace with a service called `cachekeeper-redis`, every pod has the variable
+    `CACHEKEEPER_REDIS_PORT`, which is similar to `CACHEKEEPER_REDIS_URL`.
     """
     ours = [PREFIX + field.upper() for field in {**Settings.model_fields, **DoorSettings.model_fields}]
     lines = []
     for name in sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in ours):
         meant = get_close_matches(name.upper(), ours, n=1, cutoff=_NEARLY)
         if meant and not _OF_KUBERNETES.search(name.upper()):
-            lines.append(f"  {name}: is no setting; {meant[0]} is")
+            lines.append(f"  unknown setting {name}; did you mean {meant[0]}?")
         else:
-            log_once(f"setting:{name}", "%s is no setting, and means nothing here", name)
+            log_once(f"setting:{name}", "unknown setting %s: ignored; if you set it, check its spelling", name)
     return lines
 
 
@@ -85,4 +86,4 @@ def _line(location: tuple[int | str, ...], kind: str, message: str) -> str:
     message = message.removeprefix("Value error, ")
     name = PREFIX + str(location[0]).upper()
     inside = "".join(f"[{part}]" for part in location[1:] if part != "[key]")
-    return f"  {name}{inside}: " + ("is not set, and has no default" if kind == "missing" else message)
+    return f"  {name}{inside}: " + ("is not set: it has no default, so set it" if kind == "missing" else message)

@@ -1,4 +1,4 @@
-"""Which groups of settings each kind of program reads."""
+"""The settings of each program: which groups it reads."""
 
 from cachekeeper.settings.groups import (
     BrokerGroup,
@@ -14,45 +14,45 @@ from cachekeeper.settings.groups import (
 )
 
 
-# pydantic reads the last base first: Redis and MongoDB, whose time limits a lookup's is compared with, then the others.
+# pydantic reads the last base class first. Redis and MongoDB are last: a lookup's time limit is checked against theirs.
 class Settings(DeadLetterGroup, OutboxGroup, ReadingGroup, PolicyGroup, BrokerGroup, MongoGroup, RedisGroup):
-    """Everything an operator can set but for the HTTP door's, each field under `CACHEKEEPER_` and its name in capitals.
+    """All settings except those of the HTTP door. The variable of a field is `CACHEKEEPER_` and its name in capitals.
 
-    Times are seconds. The groups say what each field means.
+    Times are in seconds. The groups describe each field.
     """
 
 
 class WorkerSettings(RequiredBrokerGroup, Settings):
-    """What a worker needs: all of them, and a broker."""
+    """The settings of a worker: all of them. A broker is required."""
 
 
 class PublisherSettings(RequiredBrokerGroup):
-    """All that a service needs which only publishes: it is told neither where Redis is nor where MongoDB is."""
+    """The settings of a service that only publishes. It does not get the URLs of Redis and MongoDB."""
 
 
 class DoorSettings(HttpGroup, ModulesGroup, PublisherSettings):
-    """What the HTTP door needs: it is told neither where Redis is nor where MongoDB is."""
+    """The settings of the HTTP door. It does not get the URLs of Redis and MongoDB."""
 
 
 class OutboxSettings(MongoGroup):
-    """What it takes to look into the outbox."""
+    """The settings to read the outbox."""
 
 
 class LetterSettings(ModulesGroup, OutboxSettings):
-    """What it takes to look into the dead letters; the events that the modules register say what is masked."""
+    """The settings to read dead letters. The events that the modules register say which fields to mask."""
 
 
 class ReplaySettings(LetterSettings, PublisherSettings):
-    """What it takes to publish dead letters again: MongoDB and the broker, no Redis."""
+    """The settings to publish dead letters again: MongoDB and the broker, without Redis."""
 
 
 class RelaySettings(OutboxGroup, OutboxSettings, PublisherSettings):
-    """What the outbox's relay needs: MongoDB and the broker, no Redis."""
+    """The settings of the outbox's relay: MongoDB and the broker, without Redis."""
 
 
 class PolicySettings(PolicyGroup):
-    """What it takes to load the registry: which views, events and handlers there are, and the views' ids."""
+    """The settings to load the registry: the modules that fill it, and the types of the views' ids."""
 
 
 class StreamSettings(OutboxSettings, PolicySettings):
-    """What the change stream's relay needs: MongoDB alone."""
+    """The settings of the change stream's relay: MongoDB and the registry, without Redis and the broker."""

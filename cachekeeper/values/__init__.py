@@ -1,5 +1,5 @@
 """Pure values: ids, keys, times, versions, codecs, folded text, and JSON as Mongoose writes it.
 
-May import `errors` and `metrics`, and nothing else. Nothing here does I/O, but that a URL which names certificates has
-them looked at.
+May import only `errors` and `metrics`. Does no I/O, with one exception: if a URL names certificate files, the check of
+the URL reads them.
 """

@@ -1,7 +1,7 @@
-"""Checks at the door what a caller gives: clients, databases and sessions that are his own.
+"""Type checks for the clients, databases and sessions that a caller passes in.
 
-An asynchronous client, or a mock, answers every call with something that is true. Used as if it were a synchronous one,
-it says that a blocked token is free, that a user does not exist, and that an event was stored.
+An asynchronous client or a mock answers every call with an object that counts as true. Used as a synchronous client,
+it would say that a blocked token is free, that a user does not exist, or that an event was stored.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ _MOCKS = "unittest.mock"
 
 
 def check_given(value: object, field: str, *wanted: type, cure: str, refused: tuple[type, ...] = ()) -> None:
-    """Refuse what is none of `wanted`.
+    """Check that `value` is an instance of one of the `wanted` types.
 
     Args:
-        value: what was given. It is not shown: it may be a URL with a password.
-        field: the parameter.
-        wanted: types that are taken, and what is derived from them.
+        value: the argument. The error does not show it: it may be a URL with a password.
+        field: the name of the parameter.
+        wanted: the accepted types; their subclasses are accepted too.
         cure: what to pass instead.
-        refused: derived types that are not taken.
+        refused: subclasses that are not accepted.
 
     Raises:
-        TypeError: it is another type, or a mock.
+        TypeError: `value` has another type, or is a mock.
     """
     kinds = type(value).__mro__
     mock = any(kind.__module__ == _MOCKS for kind in kinds)
-    # By `isinstance`, which tracing libraries answer for the objects they wrap; mocks with a `spec` do the same.
+    # `isinstance` also accepts the wrappers of tracing libraries, and mocks with a `spec`: `mock` finds those.
     if isinstance(value, wanted) and not isinstance(value, refused) and not mock:
         return
     names = " or ".join(_named(kind) for kind in wanted)
@@ -36,7 +36,7 @@ def check_given(value: object, field: str, *wanted: type, cure: str, refused: tu
 
 def _named(kind: type) -> str:
     module = kind.__module__
-    # As users import it, not as the library files it.
+    # The module that users import it from, not the one that defines it.
     for inside, outside in (
         ("redis.", "redis"),
         ("pymongo.synchronous.client_session", "pymongo.client_session"),

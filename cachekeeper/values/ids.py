@@ -1,4 +1,4 @@
-"""Ids: what may stand in a key, and which `_id` it means. The mapping is one to one."""
+"""Ids: which texts may be part of a key, and which `_id` each one means. The mapping is one to one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 MAX_ID_BYTES = 512
 _INT64 = range(-(2**63), 2**63)
-_MOST_BITS = 4 * MAX_ID_BYTES  # more digits than an id may have, and fewer than Python refuses to print
-_INT64_CHARS = 20  # longer digits are not even read: int() takes its time
+_MOST_BITS = 4 * MAX_ID_BYTES  # 617 digits: longer than an id may be, and short enough for Python to print
+_INT64_CHARS = 20  # longer texts are not converted, because int() would be slow
 
-# What nearly every id looks like; one C call decides. The rest takes the long way below.
+# Nearly every id matches this pattern in one C call. The others take the longer path below.
 _PLAIN = re.compile(r"[A-Za-z0-9_.:-]{1,128}").fullmatch
-# Braces would move the hash tag that keeps a key and its metadata in one Cluster slot.
+# Braces would change the hash tag that keeps a key and its metadata in one Cluster slot.
 _REFUSED = re.compile(r"[{}\s\x00-\x1f\x7f-\x9f]").search
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}").fullmatch
 _OBJECT_ID_ANY_CASE = re.compile(r"[0-9a-fA-F]{24}").fullmatch
@@ -34,29 +34,29 @@ def check_id(value: object, field: str = "id") -> str:
     """The text that stands for `value` in a key.
 
     Args:
-        value: text, or an integer, which means its decimal digits.
-        field: how the caller names it, for the error.
+        value: text, or an integer, which stands for its decimal digits.
+        field: the caller's name for the id, used in the error.
 
     Raises:
-        InvalidId: empty, longer than 512 bytes in UTF-8, with braces, white space, control characters or lone
-            surrogates, or neither text nor integer.
+        InvalidId: `value` is neither text nor an integer, is empty, is longer than 512 bytes in UTF-8, or contains
+            braces, white space, control characters or lone surrogates.
     """
     if type(value) is str and _PLAIN(value):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         if value.bit_length() > _MOST_BITS:
             raise InvalidId(field, f"must be at most {MAX_ID_BYTES} bytes in UTF-8")
-        value = int.__repr__(value)  # not `str`: for a member of an enumeration it gives the name
+        value = int.__repr__(value)  # not `str`, which gives the name of an enumeration's member
     if not isinstance(value, str):
         raise InvalidId(field, f"must be text or an integer, got {type(value).__name__}")
     if not value:
         raise InvalidId(field, "must not be empty")
     if _REFUSED(value):
-        raise InvalidId(field, "must hold no braces, white space or control characters")
+        raise InvalidId(field, "must not contain braces, white space or control characters")
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        raise InvalidId(field, "must hold no lone surrogates") from None
+        raise InvalidId(field, "must be valid Unicode, without lone surrogates") from None
     if size > MAX_ID_BYTES:
         raise InvalidId(field, f"must be at most {MAX_ID_BYTES} bytes in UTF-8, got {size}")
     return str.__str__(value)
@@ -65,9 +65,9 @@ def check_id(value: object, field: str = "id") -> str:
 class IdType(StrEnum):
     """How the id in a key maps to `_id`.
 
-    `AUTO` reads 24 hexadecimal digits as an ObjectId, decimal digits as an integer and all else as text. So that two
-    ids never mean one `_id`, only the one canonical spelling is read that way: `007` and digits beyond 64 bits are
-    text, and an ObjectId in capitals is refused, since it can only be a mistake.
+    `AUTO` reads 24 hexadecimal digits as an ObjectId, decimal digits as an integer, and everything else as text. Only
+    the canonical spelling is read that way, so that two ids never mean the same `_id`: `007` and digits beyond 64 bits
+    are text. An ObjectId in capitals is refused, because it can only be a mistake.
     """
 
     AUTO = "auto"
@@ -80,7 +80,7 @@ class IdType(StrEnum):
         """The `_id` that the id `text` means.
 
         Raises:
-            InvalidId: `text` does not spell an id of this type in its canonical form.
+            InvalidId: `text` is not the canonical spelling of an id of this type.
         """
         if self is IdType.STR:
             return text
@@ -88,7 +88,7 @@ class IdType(StrEnum):
             if _OBJECT_ID(text):
                 return ObjectId(text)
             raise InvalidId(
-                field, "24 hexadecimal digits mean an ObjectId: write them in lower case (or set its type to str)"
+                field, "24 hexadecimal digits are an ObjectId: use lower case, or set the view's id type to str"
             )
         if self in (IdType.AUTO, IdType.INT) and _INTEGER(text) and len(text) <= _INT64_CHARS and int(text) in _INT64:
             return int(text)
@@ -109,7 +109,7 @@ class IdType(StrEnum):
         raise InvalidId(field, f"must be {expected[self]}")
 
     def parse_all(self, texts: Iterable[str]) -> dict[str, object]:
-        """The `_id` that each means; without those that no document can have."""
+        """The `_id` that each text means. Texts that are not an id of this type are left out."""
         parsed: dict[str, object] = {}
         for text in texts:
             with suppress(InvalidId):
@@ -117,8 +117,8 @@ class IdType(StrEnum):
         return parsed
 
     def text(self, document_id: object) -> str | None:
-        """The id in the key of the document with this `_id`; None where no id reaches it under this type."""
-        # JavaScript's 42 is a double to BSON. MongoDB equates the two, and the decimal as well.
+        """The id in the key of the document with this `_id`; None if no id of this type means this `_id`."""
+        # JavaScript stores 42 as a double in BSON. To MongoDB, the integer 42, the double and the decimal are equal.
         if isinstance(document_id, Decimal128):
             document_id = _whole(document_id.to_decimal())
         elif isinstance(document_id, float) and document_id.is_integer():

@@ -1,4 +1,4 @@
-"""How JavaScript writes numbers, dates and decimals: the digits are the same as in Python, their dress is not."""
+"""Numbers, dates and decimals as JavaScript writes them: Python's digits in another format."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 
 def number_text(number: float) -> str:
-    """As `JSON.stringify` writes a number: `1.0` is `1`, `-0.0` is `0`, NaN and the infinities are `null`."""
+    """Write a number as `JSON.stringify` does: `1.0` is `1`, `-0.0` is `0`, NaN and the infinities are `null`."""
     if number - number != 0:
         return "null"
-    if number.is_integer() and abs(number) < 1e15:  # noqa: PLR2004 - below where the two begin to differ
+    if number.is_integer() and abs(number) < 1e15:  # noqa: PLR2004 - below this, both write the same
         return str(int(number))
     text = repr(number)
     if "e" not in text:
@@ -20,7 +20,7 @@ def number_text(number: float) -> str:
 
 
 def _dressed(digits: str, point: int) -> str:
-    """The number 0.`digits` times 10 to the power of `point`, by the steps of ECMAScript's `Number::toString`."""
+    """Write the number 0.`digits` times 10 to the power of `point`, as ECMAScript's `Number::toString` does."""
     if len(digits) <= point <= 21:  # noqa: PLR2004 - the bounds are ECMAScript's
         return digits.ljust(point, "0")
     if -6 < point <= 0:  # noqa: PLR2004
@@ -29,7 +29,7 @@ def _dressed(digits: str, point: int) -> str:
     return f"{digits[0]}{fraction}e{point - 1:+d}"
 
 
-# The Gregorian calendar repeats every 400 years, so Python's datetime can stand for years that it does not have.
+# The Gregorian calendar repeats every 400 years. So a year outside Python's range is computed as one inside it.
 _CYCLE_YEARS = 400
 _CYCLE_MS = 146_097 * 86_400_000
 _LAST_MS = 8_640_000_000_000_000
@@ -37,16 +37,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def date_text(ms: int) -> str | None:
-    """As `Date.prototype.toISOString` writes the time `ms` milliseconds after 1970 in UTC.
+    """Write the time `ms` milliseconds after 1970 in UTC as `Date.prototype.toISOString` does.
 
-    None for what lies beyond JavaScript's dates, 100 million days on either side: `JSON.stringify` writes null.
+    Returns None more than 100 million days before or after 1970, where JavaScript's dates end: `JSON.stringify` writes
+    null for such a date.
     """
     if abs(ms) > _LAST_MS:
         return None
     cycles, ms = divmod(ms, _CYCLE_MS)
     moment = _EPOCH + timedelta(milliseconds=ms)
     number = moment.year + cycles * _CYCLE_YEARS
-    year = f"{number:04}" if 0 <= number <= 9999 else f"{number:+07}"  # noqa: PLR2004 - what fits four digits
+    year = f"{number:04}" if 0 <= number <= 9999 else f"{number:+07}"  # noqa: PLR2004 - the years with four digits
     return f"{year}{moment:-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
 
 
@@ -57,9 +58,9 @@ _DECIMAL_DIGITS = 34
 
 
 def decimal_text(bits: int) -> str:
-    """As `Decimal128.prototype.toString` of JavaScript's BSON library writes the IEEE 754 decimal with these 128 bits.
+    """Write the IEEE 754 decimal with these 128 bits as JavaScript's BSON library does in `Decimal128.toString`.
 
-    Unlike Python's it has one NaN only, and prints some coefficients that are too long to be valid.
+    Unlike Python, that library has only one NaN, and prints some coefficients that are too long to be valid.
     """
     sign = "-" if bits >> 127 else ""
     combination = bits >> 122 & _COMBINATION

@@ -1,11 +1,13 @@
 """The JSON that a Node.js service gets from Mongoose's `.lean()` and `JSON.stringify`, byte for byte.
 
-A search that Python cached and one that Node.js answers from MongoDB must look the same to the caller. So the text is
-written from the BSON itself, type by type, as JavaScript's BSON library (7) reads it and `JSON.stringify` writes it.
-`tests/golden/lean.json`, made by Mongoose, settles what that means. One slip is not followed: under a name that
-JavaScript objects inherit, such as `constructor`, its driver returns the documents of an array as raw bytes.
+A search result that Python cached and one that Node.js loads from MongoDB must look the same to the caller. So the text
+is written from the BSON itself, type by type, as JavaScript's BSON library (version 7) reads it and `JSON.stringify`
+writes it. `tests/golden/lean.json`, made by Mongoose, has the expected texts. One bug of the JavaScript driver is not
+copied: under a name that JavaScript objects inherit, such as `constructor`, the driver returns the documents of an
+array as raw bytes.
 
-Values that are not BSON yet are encoded first: what MongoDB would store of them decides, and there is one path only.
+Values that are not BSON yet are encoded to BSON first, so that the text shows what MongoDB would store, and so that
+there is only one code path.
 """
 
 from __future__ import annotations
@@ -30,43 +32,44 @@ from cachekeeper.values.javascript import date_text, decimal_text, number_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    # Takes the bytes and where a value begins in them; gives its JSON, None for 'undefined', and where it ends.
+    # Takes the bytes and the offset of a value; returns its JSON (None for 'undefined') and the offset of its end.
     Reader = Callable[[bytes, int], tuple[str | None, int]]
 
 LEAN_CODEC_OPTIONS: Final[CodecOptions[RawBSONDocument]] = CodecOptions(
     document_class=RawBSONDocument,
-    tz_aware=True,  # times come back as they went in: in UTC, and saying so
+    tz_aware=True,  # times come back as they were written: with the time zone UTC
     uuid_representation=UuidRepresentation.STANDARD,
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a year beyond Python's must not break a read
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a year outside Python's range must not break a read
 )
-"""How to read what goes to `dumps`: a document stays the bytes that the server sent, so nothing is lost or refused.
+"""Options to read documents for `dumps`: a document stays the server's bytes, so nothing is lost or refused.
 
-Dictionaries from pymongo work as well, but there 'undefined' has become None, and a member `$ref` a DBRef or an error.
+`dumps` also takes pymongo's dictionaries, but there 'undefined' is already None, and an object with `$ref` is a DBRef
+or an error.
 """
 
 DOCUMENT_CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = LEAN_CODEC_OPTIONS.with_options(document_class=dict)
-"""How to read everything else: the same, as dictionaries."""
+"""Options to read all other documents: the same, but as dictionaries."""
 
 
 def dumps(value: object) -> bytes:
-    """`value` as `JSON.stringify` writes it after `.lean()`, in UTF-8.
+    """Write `value` as `JSON.stringify` does after `.lean()`, in UTF-8.
 
     Args:
-        value: what BSON holds: a document, raw or any mapping, a list of them, or a single value.
+        value: a value that BSON can hold: a document (raw, or any mapping), a list of documents, or a single value.
 
     Raises:
-        DamagedDocument: BSON has no form for it, or it is BSON that drivers refuse.
+        DamagedDocument: BSON cannot represent the value, or drivers cannot read its BSON.
     """
     try:
         text, _ = _document(bson.encode({"": value}, codec_options=DOCUMENT_CODEC_OPTIONS), 0)
     except (BSONError, LookupError, OverflowError, RecursionError, TypeError, ValueError, struct.error) as error:
-        # From None: the causes quote the value.
-        raise DamagedDocument(f"no BSON that JavaScript could read ({type(error).__name__})") from None
+        # `from None`, because the causes quote the value.
+        raise DamagedDocument(f"cannot be written as BSON for JavaScript ({type(error).__name__})") from None
     return text.removeprefix('{"":').removesuffix("}").encode()
 
 
 def to_lean(value: object) -> Any:
-    """`value` as it comes back from the cache: by definition `json.loads(dumps(value))`.
+    """Return `value` as it comes back from the cache: `json.loads(dumps(value))` by definition.
 
     Raises:
         DamagedDocument: see `dumps`.
@@ -78,12 +81,12 @@ _INT32 = struct.Struct("<i")
 _INT64 = struct.Struct("<q")
 _DOUBLE = struct.Struct("<d")
 
-_quote = json.JSONEncoder(ensure_ascii=False).encode  # escapes what JSON.stringify escapes, and nothing else
+_quote = json.JSONEncoder(ensure_ascii=False).encode  # escapes exactly what JSON.stringify escapes
 _quote_key = lru_cache(maxsize=4096)(_quote)
 
 # --- documents and arrays -------------------------------------------------------------------------------------------
 
-# What ECMAScript calls an array index: in an object, such properties come first, in ascending order.
+# ECMAScript's array index. An object's properties with such names come first, in ascending order.
 _INDEX = re.compile(r"0|[1-9][0-9]{0,9}").fullmatch
 _LAST_INDEX = 2**32 - 2
 
@@ -97,14 +100,14 @@ def _document(data: bytes, at: int, *, may_refer: bool = True) -> tuple[str, int
     while at < end:
         kind = data[at]
         stop = data.index(0, at + 1)
-        name = data[at + 1 : stop].decode(errors="replace")  # values are checked there, names are not
-        members[name], at = _READERS[kind](data, stop + 1)  # of twins the last value, in the first one's place
+        name = data[at + 1 : stop].decode(errors="replace")  # JavaScript checks the UTF-8 of values, not of names
+        members[name], at = _READERS[kind](data, stop + 1)  # a repeated name: first place, last value
         if name[:1] == "$":
             kinds[name] = kind
         elif "0" <= name[:1] <= "9":
             indexed = True
     if at != end or data[at] != 0:
-        raise ValueError("a document must end at its end")
+        raise ValueError("the document's length is wrong")
     if may_refer and _is_reference(kinds):
         members = _reference(members)
     if indexed:
@@ -133,7 +136,7 @@ def _array(data: bytes, at: int) -> tuple[str, int]:
         text, at = _READERS[data[at]](data, data.index(0, at + 1) + 1)
         texts.append("null" if text is None else text)
     if at != end or data[at] != 0:
-        raise ValueError("an array must end at its end")
+        raise ValueError("the array's length is wrong")
     return f"[{','.join(texts)}]", end + 1
 
 
@@ -141,7 +144,7 @@ def _array(data: bytes, at: int) -> tuple[str, int]:
 
 
 def _is_reference(kinds: dict[str, int]) -> bool:
-    """Whether the BSON library makes a DBRef of a document that has these `$` members, given with their types."""
+    """Whether the BSON library turns a document with these `$` members, given with their types, into a DBRef."""
     return (
         {"$ref", "$id"} <= kinds.keys() <= {"$ref", "$id", "$db"}
         and kinds["$ref"] in _TEXTS
@@ -151,12 +154,12 @@ def _is_reference(kinds: dict[str, int]) -> bool:
 
 
 def _reference(members: dict[str, str | None]) -> dict[str, str | None]:
-    """What `DBRef.toJSON` gives: its own members first. A collection `a.b` means `b` in the database `a`."""
+    """The members that `DBRef.toJSON` returns: its own first. A collection `a.b` means `b` in the database `a`."""
     collection, identity, database = (members.pop(name, None) for name in ("$ref", "$id", "$db"))
     parts = json.loads(collection or "").split(".")
-    if len(parts) == 2:  # noqa: PLR2004 - exactly one dot; with more, all of it is the collection
+    if len(parts) == 2:  # noqa: PLR2004 - exactly one dot; with more dots, the whole text is the collection
         database, collection = map(_quote, parts)
-    members.pop("__proto__", None)  # Object.assign takes it for the prototype
+    members.pop("__proto__", None)  # Object.assign sets the prototype with it
     return {"$ref": collection, "$id": identity, **members, "$db": database}  # None is left out
 
 
@@ -184,7 +187,7 @@ def _binary(data: bytes, at: int) -> tuple[str, int]:
     end = start + _INT32.unpack_from(data, at)[0]
     subtype = data[at + 4]
     if subtype == bson.binary.OLD_BINARY_SUBTYPE:
-        start += 4  # a second length
+        start += 4  # skips the second length
     content = data[start:end]
     if subtype == bson.binary.UUID_SUBTYPE and len(content) == 16:  # noqa: PLR2004 - a UUID's size
         return f'"{UUID(bytes=content)}"', end
@@ -274,6 +277,6 @@ _READERS: dict[int, Reader] = {
     0x11: _timestamp,
     0x12: _int64,
     0x13: _decimal128,
-    0x7F: _key,  # the largest
-    0xFF: _key,  # the smallest
+    0x7F: _key,  # MaxKey
+    0xFF: _key,  # MinKey
 }

@@ -1,7 +1,7 @@
-"""Versions: integers from 0 to 2^53 - 1, and nothing else.
+"""Versions: integers from 0 to 2^53 - 1.
 
-Lua compares numbers as doubles: beyond 2^53 two different versions are 'equal' to it, and the protocol would
-take a newer change for a duplicate. Booleans, text, dates and BSON timestamps are no versions.
+Lua compares numbers as doubles. Beyond 2^53, two different versions can be equal to Lua, and the protocol would
+take a newer change for a duplicate. Booleans, text, dates and BSON timestamps are not versions.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ MAX_VERSION = 2**53 - 1
 
 
 def as_version(value: object) -> int | None:
-    """The version that `value` is, or None where it is none.
+    """Return `value` as a version, or None if it is not a version.
 
-    Integral doubles count, because JavaScript writes them: `5.0` is 5.
+    Doubles without a fraction are versions, because JavaScript writes them: `5.0` is 5.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if isinstance(value, float) and not value.is_integer():  # False for infinities and NaN, too
+    if isinstance(value, float) and not value.is_integer():  # also False for infinities and NaN
         return None
     return int(value) if 0 <= value <= MAX_VERSION else None
 
 
 def check_version(value: object, field: str = "version") -> int | None:
-    """`value` as a version, None as 'no version'.
+    """Return `value` as a version. None stays None: no version.
 
     Raises:
-        InvalidVersion: for everything else.
+        InvalidVersion: `value` is anything else.
     """
     if value is None:
         return None
@@ -42,15 +42,15 @@ def check_version(value: object, field: str = "version") -> int | None:
         problem = f"must be an integer from 0 to 2^53 - 1, got {type(value).__name__}"
         if isinstance(value, int | float) and not isinstance(value, bool):
             whole = isinstance(value, int) or value.is_integer()
-            problem += " out of that range" if whole else " that is not whole"
+            problem += " outside this range" if whole else " that is not a whole number"
         raise InvalidVersion(field, problem)
     return version
 
 
 def version_of(document: Mapping[str, object], field: str | None) -> int | None:
-    """The version a document carries in `field`; None where it carries none.
+    """The version of a document, from its `field`; None if it has no version.
 
-    A field that is there and is no version counts as none; that is counted, and logged once per field, because
+    A field with a value that is not a version counts as no version. That is counted, and logged once per field, because
     every event for such a document then costs a load.
     """
     if field is None or (value := document.get(field)) is None:
@@ -59,6 +59,9 @@ def version_of(document: Mapping[str, object], field: str | None) -> int | None:
     if version is None:
         COUNTERS.add("document_version_ignored")
         log_once(
-            f"version:{field}", "field %r holds a %s, which is no version: treated as none", field, type(value).__name__
+            f"version:{field}",
+            "a document's version field %r holds a %s, not an integer from 0 to 2^53 - 1: ignored; correct the field",
+            field,
+            type(value).__name__,
         )
     return version

@@ -1,29 +1,29 @@
-"""What operators write into settings, as text: without blanks around it, and every character to be seen.
+"""Texts that operators write into settings: cleaned of blanks around them, and refused if a character is invisible.
 
-No message here quotes what was given: it may hold a password.
+No message here quotes the text: it may hold a password.
 """
 
 import re
 import unicodedata
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
-"""Unicode's categories of what cannot be seen: control characters, what has no width, what is not assigned or for
-private use, ends of lines. Also bytes of the environment that are no UTF-8."""
+"""Unicode's categories of invisible characters: control characters, characters without width, unassigned and private
+ones, line ends, and surrogates. Python shows bytes of the environment that are not UTF-8 as surrogates."""
 
 _FILLERS = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-"""Letters, marks and a sign of other categories that cannot be seen either (Unicode: default ignorable)."""
+"""Invisible letters, marks and one sign of other categories (Unicode: default ignorable)."""
 
 PLAIN_TEXT = re.compile(r"[!-~]+")
-"""Letters, digits and signs of ASCII: nothing to look for."""
+"""Only visible ASCII: letters, digits and signs. Such a text needs no further check."""
 
 
 def stripped(text: str) -> str:
-    """`text` without the blanks around it, of any kind: ends of lines, byte order marks and what has no width, too.
+    """Remove all kinds of blanks around a text, line ends, byte order marks and characters without width included.
 
-    A secret made with `echo` ends in a line feed, and one from an editor may begin with a byte order mark:
-    `mongodb://host/shop` with either would be another database.
+    A secret made with `echo` ends in a line feed, and a secret from an editor may begin with a byte order mark. With
+    either of them, `mongodb://host/shop` would name another database.
     """
     first, end = 0, len(text)
     while first < end and is_blank(text[first]):
@@ -34,23 +34,21 @@ def stripped(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """`text` without the blanks around it.
+    """Remove the blanks around a text.
 
     Raises:
-        ValueError: a character inside cannot be seen.
+        ValueError: a character inside is invisible.
     """
     text = stripped(text)
     if not PLAIN_TEXT.fullmatch(text):
         for character in text:
             if is_hidden(character):
-                raise ValueError(
-                    f"has a character inside that cannot be seen (U+{ord(character):04X}): write it without"
-                )
+                raise ValueError(f"contains an invisible character (U+{ord(character):04X}): remove it")
     return text
 
 
 def is_hidden(character: str) -> bool:
-    """Whether a character cannot be seen."""
+    """Whether a character is invisible."""
     return unicodedata.category(character) in _HIDDEN or _FILLERS.match(character) is not None
 
 

@@ -40,8 +40,8 @@ export const escapeBraces = (text) => text.replace(/[{}]|%(?=7B|7D|25)/g, (chara
 export function checkText(text) {
   if (typeof text !== 'string') throw new TypeError('text: must be text');
   if (text === '') throw new RangeError('text: must not be empty');
-  if (text.includes('\0')) throw new RangeError('text: must hold no NUL');
-  if (!text.isWellFormed()) throw new RangeError('text: must hold no lone surrogates');
+  if (text.includes('\0')) throw new RangeError('text: must not contain a NUL character');
+  if (!text.isWellFormed()) throw new RangeError('text: must be valid Unicode, without lone surrogates');
   if (Buffer.byteLength(text) > MAX_TEXT_BYTES) throw new RangeError(`text: must be at most ${MAX_TEXT_BYTES} bytes in UTF-8`);
   return text;
 }

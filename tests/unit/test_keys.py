@@ -28,11 +28,11 @@ from cachekeeper.values.keys import MAX_TEXT_BYTES, Template, check_text, meta_k
         ("user:{id", "exactly one {id}"),
         ("user:{text}", "exactly one {id}"),
         ("{user}:{id}", "exactly one {id}"),
-        ("{id}", "name of its own"),
-        ("{id}:name", "name of its own"),
-        ("cachekeeper:{id}", "the library's own"),
-        ("cachekeeper:x:{id}", "the library's own"),
-        ("cache{id}", "the library's own"),  # cachekeeper:blocked-ready is such a key
+        ("{id}", "prefix of its own"),
+        ("{id}:name", "prefix of its own"),
+        ("cachekeeper:{id}", "are reserved"),
+        ("cachekeeper:x:{id}", "are reserved"),
+        ("cache{id}", "are reserved"),  # cachekeeper:blocked-ready is such a key
     ],
 )
 def test_templates_that_are_refused(text: str, problem: str) -> None:

@@ -17,7 +17,7 @@ def test_a_service_that_only_publishes_needs_one_variable(monkeypatch: pytest.Mo
         monkeypatch.delenv(f"CACHEKEEPER_{name}", raising=False)
     with pytest.raises(SettingsError) as caught:
         Publisher().publish(EVENT)
-    assert str(caught.value).splitlines()[1:] == ["  CACHEKEEPER_BROKER_URL: is not set, and has no default"]
+    assert str(caught.value).splitlines()[1:] == ["  CACHEKEEPER_BROKER_URL: is not set: it has no default, so set it"]
 
 
 def test_settings_without_a_broker() -> None:

@@ -206,7 +206,10 @@ def test_a_document_with_such_a_version_has_none(
     assert version_of({"version": value}, "version") is None
     assert metrics.COUNTERS["document_version_ignored"] == before + 2
     assert [record.message for record in caplog.records] == [
-        f"field 'version' holds a {type(value).__name__}, which is no version: treated as none"
+        (
+            f"a document's version field 'version' holds a {type(value).__name__}, "
+            "not an integer from 0 to 2^53 - 1: ignored; correct the field"
+        )
     ]
 
 

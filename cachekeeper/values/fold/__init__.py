@@ -1,11 +1,12 @@
-"""Text for search keys: folded so that `LAMP` and `lamp` share a key, and matched in MongoDB by the very same fold.
+"""Text for search keys: folded so that `LAMP` and `lamp` share a key, and matched in MongoDB by the same fold.
 
-`fold` maps each character to one character by a table of our own. Python, JavaScript, MongoDB and Redis each bring a
-Unicode version, and disagree on hundreds of characters; a key formed by one and invalidated by another would stay
-forever. The table is data (`classes.json`), made by `scripts/generate_fold.py`, and never computed at run time.
+`fold` maps each character to one character by its own table. Python, JavaScript, MongoDB and Redis each have their own
+Unicode version, and these versions disagree on hundreds of characters. If one of them formed a key and another
+invalidated it, a stale key could stay forever. The table is data (`classes.json`). `scripts/generate_fold.py` makes it;
+it is never computed at run time.
 
 A key is formed in this order: `"search:" + escape_braces(fold(text))`. `vectors.json` has examples that every
-implementation must reproduce; the one in JavaScript is `examples/node/search-key.js`.
+implementation must reproduce. The JavaScript implementation is `examples/node/search-key.js`.
 """
 
 from cachekeeper.values.fold.brace_escapes import escape_braces, unescape_braces

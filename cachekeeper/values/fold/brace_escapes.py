@@ -1,7 +1,7 @@
-"""Braces in a key would move the hash tag that keeps it and its metadata in one Cluster slot. So they are escaped.
+"""Escapes for braces. In a key, braces would change the hash tag that keeps it and its metadata in one Cluster slot.
 
-Injectively: two texts never share a key. And sparingly: `50%` stays itself, since only a `%` that would be read back as
-the beginning of an escape is escaped.
+Two texts never share a key. Only what must be escaped is escaped: `50%` stays unchanged, because a `%` is escaped only
+where it would be read back as the beginning of an escape.
 """
 
 import re
@@ -13,10 +13,10 @@ _TO_UNESCAPE = re.compile(r"%(?:7B|7D|25)")
 
 
 def escape_braces(text: str) -> str:
-    """`text` without braces, as it stands in a key. A text is folded first: folding would turn `%7B` into `%7b`."""
+    """Escape the braces in a text for its key. Fold the text first: folding would turn `%7B` into `%7b`."""
     return _TO_ESCAPE.sub(lambda found: _ESCAPES[found[0]], text)
 
 
 def unescape_braces(escaped: str) -> str:
-    """The text that `escape_braces` made `escaped` from."""
+    """Return the text from which `escape_braces` made `escaped`."""
     return _TO_UNESCAPE.sub(lambda found: _ESCAPED[found[0]], escaped)

@@ -1,5 +1,5 @@
-"""The URLs that operators write into settings, checked until the library that takes each can make a client of it.
+"""The URLs in settings, checked so that the library that uses each URL can make a client from it.
 
-`redis_url`, `broker_url` and `mongodb_url` rest on `options`, and all on `checking`. No message here quotes what was
-given: it may hold a password.
+`redis_url` and `broker_url` use `options`; all of them use `checking`. No message here quotes the URL: it may hold a
+password.
 """

@@ -1,4 +1,4 @@
-"""The URL of a broker, RabbitMQ or Redis, and how TLS verifies that broker."""
+"""The URL of a broker (RabbitMQ or Redis), and how TLS verifies that broker."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ _VERIFICATION = {
 
 
 def broker_url(text: Any) -> str:
-    """The URL of a broker, as `check_url`."""
+    """Check the URL of a broker and return it, as `check_url` does."""
     return check_url(str(text), ("amqp", "amqps", "redis", "rediss"), _check)
 
 
 def _check(url: str) -> None:
-    """Raise what keeps publishers and workers from using `url` as their broker."""
+    """Raise an error if publishers and workers cannot use `url` as their broker."""
     parts = urlsplit(url)
     check_port(url)
     options = check_options(url, _AMQP_OPTIONS if parts.scheme.startswith("amqp") else frozenset(), _TLS_OPTIONS)
     if parts.scheme.startswith("redis"):
         check_numbered_database(url)
     if options.get("ssl_cert_reqs", "none") not in _VERIFICATION:
-        raise NotTaken("must have required, optional or none as its ssl_cert_reqs")
+        raise NotTaken("has a wrong ssl_cert_reqs: write required, optional or none")
     if options.get("ssl_check_hostname", "true").lower() not in {"true", "false"}:
-        raise NotTaken("must have true or false as its ssl_check_hostname")
+        raise NotTaken("has a wrong ssl_check_hostname: write true or false")
     if not options.get("heartbeat", "0").isdecimal():
-        raise NotTaken("must have a whole number of seconds as its heartbeat")
+        raise NotTaken("has a wrong heartbeat: write a whole number of seconds")
     if options.get("login_method", "PLAIN") not in {"AMQPLAIN", "EXTERNAL", "PLAIN"}:
-        raise NotTaken("has a login_method that is none of AMQPLAIN, EXTERNAL, PLAIN")
+        raise NotTaken("has a wrong login_method: write AMQPLAIN, EXTERNAL or PLAIN")
 
 
 def broker_tls(url: str) -> Mapping[str, Any] | None:
-    """How the broker of a checked URL is verified, by redis-py's names; None where its scheme has no TLS.
+    """Return how TLS verifies the broker of a checked URL, by redis-py's option names; None if the scheme has no TLS.
 
-    Its certificate must be of an authority that is trusted, and of its host, unless the URL says otherwise.
+    Unless the URL says otherwise, a trusted authority must have signed the broker's certificate, and the certificate
+    must be for the URL's host.
     """
     parts = urlsplit(url)
     if not has_tls(parts.scheme):
@@ -62,7 +63,7 @@ def broker_tls(url: str) -> Mapping[str, Any] | None:
 
 
 def without_tls_options(url: str) -> str:
-    """The URL of a broker as kombu is given it, which has a word of its own about those options."""
+    """Return the URL of a broker without its TLS options, for kombu, which gets these options in another way."""
     parts = urlsplit(url)
     kept = [pair for pair in parse_qsl(parts.query) if pair[0] not in _TLS_OPTIONS]
     return urlunsplit(parts._replace(query=urlencode(kept)))

@@ -1,4 +1,4 @@
-"""What is checked of every URL: that there is one, of a known scheme, with what must be escaped escaped."""
+"""Checks for every URL: that it is one URL, that its scheme is known, and that special characters are escaped."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def check_url(text: str, schemes: tuple[str, ...], check: Callable[[str], object]) -> str:
-    """A URL, cleaned, that its own library can read.
+    """Clean a URL, check it, and return it.
 
     Args:
-        text: as it was written.
-        schemes: one of them is its scheme.
-        check: raises where the library would.
+        text: the URL as the operator wrote it.
+        schemes: the schemes that it may have.
+        check: raises an error where the library that uses the URL would.
 
     Raises:
-        ValueError: it cannot be used. The text quotes nothing of the URL but the names of its options.
+        ValueError: the URL cannot be used. The message quotes only the names of options from the URL.
     """
     url = clean(text)
     _check_one(url, schemes)
     if any(character.isspace() for character in url):
-        raise ValueError("has a blank inside: a blank in a password is written %20")
+        raise ValueError("has a blank inside: remove it, or write it as %20 if it is part of the password")
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -44,74 +44,78 @@ def check_url(text: str, schemes: tuple[str, ...], check: Callable[[str], object
     except NotTaken:
         raise
     except (ValueError, TypeError, PyMongoError, RedisError):
-        raise ValueError("cannot be read as a URL: its port, its options or the escaping in it are wrong") from None
+        raise ValueError("cannot be read as a URL: correct its port, its options or its escaping") from None
     except OSError:
-        raise ValueError("names a file that cannot be read, or that holds no certificate") from None
+        raise ValueError("names a certificate file that cannot be read, or a file without a certificate") from None
     return url
 
 
 _LISTS = {
     "amqp": "must be the URL of one broker: for several, name a load balancer or a DNS name; a ; in a password is %3B",
-    "redis": "must be the URL of one server; that of a Cluster begins with redis+cluster:// and names one of its nodes",
-    "mongodb": "must be one URL: it names the members of a replica set, as in mongodb://a,b/shop",
+    "redis": "must be the URL of one server; for a Cluster, begin it with redis+cluster:// and name one of its nodes",
+    "mongodb": "must be one URL: name all members of a replica set in it, as in mongodb://a,b/shop",
 }
 
 
 def _check_one(url: str, schemes: tuple[str, ...]) -> None:
-    """Refuse a list, before a sign in it is taken for one of a password, or its half for the whole."""
+    """Refuse a list of URLs or hosts. Later checks would take its signs for a password's, or one half for the whole."""
     kind = next(kind for kind in _LISTS if kind in schemes)
     listed = url.count("://") > 1
     if kind != "mongodb":
         server = url.partition("://")[2].partition("/")[0].partition("?")[0]
         listed = listed or re.search("[,;]", server.partition("@")[2] or server) is not None
-    # kombu begins another broker at each ; wherever it stands.
+    # kombu begins another broker at every ; in the URL.
     if listed or (kind == "amqp" and ";" in url):
         raise ValueError(_LISTS[kind])
 
 
 class NotTaken(ValueError):
-    """Its text quotes nothing of the URL but the names of its options."""
+    """The URL cannot be used. The text quotes only the names of options from the URL."""
 
 
 def _check_escapes(url: str, parts: SplitResult) -> None:
-    # Each of / ? # ends what is before the path: of `amqp://me:12#34@broker//` the host would be `me`, and 12 its port.
+    # Each of / ? # ends the part before the path: in `amqp://me:12#34@broker//` the host would be `me` with port 12.
     cut = parts.scheme != "unix" and "@" in parts.path + parts.query
     if "#" in url or cut:
-        raise ValueError("has a sign, in its password perhaps, to be escaped: / as %2F, ? as %3F, # as %23, @ as %40")
-    # What is escaped in a user's name or password may be anything; a host or a database has no such character.
+        raise ValueError(
+            "has an unescaped sign, probably in its password: write / as %2F, ? as %3F, # as %23, @ as %40"
+        )
+    # A user name or a password may contain any escaped character. A host or a database contains no blank.
     for text in (parts.netloc.rpartition("@")[2], "" if parts.scheme == "unix" else parts.path):
         plain = unquote(text)
         if any(is_blank(character) or is_hidden(character) for character in plain):
-            raise ValueError("has a blank or what cannot be seen, escaped, in its host or its database")
+            raise ValueError("has an escaped blank or invisible character in its host or its database: remove it")
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         plain = stripped(text)
         if name.lower() not in _FREE_TEXT and (plain != text or any(map(is_hidden, plain))):
-            raise ValueError(f"has the option {shown(name)} with a blank at its end, or with what cannot be seen")
+            raise ValueError(
+                f"has a blank at an end of its option {shown(name)}, or an invisible character in it: remove it"
+            )
 
 
 _FREE_TEXT = frozenset({
     *("authmechanismproperties", "password", "ssl_ca_data", "ssl_password", "tlscertificatekeyfilepassword"),
     "username",
 })  # fmt: skip
-"""Options, in small letters, whose values are as they are."""
+"""Options whose values may contain any character; their names in lower case."""
 
 
 def shown(name: str) -> str:
-    """The name of an option, if it can be shown."""
-    # A name as options have it can be no part of a password: that would have an @ behind it.
+    """The name of an option, if a message may show it."""
+    # A name of letters and _ is not part of a password: an @ would follow after that.
     return name if re.fullmatch(r"[A-Za-z_]{1,40}", name) else "(not shown)"
 
 
 def checked(name: str, check: Callable[[str], str], url: str) -> str:
-    """A URL as its setting has it.
+    """Check a URL as its setting is checked, and return it.
 
     Args:
-        name: of the setting, without `CACHEKEEPER_`.
-        check: answers the URL as it is used; raises ValueError.
-        url: of a server.
+        name: the name of the setting, without `CACHEKEEPER_`.
+        check: returns the URL to use, or raises ValueError.
+        url: the URL of a server.
 
     Raises:
-        SettingsError: the check refuses it.
+        SettingsError: `check` refuses the URL.
     """
     try:
         return check(url)

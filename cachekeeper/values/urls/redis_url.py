@@ -16,21 +16,21 @@ from cachekeeper.values.urls.checking import NotTaken, check_url
 from cachekeeper.values.urls.options import check_numbered_database, check_options, check_port
 from cachekeeper.values.visible_text import PLAIN_TEXT
 
-# Whatever else a URL sets would win over what this library sets, time limits and retries among them.
+# Other options in a URL would override those that this library sets, such as time limits and retries.
 _REDIS_OPTIONS = frozenset(
     {"client_name", "db", "health_check_interval", "max_connections", "password", "socket_keepalive", "username"}
 )
-# redis-py does not look at ssl_validate_ocsp where it is text, and for a stapled answer needs objects and pyOpenSSL.
+# redis-py ignores ssl_validate_ocsp if it is text. To check a stapled answer, it needs objects and pyOpenSSL.
 _REDIS_TLS = frozenset(name for name in signature(SSLConnection).parameters if re.match("ssl_(?!.*ocsp)", name))
 
 
 def redis_url(text: Any) -> str:
-    """The URL of a Redis server or Cluster, as `check_url`."""
+    """Check the URL of a Redis server or Cluster and return it, as `check_url` does."""
     return check_url(str(text), ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster"), _check)
 
 
 def _check(url: str) -> None:
-    """Raise what keeps a client of Redis from being made with `url`."""
+    """Raise an error if no Redis client can be made with `url`."""
     scheme = urlsplit(url).scheme
     plain = url.replace("+cluster://", "://", 1)
     found = check_options(url, _REDIS_OPTIONS, _REDIS_TLS)
@@ -38,28 +38,28 @@ def _check(url: str) -> None:
         check_port(url)
         check_numbered_database(url)
     if not re.fullmatch(r"[0-9]+", found.get("db", "0")):
-        raise NotTaken("has a db that is no number of a database, such as 0")
+        raise NotTaken("has a wrong db: write the number of a database, such as 0")
     if "db" in found and scheme != "unix" and urlsplit(url).path.strip("/"):
-        raise NotTaken("names its database twice, in its path and by db")
+        raise NotTaken("names its database twice, in its path and in the option db: remove one of them")
     for name in ("health_check_interval", "max_connections"):
         if not re.fullmatch(r"[0-9]{1,9}", found.get(name, "0")):
-            raise NotTaken(f"has a {name} that is no whole number, or too large")
+            raise NotTaken(f"has a wrong {name}: write a whole number of at most 9 digits")
     if not PLAIN_TEXT.fullmatch(found.get("client_name", "-")):
-        raise NotTaken("has a client_name with blanks or letters that are not ASCII, which Redis refuses")
-    options = parse_redis_url(plain)  # type: ignore[no-untyped-call]  # redis-py types it not
+        raise NotTaken("has a client_name that Redis would refuse: write ASCII letters, digits and signs, no blanks")
+    options = parse_redis_url(plain)  # type: ignore[no-untyped-call]  # redis-py has no types
     if scheme.endswith("+cluster") and options.get("db"):
-        raise NotTaken("must not name a database: a Cluster has only the first")
-    connection = ConnectionPool.from_url(plain).make_connection()  # to nothing yet; it refuses wrong values
+        raise NotTaken("must not name a database: a Cluster has only database 0")
+    connection = ConnectionPool.from_url(plain).make_connection()  # does not connect yet, but refuses wrong values
     if isinstance(connection, SSLConnection):
         _check_tls(connection)
 
 
 def _check_tls(connection: SSLConnection) -> None:
-    """Make the TLS context as redis-py does once it is connected: there, what is wrong is an error of every lookup."""
+    """Make the TLS context as redis-py does when it connects. If found only then, an error would fail every lookup."""
     context = ssl.create_default_context()
     path = connection.ca_path
     if path is not None and not Path(path).is_dir():
-        raise NotTaken("has an ssl_ca_path that is no directory")
+        raise NotTaken("has an ssl_ca_path that is not a directory")
     for name, value, use in (
         ("ssl_ca_data", connection.ca_data, lambda data: context.load_verify_locations(cadata=data)),
         ("ssl_min_version", connection.ssl_min_version, partial(setattr, context, "minimum_version")),
@@ -69,11 +69,11 @@ def _check_tls(connection: SSLConnection) -> None:
             if value is not None:
                 use(value)
         except (OSError, OverflowError, TypeError, ValueError):
-            raise NotTaken(f"has an {name} that OpenSSL does not take; {_EXAMPLES[name]}") from None
+            raise NotTaken(f"has an {name} that OpenSSL does not accept; {_EXAMPLES[name]}") from None
 
 
 _EXAMPLES = {
-    "ssl_ca_data": "it is certificates as PEM text, escaped",
-    "ssl_min_version": "771 is TLS 1.2, and 772 is 1.3",
-    "ssl_ciphers": "write names as OpenSSL lists them, with : between",
+    "ssl_ca_data": "write certificates as PEM text, escaped",
+    "ssl_min_version": "write 771 for TLS 1.2, or 772 for TLS 1.3",
+    "ssl_ciphers": "write names as OpenSSL lists them, with : between them",
 }

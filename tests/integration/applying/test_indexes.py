@@ -188,7 +188,7 @@ def test_a_view_is_refused_by_name(db: Any) -> None:
         ensure(db)
     assert str(told.value) == (
         "MongoDB refused while indexing sessions.expires_at (CommandNotSupportedOnView, code 166): "
-        "sessions is a view: cachekeeper needs an ordinary collection of that name"
+        "sessions is a view: replace it with an ordinary collection of that name, which cachekeeper needs"
     )
 
 
@@ -201,7 +201,7 @@ def test_a_worker_without_the_role_to_index_applies_events(
     try:
         wait_until(lambda: delivery.pause.is_over, "events are fetched")
         assert work(delivery) is Verdict.DONE
-        said = "MongoDB refused while indexing sessions.expires_at (Unauthorized, code 13): the user that"
+        said = "MongoDB refused while indexing sessions.expires_at (Unauthorized, code 13): the user of"
         wait_until(lambda: said in caplog.text, "the log names the index")
     finally:
         delivery.stop()
@@ -235,16 +235,16 @@ def test_a_refused_index_is_made_once_the_role_is_there(
     [
         (
             ("writer", "not-its-password"),
-            "(AuthenticationFailed, code 18): the user that this connection logs in as, its password or its authSource",
+            "(AuthenticationFailed, code 18): the user, the password or the authSource of this connection is wrong",
         ),
         (
             READER,
             (
-                "(Unauthorized, code 13, collection dead_letters): the user that this connection logs in as lacks a "
+                "(Unauthorized, code 13, collection dead_letters): the user of this connection lacks a "
                 "role: grant it readWrite"
             ),
         ),
-        (("", ""), "(Unauthorized, code 13): this connection logs in as no user: give a user and its password in"),
+        (("", ""), "(Unauthorized, code 13): this connection does not log in: give a user and a password in"),
     ],
     ids=["a wrong password", "a role that only reads", "no user"],
 )

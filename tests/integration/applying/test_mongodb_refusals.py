@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cachekeeper.devservers import MongoServer, RedisServer
 
 SECRET = "a-token-1234"
-NEEDED = "cachekeeper needs an ordinary collection of that name"
+NEEDED = "replace it with an ordinary collection of that name, which cachekeeper needs"
 
 
 def a_view(db: Any, name: str) -> None:
@@ -86,7 +86,7 @@ LETTERS: dict[str, tuple[Callable[[Any, str], None], str]] = {
         a_validator,
         (
             "(DocumentValidationFailure, code 121, collection dead_letters): the validator of dead_letters forbids "
-            "what cachekeeper writes: remove it, or let it allow that"
+            "what cachekeeper writes: change or remove the validator"
         ),
     ),
     "a unique index": (
@@ -157,8 +157,8 @@ INDEXES: dict[str, tuple[Callable[[Any, str], None], str]] = {
     "both names taken": (
         both_names_taken,
         (
-            "(IndexKeySpecsConflict, code 86): the index cachekeeper_expires_at has the name that cachekeeper's would "
-            "have, and differs: drop that index"
+            "(IndexKeySpecsConflict, code 86): the index cachekeeper_expires_at has the name of cachekeeper's index, "
+            "but differs from it: drop that index"
         ),
     ),
 }
@@ -179,6 +179,6 @@ def test_a_name_that_mongodb_does_not_take(delivery: Processor) -> None:
     with pytest.raises(IndexRefused) as told:
         ensure_index(delivery.keeper.database[name], "expires_at", timeout=5, expire_seconds=60)
     assert str(told.value) == (
-        f"MongoDB refused while indexing {name}.expires_at (InvalidNamespace, code 73): MongoDB allows no collection "
-        f"{name} in this database: choose another name"
+        f"MongoDB refused while indexing {name}.expires_at (InvalidNamespace, code 73): MongoDB does not allow "
+        f"a collection named {name} in this database: choose another name"
     )

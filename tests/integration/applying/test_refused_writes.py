@@ -168,7 +168,10 @@ def test_what_a_validator_forbids(keeper: Keeper, mongo: MongoTap, collection: s
     forbid(mongo, collection, which)
     assert failures(keeper, logouts(3), WriteRefused) == [1]
     error = apply(keeper, logouts(3))[1].error
-    assert str(error) == f"a write to {collection} was refused: the validator of the collection forbids it (code 121)"
+    assert str(error) == (
+        f"a write to {collection} was refused: the validator of the collection forbids it; "
+        "change the document or the validator (code 121)"
+    )
     assert error is not None
     assert "Document failed validation" in str(error.__cause__)
     assert [is_blocked(f"t{number}", keeper=keeper) for number in (0, 2)] == [True, True]

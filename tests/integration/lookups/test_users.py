@@ -189,7 +189,7 @@ def test_a_version_that_is_none_is_counted_and_logged_once(
         for each in range(3):
             assert read_user(each, keeper=keeper) == "Ann"
     assert seen["document_version_ignored"] == 3
-    assert len([record for record in caplog.records if "is no version" in record.message]) == 1
+    assert len([record for record in caplog.records if "not an integer from 0 to" in record.message]) == 1
     assert meta(shop, T, "0") == {}
 
 

@@ -135,7 +135,9 @@ def test_a_filter_that_mongodb_cannot_be_sent(shop: Shop) -> None:
 def test_a_filter_that_mongodb_refuses(shop: Shop, text: str) -> None:
     """It is the view's mistake, and no outage."""
     put_user(shop, "Ann")
-    with pytest.raises(ViewFailed, match=r"^view own: MongoDB refuses its query \(\w+, code \d+\)$") as caught:
+    with pytest.raises(
+        ViewFailed, match=r"^view own: MongoDB refuses its query \(\w+, code \d+\): correct the query$"
+    ) as caught:
         shop.keeper().search(search(), text)
     assert isinstance(caught.value.__cause__, OperationFailure)
     assert no_lease(shop, text)

@@ -27,7 +27,7 @@ def faults(environment: pytest.MonkeyPatch, **variables: str) -> dict[str, str]:
     assert head == "The settings are wrong:"
     said = {}
     for line in lines:
-        name, _, problem = line.strip().partition(": ")
+        name, _, problem = line.strip().removeprefix("unknown setting ").replace("; did", ": did").partition(": ")
         assert name.startswith(PREFIX), line
         assert problem, line
         assert name not in said, line

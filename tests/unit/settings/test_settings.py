@@ -108,8 +108,8 @@ def test_what_is_missing_is_said_together(environment: pytest.MonkeyPatch) -> No
         load_settings()
     assert str(caught.value).splitlines() == [
         "The settings are wrong:",
-        "  CACHEKEEPER_REDIS_URL: is not set, and has no default",
-        "  CACHEKEEPER_MONGODB_URL: is not set, and has no default",
+        "  CACHEKEEPER_REDIS_URL: is not set: it has no default, so set it",
+        "  CACHEKEEPER_MONGODB_URL: is not set: it has no default, so set it",
     ]
 
 
@@ -123,8 +123,8 @@ def test_what_does_not_fit_together_is_said_beside_the_rest(environment: pytest.
         LEASE_SECONDS="4",
     )
     assert said.keys() == {"MONGODB_URL", "LOOKUP_TIMEOUT_SECONDS", "LEASE_SECONDS"}
-    assert "more than LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, here 4" in said["LOOKUP_TIMEOUT_SECONDS"]
-    assert "more than LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, here 4" in said["LEASE_SECONDS"]
+    assert "more than LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, which is 4" in said["LOOKUP_TIMEOUT_SECONDS"]
+    assert "more than LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, which is 4" in said["LEASE_SECONDS"]
 
 
 def test_a_default_that_no_longer_fits_is_said_too(environment: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ def test_a_url_has_no_blank_inside(monkeypatch: pytest.MonkeyPatch, field: str) 
     for blank in (blank for blank in BLANKS if unicodedata.category(blank) == "Zs"):
         for at in (value.index("correct") + 3, len(value.partition("?")[0]) - 1, value.index("@") + 2):
             found = said(monkeypatch, kind_with(field), **{field: value[:at] + blank + value[at:]})
-            assert found == {field: "has a blank inside: a blank in a password is written %20"}
+            assert found == {field: "has a blank inside: remove it, or write it as %20 if it is part of the password"}
 
 
 @of_every_url

@@ -285,13 +285,13 @@ def test_a_list_of_brokers_is_told_what_to_do(environment: pytest.MonkeyPatch, u
 )
 def test_so_is_a_list_of_servers(environment: pytest.MonkeyPatch, name: str, url: str) -> None:
     said = faults(environment, **{name: url})[name]
-    assert said.startswith("must be the URL of one server; that of a Cluster begins with redis+cluster://")
+    assert said.startswith("must be the URL of one server; for a Cluster, begin it with redis+cluster://")
 
 
 @pytest.mark.parametrize("url", ["mongodb://a/shop,mongodb://b/shop", "mongodb://me:x@a/shop;mongodb://me:x@b/shop"])
 def test_and_of_replica_sets(environment: pytest.MonkeyPatch, url: str) -> None:
     said = faults(environment, MONGODB_URL=url)["MONGODB_URL"]
-    assert said.startswith("must be one URL: it names the members of a replica set")
+    assert said.startswith("must be one URL: name all members of a replica set in it")
 
 
 def test_signs_of_a_list_may_be_in_a_password(environment: pytest.MonkeyPatch) -> None:

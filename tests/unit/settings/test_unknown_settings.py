@@ -23,7 +23,7 @@ from tests.unit.settings.environment import GOOD, SECRET, faults, kinds, put
 def test_a_misspelt_variable_is_told_with_the_one_that_was_meant(
     environment: pytest.MonkeyPatch, name: str, meant: str
 ) -> None:
-    assert faults(environment, **{name: SECRET}) == {name: f"is no setting; {PREFIX}{meant} is"}
+    assert faults(environment, **{name: SECRET}) == {name: f"did you mean {PREFIX}{meant}?"}
 
 
 def test_it_is_told_together_with_the_one_that_is_missing_for_it(environment: pytest.MonkeyPatch) -> None:
@@ -31,8 +31,8 @@ def test_it_is_told_together_with_the_one_that_is_missing_for_it(environment: py
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert str(caught.value).splitlines()[1:] == [
-        "  CACHEKEEPER_MONGODB_URI: is no setting; CACHEKEEPER_MONGODB_URL is",
-        "  CACHEKEEPER_MONGODB_URL: is not set, and has no default",
+        "  unknown setting CACHEKEEPER_MONGODB_URI; did you mean CACHEKEEPER_MONGODB_URL?",
+        "  CACHEKEEPER_MONGODB_URL: is not set: it has no default, so set it",
     ]
 
 
@@ -54,7 +54,9 @@ def test_what_is_like_no_setting_is_logged_once_and_harms_nobody(
     for _ in range(2):
         load_settings()
     said = sorted(record.getMessage() for record in caplog.records)
-    assert said == [f"{PREFIX}{name} is no setting, and means nothing here" for name in sorted(names)]
+    assert said == [
+        f"unknown setting {PREFIX}{name}: ignored; if you set it, check its spelling" for name in sorted(names)
+    ]
 
 
 @pytest.mark.parametrize("role", ["redis", "security-redis", "mongodb", "broker", "redis-url", "mongodb-url"])
