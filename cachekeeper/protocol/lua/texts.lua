@@ -5,8 +5,8 @@
 -- yes to any other text.
 --
 -- F is one string, so it is evicted whole or not at all. It begins with three numbers of 20 digits:
---   1. From when on F is trusted. An F before it may have held texts that this one does not know, so F is not trusted
---      until all of those are over.
+--   1. The time from which F is trusted. An earlier F may have held texts that this one does not know, so this one is
+--      not trusted until all of those are over.
 --   2. The longest `life` of all registrations.
 --   3. The time of the last registration.
 -- The rest are blocks of 128 bytes. Texts that begin with the same 4 characters share a block, so a name needs 4 blocks
@@ -16,7 +16,7 @@
 
 local BLOCK, BITS, HEAD = 128, 504, 4
 -- A new F has one block for every 32 keys of the server. It is made anew when there are more than four times as many
--- keys. If texts begin in many different ways, F then says yes to a few percent of the absent texts. F has 8 KB to 8 MB.
+-- keys. If texts begin in many different ways, it then says yes to a few percent of absent texts. F has 8 KB to 8 MB.
 local KEYS_A_BLOCK, FEWEST, MOST = 32, 64, 65536
 local PRIME = 4294967291 -- below 2^32, so that 263 times a hash is exact in a double
 local DAY = 86400000
@@ -76,7 +76,8 @@ local function halves_of(block, slice)
 end
 
 -- Make an F as large as the server needs. It replaces one that is too small, has a shorter `life`, or is from before
--- the clock was set back. The texts of the old F are over one life after its last registration, by a clock not set back.
+-- the clock was set back. The texts of the old F are over one life after its last registration, if the clock is not set
+-- back.
 local function new_filter(key, old, now, life, keys)
   local blocks = FEWEST
   while keys > KEYS_A_BLOCK * blocks and blocks < MOST do blocks = 2 * blocks end
