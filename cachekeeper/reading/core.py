@@ -44,7 +44,7 @@ class Target(Generic[T_co]):
         interpret: turns the query's answer into the value to cache.
         codec: converts between bytes and value.
         staleness: who writes the key.
-        registration: of a text; it is made together with the lease. None for other views.
+        registration: for a view of texts: the entry in the filter, made together with the lease. Else None.
     """
 
     name: str
@@ -147,7 +147,7 @@ def read(  # noqa: C901, PLR0912  # one branch per outcome
     if behind or not state.suits(loaded):
         raise DatabaseBehind(
             f"view {target.name}: an event announced version {state.known:.0f}, but MongoDB has {state.found:.0f}. If"
-            " this lasts (after a restored backup, or a document created again), publish an event without a version"
+            " this lasts (a restored backup, a document created again), publish an event for it without a version"
         )
     if state.cache_down and loaded is ABSENT and target.staleness is Staleness.SHARED:
         # Another service may have written it to Redis alone: 'not in MongoDB' does not mean 'does not exist'.

@@ -43,7 +43,7 @@ class FillResult:
 def fill_many(
     view: View[Any], binding: Binding, wanted: Mapping[str, str], text_of: Callable[[StoredDocument], str | None]
 ) -> dict[str, FillResult]:
-    """Fill those of some keys of a view that are absent, with one load.
+    """Fill those of the given keys that are absent, with one load.
 
     All leases come first, then the load, then all fills. If a change commits after the load, its event destroys the
     lease, whether the event or the fill reaches Redis first:
@@ -55,7 +55,7 @@ def fill_many(
     Args:
         view: the view.
         binding: its numbers and its reader.
-        wanted: the id part of each key, and a nonce for it.
+        wanted: the id part of each key to fill, and a nonce for it.
         text_of: returns the id part of a document's key.
 
     Raises:

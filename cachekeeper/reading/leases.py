@@ -25,7 +25,7 @@ def take(
         nonce: nonce of this load.
         limits: how long a lease lives.
         refresh: whether to take it although `K` exists, because `K` is damaged.
-        registration: of a text; it is made together with the lease. None for other views.
+        registration: for a view of texts: the entry in the filter, made together with the lease. Else None.
     """
     return scripts.acquire(key, nonce, lease_ms=limits.lease_ms, refresh=refresh, registration=registration)
 

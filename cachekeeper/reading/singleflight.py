@@ -35,7 +35,7 @@ class Flight:
         """Return what was loaded; None if that took longer than `seconds`, or there is no result.
 
         Raises:
-            CachekeeperError: the load's own error. If each caller tried again at once, a herd would reach MongoDB.
+            CachekeeperError: the load's own error. If each caller tried again at once, MongoDB would get a burst.
         """
         if not self._done.wait(max(seconds, 0)):
             return None
@@ -104,7 +104,7 @@ class SharedFlights:
         if not leads:
             loaded = flight.wait(patience + database.timeout)
             if loaded is None:
-                raise Overloaded("no result in time of a MongoDB read that other callers share: try again later")
+                raise Overloaded("another caller reads this from MongoDB, but that took too long: try again later")
             return loaded
         try:
             with database.slot(patience):

@@ -37,7 +37,7 @@ _UNSENDABLE = (BSONError, TypeError, ValueError, OverflowError)
 
 
 class SyncReader:
-    """Redis first, MongoDB second, for one Redis server.
+    """Reads Redis first and MongoDB second, for one Redis server.
 
     Args:
         store: the protocol on that server.
@@ -219,8 +219,8 @@ class _Lookup:
             with self._reader.database.slot(effect.patience):
                 self._loaded = self._reader.run(self._target)
         except CachekeeperError as error:
-            # Waiting callers get this error: if each of them tried again, a herd would reach MongoDB. Any other error
-            # concerns this caller alone (see `close`).
+            # Waiting callers get this error: if each of them tried again, MongoDB would get a burst of reads. Any other
+            # error concerns this caller alone (see `close`).
             self._land(None, error)
             # Otherwise all other readers would wait until the lease expires.
             self._release(effect.nonce, discard=False)
