@@ -47,7 +47,7 @@ def ensure_index(collection: Collection[Any], field: str, *, timeout: float, exp
             and MongoDB must not remove any document of the collection.
 
     Raises:
-        ExpiringIndex: `expire_seconds` is None, but an index of the collection, on any field, removes documents.
+        ExpiringIndex: without `expire_seconds`: an index of the collection, on any field, removes documents.
         IndexRefused: MongoDB refuses the index, and would refuse it again; the message names the cure.
         DatabaseUnavailable: an outage, or a wrong password; nothing else would work either.
     """

@@ -9,7 +9,7 @@ _default = Keeper()
 
 
 def given_or_default(keeper: Keeper | None) -> Keeper:
-    """Return `keeper`, or the default keeper if it is None.
+    """Return `keeper`, or the default keeper if none is passed.
 
     Raises:
         TypeError: it is not a keeper. With a mock, every token would look blocked, and every user would seem to exist.

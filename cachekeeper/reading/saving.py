@@ -97,9 +97,7 @@ class WriteThrough(Generic[T]):
         """Refuse names that cannot be fields, before anything is written."""
         for fields in given:
             if not isinstance(fields, Mapping):
-                raise TypeError(
-                    f"fields must be a mapping from field names to values, got {type(fields).__name__}"
-                )
+                raise TypeError(f"fields must be a mapping from field names to values, got {type(fields).__name__}")
             for name in fields:
                 if not isinstance(name, str) or not name or name.startswith("$") or "\0" in name:
                     raise InvalidValue("fields", "a field's name must be a non-empty text that does not begin with $")
