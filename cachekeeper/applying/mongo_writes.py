@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _Wanted = TypeVar("_Wanted")
 _Errors = dict[int, CachekeeperError]  # by place: DatabaseUnavailable or WriteRefused
 
-# Writes in one command; each command has the time limit for itself. Split, so that a large batch, or an event with many
-# commands, still fits the time limit. Otherwise it would fail each time.
+# Writes in one command, within one time limit. Split, so that a large batch, or an event with many commands, still fits
+# the time limit. Otherwise it would fail each time.
 _AT_ONCE = 100
 
 
