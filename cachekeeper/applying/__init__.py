@@ -1,5 +1,5 @@
-"""Turning commands into changes of Redis keys and MongoDB documents, many events at a time.
+"""Turn commands into changes of Redis keys and MongoDB documents, for many events at a time.
 
-May import `reading` (whose keeper knows the servers) and what is below it. Knows nothing of a broker: a worker applies
-what was delivered, and a program may apply what it has just published.
+May import `reading` (its keeper has the connections) and the packages below it. Does not know a broker: a worker
+applies the events that were delivered, and a program may apply the events that it has just published.
 """

@@ -1,4 +1,4 @@
-"""Commands become writes: first everything that goes to MongoDB, then all of a batch in one pipeline to Redis."""
+"""Apply commands: first all writes to MongoDB, then the writes of the whole batch to Redis, in one pipeline."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from cachekeeper.reading.binding import Binding
     from cachekeeper.reading.keeper import Keeper
 
-_OF_ONE_ID = (Persist, Write, Expire, Invalidate)  # `|` would make the union anew for each command
+_OF_ONE_ID = (Persist, Write, Expire, Invalidate)  # `|` would build the union again for each command
 
-# Beyond it the substrings of a name are so many that dropping the whole view costs less.
+# A longer name has so many substrings that dropping the whole view costs less.
 LONGEST_NAME = 4096
 
 
 @dataclass(slots=True)
 class Applied:
-    """How one event of a batch ended.
+    """The result of one event of a batch.
 
     Attributes:
-        error: why it was not applied; None where it was.
-        outcomes: what each of its keys came to, by key; several events of one key share one outcome.
+        error: why the event was not applied; None if it was.
+        outcomes: the outcome for each of its keys; several events for one key share one outcome.
     """
 
     error: BaseException | None = None
@@ -54,22 +54,22 @@ class Applied:
 
 
 def apply(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
-    """Apply the commands of several events, each event whole or not at all as far as its errors go.
+    """Apply the commands of several events. Errors are reported per event: it was applied, or it has an error.
 
-    MongoDB comes first: an event whose write there failed is left out of Redis. Commands of one key are then
-    coalesced, which changes nothing for a reader: the protocol gives the same end for every order and number of
+    MongoDB comes first: an event whose write there failed does not reach Redis. Commands for one key are then
+    coalesced. Readers see no difference, because the protocol gives the same result for every order and number of
     deliveries.
 
     Args:
-        keeper: on whose servers.
+        keeper: provides the servers.
         batch: the commands, event by event.
 
     Returns:
-        One result an event. An error leaves the event safe to apply again; `Unavailable` means that a server failed,
-        and that it may succeed another time, everything else that it never will.
+        One result per event. An event with an error can safely be applied again. `Unavailable` means that a server
+        failed, and that another attempt may succeed; any other error means that no attempt will.
 
     Raises:
-        Exception: MongoDB's driver could not write some value of some event, and said so in its own way.
+        Exception: an error of MongoDB's driver itself, which could not write some value of some event.
     """
     results = [Applied() for _ in batch]
     for commands, result in zip(batch, results, strict=True):
@@ -90,11 +90,11 @@ def apply(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
 
 
 def check(keeper: Keeper, commands: Sequence[Command]) -> None:
-    """Find what could never be applied before anything is written.
+    """Check, before anything is written, that the commands can be applied.
 
     Raises:
         InvalidId: an id does not fit the type that the settings give its view.
-        DamagedDocument: a value that the view cannot hold.
+        DamagedDocument: the view cannot hold a value.
         ViewFailed: the view's codec raised.
     """
     for command in commands:
@@ -105,12 +105,15 @@ def check(keeper: Keeper, commands: Sequence[Command]) -> None:
 
 
 def _due(keeper: Keeper, commands: Sequence[Command]) -> list[Command]:
-    """All but blocks that are over: by one clock, or Redis might still take one that MongoDB is not told of."""
+    """Return all commands except blocks that are over.
+
+    One clock decides: otherwise Redis might still accept a block that is not written to MongoDB.
+    """
     return [command for command in commands if not (isinstance(command, Block) and is_over(keeper, command.until))]
 
 
 def is_over(keeper: Keeper, until: datetime | None) -> bool:
-    """Whether a block until then has ended already, its leeway included."""
+    """Return whether a block until `until` has already ended, its leeway included."""
     return until is not None and until <= datetime.now(UTC) - timedelta(seconds=keeper.settings.block_leeway_seconds)
 
 
@@ -118,9 +121,9 @@ def block(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime
     """Block one id, in MongoDB and then in Redis.
 
     Raises:
-        WriteRefused: the collection forbids it; nothing was written.
-        DatabaseUnavailable: MongoDB failed; nothing is known to be written.
-        PersistedNotCached: Redis failed; MongoDB has it.
+        WriteRefused: the collection forbids the write; nothing was written.
+        DatabaseUnavailable: MongoDB failed; it is unknown whether the block was written.
+        PersistedNotCached: Redis failed; MongoDB has the block.
     """
     if is_over(keeper, until):
         return Blocked.OVER
@@ -133,8 +136,8 @@ def block(keeper: Keeper, view: BlocklistView, document_id: str, until: datetime
 
 
 def block_step(keeper: Keeper, view: BlocklistView, part: str, until: datetime | None) -> scripts.Step[Blocked]:
-    """The step that brings a block to Redis, the leeway added."""
-    # Added as milliseconds: '9999-12-31' is how some write 'never', and Python's dates end there.
+    """Return the step that writes a block to Redis, with the leeway added."""
+    # Added as milliseconds: some services write '9999-12-31' for 'never', and Python's dates end there.
     leeway_ms = round(keeper.settings.block_leeway_seconds * 1000)
     return scripts.block(view.template.key(part), None if until is None else to_ms(until) + leeway_ms)
 
@@ -158,7 +161,7 @@ class _Plan:
                 self._add_block(command, result)
             case InvalidateWithin(view, names) if any(len(name) > LONGEST_NAME for name in names):
                 self.add(
-                    InvalidateAll(view, "a name is too long for its substrings to be invalidated one by one"), result
+                    InvalidateAll(view, "an event has a name too long to invalidate each of its substrings"), result
                 )
             case InvalidateWithin(view, names):
                 _, known, results = self._within.setdefault(view.name, (view, {}, []))
@@ -167,7 +170,7 @@ class _Plan:
             case InvalidateAll():
                 self._drops.setdefault(command.view.name, (command, []))[1].append(result)
             case Persist():
-                pass  # done
+                pass  # MongoDB has it already
 
     def _add_block(self, command: Block, result: Applied) -> None:
         key = command.view.template.key(command.id)
@@ -177,7 +180,7 @@ class _Plan:
         self._blocks[key] = (longest, [*results, result])
 
     def run(self) -> None:
-        """Write everything; an error goes to the events it concerns."""
+        """Write everything. An error becomes the error of the events it concerns."""
         for server in Server:
             self._run_keys(server)
         for view, names, results in self._within.values():
@@ -192,7 +195,7 @@ class _Plan:
                 drop_view(self._keeper, command.view, command.reason)
 
     def _run_keys(self, server: Server) -> None:
-        """All keys of one server, in one pipeline."""
+        """Write all keys of one server, in one pipeline."""
         wanted: list[scripts.Step[Any]] = []
         owners: list[tuple[str, list[Applied]]] = []
         for key, change in self._changes.items():
@@ -217,7 +220,7 @@ class _Plan:
     @staticmethod
     @contextmanager
     def _guard(results: Sequence[Applied]) -> Iterator[None]:
-        """What fails inside is the error of these results."""
+        """Store an error that is raised inside as the error of these results."""
         try:
             yield
         except CachekeeperError as error:
@@ -226,7 +229,7 @@ class _Plan:
 
 
 class _Change:
-    """What a batch does to one key of a view."""
+    """The changes that a batch makes to one key of a view."""
 
     def __init__(self, view: View[Any], key: str) -> None:
         self.view = view
@@ -244,7 +247,7 @@ class _Change:
                 if self._write is None or command.version > self._write.version:
                     self._write = command
             case Invalidate():
-                # Its place among the writes is unknown, so none of them may stand.
+                # Its order relative to the writes is unknown, so none of them may stay.
                 self._invalidate = True
             case Expire(at=None):
                 self._expires, self._until = True, None
@@ -260,11 +263,11 @@ class _Change:
         return scripts.change(self._key, value, ttl_ms=binding.ttl_ms, marker_ms=binding.marker_ms)
 
     def steps(self, keeper: Keeper) -> list[scripts.Step[Any]]:
-        """The deadline first, so that the write respects it."""
+        """Return the steps for this key. The deadline comes first, so that the write respects it."""
         binding = keeper.binding(self.view)
         found: list[scripts.Step[Any]] = []
         if self._expires:
-            # Remembered for twice the key's life and the latest redelivery: no write that was under way outlives that.
+            # Remembered for twice the key's life plus the longest redelivery: by then every write under way has ended.
             keep_ms = 2 * binding.ttl_ms + round(keeper.settings.redelivery_seconds * 1000)
             found.append(
                 scripts.expire(self._key, at_ms=0 if self._until is None else to_ms(self._until), keep_ms=keep_ms)

@@ -1,4 +1,4 @@
-"""Making an index of MongoDB: at once or in the background, with a refusal that names its cure."""
+"""Create MongoDB indexes, at once or in the background. If MongoDB refuses one, the error names the cure."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
 
     from pymongo.collection import Collection
 
-_NO_LIMIT = 0.0  # of `pymongo.timeout`; it also lifts the one that a client of the caller's own may have
+_NO_LIMIT = 0.0  # for `pymongo.timeout`; it also lifts the limit of a client of the caller's own
 
 
 class IndexRefused(CachekeeperError):
-    """MongoDB does not make an index. Whoever meets it goes on without the index, and says what that costs."""
+    """MongoDB refuses to create an index. The caller goes on without the index, and logs what that costs."""
 
 
 class ExpiringIndex(IndexRefused):
-    """An index makes MongoDB delete what must stay. It is an operator's, and is not dropped for them."""
+    """An index makes MongoDB delete documents that must stay. An operator created it, so only an operator drops it."""
 
 
 def ensure_index(collection: Collection[Any], field: str, *, timeout: float, expire_seconds: int | None = None) -> None:
-    """Make an ascending index on one field, or give the one that is there the right time.
+    """Create an ascending index on one field, or set the right expiry time on an existing one.
 
-    An index on that field which somebody else made serves as well, whatever its name, unique or not, if it holds all
-    documents: a partial one does not, and ours is then made beside it. A sparse or hidden one deletes what has expired,
-    but answers no query for what has no time yet.
+    An existing index on that field is used if it holds all documents, whatever its name, and unique or not. A partial
+    index does not hold all of them, so a second index is created beside it. A sparse or hidden index deletes expired
+    documents, but it cannot answer a query for documents without a time.
 
-    Returns when the index is built, however long that takes. `BackgroundIndex` does the same without waiting.
+    Returns when the index is built, and waits for that without a limit. `BackgroundIndex` does not wait.
 
     Args:
-        collection: of which database and name.
+        collection: the collection to index.
         field: a top-level field.
-        timeout: seconds for looking at the indexes that are there. Building has no limit.
-        expire_seconds: MongoDB removes documents so long after the date in `field`; None: it must remove none of the
-            collection, and the index is for queries.
+        timeout: seconds for looking at the existing indexes. Building has no limit.
+        expire_seconds: MongoDB removes a document this long after the date in `field`. None: the index is for queries,
+            and MongoDB must not remove any document of the collection.
 
     Raises:
-        ExpiringIndex: with `expire_seconds` None: an index of the collection, on whatever field, removes documents.
-        IndexRefused: MongoDB refuses it, and would the next time; the message names the cure.
-        DatabaseUnavailable: an outage, or a wrong password: nothing else would work either.
+        ExpiringIndex: without `expire_seconds`: an index of the collection, on any field, removes documents.
+        IndexRefused: MongoDB refuses the index, and would refuse it again; the message names the cure.
+        DatabaseUnavailable: an outage, or a wrong password; nothing else would work either.
     """
     options = _missing(collection, field, timeout, expire_seconds)
     if options is not None:
@@ -75,7 +75,7 @@ def _index_errors(collection: Collection[Any], field: str, seconds: float) -> It
 def _missing(
     collection: Collection[Any], field: str, timeout: float, expire_seconds: int | None
 ) -> dict[str, Any] | None:
-    """The options of the index to build; None: there is one, which may still be under construction."""
+    """Return the options of the index to build; None if there is one, which may still be under construction."""
     with _index_errors(collection, field, timeout):
         existing = list(collection.list_indexes())
         if expire_seconds is None:
@@ -91,8 +91,8 @@ def _missing(
 
 
 def _create(collection: Collection[Any], field: str, options: Mapping[str, Any]) -> None:
-    # A limit would reach the server as maxTimeMS, and end the build: the next attempt would read the collection from
-    # its beginning, and never come to its end.
+    # A time limit would reach the server as maxTimeMS and end the build. Each further attempt would read the collection
+    # from its beginning again, and never finish.
     with _index_errors(collection, field, _NO_LIMIT):
         collection.create_index(field, **options)
 
@@ -113,15 +113,15 @@ def _find_plain(existing: Sequence[Mapping[str, Any]], collection: Collection[An
     for index in existing:
         if "expireAfterSeconds" in index:
             raise ExpiringIndex(
-                f"the index {index['name']} of the collection {collection.name} has expireAfterSeconds: MongoDB "
-                "deletes events that were not published: drop that index"
+                f"the index {index['name']} of the collection {collection.name} has expireAfterSeconds, so MongoDB "
+                "deletes events that are not published yet: drop that index"
             )
     usable = [index for index in existing if _is_on_all(index, field) and not index.get("sparse")]
-    # MongoDB makes no second index that differs in nothing else.
+    # MongoDB refuses a second index that differs only in this.
     if usable and all(index.get("hidden") for index in usable):
         raise IndexRefused(
-            f"the index {usable[0]['name']} of the collection {collection.name} is hidden, and MongoDB makes no other "
-            "on the same field: unhide it or drop it"
+            f"the index {usable[0]['name']} of the collection {collection.name} is hidden, and MongoDB allows no second"
+            " index on the same field: unhide it or drop it"
         )
     return bool(usable)
 
@@ -131,7 +131,7 @@ def _is_on_all(index: Mapping[str, Any], field: str) -> bool:
 
 
 class _Build(threading.Thread):
-    """One `createIndexes`, in a daemon thread: the end of the process does not wait for it."""
+    """Runs one `createIndexes` in a daemon thread, so that the process can end without waiting for it."""
 
     def __init__(self, collection: Collection[Any], field: str, options: Mapping[str, Any]) -> None:
         super().__init__(name=f"cachekeeper: index {collection.name}.{field}", daemon=True)
@@ -141,19 +141,19 @@ class _Build(threading.Thread):
     def run(self) -> None:
         try:
             self._make()
-        except BaseException as error:  # noqa: BLE001  # raised by the look that finds the build ended
+        except BaseException as error:  # noqa: BLE001  # raised by the next `run_once`
             self.error = error
 
 
 class BackgroundIndex:
-    """Makes an index, as `ensure_index`, and lets the caller go on while it is built. For one thread.
+    """Creates an index as `ensure_index` does, but lets the caller go on while it is built. Use it from one thread.
 
-    A build that is under way is not begun a second time. That it takes long is logged once.
+    A build that is under way is not started again. If it takes long, this is logged once.
 
     Args:
-        collection: of which database and name.
+        collection: the collection to index.
         field, expire_seconds: as for `ensure_index`.
-        timeout: seconds for one look.
+        timeout: seconds for one `run_once`.
     """
 
     def __init__(
@@ -165,22 +165,22 @@ class BackgroundIndex:
         self._expire_seconds = expire_seconds
         self._build: _Build | None = None
         self.took_long = False
-        """Whether the log says that it is being built."""
+        """Whether it has been logged that the build takes long."""
 
     def run_once(self) -> bool:
-        """Look whether the index is there; begin to build it if not; and wait a little for the end.
+        """Check whether the index exists, start to build it if not, and wait a little for the end.
 
         Returns:
-            Whether it is there; False: it is still being built.
+            Whether the index exists; False while it is being built.
 
         Raises:
-            As `ensure_index`. The next look tries again.
+            As `ensure_index`. The next call tries again.
         """
         deadline = time.monotonic() + self._timeout
-        # Also during a build: an index that deletes what must stay is told then, too.
+        # Checked during a build, too, so that an index which deletes documents that must stay is reported.
         options = _missing(self._collection, self._field, self._timeout, self._expire_seconds)
         if self._build is None:
-            # MongoDB also lists an index that another process is building. That one is taken for made.
+            # MongoDB also lists an index that another process is still building. It counts as existing.
             if options is None:
                 return True
             build = _Build(self._collection, self._field, options)
@@ -190,7 +190,7 @@ class BackgroundIndex:
         if self._build.is_alive():
             if not self.took_long:
                 logger.warning(
-                    "MongoDB still builds the index on %s.%s after %g s; nothing waits for it",
+                    "MongoDB is still building the index on %s.%s after %g s; everything else goes on meanwhile",
                     *(self._collection.name, self._field, self._timeout),
                 )
             self.took_long = True

@@ -1,6 +1,6 @@
-"""MongoDB's half of a batch: documents and blocks, by majority, those of one collection together.
+"""Write MongoDB's half of a batch by majority: documents and blocks, those of one collection together.
 
-A majority write takes a millisecond or two; one after the other, those of a batch would take most of its time.
+A majority write takes a millisecond or two. One after the other, the writes of a batch would take most of its time.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 _Wanted = TypeVar("_Wanted")
 _Errors = dict[int, CachekeeperError]  # by place: DatabaseUnavailable or WriteRefused
 
-# Writes in one command, within one time limit: a batch, or an event of many commands, must not need more time the more
-# there is of it, or it would fail for ever.
+# Writes in one command, within one time limit. Split, so that a large batch, or an event with many commands, still fits
+# the time limit. Otherwise it would fail each time.
 _AT_ONCE = 100
 
 
 def persist(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[CachekeeperError | None]:
-    """Write what the `Persist` and `Block` commands of several events ask for.
+    """Write the documents and blocks of the `Persist` and `Block` commands of several events.
 
-    Documents come before blocks, and no other order is promised. Once MongoDB has failed it is asked for nothing more:
-    each command would wait as long as the first. What was written before that stays; only an event of which everything
-    was has not failed.
+    Documents come before blocks; no other order is promised. After MongoDB has failed once, it is not asked again,
+    because each further command would wait as long as the first. Earlier writes stay. An event succeeds only if all
+    its writes did.
 
     Returns:
-        For each event what failed of it: `WriteRefused` for what it asks, or `DatabaseUnavailable`; where both did, one
-        of them. None where a majority holds everything.
+        The error of each event: `WriteRefused` if one of its own writes was refused, or `DatabaseUnavailable`; one of
+        them if both occurred. None if a majority holds all its writes.
     """
     documents: dict[str, list[tuple[int, Persist]]] = {}
     blocks: dict[BlocklistView, list[tuple[int, Block]]] = {}
@@ -72,13 +72,13 @@ def persist_block(keeper: Keeper, block: Block) -> None:
 
 @dataclass(slots=True)
 class _Results:
-    """What became of the events so far."""
+    """The results of the events so far."""
 
     errors: list[CachekeeperError | None]
     away: DatabaseUnavailable | None = None
 
     def add(self, wanted: list[tuple[int, _Wanted]], write: Callable[[list[_Wanted]], _Errors]) -> None:
-        """Write what is wanted, each for the event of that number, but for those that have failed."""
+        """Write the commands, each for the event with its number. Skip events that have already failed."""
         for start in range(0, len(wanted), _AT_ONCE):
             self._add(wanted[start : start + _AT_ONCE], write)
 
@@ -108,7 +108,7 @@ def _write_documents(keeper: Keeper, name: str, wanted: Sequence[Persist]) -> _E
 
 
 def _write_blocks(keeper: Keeper, view: BlocklistView, wanted: Sequence[Block]) -> _Errors:
-    """Insert the blocks, and lengthen those that are there."""
+    """Insert the blocks, and lengthen those that exist."""
     errors: _Errors = {}
     left = list(range(len(wanted)))
     doing = "writing blocks"
@@ -123,8 +123,8 @@ def _write_blocks(keeper: Keeper, view: BlocklistView, wanted: Sequence[Block]) 
             left = [place for at, place in enumerate(left) if at not in written.inserted and place not in errors]
             if not left:
                 break
-            # One that is there may be shorter, and the TTL index may remove it before it is lengthened: then it is
-            # inserted again.
+            # An existing block may be shorter. The TTL index may remove it before it is lengthened; then it is inserted
+            # again.
             lengthened = _bulk(keeper, view.collection, [_lengthening(view, wanted[place]) for place in left], doing)
             errors.update((left[at], error) for at, error in lengthened.refused.items())
             if lengthened.found + len(lengthened.refused) == len(left):
@@ -134,7 +134,7 @@ def _write_blocks(keeper: Keeper, view: BlocklistView, wanted: Sequence[Block]) 
 
 
 def _lengthening(view: BlocklistView, block: Block) -> UpdateOne:
-    """Only a date that is earlier: null, a missing field and what is no date mean for ever, and for ever stays."""
+    """Replace only an earlier date. Null, a missing field and any other type mean forever, and stay as they are."""
     ends = f"${view.ends}"
     is_shorter: dict[str, Any] = {"$eq": [{"$type": ends}, "date"]}
     if block.until is not None:
@@ -144,12 +144,12 @@ def _lengthening(view: BlocklistView, block: Block) -> UpdateOne:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What a majority holds of several updates.
+    """The result of several updates, as a majority holds it.
 
     Attributes:
-        inserted: the places of those that made their document.
-        found: how many found it.
-        refused: those that failed, each for itself.
+        inserted: the places of the updates that created their document.
+        found: how many updates found their document.
+        refused: the errors of the updates that failed, by place.
     """
 
     inserted: frozenset[int]
@@ -158,7 +158,7 @@ class _Written:
 
 
 def _bulk(keeper: Keeper, name: str, writes: Sequence[UpdateOne], doing: str) -> _Written:
-    """All of them whatever becomes of one. Raises PyMongoError."""
+    """Run all updates, even if some fail. Raises PyMongoError."""
     inserted: set[int] = set()
     found = 0
     errors: _Errors = {}
@@ -169,8 +169,8 @@ def _bulk(keeper: Keeper, name: str, writes: Sequence[UpdateOne], doing: str) ->
         inserted.update(places[made["index"]] for made in said["upserted"])
         found += said["nMatched"]
         problems = {places[problem["index"]]: problem for problem in said["writeErrors"]}
-        # What is refused is believed the second time, and not before nothing else was written any more: one of these
-        # writes may make room for another.
+        # A refusal is final only in a second or later round in which nothing was written: one of these writes may make
+        # room for another.
         doubtful = not tried or len(problems) < len(places)
         places = [place for place, problem in problems.items() if doubtful and is_refused(problem)]
         errors.update((place, _failure(name, problems[place], doing)) for place in problems.keys() - places)
@@ -179,16 +179,16 @@ def _bulk(keeper: Keeper, name: str, writes: Sequence[UpdateOne], doing: str) ->
 
 
 def _answer(keeper: Keeper, name: str, writes: Sequence[UpdateOne]) -> Mapping[str, Any]:
-    """What MongoDB says of each. Raises PyMongoError: of none."""
+    """Return MongoDB's answer for each write. Raises PyMongoError: the command failed as a whole."""
     try:
         return keeper.database[name].bulk_write(writes, ordered=False).bulk_api_result
     except BulkWriteError as error:
-        for problem in error.details["writeConcernErrors"]:  # nobody knows of which of them a majority has heard
-            # Not the error as it is: all events share it, and it quotes what was written for each.
+        for problem in error.details["writeConcernErrors"]:  # unknown which of them a majority holds
+            # Not the error itself: all events share it, and it quotes the values of each event.
             raise WriteConcernError(str(problem.get("errmsg")), problem.get("code")) from None
         return error.details
     except OperationFailure as error:
-        # Of a document that is too large by itself, it is said of the whole command. Which is it?
+        # One document that is too large by itself fails the whole command. Split the command to find it.
         if error.code != TOO_LARGE:
             raise
         if len(writes) == 1:
@@ -198,7 +198,7 @@ def _answer(keeper: Keeper, name: str, writes: Sequence[UpdateOne]) -> Mapping[s
 
 
 def _joined(first: Mapping[str, Any], second: Mapping[str, Any], middle: int) -> Mapping[str, Any]:
-    """Two answers as one; the second is about the writes from `middle` on."""
+    """Join two answers into one. The second is about the writes from `middle` on."""
     joined: dict[str, Any] = {"nMatched": first["nMatched"] + second["nMatched"]}
     for name in ("upserted", "writeErrors"):
         joined[name] = [*first[name], *({**each, "index": each["index"] + middle} for each in second[name])]
@@ -210,5 +210,5 @@ def _failure(name: str, problem: Mapping[str, Any], doing: str) -> CachekeeperEr
     if error is None:
         failed = WriteError(str(problem.get("errmsg")), problem.get("code"), problem)
         error = unavailable(failed, doing, name)
-        error.__cause__ = server_error(problem)  # not `failed`, which holds what was to be written
+        error.__cause__ = server_error(problem)  # not `failed`, which holds the values to be written
     return error

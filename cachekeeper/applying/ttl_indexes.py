@@ -1,4 +1,4 @@
-"""The worker's TTL indexes, by which MongoDB removes what has expired."""
+"""The worker's TTL indexes, by which MongoDB removes expired documents."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class IndexKeeper(PeriodicThread):
-    """Makes the TTL indexes of a worker, and tries again what MongoDB refused.
+    """Creates the TTL indexes of a worker, and retries those that MongoDB refused.
 
-    No event waits for them: they only remove what has expired, which no reader takes for living. After a role has been
-    granted, or an index in the way dropped, the worker needs no restart. `stop` waits for no build.
+    Events do not wait for them: they only remove expired documents, which readers ignore anyway. After a missing role
+    is granted, or an index that is in the way is dropped, the worker needs no restart. `stop` does not wait for builds.
 
     Args:
-        keeper: whose database.
-        indexes: which.
+        keeper: provides the database.
+        indexes: the indexes to create.
     """
 
     look_seconds = 60.0
@@ -37,15 +37,15 @@ class IndexKeeper(PeriodicThread):
         self._refused: dict[TtlIndex, str] = {}
 
     def run_once(self) -> None:
-        """Make the indexes that are still missing. Each is tried, whatever becomes of the others.
+        """Create the indexes that are still missing. Each is tried, even if others fail.
 
         Raises:
-            DatabaseUnavailable: MongoDB is away, or was for one of them: the first such error.
+            DatabaseUnavailable: MongoDB was unavailable for at least one of them; the first such error.
         """
         outage: DatabaseUnavailable | None = None
         for index in [*self._missing]:
             if self._stopping.is_set():
-                break  # the end of the worker waits for one index at most
+                break  # a stopping worker waits for one index at most
             try:
                 self._make(index)
             except DatabaseUnavailable as error:
@@ -59,13 +59,13 @@ class IndexKeeper(PeriodicThread):
             made = making.run_once()
         except IndexRefused as error:
             if self._refused.get(index) != str(error):
-                logger.error("%s. Events are applied all the same; expired documents stay until it is made", error)
+                logger.error("%s. Events are still applied; expired documents stay until the index exists", error)
             self._refused[index] = str(error)
             return
         if made:
             del self._missing[index]
             if self._refused.pop(index, None) or making.took_long:
-                logger.warning("the index on %s.%s is made now", index.collection, index.field)
+                logger.warning("the index on %s.%s has been created", index.collection, index.field)
 
     def _making(self, index: TtlIndex) -> BackgroundIndex:
         settings = self._keeper.settings

@@ -1,6 +1,6 @@
-"""The protocol: every step that touches a key or its metadata, one Lua script each.
+"""The protocol: every step that reads or changes a key or its metadata, one Lua script each.
 
-May import `values`, `errors` and `metrics`. It knows Redis, and nothing of MongoDB, of events or of a broker.
+May import `values`, `errors` and `metrics`. It knows Redis, but not MongoDB, events or a broker.
 """
 
 from cachekeeper.protocol import scripts

@@ -1,4 +1,4 @@
-"""A Cluster's client that is made at first use: making it asks the Cluster for its slots."""
+"""The client of a Redis Cluster, made at first use, because making it asks the Cluster for its slots."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
 
 
 class LazyCluster:
-    """Connects where a step needs it, so that a Cluster which is away is what any Redis is that is away.
+    """Connects when the first step needs it, so that a Cluster that is down fails like any Redis that is down.
 
-    One thread connects and the others wait for how that ends, all at the same time: behind a lock, each would spend the
-    time limit of a Cluster that hangs after the one before it.
+    One thread connects, and the others wait for its result at the same time. If they waited for a lock, each would
+    spend the time limit of a hanging Cluster, one after the other.
 
     Args:
         connect: makes the client. Raises CacheUnavailable.
-        patience: seconds that the others wait.
-        name: what it is called in a warning.
+        patience: seconds that the other threads wait.
+        name: name of the Cluster in warnings.
     """
 
     def __init__(self, connect: Callable[[], RedisCluster], patience: float, name: str = "a Cluster") -> None:
         self.name = name
         self._connect = connect
         self._patience = patience
-        self._lock = threading.Lock()  # held for no I/O
+        self._lock = threading.Lock()  # never held during I/O
         self._client: RedisCluster | None = None
         self._attempt: Future[RedisCluster] | None = None
         self._closed = False
 
     def client(self) -> RedisCluster:
-        """The client.
+        """Return the client.
 
         Raises:
-            CacheUnavailable: no node of the Cluster answered, or not yet.
+            CacheUnavailable: no node of the Cluster answered, or none has answered yet.
         """
         if self._client is not None:
             return self._client
@@ -55,10 +55,10 @@ class LazyCluster:
         try:
             return attempt.result(self._patience)
         except TimeoutError:
-            raise CacheUnavailable("the Cluster has not answered yet") from None
+            raise CacheUnavailable("the Redis Cluster has not answered yet: try again") from None
 
     def close(self) -> None:
-        """Give back the connections, those included that are being made at this moment."""
+        """Close the connections, including any that are being made at this moment."""
         with self._lock:
             self._closed = True
             client, self._client = self._client, None
@@ -69,9 +69,11 @@ class LazyCluster:
         made: RedisCluster | None = None
         try:
             made = self._connect()
-        except BaseException as error:  # whatever it is, nobody may wait for it in vain
+        except BaseException as error:  # after any error, the waiting threads must be told
             warn_if_refused(self.name, error)
-            attempt.set_exception(error if isinstance(error, CacheUnavailable) else CacheUnavailable("not connected"))
+            attempt.set_exception(
+                error if isinstance(error, CacheUnavailable) else CacheUnavailable("connecting to the Cluster failed")
+            )
             raise
         finally:
             with self._lock:

@@ -1,4 +1,4 @@
-"""What a step of the protocol can answer: every outcome has a name."""
+"""The possible outcomes of the protocol's steps; each has a name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class LeaseTaken:
-    """Somebody else loads, under this nonce, for at most `milliseconds` more."""
+    """Another reader loads, under this nonce, for at most `milliseconds` more."""
 
     nonce: str
     milliseconds: int
@@ -23,21 +23,21 @@ class LeaseTaken:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """The fill was older than `known`, the version an event has announced; its lease is gone."""
+    """The fill was older than `known`, the version that an event has announced. Its lease is gone."""
 
     known: int
 
 
 class Acquired(Enum):
-    """Answers to `acquire` that carry nothing more."""
+    """Answers to `acquire` that carry no data."""
 
     GRANTED = "granted"
     KNOWN_ABSENT = "absent"
-    DAMAGED = "damaged"  # another Redis type lies at K
+    DAMAGED = "damaged"  # K holds another Redis type
 
 
 class Filled(Enum):
-    """Answers to `fill` that carry nothing more."""
+    """Answers to `fill` that carry no data."""
 
     STORED = "stored"
     LEASE_LOST = "lost"
@@ -45,11 +45,11 @@ class Filled(Enum):
 
 
 class Changed(Enum):
-    """Answers to a versioned change."""
+    """Answers to a change with a version."""
 
-    IGNORED = "ignored"  # the version known is as new, or newer
+    IGNORED = "ignored"  # the known version is the same or newer
     OVERWRITTEN = "overwritten"
-    MARKED = "marked"  # K is gone, the marker stands
+    MARKED = "marked"  # K is deleted, the marker stays
     ENDED = "ended"
 
 
@@ -67,7 +67,7 @@ class Expired(Enum):
 
 
 class Peeked(Enum):
-    """Answers to `read_until` that carry nothing more."""
+    """Answers to `read_until` that carry no data."""
 
     MISSING = "missing"
     ENDED = "ended"
@@ -78,15 +78,15 @@ class Blocked(Enum):
     """Answers to a block."""
 
     BLOCKED = "blocked"
-    KEPT = "kept"  # an equal or longer block stands
-    OVER = "over"  # it ended before it began
+    KEPT = "kept"  # an equal or longer block is there
+    OVER = "over"  # its end has already passed
 
 
 class Readiness(Enum):
     """Answers to `declare_ready`."""
 
     READY = "ready"
-    LOST = "lost"  # a flush or restart came between
+    LOST = "lost"  # a flush or restart came during the warming
 
 
 class Released(Enum):
@@ -100,4 +100,4 @@ class Mended(Enum):
     """Answers to `mend`."""
 
     MENDED = "mended"
-    WHOLE = "whole"  # it was of the right type, or not there
+    WHOLE = "whole"  # it was a hash already, or absent

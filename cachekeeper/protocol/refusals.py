@@ -1,4 +1,4 @@
-"""What Redis refuses for good (a password, a right, a read-only replica), said once for each server and cause."""
+"""Warn when Redis refuses for good (password, right, read-only replica), once for each server and cause."""
 
 from __future__ import annotations
 
@@ -33,46 +33,46 @@ if TYPE_CHECKING:
 
 _LONGEST_CHAIN = 10
 _PASSES = (AskError, BusyLoadingError, ClusterDownError, MaxConnectionsError, NoScriptError, TryAgainError)
-"""What ends by itself: an outage, or the caller tries again."""
+"""Errors that pass by themselves: an outage, or the caller tries again."""
 
 _IN_A_SCRIPT = re.compile(r"executing the script|[Nn]o permission|can't run this command|can't access at least one")
 _COMMAND = re.compile(r"'([a-z|]+)' command")
 _CODE = re.compile(r"^(?:Error running script .*@user_script: ?\d+: -)?([A-Z]{3,})\b")
-"""The code a refusal begins with. Redis before 7.0 puts words of its own before it, where a script met the refusal."""
+"""The code at the beginning of a refusal. Redis before 7.0 puts other words before it if a script was refused."""
 _NO_CLUSTER = "cluster support disabled"
 _RIGHTS = "give it the rights that docs/operations.md lists"
 _CODES: dict[type[BaseException], str] = {MovedError: "MOVED", OutOfMemoryError: "OOM", ReadOnlyError: "READONLY"}
-"""Where redis-py takes the code off the text."""
+"""Codes that redis-py removes from the text, by its error class."""
 
 _UNKNOWN_COMMAND = re.compile(r"^unknown command ['`]?([A-Za-z]+)\b")
 _WITHOUT_CODE = {
     "DB index is out of range": (
-        "it has no database of this number",
-        "name a lower one in CACHEKEEPER_REDIS_URL or CACHEKEEPER_SECURITY_REDIS_URL, or raise its databases",
+        "it has no database with this number",
+        "use a lower number in CACHEKEEPER_REDIS_URL or CACHEKEEPER_SECURITY_REDIS_URL, or raise `databases` of Redis",
     ),
     "SELECT is not allowed": (
-        "it is a Cluster, which has only the first database",
-        "begin the URL with redis+cluster:// and name no database",
+        "it is a Cluster, which has only database 0",
+        "begin the URL with redis+cluster:// and remove the database number",
     ),
 }
-"""How texts begin whose code is `ERR`, which redis-py takes off."""
+"""Refusals without a code of their own, by the beginning of their text. redis-py removes their `ERR`."""
 
 _CURES = {
-    "OOM": "raise maxmemory, or let it evict",
+    "OOM": "raise maxmemory, or let it evict keys (maxmemory-policy)",
     "READONLY": "name the primary in the URL, not a replica",
-    "MISCONF": "it cannot save to its disk: see its log",
+    "MISCONF": "it cannot save to its disk: see its log, and free disk space",
     "NOAUTH": "put the user name and the password into the URL",
     "MOVED": "it is a Cluster: begin the URL with redis+cluster://",
-    "DENIED": "it is in protected mode: give it a password, or bind it otherwise",
+    "DENIED": "it is in protected mode: give it a password, or change its bind addresses",
 }
-_TLS = "use redis:// where the port speaks no TLS, rediss:// and its certificates where it does"
+_TLS = "use redis:// if the port has no TLS; if it has TLS, use rediss:// and check the certificates"
 _SEE = "see its configuration and its log"
 
 
 def is_pool_full(error: BaseException | None) -> bool:
-    """Whether `error` says that no connection was free. The server was not asked then.
+    """Return whether `error` says that no connection was free. The server was not asked then.
 
-    redis-py's `BlockingConnectionPool` has no class of its own for it.
+    redis-py's `BlockingConnectionPool` has no error class of its own for this.
     """
     if isinstance(error, MaxConnectionsError):
         return True
@@ -80,7 +80,7 @@ def is_pool_full(error: BaseException | None) -> bool:
 
 
 def server_name(source: Any) -> str:
-    """Where a client connects to, without the password: host and port, or a path; a database that is not the first."""
+    """Return where a client connects, without the password: host and port, or a path; the database if it is not 0."""
     pool = getattr(source, "connection_pool", None)
     if isinstance(pool, ConnectionPool):
         options = pool.connection_kwargs
@@ -90,9 +90,9 @@ def server_name(source: Any) -> str:
 
 
 def warn_if_refused(server: str, error: BaseException) -> None:
-    """Warn, the first time, where `error` says that `server` refuses this process, or cannot be reached as it is named.
+    """Warn, once per cause, if `error` says that `server` refuses this process, or that its address is wrong.
 
-    The server's own words stay out of the log, since they may quote arguments; only the name of a command is taken.
+    The server's own words stay out of the log, because they may quote arguments. Only a command's name is taken.
     """
     for one in _chain(error):
         found = _refusal(one)
@@ -103,7 +103,7 @@ def warn_if_refused(server: str, error: BaseException) -> None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it came of, the first cause first: it says the most."""
+    """Return the error and its causes. The first cause comes first, because it says the most."""
     chain: list[BaseException] = []
     while error is not None and len(chain) < _LONGEST_CHAIN:
         chain.append(error)
@@ -111,13 +111,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     return reversed(chain)
 
 
-def _refusal(error: BaseException) -> tuple[str, str] | None:  # noqa: PLR0911  # a line for each kind
-    """Cause and cure, or None: an outage."""
+def _refusal(error: BaseException) -> tuple[str, str] | None:  # noqa: PLR0911  # one return per kind
+    """Return cause and cure, or None for an outage."""
     match error:
         case socket.gaierror():
-            return "its host name is unknown", "correct the host in the URL, or the name service"
+            return "its host name is unknown", "correct the host in the URL, or repair DNS"
         case ssl.SSLCertVerificationError():
-            return "its certificate is not trusted", "name its authority by ssl_ca_certs=FILE in the URL"
+            return "its certificate is not trusted", "name its certificate authority with ssl_ca_certs=FILE in the URL"
         case FileNotFoundError() | PermissionError() | IsADirectoryError():
             return "a file that the URL names cannot be read", "correct ssl_ca_certs, ssl_certfile, ssl_keyfile or path"
         case ssl.SSLError():
@@ -125,8 +125,8 @@ def _refusal(error: BaseException) -> tuple[str, str] | None:  # noqa: PLR0911  
         case AuthenticationError() | AuthenticationWrongNumberOfArgsError():
             return "it refuses the user name or the password", "correct them in the URL"
         case InvalidResponse():
-            return "its answers are not those of a Redis", "correct the host and the port in the URL"
-        case MovedError():  # to redis-py a kind of AskError, which passes
+            return "it does not answer like a Redis server", "correct the host and the port in the URL"
+        case MovedError():  # before _PASSES: redis-py derives it from AskError
             return _answered(error)
         case RedisError() if not isinstance(error, (*_PASSES, RedisConnectionError, RedisTimeoutError)):
             return _answered(error)
@@ -134,9 +134,9 @@ def _refusal(error: BaseException) -> tuple[str, str] | None:  # noqa: PLR0911  
 
 
 def _answered(error: RedisError) -> tuple[str, str] | None:
-    """Cause and cure where a server answered with an error; None where it is about one key alone.
+    """Return cause and cure if a server answered with an error; None if the error is about one key alone.
 
-    What has no line of its own is said by its class: without a warning, lookups would go to MongoDB unnoticed.
+    An error without a text of its own is named by its class. Without a warning, lookups would go to MongoDB unnoticed.
     """
     text = str(error)
     if isinstance(error, NoPermissionError) or is_permission(text):
@@ -144,7 +144,7 @@ def _answered(error: RedisError) -> tuple[str, str] | None:
         what = f"the command {command[1]}" if command else "a command or a key"
         return f"its user has no permission for {what}", _RIGHTS
     if _NO_CLUSTER in text:
-        return "it is no Cluster", "begin the URL with redis:// (or rediss://), without +cluster"
+        return "it is not a Cluster", "begin the URL with redis:// (or rediss://), without +cluster"
     if unknown := _UNKNOWN_COMMAND.search(text):
         return f"it does not know the command {unknown[1]}", "use Redis 6.2 or later, and do not rename its commands"
     for beginning, found in _WITHOUT_CODE.items():
@@ -157,15 +157,15 @@ def _answered(error: RedisError) -> tuple[str, str] | None:
 
 
 def is_permission(text: str) -> bool:
-    """Whether Redis says that its user lacks a right; where a script met that, redis-py has no type for it."""
+    """Return whether Redis says that its user lacks a right. redis-py has no class for it if a script was refused."""
     return _IN_A_SCRIPT.search(text) is not None
 
 
 def redis_code(error: BaseException, text: str) -> str:
-    """The code that a refusal of Redis begins with, such as READONLY; "" where it has none.
+    """Return the code at the beginning of a refusal of Redis, such as READONLY; "" if it has none.
 
     Args:
-        error: as redis-py raised it, which takes some codes off.
+        error: the error of redis-py, which removes some codes from the text.
         text: its text.
     """
     found = _CODE.search(text)

@@ -1,8 +1,8 @@
-"""The protocol's steps as values: which script, on which keys, with what, and how to read its answer.
+"""The protocol's steps as values: the script, its keys, its arguments, and how to parse its answer.
 
-A step does no I/O, so the sync store, a pipeline of many, and an async store run the very same steps. What an event
-does may be repeated at any time. An `acquire` may not: a first copy that arrives late would bring back a lease that an
-event has destroyed, so no client sends one twice.
+A step does no I/O, so the sync store, a pipeline and an async store can run the same steps. The steps of an event may
+be repeated at any time. An `acquire` must not be repeated: a first copy that arrives late would bring back a lease
+that an event has destroyed. So no client sends it twice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Argument = str | bytes | int
 
 
 class Script:
-    """One `.lua` file, and before it the prelude and those that it rests on."""
+    """One `.lua` file, after the prelude and the files that it needs."""
 
     def __init__(self, name: str, *rests_on: str) -> None:
         folder = resources.files("cachekeeper.protocol").joinpath("lua")
@@ -45,7 +45,7 @@ class Script:
         self.source = "".join(
             folder.joinpath(f"{each}.lua").read_text("utf-8") for each in ("prelude", *rests_on, name)
         )
-        # The script's name on the server, computed here: asking the server would be a round trip.
+        # The script's name on the server. It is computed here, because asking the server would cost a round trip.
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -61,12 +61,12 @@ class Step(Generic[Outcome_co]):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What a load found, in the bytes that go to Redis.
+    """The result of a load, in the bytes that go to Redis.
 
     Attributes:
         raw: the plain value.
-        version: its version; None for 'no version'.
-        ends: milliseconds since 1970 after which the value must not stand; None for no such time.
+        version: its version; None if it has none.
+        ends: when the value must end, in milliseconds since 1970; None if it has no end of its own.
     """
 
     raw: bytes
@@ -76,12 +76,12 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What is written down of a text before it may be cached, so that a change finds it.
+    """The entry of a text in the filter. It is made before the text may be cached, so that a change finds the text.
 
     Attributes:
         filter_key: the view's `filter_key`.
-        text: folded.
-        life_ms: how long a lease, and what is filled under it, live at most.
+        text: the text, folded.
+        life_ms: the longest time that a lease plus the value filled under it can live.
     """
 
     filter_key: str
@@ -101,19 +101,19 @@ _BLOCK = Script("block")
 _READY = Script("ready")
 _MEND = Script("mend")
 
-# How many characters of a name begin a substring in one call: what bounds the time Redis stands still for it.
+# How many characters of a name begin a substring in one call. This limits how long one call blocks Redis.
 STARTS_PER_CALL = 128
 
 
 def new_nonce() -> str:
-    """A lease's name: random, never a counter, which restarts with the server and then admits an old fill."""
+    """Return a random name for a lease. A counter would restart with the server, and then admit an old fill."""
     return secrets.token_hex(12)
 
 
 def acquire(
     key: str, nonce: str, *, lease_ms: int, refresh: bool = False, registration: Registration | None = None
 ) -> Step[Found | LeaseTaken | Acquired]:
-    """Compete for the right to load `key`. With `refresh` also while `K` lives; with `registration` for a text."""
+    """Compete for the right to load `key`. With `refresh`, also if `K` exists; with `registration`, for a text."""
     keys: tuple[str, ...] = (key, meta_key(key))
     args: tuple[Argument, ...] = (nonce, lease_ms, _flag(refresh))
     if registration is not None:
@@ -125,7 +125,7 @@ def acquire(
 def fill(
     key: str, nonce: str, value: Value, *, ttl_ms: int, marker_ms: int, spare: bool = False
 ) -> Step[Filled | Stale]:
-    """Bring what was loaded under the lease `nonce`. With `spare` not over what somebody else has written meanwhile."""
+    """Write what was loaded under the lease `nonce`. With `spare`, keep a value that others have written meanwhile."""
     kind = "unversioned" if value.version is None else "versioned"
     version = "" if value.version is None else value.version
     ends = "" if value.ends is None else value.ends
@@ -138,26 +138,26 @@ def fill(
 
 
 def fill_absent(key: str, nonce: str, *, ttl_ms: int, spare: bool = False) -> Step[Filled | Stale]:
-    """Say that the load under the lease `nonce` found nothing. Never a value at `K`; `spare` as for `fill`."""
+    """Note that the load under the lease `nonce` found nothing. Never writes a value; `spare` as for `fill`."""
     return Step(_FILL, (key, meta_key(key)), (nonce, "absent", "", "", ttl_ms, 0, "", _flag(spare)), _read_fill)
 
 
 def release(key: str, nonce: str) -> Step[Released]:
-    """Give a lease back without a fill."""
+    """Release a lease without a fill."""
     return Step(_RELEASE, (meta_key(key),), (nonce,), lambda answer: Released(_word(answer)))
 
 
 def change(key: str, value: Value, *, ttl_ms: int, marker_ms: int) -> Step[Changed]:
-    """A change with a version, from an event. `value.version` must be given."""
+    """Apply a change with a version, from an event. `value.version` must not be None."""
     if value.version is None:
-        raise TypeError("a change without a version is an invalidation")
+        raise TypeError("value has no version: use invalidate, since a change without a version is an invalidation")
     ends = "" if value.ends is None else value.ends
     args = (value.version, value.raw, ttl_ms, marker_ms, ends)
     return Step(_CHANGE, (key, meta_key(key)), args, lambda answer: Changed(_word(answer)))
 
 
 def invalidate(key: str) -> Step[Invalidated]:
-    """A change without a version, or one key of a view that is dropped."""
+    """Apply a change without a version, or drop one key of a view."""
     return Step(_INVALIDATE, (key, meta_key(key)), (), lambda answer: Invalidated(_word(answer)))
 
 
@@ -166,10 +166,10 @@ def invalidate_within(
 ) -> list[Step[Invalidated]]:
     """Invalidate the key of every text of up to `limit` characters that occurs in one of `names` (folded).
 
-    `filter_key` is the one that the texts were registered with.
+    `filter_key` is the key of the filter in which the texts were registered.
 
-    Several steps where names are long, so that Redis never stands still for one of them. Each key goes in one command
-    with its metadata, and nothing is acknowledged before the last step: that is all the protocol asks.
+    Long names are split into several steps, so that no step blocks Redis for long. That is safe: each key is deleted
+    in one command with its metadata, and nothing is acknowledged before the last step.
     """
     pieces = [
         (STARTS_PER_CALL, name[start : start + STARTS_PER_CALL + limit - 1])
@@ -193,31 +193,31 @@ def invalidate_within(
 
 
 def expire(key: str, *, at_ms: int, keep_ms: int) -> Step[Expired]:
-    """`K` lives no longer than `at_ms`; remembered for `keep_ms` beyond it."""
+    """Let `K` live no longer than `at_ms`. The deadline is remembered for `keep_ms` beyond it."""
     return Step(_EXPIRE, (key, meta_key(key)), (at_ms, keep_ms), lambda answer: Expired(_word(answer)))
 
 
 def read_until(key: str) -> Step[Found | Peeked]:
-    """Read a key that others write, too, holding it against its deadline."""
+    """Read a key that other services write, too, and check its deadline."""
     return Step(_READ_UNTIL, (key, meta_key(key)), (), _read_peek)
 
 
 def block(key: str, ends_ms: int | None) -> Step[Blocked]:
-    """A block until `ends_ms`, None for ever."""
+    """Block until `ends_ms`; None means forever."""
     return Step(_BLOCK, (key,), ("" if ends_ms is None else ends_ms,), lambda answer: Blocked(_word(answer)))
 
 
 def declare_ready(warming_key: str, ready_key: str, nonce: str) -> Step[Readiness]:
-    """Say that Redis holds all live blocks, if the warming that began with `nonce` saw no flush."""
+    """Declare that Redis holds all live blocks, if no flush came during the warming that began with `nonce`."""
     return Step(_READY, (warming_key, ready_key), (nonce,), lambda answer: Readiness(_word(answer)))
 
 
 def mend(meta: str) -> Step[Mended]:
-    """Delete a metadata key that is no hash, and so none of ours."""
+    """Delete a metadata key that is not a hash, so that cachekeeper did not write it."""
     return Step(_MEND, (meta,), (), lambda answer: Mended(_word(answer)))
 
 
-def _flag(wanted: bool) -> str:  # noqa: FBT001  # a flag is what it is for
+def _flag(wanted: bool) -> str:  # noqa: FBT001  # it converts a flag
     return "1" if wanted else ""
 
 

@@ -1,4 +1,4 @@
-"""Runs steps on a Redis client, one or many in a pipeline, and turns every failure into `CacheUnavailable`."""
+"""Run steps on a Redis client, one or many in a pipeline, and turn every failure into `CacheUnavailable`."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ if TYPE_CHECKING:
 
 Outcome = TypeVar("Outcome")
 
-# A pipeline is one write and one read: what bounds the memory both sides hold for it.
+# A pipeline is one write and one read. This limits the memory that both sides need for it.
 STEPS_PER_PIPELINE = 1000
 
 
 @contextmanager
 def cache_errors(doing: str, source: object = None) -> Iterator[None]:
-    """Turn what redis-py raises into `CacheUnavailable`; where its pool was full, into `CacheOverloaded`.
+    """Turn errors of redis-py into `CacheUnavailable`, or into `CacheOverloaded` if the connection pool was full.
 
-    The text of a server's error is kept as the cause only: it may quote arguments.
+    The server's own text is kept only as the cause, because it may quote arguments.
 
     Args:
-        doing: what is done meanwhile, for the error's text.
-        source: the client, or what makes it: a server that refuses it is warned of, once for each cause.
+        doing: the operation, for the error's text.
+        source: the client, or the object that makes it. If its server refuses, this is logged, once for each cause.
     """
     try:
         yield
-    except (RedisError, RedisClusterException) as error:  # the second: a Cluster that is away; it is no RedisError
+    except (RedisError, RedisClusterException) as error:  # second: a Cluster that is down; it is not a RedisError
         if is_pool_full(error):
             raise CacheOverloaded(
-                f"no connection to Redis was free while {doing}: raise max_connections in its URL, or leave it out"
+                f"no connection to Redis was free while {doing}: raise max_connections in its URL, or remove it"
             ) from error
         if source is not None:
-            # Here, and not where the error ends: a caller that only writes has no breaker, and is asked to try again.
+            # Warned here, not where the error is handled: a caller that only writes has no breaker to warn for it.
             warn_if_refused(server_name(source), error)
         raise CacheUnavailable(f"Redis failed while {doing} ({type(error).__name__})") from error
 
 
 class Store:
-    """The protocol over one Redis client.
+    """Runs the protocol on one Redis client.
 
     Args:
-        source: a redis-py client that answers bytes (`decode_responses=False`), a Cluster's too, or what makes that.
+        source: a redis-py client that returns bytes (`decode_responses=False`), also of a Cluster; or a `LazyCluster`.
     """
 
     def __init__(self, source: Redis | RedisCluster | LazyCluster) -> None:
@@ -70,12 +70,15 @@ class Store:
         """The client.
 
         Raises:
-            CacheUnavailable: it is a Cluster's, not made yet, and cannot be made now.
+            CacheUnavailable: it belongs to a Cluster, is not made yet, and cannot be made now.
         """
         return cast("Redis", self.source.client() if isinstance(self.source, LazyCluster) else self.source)
 
     def getter(self) -> Callable[[str], Any]:
-        """The plain `GET`, the client's own where there is one: a hit costs no more. Raises as it and `client` do."""
+        """Return the plain `GET`; the client's own if there is one, so that a hit costs no more.
+
+        The function raises the client's errors, and those of `client`.
+        """
 
         def get(key: str) -> Any:
             return self.client.get(key)
@@ -99,13 +102,13 @@ class Store:
         return step.parse(answer)
 
     def run_all(self, steps: Sequence[Step[Any]]) -> list[Any]:
-        """Run many steps in as few round trips as fit; outcomes in the order of the steps.
+        """Run many steps in as few round trips as possible. Return their outcomes in the same order.
 
         Raises:
             CacheUnavailable: some step failed. The others may have been run; all may be run again.
         """
         if len(steps) == 1:
-            return [self.run(steps[0])]  # the same round trip, and half of a client's work for it
+            return [self.run(steps[0])]  # also one round trip, but half the work for the client
         outcomes: list[Any] = []
         for at in range(0, len(steps), STEPS_PER_PIPELINE):
             outcomes += self._pipeline(steps[at : at + STEPS_PER_PIPELINE])
@@ -114,11 +117,11 @@ class Store:
     def invalidate_within(self, template: Template, limit: int, names: Sequence[str], *, filter_key: str) -> None:
         """Invalidate the key of every text of up to `limit` characters that occurs in one of the folded `names`.
 
-        In a Cluster the keys lie in many slots, where no script reaches them, nor a filter: there each key that there
-        could be goes in one command with its metadata, which shares its slot.
+        In a Cluster the keys lie in many slots, so neither a script nor a filter works for them. There every possible
+        key is deleted, each in one command with its metadata, which lies in the same slot.
 
         Raises:
-            CacheUnavailable: some may be left; do it again.
+            CacheUnavailable: some keys may be left; call it again.
         """
         if not self.is_cluster:
             self.run_all(invalidate_within(template, limit, names, filter_key=filter_key))
@@ -132,14 +135,14 @@ class Store:
                 pipe.execute()
 
     def parts(self, template: Template) -> Iterator[str]:
-        """What stands in the hole of every key of `template`, and of every metadata key beside one, on this server.
+        """Yield the id or text in every key of `template` on this server, and in every metadata key beside one.
 
-        One complete `SCAN`, so linear in all keys of the server; a part may come several times.
+        Does one complete `SCAN`, so the cost is linear in all keys of the server. A part may come several times.
 
         Raises:
-            CacheUnavailable: Redis failed on the way.
+            CacheUnavailable: Redis failed during the scan.
         """
-        # One pattern finds both: the metadata key is the key between braces, and a suffix.
+        # One pattern finds both: a metadata key is the key in braces, plus a suffix.
         prefix = "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in template.prefix)
         scan = self.client.scan_iter(match=f"*{prefix}*", count=1000)
         while True:
@@ -150,7 +153,7 @@ class Store:
             try:
                 key = key_of_meta(found.decode())
             except UnicodeDecodeError:
-                continue  # never one of ours
+                continue  # not a key of cachekeeper
             part = template.part(key)
             if part is not None:
                 yield part
@@ -158,14 +161,14 @@ class Store:
     def _call(self, step: Step[Any]) -> Sequence[Any]:
         try:
             answer = self.client.evalsha(step.script.sha, len(step.keys), *step.keys, *step.args)
-        except NoScriptError:  # a new, restarted or flushed server; EVAL also loads it
+        except NoScriptError:  # a new, restarted or flushed server; EVAL also loads the script
             answer = self.client.eval(step.script.source, len(step.keys), *step.keys, *step.args)
         return cast("Sequence[Any]", answer)
 
     def _mend(self, steps: Sequence[Step[Any]]) -> None:
-        """Delete metadata that is none: `M` is of another type. The steps that met it may be run again."""
+        """Delete metadata of a wrong Redis type. The steps that met it may be run again."""
         COUNTERS.add("damaged_metadata", len(steps))
-        log_once("damaged:metadata", "a metadata key held what this library never writes; it was deleted")
+        log_once("damaged:metadata", "a metadata key held a value that cachekeeper never writes; it is deleted")
         for meta in {key for step in steps for key in step.keys if key != key_of_meta(key)}:
             self._call(mend(meta))
 
@@ -173,7 +176,7 @@ class Store:
         with cache_errors(f"running {len(steps)} steps", self.source):
             pipe: Any = self.client.pipeline(transaction=False)
             for step in steps:
-                # Not `pipe.evalsha`: a Cluster's pipeline refuses that method, and sends this by its slot.
+                # Not `pipe.evalsha`: a Cluster's pipeline refuses that method, but sends this command by its slot.
                 pipe.execute_command("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.args)
             answers = pipe.execute(raise_on_error=False)
             self._again(steps, answers, [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)])
@@ -187,7 +190,7 @@ class Store:
         return [step.parse(answer) for step, answer in zip(steps, answers, strict=True)]
 
     def _again(self, steps: Sequence[Step[Any]], answers: list[Any], places: Sequence[int]) -> None:
-        """Run the steps at these places once more, their scripts sent along, and put down what they answer."""
+        """Run the steps at these places once more, with the source of their scripts, and store their answers."""
         if not places:
             return
         pipe: Any = self.client.pipeline(transaction=False)
@@ -199,12 +202,12 @@ class Store:
 
 
 def _is_wrong_type(answer: object) -> bool:
-    """Whether a script met a key of another type. Servers before 7 put words of their own before the error's."""
+    """Return whether a script met a key of another type. Servers before 7.0 put other words before the error."""
     return isinstance(answer, ResponseError) and "WRONGTYPE" in str(answer)
 
 
 def substrings(names: Sequence[str], limit: int) -> dict[str, None]:
-    """Every distinct text of up to `limit` characters that occurs in one of `names`, in order of first occurrence."""
+    """Return each distinct text of up to `limit` characters in one of `names`, in order of first occurrence."""
     return {
         name[first:last]: None
         for name in names

@@ -1,4 +1,5 @@
-"""Redis first, then the source: lookups, blocklists, and the keeper that holds the servers together.
+"""Read views, Redis first and MongoDB second: lookups, blocklists, and the keeper that owns the connections.
 
-May import `connections` and what is below it. `core` is the algorithm without I/O, `sync` the shell that drives it.
+May import `connections` and the packages below it. `core` is the algorithm without I/O; `sync` is the shell that
+drives it.
 """

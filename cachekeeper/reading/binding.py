@@ -1,4 +1,4 @@
-"""A view on a keeper: what a read needs of both, worked out once."""
+"""A view bound to a keeper: the numbers and the reader that a read needs, computed once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAUSE_MS = 5_000
 
 
 class Binding:
-    """A view on a keeper: its numbers and its reader, worked out once, so that a hit costs hardly more than `GET`."""
+    """A view bound to a keeper: numbers and reader are computed once, so that a hit costs hardly more than `GET`."""
 
     __slots__ = (
         "blocklist",
@@ -49,5 +49,5 @@ class Binding:
         else:
             self.ttl_ms = round(view.ttl_seconds * 1000)
             self.decode = decoder_of(view.codec)
-        # Of a lease, and what is filled under it at its end, on a server that stood still for a moment meanwhile.
+        # Upper bound for a lease plus the value that is filled at its end, with slack for a paused server.
         self.life_ms = settings.lease_ms + self.ttl_ms + _PAUSE_MS

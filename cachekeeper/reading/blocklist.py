@@ -1,4 +1,4 @@
-"""Blocklists: is this id blocked? An outage never answers 'no'."""
+"""Tell whether an id is on a blocklist. An outage never gives the answer "not blocked"."""
 
 from __future__ import annotations
 
@@ -31,31 +31,35 @@ if TYPE_CHECKING:
     from cachekeeper.protocol import Store
     from cachekeeper.reading.sync import SyncReader
 
-# How long an answer to 'may this server evict?' is trusted. CONFIG SET may change it at any time; then the workers, who
-# ask every second, take *ready* away.
+# How long the answer to 'may this server evict?' is used before Redis is asked again. CONFIG SET may change the policy
+# at any time; the workers ask every second, and then remove *ready*.
 _POLICY_SECONDS = 10.0
 
 _INT64 = range(-(2**63), 2**63)
-_MOST_DIGITS = 20  # of a 64-bit integer, and one to spare: 1E+6000 is not written out
-_DECIMAL128 = Context(prec=34, Emin=-6143, Emax=6144, traps=[])  # what BSON's decimals can be
+_MOST_DIGITS = 20  # digits of a 64-bit integer, plus one: numbers like 1E+6000 are not written out
+_DECIMAL128 = Context(prec=34, Emin=-6143, Emax=6144, traps=[])  # precision and range of BSON's decimals
 
 
 def ends_of(view: BlocklistView, document: StoredDocument) -> datetime | None:
-    """When what a document blocks ends by itself; None for never: null, no such field, or no date of Python's years."""
+    """Return when the block in a document ends by itself.
+
+    None means never: the field is null, missing, or not a date that Python can represent.
+    """
     try:
         ends = document.get(view.ends)
-    except BSONError:  # what no driver can read is no date
+    except BSONError:  # the driver cannot decode the field, so it is not a usable date
         return None
     return ends if isinstance(ends, datetime) else None
 
 
 def key_text(document_id: object) -> str | None:
-    """What stands in the key of a block with this `_id`: its text, whoever wrote it; None where it has none.
+    """Return the text that stands for this `_id` in the key of its block; None if it has no such text.
 
-    `ids_of` is the inverse. To MongoDB 42, 42.0 and Decimal128("42") are one `_id`, so they have one text here: else
-    a block would be found by MongoDB and not in Redis, or the other way round.
+    The text is the same for every service that writes the `_id`. MongoDB treats 42, 42.0 and Decimal128("42") as one
+    `_id`, so they have one text here. Otherwise a block could be found in MongoDB but not in Redis, or the other way
+    round. `ids_of` is the inverse.
     """
-    if type(document_id) is str:  # text only: `Code` is a kind of it to Python, and something else to MongoDB
+    if type(document_id) is str:  # exactly str: `Code` is a subclass in Python, but another type in MongoDB
         return document_id
     if isinstance(document_id, ObjectId | UUID):
         return str(document_id)
@@ -65,7 +69,7 @@ def key_text(document_id: object) -> str | None:
 
 
 def _number_text(number: float | Decimal128) -> str | None:
-    """As JavaScript writes it; a decimal that no double equals in its own digits, without noughts at the end."""
+    """Write a number as JavaScript does. A decimal that equals no double keeps its digits, without trailing zeros."""
     if isinstance(number, int):
         return int.__repr__(number)
     if isinstance(number, float):
@@ -82,42 +86,42 @@ def _number_text(number: float | Decimal128) -> str | None:
 
 
 def ids_of(text: str) -> list[object]:
-    """Every `_id` whose `key_text` this is, one of each that are equal to MongoDB."""
+    """Return the `_id`s whose `key_text` is `text`; of those that MongoDB treats as equal, at least one."""
     candidates: list[object] = [text]
     for read in (ObjectId, UUID, int, float, Decimal128):
-        # What is no such id raises one of these: `int` for its digits, bson for lengths, `decimal` for the exponent.
+        # For any other text, `int` raises for the digits, bson for the length, `decimal` for the exponent.
         with suppress(BSONError, ValueError, ArithmeticError):
             candidates.append(read(text))
-    # All of them read more than they write: ` 1`, `1_0`, `+1`, capitals.
+    # Each of these parsers accepts more than it writes: ` 1`, `1_0`, `+1`, capitals.
     return [each for each in candidates if key_text(each) == text and not _too_long(each)]
 
 
 def _too_long(candidate: object) -> bool:
-    return isinstance(candidate, int) and candidate not in _INT64  # BSON has none
+    return isinstance(candidate, int) and candidate not in _INT64  # BSON has no such integer
 
 
 def drops_keys(memory: Mapping[str, object]) -> bool:
-    """Whether a server with this `INFO memory` may evict.
+    """Return whether a server with this `INFO memory` may evict keys.
 
-    A policy that waits for a memory limit counts as well, to be safe: CONFIG SET may bring the limit.
+    To be safe, an evicting policy counts even if no memory limit is set: CONFIG SET may set one at any time.
     """
     return str(memory.get("maxmemory_policy", "unknown")) != "noeviction"
 
 
 class Flag:
-    """The codec of a block: whatever lies there means blocked."""
+    """The codec of a block: any bytes at the key mean "blocked"."""
 
-    def encode(self, value: object) -> bytes:  # noqa: ARG002  # a block carries nothing
-        """Always the same bytes."""
+    def encode(self, value: object) -> bytes:  # noqa: ARG002  # a block carries no value
+        """Return the same bytes for every value."""
         return b"true"
 
     def decode(self, raw: bytes) -> bool:  # noqa: ARG002  # any bytes will do
-        """Always True."""
+        """Return True for any bytes."""
         return True
 
 
 class EvictionWatch:
-    """Whether a Redis may drop keys by itself, so that absence means nothing. Asked anew every ten seconds."""
+    """Tells whether a Redis may evict keys, so that an absent key proves nothing. Asks again every ten seconds."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -126,17 +130,21 @@ class EvictionWatch:
         self._may_evict = True
 
     def may_evict(self) -> bool:
-        """True for a server with any policy but `noeviction`, and for every Cluster.
+        """Return True for a server with any policy except `noeviction`, and for every Cluster.
 
         Raises:
             CacheUnavailable: Redis did not answer.
         """
         if self._store.is_cluster:
-            log_once("blocklist:cluster", "the security Redis is a Cluster: every absent block is asked of MongoDB")
+            log_once(
+                "blocklist:cluster",
+                "the security Redis is a Cluster, so MongoDB is asked for every block that Redis does not have; "
+                "a single Redis saves these reads",
+            )
             return True
         if time.monotonic() - self._asked > _POLICY_SECONDS:
-            # Only one asks: behind a lock, all threads of a process would spend the time limit of a server that hangs
-            # one after the other. The others take 'yes' for an answer, which is always right.
+            # Only one thread asks. If all waited for the lock, each would spend the time limit of a hanging server, one
+            # after the other. The other threads use the answer 'yes', which is always safe.
             if not self._lock.acquire(blocking=False):
                 return True
             try:
@@ -148,20 +156,20 @@ class EvictionWatch:
         if self._may_evict:
             log_once(
                 "blocklist:evicts",
-                "the security Redis may evict keys (maxmemory-policy is not noeviction): "
-                "every absent block is asked of MongoDB",
+                "the security Redis may evict keys, so MongoDB is asked for every block that Redis does not have; "
+                "set maxmemory-policy to noeviction",
             )
         return self._may_evict
 
 
 class BlocklistReader:
-    """Answers 'is it blocked?' for one view.
+    """Answers "is this id blocked?" for one view.
 
     Args:
         view: the blocklist.
-        reader: of the view's server.
-        leeway: seconds that a block outlasts what it blocks.
-        eviction: the watch of the view's server.
+        reader: the reader of the view's server.
+        leeway: seconds for which a block lasts beyond its end.
+        eviction: the eviction watch of the view's server.
     """
 
     def __init__(self, view: BlocklistView, reader: SyncReader, leeway: float, eviction: EvictionWatch) -> None:
@@ -171,10 +179,10 @@ class BlocklistReader:
         self._eviction = eviction
 
     def is_blocked(self, part: str) -> bool:
-        """Whether the id `part` is blocked.
+        """Return whether the id `part` is blocked. An outage never returns False.
 
         Raises:
-            DatabaseUnavailable, Overloaded: Redis could not say, and neither could MongoDB. Never False for that.
+            DatabaseUnavailable, Overloaded: neither Redis nor MongoDB could answer.
         """
         began = time.monotonic()
         key = self._view.template.key(part)
@@ -192,14 +200,14 @@ class BlocklistReader:
         return self._reader.find_uncached(target, began) is not ABSENT
 
     def _ask_redis(self, key: str) -> bool | None:
-        """True or False where Redis can say, else None."""
+        """Return True or False if Redis can tell, else None."""
         client: Redis = self._reader.store.client
         with cache_errors("asking for a block", self._reader.store.source):
             if self._reader.store.is_cluster:
                 blocked, ready = client.exists(key), 0
             else:
-                # One MULTI: in a plain pipeline a flush, or the end of warming, may fall between the two answers, and
-                # an absent block from before would meet a *ready* from after.
+                # One MULTI: in a plain pipeline a flush, or the end of warming, may come between the two answers. Then
+                # "the block is absent" is from before it, and *ready* is from after it.
                 pipe = client.pipeline(transaction=True)
                 pipe.exists(key)
                 pipe.exists(self._view.ready_key)
@@ -219,5 +227,6 @@ class BlocklistReader:
 
     def _live(self, document: StoredDocument, now: datetime) -> bool:
         ends = ends_of(self._view, document)
-        # The leeway is taken from now, not added to the end: '9999-12-31' is how some write 'never'.
+        # The leeway is subtracted from now, not added to the end: Python has no date after '9999-12-31', which some
+        # services write for 'never'.
         return ends is None or ends > now - self._leeway

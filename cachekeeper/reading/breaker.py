@@ -1,4 +1,4 @@
-"""The breaker: a Redis that failed is not asked for a while."""
+"""The circuit breaker: after a failure, Redis is not asked for a while."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cachekeeper.protocol.refusals import is_pool_full, warn_if_refused
 
 
 class Breaker:
-    """Spares every lookup the time limit of a Redis that is known to be away.
+    """Skips a Redis that is known to be down, so that lookups do not wait for its time limit.
 
-    After a failure Redis is not asked for `pause` seconds; then one caller tries while the others go on without it. To
-    skip Redis is always right: MongoDB has the truth.
+    After a failure Redis is not asked for `pause` seconds. Then one caller tries it while the others go on without it.
+    Skipping Redis is always correct: MongoDB has the truth.
 
     Args:
-        pause: seconds.
-        server: how the Redis is called in a warning.
+        pause: seconds without asking, after a failure.
+        server: name of the Redis in warnings.
     """
 
     def __init__(self, pause: float, server: str = "") -> None:
@@ -30,33 +30,33 @@ class Breaker:
         self._lock = threading.Lock()
 
     def allows(self) -> bool:
-        """Whether to ask Redis now."""
+        """Return whether to ask Redis now."""
         if not self._until:
             return True
         with self._lock:
             now = time.monotonic()
             if self._until and now < self._until:
                 return False
-            self._until = now + self.pause  # this caller tries; the next one after another pause, if it fails to report
+            self._until = now + self.pause  # this caller tries; if it never reports, another tries after this pause
             return True
 
     def failed(self, error: Exception) -> None:
-        """Redis was asked, and failed with `error`."""
+        """Note that Redis was asked, and failed with `error`."""
         cause = error.__cause__ if isinstance(error, CacheUnavailable) else error
         if is_pool_full(cause):
-            COUNTERS.add("cache_overloaded")  # nobody was asked: that says nothing about Redis
+            COUNTERS.add("cache_overloaded")  # Redis was not asked, so this says nothing about it
             return
         COUNTERS.add("cache_unavailable")
         warn_if_refused(self._server, error)
         if isinstance(cause, ResponseError):
-            # It answered, and at once: out of memory or read-only, it still serves hits, and costs nobody a time limit.
+            # Redis answered at once. Out of memory or read-only, it still serves hits, and no caller has to wait.
             self.succeeded()
             return
         with self._lock:
             self._until = time.monotonic() + self.pause
 
     def succeeded(self) -> None:
-        """Redis was asked, and answered."""
+        """Note that Redis was asked, and answered."""
         if self._until:
             with self._lock:
                 self._until = 0.0

@@ -1,8 +1,8 @@
-"""The reader's algorithm, without I/O: a generator that yields what it wants done and is sent the answers.
+"""The reader's algorithm, without I/O: a generator that yields effects and receives their answers.
 
-The sync shell (`sync.py`) drives it; an async shell can drive the very same generator. It begins where a plain `GET`
-was no hit. The rule that makes it safe: whoever loads has a lease first, whatever changes the key destroys that lease,
-and a fill without its lease does not land.
+The sync shell (`sync.py`) drives it; an async shell can drive the same generator. It begins after a plain `GET` that
+was not a hit. Three rules make it safe: a reader takes a lease before it loads; every change of the key destroys the
+lease; a fill without its lease is refused.
 
     reader: GET (miss)                      event: commit, …
     reader: acquire -> lease n
@@ -35,16 +35,16 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Target(Generic[T_co]):
-    """What one lookup is after.
+    """The key that one lookup reads, and how to load it.
 
     Attributes:
-        name: the view's.
+        name: name of the view.
         key: `K`.
-        find: the query behind it.
-        interpret: from the query's answer to what is cached.
-        codec: between the bytes and the value.
+        find: the query that loads the value.
+        interpret: turns the query's answer into the value to cache.
+        codec: converts between bytes and value.
         staleness: who writes the key.
-        registration: of a text, what goes with a lease on it.
+        registration: for a view of texts: the entry in the filter, made together with the lease. Else None.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Target(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times in seconds, or milliseconds where the name says so; sizes in bytes.
+    """Time limits in seconds, or in milliseconds if the name says so; sizes in bytes.
 
     Attributes:
-        lookup: for the whole lookup.
-        load: what one load and the calls around it may take.
-        read: what the read of MongoDB in it may take.
+        lookup: limit of the whole lookup.
+        load: limit of one load and the Redis calls around it.
+        read: limit of the read of MongoDB in that load.
         value_bytes: larger values are not cached.
         lease_ms: how long a lease lives.
         negative_ms: how long 'does not exist' is remembered.
@@ -83,7 +83,7 @@ class Start(Enum):
     """How the plain `GET` ended."""
 
     MISS = "miss"
-    UNASKED = "unasked"  # there was none: the caller wants the key filled, and needs no answer that leaves it empty
+    UNASKED = "unasked"  # no `GET` was sent: the caller wants the key filled, not just an answer
     DAMAGED = "damaged"
     CACHE_DOWN = "cache down"
 
@@ -91,7 +91,7 @@ class Start(Enum):
 Reading = Generator[Effect, Any, T]
 
 
-def read(  # noqa: C901, PLR0912  # one branch an outcome
+def read(  # noqa: C901, PLR0912  # one branch per outcome
     target: Target[T], limits: Limits, start: Start, now: Callable[[], float], began: float
 ) -> Reading[T | Absent]:
     """Find the value of `target`.
@@ -101,14 +101,14 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
         limits: how long it may take.
         start: how the plain `GET` ended.
         now: a monotonic clock, in seconds.
-        began: when the lookup began, on that clock: what the plain `GET` took is part of its time.
+        began: when the lookup began, on that clock: the time of the plain `GET` counts, too.
 
     Raises:
         DatabaseUnavailable, Overloaded: no answer within the limits.
-        DatabaseBehind: every load was older than what an event has announced.
-        CacheUnavailable: the key is shared with others, Redis is away, and MongoDB does not have it; or Redis is away
-            from a caller who wants the key filled.
-        DamagedValue: the key is shared with others and cannot be read.
+        DatabaseBehind: every load was older than the version that an event has announced.
+        CacheUnavailable: Redis is unavailable, and either the caller wants the key filled (`UNASKED`), or the view is
+            shared and MongoDB does not have the document.
+        DamagedValue: the view is shared, and the value at the key cannot be read.
         DamagedDocument: the document cannot be cached.
         ViewFailed: the view's own loader or codec raised.
     """
@@ -127,7 +127,7 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
         if isinstance(answer, Found):
             try:
                 return not_awaitable(target.name, "codec's decode", target.codec.decode(answer.raw))
-            except Exception as error:  # noqa: BLE001  # whatever a decoder raises, what lies there is damaged
+            except Exception as error:  # noqa: BLE001  # any error of a decoder means that the value is damaged
                 decoder_failed(target.name, error)
                 _note_damage(target, state)
         elif answer is Acquired.DAMAGED:
@@ -141,34 +141,36 @@ def read(  # noqa: C901, PLR0912  # one branch an outcome
                 loaded = yield from _load(nonce, limits, state)
             if loaded is not None and state.suits(loaded):
                 return value_of(target, loaded)
-    # A refused load may have used up all the time there was; then another cannot end before the deadline.
+    # After a refused load there may be too little time left for another one.
     behind = state.known >= 0 and state.left() < limits.read
     loaded = ABSENT if behind else (yield LoadShared(max(state.left() - limits.load, 0)))
     if behind or not state.suits(loaded):
         raise DatabaseBehind(
-            f"view {target.name}: an event has announced version {state.known:.0f}, MongoDB has {state.found:.0f}. If"
-            " it stays so (a restored backup, a document made again), publish an event for it without a version"
+            f"view {target.name}: an event announced version {state.known:.0f}, but MongoDB has {state.found:.0f}. If"
+            " this lasts (a restored backup, a document created again), publish an event for it without a version"
         )
     if state.cache_down and loaded is ABSENT and target.staleness is Staleness.SHARED:
-        # Somebody else may have written it to Redis alone: 'not in MongoDB' does not mean 'does not exist'.
-        raise CacheUnavailable(f"view {target.name}: it is not in MongoDB, and Redis, which may have it, is away")
+        # Another service may have written it to Redis alone: 'not in MongoDB' does not mean 'does not exist'.
+        raise CacheUnavailable(
+            f"view {target.name}: MongoDB does not have the document. Redis may have it but is unavailable; try again"
+        )
     return value_of(target, loaded)
 
 
 @dataclass(slots=True)
 class _State:
-    """What one lookup has learnt so far."""
+    """The state of one lookup."""
 
     deadline: float
     now: Callable[[], float]
     cache_down: bool = False
     damaged: bool = False
-    known: int = -1  # the highest version that a refused fill has told of
+    known: int = -1  # the highest announced version that a refused fill has reported
     found: float = -1  # the version of the last load that was older than that
     attempts: int = 0
 
     def suits(self, loaded: Loaded) -> bool:
-        """Whether a load is not older than what is known to exist."""
+        """Return whether a load is as new as the version known to exist, or newer."""
         version = _version(loaded)
         if version < self.known:
             self.found = version
@@ -178,24 +180,24 @@ class _State:
         return self.deadline - self.now()
 
     def pause(self, first: float, longest: float) -> Wait:
-        """Doubled every time, up to a limit, with jitter so that those who wait do not move in step."""
+        """Return the next wait: doubled each time up to a limit, with jitter so that waiting callers spread out."""
         seconds = growing(self.attempts, first=first, longest=longest)
         self.attempts += 1
         return Wait(max(min(seconds, self.left()), 0))
 
 
 def _wait_for(taken: LeaseTaken, limits: Limits, state: _State) -> Reading[Loaded | None]:
-    """Somebody else loads: join where that is this process, else let a moment pass before the next look."""
+    """Another reader loads: join its load if it runs in this process, else wait a moment before looking again."""
     joined: Loaded | None = yield Join(taken.nonce, min(taken.milliseconds / 1000, state.left() - limits.load))
     if joined is None:
         yield state.pause(0.002, 0.05)
-        # The value may be there, whole, by now: only a new look says whether it is still damaged.
+        # The value may have been repaired by now: only a new look tells whether it is still damaged.
         state.damaged = False
     return joined
 
 
 def _load(nonce: str, limits: Limits, state: _State) -> Reading[Loaded | None]:
-    """Load under the lease, and fill. None where the load was refused as older than an event has announced."""
+    """Load under the lease, and fill. Return None if the load was older than the version an event has announced."""
     loaded: Loaded = yield Load(nonce, state.left() - limits.load)
     if isinstance(loaded, Value) and len(loaded.raw) > limits.value_bytes:
         COUNTERS.add("value_over_limit")
@@ -206,9 +208,9 @@ def _load(nonce: str, limits: Limits, state: _State) -> Reading[Loaded | None]:
     except CacheUnavailable:
         filled = Filled.LEASE_LOST
     if not isinstance(filled, Stale):
-        # LEASE_LOST included: the load began after this read did, so it is not older than what this read must see.
+        # LEASE_LOST included: the load began after this read did, so it is as new as this read must be.
         return loaded
-    # The database is behind: a deposed primary, or one that will be there in a moment.
+    # MongoDB is behind: a deposed primary, or one that the change reaches in a moment.
     state.known = max(state.known, filled.known)
     state.found = _version(loaded)
     COUNTERS.add("stale_load")
@@ -217,21 +219,26 @@ def _load(nonce: str, limits: Limits, state: _State) -> Reading[Loaded | None]:
 
 
 def _version(loaded: Loaded) -> float:
-    """For holding a load against a version that is known to exist; what has no version cannot be told to be older."""
+    """Return a load's version for comparison; infinity if it has none, since it cannot be shown to be older."""
     return loaded.version if isinstance(loaded, Value) and loaded.version is not None else float("inf")
 
 
 def value_of(target: Target[T], loaded: Loaded) -> T | Absent:
-    """The answer that a load gives. Raises ViewFailed: the codec cannot read what it wrote."""
-    # Decoded from the bytes, so that a fill and an outage give exactly what the next hit will.
+    """Return the answer that a load gives. Raises ViewFailed: the codec cannot decode its own bytes."""
+    # Decoded from the bytes, so that a load gives exactly the same value as the next hit, in an outage, too.
     return ABSENT if isinstance(loaded, Absent) else decoded(target.name, target.codec, loaded.raw)
 
 
 def decoder_failed(view: str, error: Exception) -> Start:
-    """A decoder raised at a key: say once which error it was, unless it is the one that codecs raise for damage."""
+    """Treat an error of a decoder as damage. Log its class once, unless it is `DamagedValue`, which is expected."""
     if not isinstance(error, DamagedValue):
         name = type(error).__name__
-        log_once(f"decoder:{view}:{name}", "view %s: its codec raised %s for what a key held", view, name)
+        log_once(
+            f"decoder:{view}:{name}",
+            "view %s: its codec raised %s for the value at a key; the value counts as damaged",
+            view,
+            name,
+        )
     return Start.DAMAGED
 
 
@@ -239,7 +246,12 @@ def _note_damage(target: Target[Any], state: _State) -> None:
     state.damaged = True
     COUNTERS.add("damaged_value")
     if target.staleness is Staleness.SHARED:
-        raise DamagedValue(f"view {target.name}: what lies at the key cannot be read; it is left as found")
+        raise DamagedValue(
+            f"view {target.name}: the value at the key cannot be read. Another service may have written it, so it is"
+            " left unchanged: correct or delete it"
+        )
     log_once(
-        f"damaged:{target.name}", "view %s: a key held what this view never writes; repaired from MongoDB", target.name
+        f"damaged:{target.name}",
+        "view %s: a key held a value that this view never writes; it is replaced from MongoDB",
+        target.name,
     )

@@ -1,4 +1,4 @@
-"""The keeper of this process's environment, which functions use where none is passed."""
+"""The default keeper of this process, made from the environment: functions use it if no keeper is passed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ _default = Keeper()
 
 
 def given_or_default(keeper: Keeper | None) -> Keeper:
-    """`keeper`, or where none is passed, that of this process's environment.
+    """Return `keeper`, or the default keeper if none is passed.
 
     Raises:
-        TypeError: it is something else. Of a mock every token would be blocked, and every user there.
+        TypeError: it is not a keeper. With a mock, every token would look blocked, and every user would seem to exist.
     """
     if keeper is None:
         return _default
     if type(keeper) is not Keeper:
-        check_given(keeper, "keeper", Keeper, cure="a Keeper, or nothing for that of the environment")
+        check_given(keeper, "keeper", Keeper, cure="a Keeper, or nothing to use the default keeper")
     return keeper
 
 
 def default_keeper() -> Keeper:
-    """The keeper of this process's environment, which the shipped functions use where none is passed."""
+    """Return the default keeper of this process, made from the environment. Functions use it if none is passed."""
     return _default
 
 
 def close() -> None:
-    """Give back the connections of the default keeper."""
+    """Close the connections of the default keeper."""
     _default.close()

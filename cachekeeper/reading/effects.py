@@ -1,4 +1,4 @@
-"""What the reader's algorithm wants done, as values. A shell does it, and sends the answer."""
+"""The effects that the reader's algorithm asks for, as values. A shell performs each and sends back the answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cachekeeper.protocol.scripts import Value
 Loaded = Value | Absent
 
 
-# The shell's answers stand behind each.
+# Each docstring ends with the shell's answer.
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """Bring the load. -> Filled or Stale; CacheUnavailable may be thrown in."""
+    """Fill the key with the load. -> Filled or Stale; CacheUnavailable may be thrown in."""
 
     nonce: str
     loaded: Loaded
@@ -39,7 +39,7 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give the lease back; with `discard`, `K` goes too. -> None, also where Redis fails."""
+    """Release the lease; with `discard`, delete `K`, too. -> None, also if Redis fails."""
 
     nonce: str
     discard: bool
@@ -47,7 +47,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Wait for the load with this nonce, if it is this process's. -> Loaded, or None: not here, or no result."""
+    """Wait for the load with this nonce, if this process runs it. -> Loaded; None: not here, or no result."""
 
     nonce: str
     seconds: float
@@ -55,14 +55,14 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class LoadShared:
-    """Load without filling, under the cap, together with callers that arrived before it began. -> Loaded."""
+    """Load without filling, within the cap, together with callers that came before the load began. -> Loaded."""
 
     patience: float
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Let time pass. -> None."""
+    """Sleep. -> None."""
 
     seconds: float
 

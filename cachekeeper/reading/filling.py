@@ -1,4 +1,4 @@
-"""Filling absent keys of a view, many at once, as a reader of each would: all leases, one load, all fills."""
+"""Fill many absent keys of a view at once, as a reader of each would: take all leases, load once, fill all."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from cachekeeper.reading.binding import Binding
 
 Unfit = DamagedDocument | ViewFailed
-"""Why a document cannot be cached."""
+"""The error that says why a document cannot be cached."""
 
 
 @dataclass(frozen=True, slots=True)
 class FillResult:
-    """What became of one key.
+    """The result for one key.
 
     Attributes:
-        answer: to the request for its lease; all else is only there where that was granted.
-        loaded: what the database had; why the view cannot cache it; None where the lease was not granted.
-        outcome: of the fill, or of giving the lease back.
+        answer: answer to the request for the lease. The other attributes are set only if the lease was granted.
+        loaded: what MongoDB has, or the error that says why the view cannot cache it.
+        outcome: outcome of the fill, or of releasing the lease.
     """
 
     answer: object
@@ -43,23 +43,23 @@ class FillResult:
 def fill_many(
     view: View[Any], binding: Binding, wanted: Mapping[str, str], text_of: Callable[[StoredDocument], str | None]
 ) -> dict[str, FillResult]:
-    """Fill the absent ones among some keys of a view, in one load.
+    """Fill those of the given keys that are absent, with one load.
 
-    All leases first, then the load, then all fills. A change that commits after the load has its event destroy the
-    lease, whichever comes first to Redis:
+    All leases come first, then the load, then all fills. If a change commits after the load, its event destroys the
+    lease, whether the event or the fill reaches Redis first:
 
         here: lease n · load (old)      event: commit (new), delete K and lease n      here: fill(n) -> lost
 
-    With the load before the lease, the old value would land: load (old) · event · lease n · fill(n) -> stored.
+    With the load before the lease, the old value would be stored: load (old) · event · lease n · fill(n) -> stored.
 
     Args:
-        view: which.
+        view: the view.
         binding: its numbers and its reader.
-        wanted: what stands in each key, and a nonce for it.
-        text_of: what stands in the key of a document.
+        wanted: the id part of each key to fill, and a nonce for it.
+        text_of: returns the id part of a document's key.
 
     Raises:
-        CacheUnavailable, DatabaseUnavailable, Overloaded: an outage; no lease is left behind where Redis answers.
+        CacheUnavailable, DatabaseUnavailable, Overloaded: an outage; no lease is left behind if Redis answers.
         ViewFailed: MongoDB refuses the view's query.
     """
     reader, limits = binding.reader, binding.reader.limits
@@ -74,7 +74,7 @@ def fill_many(
         if granted:
             with reader.database.slot(limits.lookup):
                 documents = reader.ask(view.name, view.query([binding.ids.parse(part) for part in granted]))
-            # By the id's text: MongoDB finds 42.0 where 42 was asked for.
+            # Matched by the id's text: MongoDB finds 42.0 when asked for 42.
             loaded = {str(text_of(document)): interpret(view, document) for document in documents}
         steps: list[Step[Any]] = []
         for part in granted:
@@ -84,8 +84,8 @@ def fill_many(
             else:
                 steps += leases.give_back(keys[part], wanted[part])
         outcomes = dict(zip(granted, store.run_all(steps), strict=True))
-    except BaseException:  # a signal, too
-        # Or readers would wait for the leases to end by themselves.
+    except BaseException:  # also a signal
+        # Otherwise readers would wait until the leases expire.
         with suppress(CacheUnavailable):
             store.run_all([step for part, nonce in wanted.items() for step in leases.give_back(keys[part], nonce)])
         raise
@@ -96,16 +96,16 @@ def fill_many(
 
 
 def interpret(view: View[Any], document: StoredDocument) -> Value | Absent | Unfit:
-    """What to cache of a document, or why nothing can be."""
+    """Return what to cache for a document, or the error that says why it cannot be cached."""
     try:
         return view.interpret(document)
     except DamagedDocument as error:
         return error
     except ViewFailed as error:
-        log_once(f"warm:{view.name}", "while it is warmed: %s", error)
+        log_once(f"warm:{view.name}", "a document was not warmed: %s", error)
         return error
 
 
 def fits(loaded: Value | Absent | Unfit, value_bytes: int) -> TypeGuard[Value | Absent]:
-    """Whether it can be brought to its key."""
+    """Return whether the load can be written to its key."""
     return isinstance(loaded, Absent) or (isinstance(loaded, Value) and len(loaded.raw) <= value_bytes)

@@ -1,4 +1,4 @@
-"""The keeper: settings, clients, stores and readers, made at first use and given back by `close`."""
+"""The keeper: owns settings, clients, stores and readers. Makes them at first use, and closes them in `close`."""
 
 from __future__ import annotations
 
@@ -40,25 +40,24 @@ T = TypeVar("T")
 class Keeper:
     """The engine for one process: looks up views, Redis first and MongoDB second.
 
-    Safe across threads and forks (a child makes its own clients; one passed in must be safe there itself).
+    Safe across threads and forks: a child process makes its own clients. A client of yours must itself be fork-safe.
 
     Args:
         settings: default: from the environment, at first use.
-        cache: a redis-py client of your own for the cache, best from `make_redis_client(url)`. Any other must answer
-            bytes, never send a command twice, and look for unread replies: `redis.Redis(protocol=2, socket_timeout=…,
-            socket_connect_timeout=…, retry=Retry(NoBackoff(), 0))`. Between two callers it still has a window, in which
-            a reply that is late enough reaches the next one (docs/operations.md).
-        security: the same for sessions and blocks; default: `cache` where that is given.
+        cache: a redis-py client of your own for the cache, best from `make_redis_client(url)`. Any other must return
+            bytes, never retry, and check for unread replies: `redis.Redis(protocol=2, socket_timeout=…,
+            socket_connect_timeout=…, retry=Retry(NoBackoff(), 0))`. Even then, a reply that comes late enough, between
+            two callers, can reach the second one (docs/operations.md).
+        security: the same for sessions and blocks; default: `cache` if that is given.
         database: a pymongo database of your own.
 
-    Clients of your own are not closed by `close`, and bring their own time limits: one without them lets a lookup take
-    as long as its server likes.
+    `close` does not close clients of your own. They keep their own time limits: without limits, a lookup may take as
+    long as the server takes.
 
     Raises:
-        TypeError: what is given is asynchronous, a mock or anything else than a client or a database; a Redis client of
-            your own answers text (`decode_responses=True`), retries or has maintenance
-            notifications on, as redis-py's do unless told not to, or a client-side cache or a single connection. Or
-            `settings` must be `Settings`, and is of another type, such as a URL.
+        TypeError: an argument is asynchronous, a mock, or not a client or database at all. A Redis client of your own
+            returns text (`decode_responses=True`), retries, or has maintenance notifications on (redis-py's default),
+            a client-side cache or a single connection. Or `settings` is not `Settings`, but a URL, for example.
     """
 
     def __init__(
@@ -96,16 +95,16 @@ class Keeper:
             return self._settings
 
     def store(self, server: Server) -> Store:
-        """The protocol on one of the two servers.
+        """Return the protocol on one of the two servers.
 
         Raises:
-            SettingsError: the settings are wrong, as for everything here that needs them.
+            SettingsError: the settings are wrong. Everything here that needs them raises it.
         """
         return self._parts().readers[server].store
 
     @property
     def reads(self) -> DatabaseReads:
-        """The reads of MongoDB that lookups share, with their time limit and their cap. Raises SettingsError."""
+        """The reads of MongoDB that lookups share, with their time limit and concurrency cap. Raises SettingsError."""
         return self._parts().database
 
     @property
@@ -114,11 +113,11 @@ class Keeper:
         return self._parts().database.database
 
     def may_evict(self, server: Server) -> bool:
-        """Whether that Redis drops keys by itself. Raises CacheUnavailable, SettingsError."""
+        """Return whether that Redis may evict keys. Raises CacheUnavailable, SettingsError."""
         return self._parts().eviction[server].may_evict()
 
     def binding(self, view: AnyView) -> Binding:
-        """The view's numbers under these settings. Raises SettingsError."""
+        """Return the view's numbers and reader under these settings. Raises SettingsError."""
         found = self._bindings.get(view)
         if found is None:
             with self._lock:
@@ -126,23 +125,23 @@ class Keeper:
         return found
 
     def read(self, view: View[T], document_id: str | int, field: str = "id") -> T | Absent:
-        """The value of one document: from Redis, else from MongoDB.
+        """Return the value of one document: from Redis, else from MongoDB.
 
         Args:
-            view: what to read.
-            document_id: whose.
-            field: how the caller names the id, for errors.
+            view: the view to read.
+            document_id: id of the document.
+            field: name of the id in error texts.
 
         Returns:
-            The value, or `ABSENT`: it does not exist. Never for an outage.
+            The value, or `ABSENT` if the document does not exist. An outage never returns `ABSENT`.
 
         Raises:
-            InvalidId: the id cannot be one.
+            InvalidId: the value cannot be an id.
             DatabaseUnavailable, Overloaded: neither Redis nor MongoDB could answer within the time limit.
-            DatabaseBehind: MongoDB answered with less than an event has announced, until the time was up.
-            CacheUnavailable: others write the key, too, Redis is away, and MongoDB does not have it.
-            DamagedValue: others write the key, too, and what lies there cannot be read.
-            DamagedDocument: what MongoDB has cannot be cached.
+            DatabaseBehind: until the time was up, MongoDB had an older version than an event has announced.
+            CacheUnavailable: the view is shared, Redis is unavailable, and MongoDB does not have the document.
+            DamagedValue: the view is shared, and the value at the key cannot be read.
+            DamagedDocument: the document in MongoDB cannot be cached.
             ViewFailed: the view's own loader or codec raised, or MongoDB refuses its query.
             SettingsError: the settings are wrong (at first use).
         """
@@ -154,17 +153,17 @@ class Keeper:
         if isinstance(raw, bytes):
             try:
                 return cast("T", binding.decode(raw))
-            except Exception as error:  # noqa: BLE001  # whatever a decoder raises, what lies there is damaged
+            except Exception as error:  # noqa: BLE001  # any error of a decoder means that the value is damaged
                 raw = decoder_failed(view.name, error)
         if raw is ABSENT:
             return ABSENT
         return binding.reader.find(self._target(view, binding, key, part, field), binding.ttl_ms, raw, began)
 
     def read_through(self, view: View[T], document_id: str) -> T | Absent:
-        """Like `read`, for the sake of the key: an empty one is filled, unless somebody else holds its lease too long.
+        """Read as `read` does, in order to fill an absent key. It stays absent if another holds its lease too long.
 
         Raises:
-            CacheUnavailable: Redis is away. It is asked even if it was away a moment ago.
+            CacheUnavailable: Redis is unavailable. It is asked even if it was unavailable a moment ago.
             DatabaseUnavailable, Overloaded, DatabaseBehind, DamagedValue, DamagedDocument, ViewFailed: as `read`.
             SettingsError: the settings are wrong.
         """
@@ -175,10 +174,10 @@ class Keeper:
         return binding.reader.find(target, binding.ttl_ms, Start.UNASKED, began)
 
     def search(self, view: TextView[T], text: str, field: str = "text") -> T:
-        """What a text finds: from Redis, else from MongoDB.
+        """Return what a search text finds: from Redis, else from MongoDB.
 
         Raises:
-            InvalidText: the text cannot be one.
+            InvalidText: the value cannot be a search text.
             DatabaseUnavailable, Overloaded, DatabaseBehind, DamagedValue, DamagedDocument, ViewFailed: as `read`.
             SettingsError: the settings are wrong.
         """
@@ -202,7 +201,7 @@ class Keeper:
             found = binding.reader.find_uncached(target, began)
         else:
             found = binding.reader.find(target, binding.ttl_ms, start, began)
-        return cast("T", found)  # a search that finds nothing is a value: the empty list
+        return cast("T", found)  # a search without matches has a value, too: the empty list
 
     def save(
         self,
@@ -214,27 +213,27 @@ class Keeper:
         final: str | None = None,
         field: str = "id",
     ) -> None:
-        """Write a document, and through to its key. When this returns, a majority holds it and the key is filled.
+        """Write a document, then its key. When this returns, a majority holds the document and the key is filled.
 
-        A process that is killed in between leaves the value before at the key, until its time to live is over.
+        If the process is killed in between, the previous value stays at the key until its time to live ends.
 
         Args:
-            view: whose document, and whose key. Its version field is raised by itself.
-            document_id: whose; the document is made where there is none.
-            fields: what to set.
-            computed: what MongoDB is to compute, as in `$set` within a pipeline: `{"at": "$$NOW"}`.
-            final: a field that ends a document for good: one in which it is set is not written any more.
-            field: how the caller names the id, for errors.
+            view: the view of the document and its key. Its version field rises automatically.
+            document_id: id of the document, which is created if it does not exist.
+            fields: the fields to set.
+            computed: fields that MongoDB computes, as in `$set` within a pipeline: `{"at": "$$NOW"}`.
+            final: a field that ends a document for good: once it is set, the document is not written any more.
+            field: name of the id in error texts.
 
         Raises:
-            InvalidId: the id cannot be one.
-            InvalidValue, TypeError: the fields cannot be set, or hold what MongoDB cannot store; nothing was written.
-            DocumentEnded: it had ended before, or ended meanwhile.
-            WriteRefused: the collection forbids it, or the document would be too large; nothing was written.
-            DatabaseUnavailable: MongoDB failed; nothing is known to be written.
-            PersistedNotCached: MongoDB has it, Redis failed. Try again; it is safe.
-            DamagedDocument, ViewFailed: it is written, and the view cannot read it; or (`ViewFailed`) MongoDB refuses
-                what is computed, and nothing is written.
+            InvalidId: the value cannot be an id.
+            InvalidValue, TypeError: the fields cannot be set, or MongoDB cannot store a value; nothing was written.
+            DocumentEnded: the document had ended before, or ended during the save.
+            WriteRefused: the collection forbids the write, or the document would be too large; nothing was written.
+            DatabaseUnavailable: MongoDB failed; it is unknown whether the document was written.
+            PersistedNotCached: MongoDB has the document, but Redis failed. Save again; it is safe.
+            DamagedDocument, ViewFailed: the document is written, but the view cannot read it; or (`ViewFailed`)
+                MongoDB refuses a computed field, and nothing is written.
         """
         part = check_id(document_id, field)
         stored, collection = self.binding(view).ids.parse(part, field), self.database[view.collection]
@@ -242,23 +241,23 @@ class Keeper:
         WriteThrough(view, part, stored, collection, store, self.settings, fill).save(fields, computed, final)
 
     def is_blocked(self, view: BlocklistView, document_id: str | int, field: str = "id") -> bool:
-        """Whether an id is on a blocklist.
+        """Return whether an id is on a blocklist. An outage never returns False.
 
         Raises:
-            InvalidId: the id cannot be one.
-            DatabaseUnavailable, Overloaded: neither Redis nor MongoDB could answer. Never False for that.
+            InvalidId: the value cannot be an id.
+            DatabaseUnavailable, Overloaded: neither Redis nor MongoDB could answer.
             SettingsError: the settings are wrong (at first use).
-            TypeError: the view is no blocklist.
+            TypeError: the view is not a blocklist.
         """
         blocklist = (self._bindings.get(view) or self.binding(view)).blocklist
         if blocklist is None:
-            raise TypeError(f"view {view.name} is no blocklist")
+            raise TypeError(f"view {view.name} is not a blocklist: pass a BlocklistView")
         return blocklist.is_blocked(check_id(document_id, field))
 
     def close(self) -> None:
-        """Give back the connections. The keeper makes new ones if it is used again.
+        """Close the connections. The keeper makes new ones if it is used again.
 
-        Another thread that is in the middle of a lookup ends it, perhaps with an `Unavailable`.
+        A lookup that runs in another thread ends, perhaps with an `Unavailable` error.
         """
         with self._lock:
             made, self._made = self._made, None

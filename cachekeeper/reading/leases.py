@@ -1,6 +1,6 @@
-"""The three steps around a load: take the lease, bring what was loaded, give the lease back. For one key and for many.
+"""The three steps around a load: take the lease, fill the key, or release the lease.
 
-Whoever fills, fills by these: a lookup (`sync`), and what fills many keys at once (`filling`).
+Every fill uses them: that of a lookup (`sync`), and those of many keys at once (`filling`).
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ def take(
 
     Args:
         key: `K`.
-        nonce: of this load.
+        nonce: nonce of this load.
         limits: how long a lease lives.
-        refresh: although something lies there, which is damaged.
-        registration: of a text, what goes with a lease on it.
+        refresh: whether to take it although `K` exists, because `K` is damaged.
+        registration: for a view of texts: the entry in the filter, made together with the lease. Else None.
     """
     return scripts.acquire(key, nonce, lease_ms=limits.lease_ms, refresh=refresh, registration=registration)
 
 
 def bring(key: str, nonce: str, loaded: Loaded, limits: Limits, *, ttl_ms: int, spare: bool) -> Step[Any]:
-    """Fill a key with what was loaded under its lease, or note that there is nothing.
+    """Fill a key with what was loaded under its lease, or note that the document is absent.
 
     Args:
         key: `K`.
-        nonce: of the load.
-        loaded: what it gave.
+        nonce: nonce of the load.
+        loaded: result of the load.
         limits: how long a version, and an absence, is remembered.
         ttl_ms: how long a value lives, in milliseconds.
-        spare: whether others write the key: what they wrote meanwhile is left there.
+        spare: whether other services write the key, too. A value that they wrote meanwhile is kept.
     """
     if isinstance(loaded, Value):
         return scripts.fill(key, nonce, loaded, ttl_ms=ttl_ms, marker_ms=limits.marker_ms, spare=spare)
@@ -51,8 +51,8 @@ def give_back(key: str, nonce: str, *, discard: bool = False) -> list[Step[Any]]
 
     Args:
         key: `K`.
-        nonce: of the load that brings nothing.
-        discard: whether what lies at the key goes, too.
+        nonce: nonce of the load that does not fill.
+        discard: whether to delete the value at the key, too.
     """
     released: list[Step[Any]] = [scripts.release(key, nonce)]
     if discard:

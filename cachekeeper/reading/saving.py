@@ -1,4 +1,4 @@
-"""Write-through: a document by majority, with a rising version, and then its key, for any client's `GET`."""
+"""Write-through: write a document by majority, with a rising version, and then its key, for any client's `GET`."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PAUSE_SECONDS = 0.005  # before another look, while other saves take the lease away
+_PAUSE_SECONDS = 0.005  # before the next look, while other saves take the lease away
 
-# Missing or null. Not spelt as an equality, which an upsert would write into the document it makes.
+# Missing or null. Not written as an equality, because an upsert would copy that into the document it creates.
 _NOT_SET: Mapping[str, Any] = {"$not": {"$ne": None}}
 
 
 @dataclass(frozen=True, slots=True)
 class WriteThrough(Generic[T]):
-    """One document, and the way through to its key.
+    """Writes one document, and then its key.
 
     Attributes:
-        view: whose.
+        view: the view of the document.
         part: the id, as it stands in the key.
         document_id: the id, as it stands in the document.
-        collection: where the document is; its writes are by majority.
-        store: where the key is.
-        settings: time limits.
+        collection: the collection of the document, with majority writes.
+        store: the Redis that holds the key.
+        settings: provides the time limits.
         read_through: fills the key under a lease, like any reader.
     """
 
@@ -70,7 +70,7 @@ class WriteThrough(Generic[T]):
     read_through: Callable[[], T | Absent]
 
     def save(self, fields: Mapping[str, object], computed: Mapping[str, Any], final: str | None) -> None:
-        """Write. Arguments and errors: as `Keeper.save`."""
+        """Write the document and its key. Arguments and errors: as `Keeper.save`."""
         self._check(fields, computed)
         document = self._persist(fields, computed, final)
         problem: DamagedDocument | ViewFailed | None = None
@@ -85,7 +85,7 @@ class WriteThrough(Generic[T]):
             if isinstance(saved, Value) and len(saved.raw) <= self.settings.value_limit_bytes:
                 self._fill(saved, final)
             else:
-                # Nothing to cache: what lies there is of the document before.
+                # Nothing to cache: the value at the key is from the previous state of the document.
                 self.store.run(scripts.invalidate(self._key))
         except Unavailable as error:
             name = self.view.name
@@ -94,24 +94,24 @@ class WriteThrough(Generic[T]):
             raise problem
 
     def _check(self, *given: Mapping[Any, object]) -> None:
-        """Refuse what is no field, before anything is written."""
+        """Refuse names that cannot be fields, before anything is written."""
         for fields in given:
             if not isinstance(fields, Mapping):
-                raise TypeError(
-                    f"fields must be a mapping from a field's name to its value, got {type(fields).__name__}"
-                )
+                raise TypeError(f"fields must be a mapping from field names to values, got {type(fields).__name__}")
             for name in fields:
                 if not isinstance(name, str) or not name or name.startswith("$") or "\0" in name:
-                    raise InvalidValue("fields", "a name must be a text that does not begin with $")
+                    raise InvalidValue("fields", "a field's name must be a non-empty text that does not begin with $")
                 if name in {"_id", self.view.version}:
-                    raise InvalidValue(name, "is not to be set: the id is an argument, and the version rises by itself")
+                    raise InvalidValue(
+                        name, "remove it from the fields: the id is an argument, and the version rises automatically"
+                    )
 
     @property
     def _key(self) -> str:
         return self.view.template.key(self.part)
 
     def _persist(self, fields: Mapping[str, object], computed: Mapping[str, Any], final: str | None) -> StoredDocument:
-        """The majority write; of the document after it what the view reads."""
+        """Write the document by majority. Return its new state, limited to the fields that the view reads."""
         read = self.view.query([self.document_id]).fields
         wanted: dict[str, Any] = {name: {"$literal": value} for name, value in fields.items()} | dict(computed)
         if self.view.version is not None:
@@ -121,9 +121,9 @@ class WriteThrough(Generic[T]):
             found[final] = _NOT_SET
         said: Mapping[str, Any] = {}
         with database_errors(f"saving a {self.view.name}", self.settings.load_timeout_seconds):
-            # Twice, where it is refused. A duplicate: there is a document that the filter did not find, so the upsert
-            # tried to make a second. Either it has ended, or another first save made the document between our look and
-            # our insert: then the second time it is found.
+            # Tried twice if refused. A duplicate key means: the filter did not match the existing document, so the
+            # upsert tried to create a second one. Either the document has ended, or another first save created it
+            # between our look and our insert; then the second attempt finds it.
             for _ in range(2):
                 try:
                     document = self.collection.find_one_and_update(
@@ -133,38 +133,38 @@ class WriteThrough(Generic[T]):
                         upsert=True,
                         return_document=ReturnDocument.AFTER,
                     )
-                    return cast("StoredDocument", document)  # an upsert always has one
+                    return cast("StoredDocument", document)  # an upsert always returns one
                 except DocumentTooLarge as error:
                     said = {"code": TOO_LARGE, "errmsg": str(error)}
                 except (BSONError, OverflowError) as error:
                     name = type(error).__name__
-                    # Without its cause, whose text quotes the value.
+                    # Raised without its cause, because that text quotes the value.
                     raise InvalidValue("fields", f"hold a value that MongoDB cannot store ({name})") from None
                 except OperationFailure as error:
                     said = {"code": error.code, **(error.details or {})}
                     if not is_refused(said):
                         if refused := query_refusal(error):
-                            raise ViewFailed(f"view {self.view.name}: what is to be saved: {refused}") from None
+                            raise ViewFailed(f"view {self.view.name}: document cannot be saved: {refused}") from None
                         raise
             why = self._refused(final, said)
             raise why from why.__cause__
 
     def _refused(self, final: str | None, said: Mapping[str, Any]) -> CachekeeperError:
-        """Why MongoDB does not take it."""
+        """Return the error that says why MongoDB refused the write."""
         if final is not None:
-            # What judges the upsert before it is found to be there, judges it of a document that has ended, too. As the
-            # upsert sees it, whether a majority knows of the end yet or not.
+            # A validator can reject the upsert before MongoDB finds the ended document, so look for that first. Read
+            # with "local", as the upsert does: a majority may not know yet that the document has ended.
             seen = self.collection.with_options(read_concern=ReadConcern("local"))
             if seen.find_one({"_id": self.document_id, final: {"$ne": None}}) is not None:
-                return DocumentEnded(f"the {self.view.name} has ended")
+                return DocumentEnded(f"the {self.view.name} has ended and cannot be saved: create one with a new id")
         return refusal(self.collection.name, said) or DatabaseUnavailable(
             f"MongoDB failed while saving a {self.view.name} (code {said.get('code')})"
         )
 
     def _fill(self, saved: Value, final: str | None) -> None:
-        """Bring it to its key, so that the next plain `GET` of any client finds it."""
+        """Write the value to its key, so that the next plain `GET` of any client finds it."""
         key = self._key
-        if saved.version is None:  # the view has none, or somebody put a number there beyond all versions
+        if saved.version is None:  # the view has none, or the field holds a number that is too large for a version
             self.store.run(scripts.invalidate(key))
         else:
             ttl_ms = round(self.view.ttl_seconds * 1000)
@@ -173,8 +173,8 @@ class WriteThrough(Generic[T]):
                 return
             if changed is Changed.ENDED:
                 raise self._ended_meanwhile()
-        # A marker was left, or a newer save came first: whichever it is, the key is filled under a lease, like any
-        # reader's.
+        # Either a marker was left, or a newer save came first. In both cases the key is filled under a lease, as by
+        # any reader.
         deadline = time.monotonic() + self.settings.lookup_timeout_seconds
         while True:
             found = self.read_through()
@@ -182,13 +182,15 @@ class WriteThrough(Generic[T]):
             if peeked is Peeked.ENDED or (found is ABSENT and final is not None):
                 raise self._ended_meanwhile()
             if found is ABSENT:
-                return  # somebody has deleted it since
+                return  # the document has been deleted since
             if peeked is not Peeked.MISSING:
                 return
-            # Yet another save has taken the lease away and not filled yet: fill in its place, its data is in MongoDB.
+            # Another save has taken the lease away and not filled yet. Fill in its place: its data is in MongoDB.
             if time.monotonic() > deadline:
-                raise CacheUnavailable(f"Redis did not take the {self.view.name}")
+                raise CacheUnavailable(f"the {self.view.name} was not cached in time: other saves kept interrupting")
             time.sleep(_PAUSE_SECONDS)
 
     def _ended_meanwhile(self) -> DocumentEnded:
-        return DocumentEnded(f"the {self.view.name} ended while it was being saved", meanwhile=True)
+        return DocumentEnded(
+            f"the {self.view.name} ended while it was being saved: create one with a new id", meanwhile=True
+        )

@@ -1,4 +1,4 @@
-"""A process's connections to its servers, with what shares them: readers, caps, time limits."""
+"""The connections of a process to its servers, and the readers, caps and time limits that belong to them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """What talks to servers; one set per keeper and process.
+    """The objects that talk to servers; one set per keeper and process.
 
     Attributes:
         database: the reads of MongoDB.
-        readers: by server; one and the same where both are one Redis.
-        eviction: whether that Redis drops keys by itself.
+        readers: by server; both are the same reader if both servers are one Redis.
+        eviction: by server: tells whether that Redis may evict keys.
     """
 
     database: DatabaseReads
@@ -42,11 +42,11 @@ def connected(
     security: Redis | RedisCluster | None,
     database: Database[Any] | None,
 ) -> Servers:
-    """Connect, each client at its first use.
+    """Make the clients. Each connects at its first use.
 
     Args:
         settings: URLs and limits.
-        cache: a client of the caller's own, in place of one by the settings.
+        cache: a client of the caller's own; None: one is made from the settings.
         security: the same.
         database: the same.
     """
@@ -70,7 +70,7 @@ def connected(
     def reader(client: Redis | RedisCluster | LazyCluster) -> SyncReader:
         return SyncReader(Store(client), reads, limits, pause=timeout)
 
-    # A lookup that has waited for a connection as long as it may can still ask MongoDB.
+    # A lookup that has waited for a Redis connection for all of this time can still ask MongoDB.
     wait = limits.lookup - limits.load
     first = reader(connect_redis(settings.redis_url, timeout, wait) if cache is None else cache)
     same = security is cache if security is not None else settings.security_url == settings.redis_url

@@ -1,4 +1,4 @@
-"""Loads of this process that others may wait for, instead of asking MongoDB themselves."""
+"""Loads of this process that other callers can wait for, instead of asking MongoDB themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Flight:
-    """One load, and how it ended."""
+    """One load, and its result."""
 
     def __init__(self) -> None:
         self._done = threading.Event()
@@ -22,20 +22,20 @@ class Flight:
         self._error: CachekeeperError | None = None
 
     def land(self, loaded: Loaded | None = None, error: CachekeeperError | None = None) -> None:
-        """End the flight: with what was loaded, an error, or neither (those who wait compete again)."""
+        """End the flight: with the loaded value, an error, or neither (then waiting callers compete again)."""
         self._loaded, self._error = loaded, error
         self._done.set()
 
     @property
     def landed(self) -> bool:
-        """Whether it has ended."""
+        """Whether the load has ended."""
         return self._done.is_set()
 
     def wait(self, seconds: float) -> Loaded | None:
-        """What was loaded; None where that took longer, or there is no result.
+        """Return what was loaded; None if that took longer than `seconds`, or there is no result.
 
         Raises:
-            CachekeeperError: the load's own error. Trying again at once would be the herd.
+            CachekeeperError: the load's own error. If each caller tried again at once, MongoDB would get a burst.
         """
         if not self._done.wait(max(seconds, 0)):
             return None
@@ -47,27 +47,27 @@ class Flight:
 class LeasedFlights:
     """Loads under a lease, by nonce.
 
-    A reader may join one only if its own acquire answered with that nonce: then no event was acknowledged between the
-    start of the load and the start of the reader, since an event destroys the lease. A flight is put here before its
-    lease is asked for, so that nobody who is told the nonce comes too early.
+    A reader may join a load only if its own acquire answered with that nonce. Then no event was acknowledged between
+    the start of the load and the start of the reader, since an event destroys the lease. A flight is put here before
+    its lease is requested, so that every reader that is told the nonce finds the flight.
     """
 
     def __init__(self) -> None:
-        self._flights: dict[str, Flight] = {}  # single operations of a dict are atomic
+        self._flights: dict[str, Flight] = {}  # single dict operations are atomic
 
     def start(self, nonce: str) -> Flight:
-        """A new flight under `nonce`."""
+        """Start a flight under `nonce`."""
         flight = self._flights[nonce] = Flight()
         return flight
 
     def end(self, nonce: str) -> None:
-        """Forget the flight; whoever still waits competes again."""
+        """Remove the flight; callers that still wait compete again."""
         flight = self._flights.pop(nonce)
         if not flight.landed:
             flight.land()
 
     def join(self, nonce: str, seconds: float) -> Loaded | None:
-        """What the load with this nonce found; None where it is another process's, or has no result."""
+        """Return what the load with this nonce found; None if another process runs it, or it has no result."""
         flight = self._flights.get(nonce)
         return None if flight is None else flight.wait(seconds)
 
@@ -75,8 +75,8 @@ class LeasedFlights:
 class SharedFlights:
     """Loads without a lease, by key: during an outage, over the limit, or in the last moment of a lookup.
 
-    Callers share one only if it began after they did: those who find it still waiting for a slot. A load that has begun
-    may have read before a change that its late joiner must see.
+    A caller joins a load only while the load still waits for a slot, so that it begins after the caller did. A load
+    that has begun may have read MongoDB before a change that the caller must see.
     """
 
     def __init__(self) -> None:
@@ -84,17 +84,17 @@ class SharedFlights:
         self._waiting: dict[str, Flight] = {}
 
     def load(self, key: str, database: DatabaseReads, run: Callable[[], Loaded], patience: float) -> Loaded:
-        """Load `key`, alone or together.
+        """Load `key`, alone or together with other callers.
 
         Args:
-            key: what is loaded.
-            database: whose slots bound it.
-            run: does it; called by one of those who share.
+            key: the key to load.
+            database: provides the slots, which limit concurrent reads.
+            run: does the load; one of the sharing callers calls it.
             patience: seconds to wait for a slot.
 
         Raises:
             Overloaded: no slot came free.
-            CachekeeperError: whatever `run` raised.
+            CachekeeperError: any error that `run` raised.
         """
         with self._lock:
             flight = self._waiting.get(key)
@@ -104,7 +104,7 @@ class SharedFlights:
         if not leads:
             loaded = flight.wait(patience + database.timeout)
             if loaded is None:
-                raise Overloaded("waited in vain for a database read that others of this process had asked for")
+                raise Overloaded("another caller reads this from MongoDB, but that took too long: try again later")
             return loaded
         try:
             with database.slot(patience):
@@ -121,7 +121,7 @@ class SharedFlights:
         return loaded
 
     def _begin(self, key: str, flight: Flight) -> None:
-        """From now on nobody joins this flight."""
+        """Let no more callers join this flight."""
         with self._lock:
             if self._waiting.get(key) is flight:
                 del self._waiting[key]

@@ -1,4 +1,4 @@
-"""The sync shell of the reader: the plain `GET`, and the driving of the core where that was no hit."""
+"""The sync shell of the reader: sends the plain `GET`, and drives the core if that was not a hit."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-# What pymongo raises for a query that BSON has no form for. Not `Exception`: a signal may raise its own meanwhile, such
-# as Celery's soft time limit, and that is not the view's.
+# Errors that pymongo raises for a query that BSON cannot express. Not `Exception`: a signal may raise an error
+# meanwhile, such as Celery's soft time limit, and that is not an error of the view.
 _UNSENDABLE = (BSONError, TypeError, ValueError, OverflowError)
 
 
 class SyncReader:
-    """Redis first, MongoDB second, for one Redis server.
+    """Reads Redis first and MongoDB second, for one Redis server.
 
     Args:
         store: the protocol on that server.
-        database: reads of MongoDB; shared by all readers of a process, and with it the cap.
-        limits: of one lookup.
+        database: reads of MongoDB. All readers of a process share it, and with it the cap.
+        limits: limits of one lookup.
         pause: seconds for which a Redis that failed is not asked.
     """
 
@@ -56,7 +56,7 @@ class SyncReader:
         self._shared = SharedFlights()
 
     def get(self, key: str) -> bytes | core.Start:
-        """The plain `GET`: the bytes, or how it failed to be a hit."""
+        """Send the plain `GET`. Return the bytes, or why it was not a hit."""
         if not self.breaker.allows():
             return core.Start.CACHE_DOWN
         try:
@@ -67,14 +67,14 @@ class SyncReader:
                 return core.Start.DAMAGED
             self.breaker.failed(error)
             return core.Start.CACHE_DOWN
-        except (RedisError, RedisClusterException, CacheUnavailable) as error:  # the last: a Cluster not connected yet
+        except (RedisError, RedisClusterException, CacheUnavailable) as error:  # last: no Cluster connection
             self.breaker.failed(error)
             return core.Start.CACHE_DOWN
         self.breaker.succeeded()
         return core.Start.MISS if raw is None else raw
 
     def peek(self, key: str) -> bytes | core.Start | Absent:
-        """The read of a key that others write, too: it is held against its deadline."""
+        """Read a key that other services write, too, and check its deadline."""
         if not self.breaker.allows():
             return core.Start.CACHE_DOWN
         try:
@@ -90,19 +90,19 @@ class SyncReader:
         return core.Start.MISS if outcome is Peeked.MISSING else core.Start.DAMAGED
 
     def find(self, target: Target[T], ttl_ms: int, start: core.Start, began: float) -> T | Absent:
-        """What to answer where the first look was no hit, by a lookup that began at `began`. Raises as `core.read`."""
+        """Answer a lookup that began at `began` and whose first look was not a hit. Raises as `core.read`."""
         reading: core.Reading[T | Absent] = core.read(target, self.limits, start, time.monotonic, began)
         with waiting_until(began + self.limits.lookup):
             return self._drive(reading, target, ttl_ms)
 
     def find_uncached(self, target: Target[T], began: float) -> T | Absent:
-        """The database's answer, which is not cached; `began` as for `find`. Raises as `core.read`."""
+        """Return MongoDB's answer without caching it; `began` as for `find`. Raises as `core.read`."""
         left = began + self.limits.lookup - time.monotonic()
         loaded = self.load_shared(target, max(left - self.limits.load, 0))
         return core.value_of(target, loaded)
 
     def _drive(self, reading: core.Reading[T | Absent], target: Target[T], ttl_ms: int) -> T | Absent:
-        """Do what the core asks for, until it returns."""
+        """Perform the effects that the core asks for, until it returns."""
         lookup = _Lookup(self, target, ttl_ms)
         try:
             effect = next(reading)
@@ -114,12 +114,12 @@ class SyncReader:
                 else:
                     effect = reading.send(answer)
         except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]  # what the generator returns is T | Absent
+            return stop.value  # type: ignore[no-any-return]  # the generator returns T | Absent
         finally:
             lookup.close()
 
     def load_shared(self, target: Target[Any], patience: float) -> Loaded:
-        """Load without a lease, alone or with others; `patience` is for the slot, in seconds."""
+        """Load without a lease, alone or with other callers. Wait up to `patience` seconds for a slot."""
         COUNTERS.add("uncached_load")
         return self._shared.load(target.key, self.database, lambda: self.run(target), patience)
 
@@ -138,13 +138,15 @@ class SyncReader:
         try:
             return self.database.find(find)
         except _UNSENDABLE as error:
-            raise ViewFailed(f"view {view}: its query cannot be sent to MongoDB ({type(error).__name__})") from error
+            raise ViewFailed(
+                f"view {view}: its query cannot be sent to MongoDB ({type(error).__name__}): correct the view"
+            ) from error
         except QueryRefused as error:
             raise ViewFailed(f"view {view}: {error}") from error.__cause__
 
 
 class _Lookup:
-    """The effects of one lookup, and the one flight it may lead."""
+    """Performs the effects of one lookup, and leads at most one flight."""
 
     def __init__(self, reader: SyncReader, target: Target[Any], ttl_ms: int) -> None:
         self._reader = reader
@@ -155,7 +157,7 @@ class _Lookup:
         self._loaded: Loaded | None = None
         self._lease: str | None = None
 
-    def perform(self, effect: Effect) -> object:  # noqa: PLR0911  # one line of answer an effect
+    def perform(self, effect: Effect) -> object:  # noqa: PLR0911  # one return per effect
         match effect:
             case effects.Acquire():
                 return self._acquire(effect)
@@ -176,9 +178,9 @@ class _Lookup:
                 return None
 
     def close(self) -> None:
-        """Nobody waits for a flight whose leader is gone, nor for its lease, whatever ended it.
+        """End the flight and the lease, so that no caller waits for a lookup that has ended, whatever ended it.
 
-        A lease is left where something other than an answer ended an effect: a signal, the end of a greenlet.
+        A lease is still held if an effect ended without an answer: by a signal, or by the end of a greenlet.
         """
         self._land(None)
         if self._lease is not None:
@@ -197,12 +199,12 @@ class _Lookup:
                     effect.nonce,
                     self._reader.limits,
                     refresh=effect.refresh,
-                    # The keys of a Cluster lie in many slots, so that no filter helps there.
+                    # A Cluster's keys lie in many slots, where the filter of texts cannot help.
                     registration=None if store.is_cluster else self._target.registration,
                 )
             )
         except CacheUnavailable as error:
-            self._lease = None  # if Redis has granted it after all, it ends by itself
+            self._lease = None  # if Redis granted it after all, it expires by itself
             self._reader.breaker.failed(error)
             raise
         finally:
@@ -217,10 +219,10 @@ class _Lookup:
             with self._reader.database.slot(effect.patience):
                 self._loaded = self._reader.run(self._target)
         except CachekeeperError as error:
-            # Those who wait are told: to try again one by one would be the herd. Whatever else ends a load is this
-            # caller's own (see `close`).
+            # Waiting callers get this error: if each of them tried again, MongoDB would get a burst of reads. Any other
+            # error concerns this caller alone (see `close`).
             self._land(None, error)
-            # Or everybody would wait for the lease to end by itself.
+            # Otherwise all other readers would wait until the lease expires.
             self._release(effect.nonce, discard=False)
             raise
         return self._loaded
@@ -238,7 +240,7 @@ class _Lookup:
             reader.breaker.failed(error)
             raise
         finally:
-            # A stale load is nobody's answer. Everything else is: those who join were told this nonce after they began.
+            # Waiters get every result except a stale load. That is safe: they were told this nonce after they began.
             self._land(None if isinstance(filled, Stale) else effect.loaded)
         return filled
 
@@ -247,7 +249,7 @@ class _Lookup:
         try:
             self._reader.store.run_all(leases.give_back(self._target.key, nonce, discard=discard))
         except CacheUnavailable as error:
-            # The lease ends by itself, and the answer (or the error) of this lookup does not depend on Redis any more.
+            # The lease expires by itself. The answer or error of this lookup does not depend on Redis any more.
             self._reader.breaker.failed(error)
 
     def _land(self, loaded: Loaded | None, error: CachekeeperError | None = None) -> None:

@@ -313,7 +313,7 @@ def test_a_value_at_the_limit_is_cached() -> None:
 
 
 def test_damage_at_a_key_that_others_write_is_theirs() -> None:
-    with pytest.raises(DamagedValue, match="left as found"):
+    with pytest.raises(DamagedValue, match="left unchanged"):
         Drive(Start.DAMAGED, SHARED)
     for answer in (Found(b"\xff"), Acquired.DAMAGED):
         with pytest.raises(DamagedValue):

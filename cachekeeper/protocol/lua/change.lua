@@ -1,4 +1,4 @@
--- A versioned event arrives.
+-- Apply an event with a version.
 -- KEYS: K, M.  ARGV: version, value, ttl in ms, ms a marker lives, the value's own end or ''.
 -- Returns {'ignored'} | {'overwritten'} | {'marked'} | {'ended'}
 local m = redis.call('HMGET', KEYS[2], 'v', 'd')
@@ -6,7 +6,8 @@ if m[1] and tonumber(m[1]) >= tonumber(ARGV[1]) then return {'ignored'} end
 redis.call('HDEL', KEYS[2], 'l', 'lx', 'ax')
 local left = room(ARGV[3], m[2], ARGV[5])
 local outcome = 'marked'
--- Only over a living K of known version: E2, evict M, E1 would otherwise put E1's payload over nothing at all, and stay.
+-- Overwrite only a K that exists and whose version is known. Otherwise, after E2 and an eviction of M, the late E1
+-- would write its old value where nothing is, and the value would stay.
 if left > 0 and m[1] and redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('SET', KEYS[1], ARGV[2], 'PX', digits(left))
   outcome = 'overwritten'

@@ -1,12 +1,12 @@
--- K lives no longer than a deadline; of two deadlines the earlier stands.
--- KEYS: K, M.  ARGV: deadline, ms that it is remembered once it has passed.
+-- Let K live no longer than a deadline. Of two deadlines, the earlier one stands.
+-- KEYS: K, M.  ARGV: deadline, for how many ms it is remembered after it has passed.
 -- Returns {'ended'} | {'limited'}
 local now = clock()
 local at = tonumber(ARGV[1])
 local before = redis.call('HGET', KEYS[2], 'd')
 if before and tonumber(before) <= at then at = tonumber(before) end
--- A reader that comes now must not be told of a load from before this, which it might join; what the load brings would
--- not stand anyway.
+-- A reader that comes now must not be told of an earlier load: it might join that load. The value that the load brings
+-- would not stand anyway.
 redis.call('HDEL', KEYS[2], 'l', 'lx')
 redis.call('HSET', KEYS[2], 'd', digits(at))
 keep(KEYS[2], math.max(at - now, 0) + ARGV[2])

@@ -1,11 +1,12 @@
--- The lease holder's load arrives.
--- KEYS: K, M.  ARGV: nonce, 'versioned' | 'unversioned' | 'absent', value, version, ttl in ms (of the absent flag, for 'absent'),
---   ms a marker lives, the value's own end or '', '1' to leave a K alone that somebody else has written meanwhile.
+-- The lease holder writes what it has loaded.
+-- KEYS: K, M.  ARGV: nonce, 'versioned' | 'unversioned' | 'absent', value, version, ttl in ms (for 'absent': of the
+--   absent flag), ms a marker lives, the value's own end or '', '1' to keep a K that another service wrote meanwhile.
 -- Returns {'stored'} | {'lost'} | {'stale', version known} | {'ended'}
 local m = redis.call('HMGET', KEYS[2], 'l', 'v', 'd')
--- An event, an invalidation or another reader came between acquire and now: what was loaded may be older than that.
+-- An event, an invalidation or another reader came after the acquire: the loaded value may be older than that.
 if m[1] ~= ARGV[1] then return {'lost'} end
--- Others write K, too:  acquire (K absent) · load: absent · a login elsewhere: SET K NX · this fill.  Theirs is the newer one.
+-- Other services write K, too:  acquire (K absent) · load: absent · a login elsewhere: SET K NX · this fill.
+-- Their value is newer.
 if ARGV[8] == '1' and redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('HDEL', KEYS[2], 'l', 'lx')
   return {'lost'}
@@ -29,7 +30,7 @@ redis.call('SET', KEYS[1], ARGV[3], 'PX', digits(left))
 if kind == 'versioned' then
   redis.call('HSET', KEYS[2], 'v', ARGV[4])
 else
-  -- K now holds a value of unknown age: a version kept here would let an older event overwrite it.
+  -- K now holds a value of unknown age: if a version were kept here, an older event could overwrite the value.
   redis.call('HDEL', KEYS[2], 'v')
 end
 keep(KEYS[2], math.max(left, tonumber(ARGV[6])))

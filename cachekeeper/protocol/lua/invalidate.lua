@@ -1,4 +1,4 @@
--- A change without a version, or a view that is dropped: K and M go, and with M every lease. A deadline stays.
+-- A change without a version, or a dropped view: delete K and M, and with M the lease. A deadline stays.
 -- KEYS: K, M.  Returns {'invalidated'}
 redis.call('DEL', KEYS[1])
 if redis.call('HEXISTS', KEYS[2], 'd') == 1 then

@@ -1,14 +1,15 @@
--- Every key whose text occurs in one of the names goes, and the metadata beside it, cached or not, filled or in flight.
--- Blind to how many are cached. The cost is the number of substrings: of each it asks F, in texts.lua, whether it may be
--- there; where F is not there, or not believed, it looks at all. Not for Redis Cluster: the keys are of many slots.
--- KEYS: F.  ARGV: prefix, suffix, most characters of a text, how many of the first name's characters begin one, name, …
---   (pairs of the last two). Returns {'invalidated'}
+-- Delete every key whose text occurs in one of the names, and the metadata beside it, whether filled or in flight.
+-- The cost depends on the number of substrings, not on how many of them are cached. For each substring, F (see
+-- texts.lua) says whether its key may be there. If F is missing or not trusted yet, every substring is deleted. Not for
+-- Redis Cluster: the keys lie in many slots.
+-- KEYS: F.  ARGV: prefix, suffix, most characters of a text, then for each name: how many of its characters begin a
+--   substring, and the name.  Returns {'invalidated'}
 local prefix, suffix, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local seen, batch = {}, {}
 local escapes = {['{'] = '%7B', ['}'] = '%7D'}
 local byte, floor = string.byte, math.floor
 
--- The escape of fold/brace_escapes: braces, and such % as would be read back as one.
+-- The escape of fold/brace_escapes: escapes braces, and each % that would otherwise be read back as an escape.
 local function escaped(text)
   text = text:gsub('%%([27][5BD])', function(code)
     if code == '25' or code == '7B' or code == '7D' then return '%25' .. code end
@@ -21,7 +22,7 @@ local function unlink()
   batch = {}
 end
 
--- Whether a text of that hash is in one half of the block at hand.
+-- Whether a text with that hash is in one half of the current block.
 local block, mine, before = '', nil, nil
 local function has(half, hash)
   if not half then return false end

@@ -1,4 +1,4 @@
--- A read of a key that others write, too: a late foreign SET does not outlive the deadline.
+-- Read a key that other services write, too. A late SET by another service must not outlive the deadline.
 -- KEYS: K, M.  Returns {'found', value} | {'missing'} | {'ended'} | {'damaged'}
 local d = redis.call('HGET', KEYS[2], 'd')
 if d and tonumber(d) <= clock() then

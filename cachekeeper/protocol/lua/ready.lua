@@ -1,4 +1,5 @@
--- All live blocks have been written: say so, but only if nothing was lost meanwhile. A flush or restart took the nonce with it.
+-- All live blocks have been written. Set *ready*, but only if none was lost meanwhile: a flush or restart would have
+-- removed the nonce, too.
 -- KEYS: the warming key, the ready key.  ARGV: nonce.  Returns {'ready'} | {'lost'}
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'lost'} end
 redis.call('DEL', KEYS[1])

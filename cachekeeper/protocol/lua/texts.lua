@@ -1,24 +1,28 @@
--- Stands before `acquire` and `invalidate_within`: which texts of a view may be cached, or in flight. A Bloom filter, since
--- a name of 60 characters has 1,800 substrings, of which hardly one is cached, and each look for a key that is not there
--- costs more the larger the keyspace is. F, its key, says no only to a text that was not registered in the last `life`
--- milliseconds; and no lease on a text, with what is filled under it, lives longer than `life`. It may say yes to others.
+-- Put before `acquire` and `invalidate_within`. Records which texts of a view may be cached or in flight, in a Bloom
+-- filter: a name of 60 characters has 1,800 substrings, of which hardly any is cached, and each lookup of an absent key
+-- costs more the larger the keyspace is. F, the filter's key, says no only to a text that was not registered in the
+-- last `life` milliseconds. A lease on a text plus the value filled under it never lives longer than `life`. F may say
+-- yes to any other text.
 --
--- F is one string, so it is evicted whole or not at all. It begins with three numbers of 20 digits: from when on it is
--- believed (nobody knows what an F before it held, so not before all that is over); the longest `life` of those who have
--- registered; and when the last one did. The rest are blocks of 128 bytes. Texts that begin with the same 4 characters share a block, so a
--- name asks for 4 blocks a character and not for each substring. Time is cut into slices of `life`. A block holds the slice
--- (modulo 256) of its last write, in one byte; 504 bits for the texts of that slice; an unused byte; and 504 bits for those
--- of the slice before.
+-- F is one string, so it is evicted whole or not at all. It begins with three numbers of 20 digits:
+--   1. The time from which F is trusted. An earlier F may have held texts that this one does not know, so this one is
+--      not trusted until all of those are over.
+--   2. The longest `life` of all registrations.
+--   3. The time of the last registration.
+-- The rest are blocks of 128 bytes. Texts that begin with the same 4 characters share a block, so a name needs 4 blocks
+-- per character, not one per substring. Time is cut into slices of `life`. A block holds, in this order: the slice
+-- (modulo 256) of its last write, in one byte; 504 bits for the texts of that slice; an unused byte; 504 bits for the
+-- texts of the slice before.
 
 local BLOCK, BITS, HEAD = 128, 504, 4
--- A new F has a block for every 32 keys of the server, and is made anew when there are more than four times as many. Where
--- texts begin in many different ways, it then says yes to a few in a hundred that are not there. 8 KB at least, 8 MB at most.
+-- A new F has one block for every 32 keys of the server. It is made anew when there are more than four times as many
+-- keys. If texts begin in many different ways, it then says yes to a few percent of absent texts. F has 8 KB to 8 MB.
 local KEYS_A_BLOCK, FEWEST, MOST = 32, 64, 65536
 local PRIME = 4294967291 -- below 2^32, so that 263 times a hash is exact in a double
 local DAY = 86400000
 local MASK = {[0] = 1, 2, 4, 8, 16, 32, 64, 128}
 
--- Where the characters of a UTF-8 text begin, and where one behind them would.
+-- The positions at which the characters of a UTF-8 text begin, and the position after the last one.
 local function edges_of(text)
   local edges, at = {}, 1
   while at <= #text do
@@ -30,13 +34,13 @@ local function edges_of(text)
   return edges
 end
 
--- The hash of a text, from that of a beginning of it.
+-- The hash of a text, continued from the hash of its beginning.
 local function hashed(hash, bytes, from, to)
   for at = from, to do hash = (hash * 263 + bytes[at]) % PRIME end
   return hash
 end
 
--- F's three numbers and how many blocks it has; nil where there is none, or something that is none of ours.
+-- F's three numbers, and its number of blocks; nil if F is absent, or cachekeeper did not write it.
 local function filter_of(key)
   local head, size = redis.pcall('GETRANGE', key, 0, 59), redis.pcall('STRLEN', key)
   if type(head) ~= 'string' or size <= BLOCK or size % BLOCK > 0 then return nil end
@@ -45,13 +49,13 @@ local function filter_of(key)
   return {from = from, life = life, newest = newest, blocks = size / BLOCK - 1}
 end
 
--- Whether the clock was set back so far that slices cannot be told apart any more: what has come since was registered with
--- times that are long past for those before.
+-- Whether the clock was set back so far that slices cannot be told apart any more. Texts registered since then have
+-- times that were already over when earlier texts were registered.
 local function set_back(filter, now)
   return now < filter.newest - filter.life
 end
 
--- A block by the hash of a head, and where it stands in F.
+-- The block for the hash of a head, and its position in F.
 local function block_of(key, blocks, hash)
   local at = BLOCK * (1 + hash % blocks)
   return redis.call('GETRANGE', key, at, at + BLOCK - 1), at
@@ -61,9 +65,9 @@ local function slice_of(now, life)
   return math.floor(now / life) % 256
 end
 
--- Where a block has the bits of this slice and of the one before; nil for those that are over. A block may come from the next
--- slice: the server's clock was set back since it was written, by one life at most (see `set_back`). What it holds still
--- counts. One that seems to come from further ahead has not been written for long.
+-- The positions, in a block, of the bits of this slice and of the slice before; nil for bits that are over. A block may
+-- be from the next slice: the server's clock was set back since its last write, by one life at most (see `set_back`).
+-- Its texts still count. A block that seems to be from further ahead has not been written for a long time.
 local function halves_of(block, slice)
   local age = (slice - block:byte(1)) % 256
   if age == 0 or age == 255 then return 2, 66 end
@@ -71,8 +75,9 @@ local function halves_of(block, slice)
   return nil, nil
 end
 
--- An F as large as the server needs, in place of one that is too small, of a shorter `life`, or from before a clock was set
--- back. What that one held is over a life after its last registration, by a clock that was not set back.
+-- Make an F as large as the server needs. It replaces one that is too small, has a shorter `life`, or is from before
+-- the clock was set back. The texts of the old F are over one life after its last registration, if the clock is not set
+-- back.
 local function new_filter(key, old, now, life, keys)
   local blocks = FEWEST
   while keys > KEYS_A_BLOCK * blocks and blocks < MOST do blocks = 2 * blocks end
@@ -103,8 +108,8 @@ local function register(key, text, life)
   local block, at = block_of(key, filter.blocks, head)
   local hash = hashed(head, bytes, split, #text)
   local slice = slice_of(now, life)
-  -- A block that was never written is all zeros: it has no slice, though its first byte looks like slice 0. Written as if it
-  -- came from the future, a text would not be forgotten before that slice comes round again.
+  -- A block that was never written is all zeros. It has no slice, though its first byte looks like slice 0. If slice 0
+  -- were taken for a future slice, a text written to it would be kept until that slice comes round again.
   local mine, before
   if block:find('[^%z]') then mine, before = halves_of(block, slice) end
   if mine then slice = block:byte(1) end

@@ -153,8 +153,8 @@ def test_a_time_to_live_of_the_outbox_is_named_and_left(db: Any, other: str) -> 
         with pytest.raises(ExpiringIndex) as told:
             ensure_index(db["outbox"], "due_at", timeout=5)
         assert str(told.value) == (
-            f"the index {name} of the collection outbox has expireAfterSeconds: MongoDB deletes events that were not "
-            "published: drop that index"
+            f"the index {name} of the collection outbox has expireAfterSeconds, so MongoDB deletes events that are not "
+            "published yet: drop that index"
         )
     assert db["outbox"].index_information()[name]["expireAfterSeconds"] == 3600
     db["outbox"].drop_index(name)
@@ -222,7 +222,7 @@ def test_a_refused_index_is_made_once_the_role_is_there(
         with guarded.direct_client() as client:
             client["shop"].command("grantRolesToUser", WRITER[0], roles=["readWrite"])
         keeper.run_once()
-        assert "the index on later.at is made now" in caplog.text
+        assert "the index on later.at has been created" in caplog.text
         with guarded.direct_client() as client:
             assert client["shop"]["later"].index_information()["at_1"]["expireAfterSeconds"] == 60
             client["shop"].command("revokeRolesFromUser", WRITER[0], roles=["readWrite"])

@@ -131,4 +131,4 @@ def test_a_server_that_is_no_cluster(
     for _ in range(2):
         write(keeper)
     (warning,) = said()
-    assert warning.startswith(f"Redis at 127.0.0.1:{own_redis.port}: it is no Cluster; begin the URL with redis://")
+    assert warning.startswith(f"Redis at 127.0.0.1:{own_redis.port}: it is not a Cluster; begin the URL with redis://")

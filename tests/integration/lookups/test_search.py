@@ -210,7 +210,7 @@ def test_damage_is_repaired(shop: Shop, raw: bytes | None, caplog: pytest.LogCap
         assert seen["damaged_value"] == 1
         assert json.loads(shop.redis.get("search:lamp") or b"") == [{"_id": 0, "name": "Lamp"}]
     assert [record.message for record in caplog.records] == [
-        "view search: a key held what this view never writes; repaired from MongoDB"
+        "view search: a key held a value that this view never writes; it is replaced from MongoDB"
     ]
 
 

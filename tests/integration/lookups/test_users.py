@@ -250,7 +250,7 @@ def test_damage_is_counted_logged_once_and_repaired(
     assert seen["damaged_value"] == 2
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert [record.message for record in warnings] == [
-        "view user_name: a key held what this view never writes; repaired from MongoDB"
+        "view user_name: a key held a value that this view never writes; it is replaced from MongoDB"
     ]
     assert shop.reads.count == 2
     assert [shop.redis.get(f"user:{each}:name") for each in (1, 2)] == [b"Ann", b"Ann"]

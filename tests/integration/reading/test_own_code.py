@@ -81,7 +81,7 @@ def test_what_another_reader_fills_meanwhile_may_be_damage_too(shop: Shop, kind:
 def test_where_others_write_too_it_is_left_as_found(shop: Shop, kind: type[Exception]) -> None:
     put_user(shop, "Ann", 1)
     shop.redis.set("own:1", "unreadable")
-    with pytest.raises(DamagedValue, match="left as found"):
+    with pytest.raises(DamagedValue, match="left unchanged"):
         shop.keeper().read(view(kind, staleness=Staleness.SHARED), 1)
     assert shop.redis.get("own:1") == b"unreadable"
 

@@ -46,7 +46,7 @@ def test_it_is_logged_which_decoder_failed(shop: Shop, caplog: pytest.LogCapture
     put_user(shop, "Ann", 1)
     shop.redis.set("own:1", "unreadable")
     assert shop.keeper().read(view(ZeroDivisionError), 1) == "Ann"
-    assert "view own: its codec raised ZeroDivisionError for what a key held" in caplog.text
+    assert "view own: its codec raised ZeroDivisionError for the value at a key" in caplog.text
     assert SECRET not in caplog.text
 
 

@@ -82,8 +82,8 @@ def test_a_server_that_is_no_cluster(
             client.config_set("requirepass", "secret")
     said = reads(stocked, f"redis+cluster://{auth}127.0.0.1:{own_redis.port}", caplog)
     assert said == (
-        f"Redis at 127.0.0.1:{own_redis.port}: it is no Cluster; begin the URL with redis:// (or rediss://), without "
-        "+cluster"
+        f"Redis at 127.0.0.1:{own_redis.port}: it is not a Cluster; begin the URL with redis:// (or rediss://), "
+        "without +cluster"
     )
 
 
@@ -98,8 +98,8 @@ def test_a_database_that_the_server_does_not_have(
 ) -> None:
     said = reads(stocked, f"redis://127.0.0.1:{own_redis.port}/99", caplog)
     assert said == (
-        f"Redis at 127.0.0.1:{own_redis.port}, database 99: it has no database of this number; name a lower one in "
-        "CACHEKEEPER_REDIS_URL or CACHEKEEPER_SECURITY_REDIS_URL, or raise its databases"
+        f"Redis at 127.0.0.1:{own_redis.port}, database 99: it has no database with this number; use a lower number in "
+        "CACHEKEEPER_REDIS_URL or CACHEKEEPER_SECURITY_REDIS_URL, or raise `databases` of Redis"
     )
 
 
@@ -117,7 +117,7 @@ def test_a_server_that_is_no_redis(stocked: Shop, caplog: pytest.LogCaptureFixtu
         threading.Thread(target=answer, daemon=True).start()
         said = reads(stocked, f"redis://127.0.0.1:{server.getsockname()[1]}/0", caplog)
         server.shutdown(socket.SHUT_RDWR)
-    assert "its answers are not those of a Redis; correct the host and the port" in said
+    assert "it does not answer like a Redis server; correct the host and the port" in said
 
 
 @pytest.mark.parametrize(
