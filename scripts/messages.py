@@ -39,12 +39,22 @@ This page is written by `scripts/messages.py` from the code and from `docs/messa
 """
 _LEAST_BLANKS = 2  # in a text that counts as a sentence
 _LEVELS = ("debug", "info", "warning", "error", "critical")
+_LOGGERS = {f"logger.{name}" for name in (*_LEVELS, "log")}
 _OUTPUT = {"echo", "secho", "print", "write", "Option", "Argument", "Typer", "command", "callback", "confirm"}
 """Calls whose texts are a command's output or help."""
 _MATCHED = {"compile", "match", "search", "startswith", "endswith", "sub", "split", "removeprefix", "Formatter"}
 """Calls whose texts are looked for in the words of others."""
+_OF_OTHERS = {
+    "cluster support disabled",
+    "DB index is out of range",
+    "SELECT is not allowed",
+    "too many indexes",
+    "in the way",
+}
+"""Words of servers that stand in tables, to be looked for."""
 _DOING = {"cache_errors", "database_errors"}
 """Calls whose texts say what was being done: '{doing}' in the messages of outages."""
+_OTHER_LANGUAGES = ("redis.call", "local ")  # Lua
 _HELPERS = {"name", "__name__", "type", "str", "len", "repr", "join", "shown", "value", "_text"}
 _NOT_IN_TABLES = str.maketrans({"|": "\\|", "<": "&lt;", "\n": " "})
 
@@ -106,7 +116,7 @@ class _Finder:
         """Walk below `node`; `kind` is that of the nearest error or log call around it."""
         if isinstance(node, ast.Call):
             name = _last_name(node.func)
-            if name == "log_once" or (name in _LEVELS and ast.unparse(node.func) == f"logger.{name}"):
+            if name == "log_once" or ast.unparse(node.func) in _LOGGERS:
                 yield from self._logged(node, name)
                 return
             if name[:1].isupper():
@@ -129,16 +139,17 @@ class _Finder:
         if pair := _pair(node):
             return [Message(pair[0], kind, pair[1], self._at(node))]
         blanks = 1 if self._raised else _LEAST_BLANKS
-        return [Message(text, kind, "", self._at(node)) for text in _texts(node) if _is_sentence(text, blanks)]
+        texts = [text for text in _texts(node) if _is_sentence(text, blanks) and text not in _OF_OTHERS]
+        return [Message(text, kind, "", self._at(node)) for text in texts]
 
     def _logged(self, node: ast.Call, name: str) -> Iterator[Message]:
-        at = 1 if name == "log_once" else 0
-        level = "warning" if name == "log_once" else name
+        at = 0 if name in _LEVELS else 1
+        level = name if name in _LEVELS else "" if name == "log" else "warning"
         arguments = [f"{{{_name(each)}}}" for each in node.args[at + 1 :]]
         for text in _texts(node.args[at]) if len(node.args) > at else ():
             given = iter(arguments)
-            filled = re.sub(r"%(?:[rsd]|\.\d+f)", lambda _: next(given, "{…}"), text)  # noqa: B023
-            yield Message(filled.partition("\n")[0], f"log: {level}", "", self._at(node))
+            filled = re.sub(r"%(?:[rsdg]|\.\d+f)", lambda _: next(given, "{…}"), text)  # noqa: B023
+            yield Message(filled.partition("\n")[0], f"log: {level}".removesuffix(": "), "", self._at(node))
         for each in node.args[at + 1 :]:
             yield from self.found(each)
 
@@ -214,7 +225,7 @@ def _pair(node: ast.expr) -> tuple[str, str] | None:
 
 
 def _is_sentence(text: str, blanks: int = _LEAST_BLANKS) -> bool:
-    return text.strip(" {}\n").count(" ") >= blanks and not text.startswith(("redis.call", "local "))  # Lua
+    return text.strip(" {}\n").count(" ") >= blanks and not text.startswith(_OTHER_LANGUAGES)
 
 
 def entries(package: str) -> list[Entry]:

@@ -191,7 +191,9 @@ class BackgroundIndex:
             if not self.took_long:
                 logger.warning(
                     "MongoDB is still building the index on %s.%s after %g s; everything else goes on meanwhile",
-                    *(self._collection.name, self._field, self._timeout),
+                    self._collection.name,
+                    self._field,
+                    self._timeout,
                 )
             self.took_long = True
             return False

@@ -40,7 +40,7 @@ _COMMAND = re.compile(r"'([a-z|]+)' command")
 _CODE = re.compile(r"^(?:Error running script .*@user_script: ?\d+: -)?([A-Z]{3,})\b")
 """The code at the beginning of a refusal. Redis before 7.0 puts other words before it if a script was refused."""
 _NO_CLUSTER = "cluster support disabled"
-_RIGHTS = "give it the rights that docs/operations.md lists"
+_RIGHTS = "give it the rights that docs/operations/users.md lists"
 _CODES: dict[type[BaseException], str] = {MovedError: "MOVED", OutOfMemoryError: "OOM", ReadOnlyError: "READONLY"}
 """Codes that redis-py removes from the text, by its error class."""
 

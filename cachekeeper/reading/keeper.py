@@ -47,7 +47,7 @@ class Keeper:
         cache: a redis-py client of your own for the cache, best from `make_redis_client(url)`. Any other must return
             bytes, never retry, and check for unread replies: `redis.Redis(protocol=2, socket_timeout=…,
             socket_connect_timeout=…, retry=Retry(NoBackoff(), 0))`. Even then, a reply that comes late enough, between
-            two callers, can reach the second one (docs/operations.md).
+            two callers, can reach the second one (docs/operations/redis-client.md).
         security: the same for sessions and blocks; default: `cache` if that is given.
         database: a pymongo database of your own.
 
