@@ -1,4 +1,4 @@
-"""Flushes buffers before this process ends: at a normal exit, as a `multiprocessing` child, or, if asked, by SIGTERM."""
+"""Flushes buffers before this process ends: normally, as a `multiprocessing` child or, if asked, by SIGTERM."""
 
 from __future__ import annotations
 

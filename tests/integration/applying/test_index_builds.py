@@ -238,6 +238,6 @@ def test_a_relay_goes_on_while_its_index_is_built(
             assert relay.run_once() == 0
         assert len(builds.of("outbox")) == 1
         assert "maxTimeMS" not in builds.sent[0]
-        assert caplog.text.count("the index on outbox.due_at is as it must be now") == 1
+        assert caplog.text.count("the index on outbox.due_at is correct now") == 1
     finally:
         relay.close()
