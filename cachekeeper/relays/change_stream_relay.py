@@ -105,7 +105,7 @@ class ChangeRelay:
         Raises:
             NoTransaction: the server has neither transactions nor change streams.
         """
-        backoff = Backoff(self._stopping, waits="change stream paused, retrying", goes_on="change stream resumed")
+        backoff = Backoff(self._stopping, waits="change stream paused, retrying", goes_on="change stream has resumed")
         while not self._stopping.is_set():
             try:
                 self.run_once()

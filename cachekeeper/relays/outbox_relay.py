@@ -105,7 +105,7 @@ class Relay:
             SettingsError: the URL of the broker cannot be used.
         """
         pause = _SHORTEST_PAUSE_SECONDS
-        backoff = Backoff(self._stopping, waits="outbox relay paused, retrying", goes_on="outbox relay resumed")
+        backoff = Backoff(self._stopping, waits="outbox relay paused, retrying", goes_on="outbox relay has resumed")
         while not self._stopping.is_set():
             try:
                 found = self.run_once()

@@ -226,7 +226,7 @@ def causes_of_outages(caplog: pytest.LogCaptureFixture) -> list[list[str]]:
     for message in caplog.messages:
         if message.startswith("change stream paused"):
             causes[-1].append(message[message.rindex("(") :])
-        elif message.startswith("change stream resumed"):
+        elif message.startswith("change stream has resumed"):
             causes.append([])
     assert causes.pop() == [], "it still waits"
     return causes
@@ -259,7 +259,7 @@ def test_mongodb_away(own_mongo: MongoServer, how: str, caplog: pytest.LogCaptur
                 own_mongo.resume() if how == "frozen" else own_mongo.start()
                 client.shop["users"].insert_one({"_id": number, "name": "Ann"})
                 wait_until(partial(stored, client, 4 + number), "the change stored")
-                wait_until(partial(said, caplog, "change stream resumed", before), "the end of it said")
+                wait_until(partial(said, caplog, "change stream has resumed", before), "the end of it said")
         finally:
             relay.stop()
             running.result(LONG)

@@ -210,7 +210,7 @@ def test_while_the_broker_is_away_the_relay_waits_and_says_so_once(quiet: Stand,
     wait_until(lambda: not published(quiet), "records put back", SOON)
     (broker.resume if hangs else broker.start)()
     wait_until(lambda: published(quiet) == 2 * USERS, "all published", SOON)
-    wait_until(lambda: "outbox relay resumed, after" in quiet.relay.log_tail(), "word of its end", SOON)
+    wait_until(lambda: "outbox relay has resumed, after" in quiet.relay.log_tail(), "word of its end", SOON)
     assert quiet.relay.log_tail().count("outbox relay paused") == 1
 
 
@@ -225,7 +225,7 @@ def test_while_mongodb_is_away_the_relay_waits_and_says_so_once(own_mongo: Mongo
     own_mongo.pause()
     wait_until(lambda: "outbox relay paused" in quiet.relay.log_tail(), "word of the outage", SOON)
     own_mongo.resume()
-    wait_until(lambda: "outbox relay resumed, after" in quiet.relay.log_tail(), "word of its end", SOON)
+    wait_until(lambda: "outbox relay has resumed, after" in quiet.relay.log_tail(), "word of its end", SOON)
     own_mongo.restart()
     quiet.change_all()
     wait_until(lambda: published(quiet) == 4 * USERS, "all published", SOON)
