@@ -1,4 +1,4 @@
-"""The shipped worker, with points at which it kills itself, in the order in which a message passes them."""
+"""The shipped worker, with points at which it kills itself, listed in the order in which a message passes them."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ _processor: Any = processor
 _plan: Any = applying._Plan
 _request: Any = request.ApplyRequest
 _poison_guard: Any = poison_guard
-_poison_guard.sound = before("worker-popped", _poison_guard.sound)  # off the list, and nothing is done with it yet
+_poison_guard.sound = before("worker-popped", _poison_guard.sound)  # taken off the list, not handled yet
 _processor.apply = before("worker-received", _processor.apply)
 _plan.run = before("worker-persisted", _plan.run)
 _processor.Processor._keep = before("worker-applied", _processor.Processor._keep)
 _processor.Processor._warm = before("worker-left", _processor.Processor._warm)
 _acks: Any = acks
-_acks._acknowledge = before("worker-acknowledging", _acks._acknowledge)  # several together, to Redis alone
+_acks._acknowledge = before("worker-acknowledging", _acks._acknowledge)  # several together; only with Redis
 _request.on_success = before("worker-warmed", _request.on_success)
