@@ -4,8 +4,8 @@
 //
 // The rules for services like this one:
 // - Publish after MongoDB has acknowledged the change, with write concern majority.
-// - 202 means that the broker has all the events. After any other answer, or a timeout, the broker may have some of them:
-//   send the same events again. This does no harm, as long as the events keep their ids.
+// - 202 means that the broker has all the events. After any other answer, or a timeout, it may have some of them: send
+//   the same events again. This does no harm, as long as the events keep their ids.
 // - After a 4xx (except 408), do not send the same request again: the events, the key or the address are wrong.
 
 import { setTimeout as pause } from 'node:timers/promises';
@@ -43,7 +43,7 @@ export async function publish({ url, key }, events, patienceMs = 30_000) {
   for (let wait = FIRST_PAUSE_MS; ; wait = Math.min(2 * wait, LONGEST_PAUSE_MS)) {
     const { accepted, problem, retryAfterMs } = await once(url, key, events);
     if (accepted !== undefined) return accepted;
-    const next = Math.max(retryAfterMs, wait * (0.5 + Math.random() / 2)); // random, so that services do not retry together
+    const next = Math.max(retryAfterMs, wait * (0.5 + Math.random() / 2)); // random: services must not retry together
     if (Date.now() + next > deadline) throw new Error(`not published within ${patienceMs} ms: ${problem}`);
     await pause(next);
   }

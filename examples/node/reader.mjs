@@ -1,8 +1,8 @@
 // A Node.js service beside cachekeeper: Redis first, MongoDB behind. Every function takes what `connect` returns.
 //
 // The rules for services like this one:
-// - Only read names and searches. On a miss ask MongoDB and do NOT `SET`: your value may be stale, written just after an
-//   event has removed the key, and then nothing ever removes it again.
+// - Only read names and searches. On a miss ask MongoDB and do NOT `SET`: your value may be stale, because an event has
+//   just removed the key, and then nothing would ever remove it again.
 // - You may write sessions: with NX at login and with XX from then on, so that a late save cannot bring back a session
 //   that has ended. A session that is only in Redis is lost when that Redis restarts.
 // - A token counts as not blocked only if Redis says so while it is *ready*, or if MongoDB says so. An error proves

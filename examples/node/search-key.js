@@ -2,9 +2,10 @@
 //
 //   searchKey('LAMP {x}')  ->  'search:lamp %7Bx%7D'
 //
-// Why not toLowerCase()? It turns one character into two ('\u0130'), misses pairs that MongoDB treats as equal ('\u017f'
-// and 's'), and changes with the Unicode version of Node.js. A product change would then unlink another key, and yours
-// would never be invalidated. Keep fold-classes.json, a copy of cachekeeper/values/fold/classes.json, beside this file.
+// Why not toLowerCase()? It turns one character into two ('\u0130'), misses pairs that MongoDB treats as equal, such as
+// '\u017f' and 's', and changes with the Unicode version of Node.js. A product change would then unlink another key,
+// and yours would never be invalidated. Keep fold-classes.json beside this file. It is a copy of
+// cachekeeper/values/fold/classes.json.
 
 import { readFileSync } from 'node:fs';
 
@@ -25,7 +26,7 @@ const mapped = (text, table) => Array.from(text, (character) => table.get(charac
 /** Fold a text, character by character. Folding twice changes nothing more. ASCII folds as with toLowerCase(). */
 export const fold = (text) => mapped(text, folds);
 
-/** A pattern for `$regex`, without the option `i`. It finds exactly the names that belong to the key, on every MongoDB. */
+/** A pattern for `$regex`, without the option `i`. On every MongoDB it finds exactly the names that match the key. */
 export const pattern = (text) => mapped(fold(text), patterns);
 
 /** A condition on a field: it is text and contains `text`, ignoring case. Arrays of texts are not found. */
@@ -33,7 +34,7 @@ export const condition = (text) => ({ $regex: pattern(text), $type: 'string', $n
 
 const escapes = { '{': '%7B', '}': '%7D', '%': '%25' };
 
-/** Escape braces, which would move the metadata's hash tag, and percent signs that would read as one of these escapes. */
+/** Escape braces, which would move the metadata's hash tag, and percent signs that could be read as an escape. */
 export const escapeBraces = (text) => text.replace(/[{}]|%(?=7B|7D|25)/g, (character) => escapes[character]);
 
 /** Throw for every text that the Python side refuses. */

@@ -73,9 +73,9 @@ def test_compose_file_is_as_promised() -> None:
         ("?directConnection=true", "", "host: CACHEKEEPER_MONGODB_URL lacks directConnection"),
         ("export CACHEKEEPER_BROKER_URL", "export CACHEKEEPER_BROKER", "host: CACHEKEEPER_BROKER is no variable"),
         ("  cap_drop: [ALL]\n", "", "relay: may gain privileges"),
-        ("    build: .\n", "", "worker: is not of the image"),
-        ("    pull_policy: never\n", "", "stream: is not of the image"),
-        ("    pull_policy: never\n", "    build: .\n", "stream: is not of the image"),
+        ("    build: .\n", "", "worker: does not use the image"),
+        ("    pull_policy: never\n", "", "stream: does not use the image"),
+        ("    pull_policy: never\n", "    build: .\n", "stream: does not use the image"),
         ('      test: ["CMD", "cachekeeper", "relay", "--check"]\n', "", "relay: no health check"),
         ("[cachekeeper, relay]", "[cachekeeper, relay, --lag]", "relay: its command"),
         ("[cachekeeper, stream]", "[cachekeeper, relay]", "stream: its command"),
@@ -91,7 +91,7 @@ def test_compose_file_is_as_promised() -> None:
         (
             STREAM,
             STREAM + "      CACHEKEEPER_REDIS_URL: redis://cache\n",
-            "CACHEKEEPER_REDIS_URL is no variable of Stream",
+            "CACHEKEEPER_REDIS_URL is not in Stream",
         ),
     ],
 )
