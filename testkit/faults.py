@@ -1,4 +1,4 @@
-"""Points at which a process kills itself (SIGKILL), once for each file with the point's name in a directory.
+"""Points at which a process kills itself (SIGKILL), once for each file of that name in the directory `TEST_FAULTS`.
 
 `python -m testkit.faults relay` (or `stream`) is that command with such points, `testkit.faults_worker` such a worker.
 """
