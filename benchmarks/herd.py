@@ -37,8 +37,8 @@ SEED = 7
 PROCESSES = 4
 THREADS = 24
 RATE = 125  # lookups a second and process
-# Numbers of users. The n-th is looked up 1/n as often as the first. A key comes back when it is looked up. Of the many
-# users some are not looked up within a minute, so no cache could have them back; the target is for the few.
+# Numbers of users. The n-th is looked up 1/n as often as the first. A key comes back when it is looked up. Some of the
+# many users are not looked up within a minute, so no cache could have them back; the target is for the few.
 FEW, MANY = 2_000, 10_000
 CHANGES = 10  # a second
 CAP = 4

@@ -30,7 +30,7 @@ def needed(part: str, find: Callable[[], Found]) -> Found:
 
 @dataclass(frozen=True)
 class RedisChoice:
-    """One of the Redis-protocol servers for the contract tests; `found` is None if it is not on this machine."""
+    """One of the Redis-protocol servers for the contract tests, found on this machine or not (None)."""
 
     label: str
     found: FoundServer | None

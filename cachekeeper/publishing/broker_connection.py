@@ -129,5 +129,5 @@ class BrokerConnection:
 
 
 def _said(what: str, error: BaseException) -> str:
-    # The broker's own words are added only for a refusal. Those of other errors may contain the URL.
+    # The broker's own words are added only for a refusal. Other errors may contain the URL.
     return f"{what} ({type(error).__name__}); {why}" if (why := refusal(error)) else f"{what} ({type(error).__name__})"
