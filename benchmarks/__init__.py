@@ -1,4 +1,4 @@
-"""What measures speed: `make bench`. Each prints a table and writes `benchmarks/results/<name>.json`.
+"""Benchmarks: `make bench`. Each prints a table and writes `benchmarks/results/<name>.json`.
 
-May import the engine, the shop and `testkit`; neither `tests` nor `verification`.
+May import the engine, the shop and `testkit`, but not `tests` or `verification`.
 """

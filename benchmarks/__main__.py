@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: all of them, or those named. Exit status 1 where a target was missed."""
+"""`python -m benchmarks [NAME ...]`: run all benchmarks, or those named. Exit status 1 if a target was missed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL = {
 
 
 def main() -> int:
-    """Run what was asked for."""
+    """Run the benchmarks that were asked for, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(ALL)}; default: all")
     names = parser.parse_args().names or list(ALL)

@@ -1,7 +1,7 @@
-"""A Redis that loses everything under load: what it puts on MongoDB, and how soon its hits are back.
+"""A Redis that loses everything under load: the load that falls on MongoDB, and how soon the hit rate is back.
 
-Four processes look users up at a fixed rate, whatever becomes of the lookups before; a worker invalidates some of them
-all the time. After a while comes a FLUSHALL.
+Four processes look users up at a fixed rate, even if earlier lookups are slow or fail. A worker invalidates some of the
+users all the time. After a while comes a FLUSHALL.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ SEED = 7
 PROCESSES = 4
 THREADS = 24
 RATE = 125  # lookups a second and process
-# Of whom the n-th is looked up 1/n as often as the first. A key comes back when it is looked up: of the many, some are
-# not within a minute, whatever the cache does, so the target is for the few.
+# Numbers of users. The n-th is looked up 1/n as often as the first. A key comes back when it is looked up. Some of the
+# many users are not looked up within a minute, so no cache could have them back; the target is for the few.
 FEW, MANY = 2_000, 10_000
 CHANGES = 10  # a second
 CAP = 4
-READ_SECONDS = 0.08  # what each read of MongoDB takes at least
+READ_SECONDS = 0.08  # each read of MongoDB takes at least so long
 BEFORE, AFTER = 15, 60  # seconds
 WINDOW = 3  # seconds over which a hit rate is taken
 DATABASE = "herd"
@@ -50,7 +50,7 @@ DATABASE = "herd"
 
 @dataclass
 class Done:
-    """What one process has done, by second since the start; lookups count for the second in which they were due."""
+    """The work of one process, by second since the start. A lookup counts for the second in which it was due."""
 
     lookups: Counter[int] = field(default_factory=Counter)
     hits: Counter[int] = field(default_factory=Counter)
@@ -58,7 +58,7 @@ class Done:
     reads: int = 0
     most_at_once: int = 0
     slowest: float = 0.0
-    asked: list[tuple[float, int]] = field(default_factory=list)  # when a lookup was due, and whose name it was after
+    asked: list[tuple[float, int]] = field(default_factory=list)  # when a lookup was due, and its user
 
     def __add__(self, other: Done) -> Done:
         return Done(
@@ -90,10 +90,10 @@ class Offer:
             self._hit.now = isinstance(found, bytes)
             return found
 
-        SyncReader.get = telling  # type: ignore[assignment, method-assign]  # in this process, which measures
+        SyncReader.get = telling  # type: ignore[assignment, method-assign]  # only in this measuring process
 
     def run(self) -> Done:
-        """Offer them all; what came of it."""
+        """Make all lookups, and return the result."""
         threads = [threading.Thread(target=self._offer, args=(each,)) for each in range(THREADS)]
         for thread in threads:
             thread.start()
@@ -127,12 +127,12 @@ class Offer:
 
 
 def offer(pipe: Connection, number: int, users: int, settings: Settings, began: float) -> None:
-    """Be one of the processes."""
+    """Run one of the processes, and send its result."""
     pipe.send(Offer(number, users, settings, began).run())
 
 
 def main() -> bool:
-    """Measure; whether the targets were held."""
+    """Measure, and return whether all targets were met."""
     with Guardian() as guardian:
         redis, mongo = RedisServer(guardian, find_redis()), MongoServer(guardian, find_mongod())
         redis.start()
@@ -174,7 +174,7 @@ def _measure(redis: RedisServer, mongo: MongoServer, users: int) -> Done:
 
 
 def _change_users(keeper: Keeper, users: int, began: float, until: float) -> None:
-    """Invalidate users that are looked up often, until it is that late."""
+    """Invalidate users that are looked up often, until the time `until`."""
     rng = random.Random(f"{SEED} changes {until - began}")
     time.sleep(max(began - time.monotonic(), 0))
     while time.monotonic() < until:
@@ -185,7 +185,7 @@ def _change_users(keeper: Keeper, users: int, began: float, until: float) -> Non
 
 def _figures(users: int, done: Done) -> Sequence[Figure]:
     former = _rate(done, range(5, BEFORE))
-    # The second of the flush itself belongs to neither.
+    # The second of the flush belongs neither to 'before' nor to 'after'.
     windows = range(BEFORE + 1, BEFORE + AFTER - WINDOW + 1)
     back = next((at for at in windows if _rate(done, range(at, at + WINDOW)) >= 0.95 * former), None)
     first = _rate(done, range(BEFORE + 1, BEFORE + 1 + WINDOW))
@@ -212,7 +212,7 @@ def _figures(users: int, done: Done) -> Sequence[Figure]:
 
 
 def _best(done: Done, seconds: range) -> float:
-    """The hit rate of a cache that nothing is ever too late for, and that nobody changes: what these lookups allow."""
+    """Return the best possible hit rate for these lookups: every fill is instant, and nothing is ever invalidated."""
     seen: set[int] = set()
     hits = lookups = 0
     for due, user in sorted(done.asked):

@@ -1,4 +1,4 @@
-"""What a hit costs: `read_user` beside a bare `GET`, and beside what people use today, as their documentation says."""
+"""The cost of a hit: `read_user` beside a bare `GET`, and beside other libraries, used as their documentation says."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "Ada Lovelace"
 
 
 def main() -> bool:
-    """Measure; whether the target was held."""
+    """Measure, and return whether the target was met."""
     with Guardian() as guardian:
         redis, mongo = RedisServer(guardian, find_redis()), MongoServer(guardian, find_mongod())
         redis.start()
@@ -57,7 +57,7 @@ def _measure(redis: RedisServer, mongo: MongoServer) -> bool:
             **_aiocache(redis, runner),
         }
         seconds = rounds(contenders, count=ROUNDS)
-        assert COUNTERS["load"] == loads, "every one of them was a hit"
+        assert COUNTERS["load"] == loads, "a lookup was not a hit"
     finally:
         runner.close()
         bare.close()
@@ -83,7 +83,7 @@ def _repeat(call: Callable[[], object], expected: object) -> None:
 
 
 def _dogpile(redis: RedisServer) -> dict[str, Callable[[], None]]:
-    """With its lock on, as for several processes."""
+    """dogpile.cache with its distributed lock, as for several processes."""
     region = make_region().configure(
         "dogpile.cache.redis",
         expiration_time=3600,
@@ -104,7 +104,7 @@ def _dogpile(redis: RedisServer) -> dict[str, Callable[[], None]]:
 
 
 def _cashews(redis: RedisServer, runner: asyncio.Runner) -> dict[str, Callable[[], None]]:
-    """Its decorator with the lock that its documentation gives against a stampede."""
+    """cashews: its decorator, with the lock that its documentation recommends against a stampede."""
     cache = cashews.Cache()
     cache.setup(redis.url)
 
@@ -117,7 +117,7 @@ def _cashews(redis: RedisServer, runner: asyncio.Runner) -> dict[str, Callable[[
 
 
 def _aiocache(redis: RedisServer, runner: asyncio.Runner) -> dict[str, Callable[[], None]]:
-    """Its decorator against a stampede, which takes a lease on a miss."""
+    """aiocache: its decorator against a stampede, which acquires a lease on a miss."""
 
     @aiocache.cached_stampede(  # type: ignore[untyped-decorator]  # it ships no types
         lease=2,

@@ -1,4 +1,4 @@
-"""What invalidating searches costs: blind to how many are cached, and bounded in the name's length."""
+"""The cost of invalidating searches: independent of how many are cached, and bounded by the length of the name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LENGTH_TARGETS = {20: None, 60: 80, 200: 400}
 
 
 def main() -> bool:
-    """Measure; whether the targets were held."""
+    """Measure, and return whether all targets were met."""
     found = find_redis()
     with Guardian() as guardian:
         few, many = RedisServer(guardian, found, name="few"), RedisServer(guardian, found, name="many")
@@ -43,7 +43,7 @@ def main() -> bool:
 
 
 def _blind(few: RedisServer, many: RedisServer) -> list[Figure]:
-    """The same name and the same number of matches among few and among many cached searches."""
+    """Measure the same name, with the same number of matches, among few and among many cached searches."""
     rng = random.Random(SEED)
     names = {length: _name(rng, length) for length in BLIND_LENGTHS}
     stores = {}
@@ -51,7 +51,7 @@ def _blind(few: RedisServer, many: RedisServer) -> list[Figure]:
         stores[count] = Store(server.client(timeout=60))
         _fill(stores[count], rng, count, avoid=" ".join(names.values()))
     figures = [figure for length, name in names.items() for figure in _blind_for(stores, length, name, rng)]
-    # Lastly, since what the filters hold is lost with them.
+    # Last, because deleting a filter loses its contents.
     for there in stores.values():
         there.client.delete(SEARCH.filter_key)
     figures += [
@@ -65,7 +65,10 @@ def _blind(few: RedisServer, many: RedisServer) -> list[Figure]:
 def _blind_for(
     stores: dict[int, Store], length: int, name: str, rng: random.Random, *, believed: bool = True
 ) -> list[Figure]:
-    """Without `believed` as it is in the first minutes after a flush or an eviction, before the new filter is asked."""
+    """Measure one name. `believed=False`: as in the first minutes after a flush or an eviction.
+
+    In those minutes changes do not use the new filter yet.
+    """
     matching = rng.sample(list(substrings([name], LIMIT)), MATCHES)
 
     def cache_matches(count: str) -> None:
@@ -74,8 +77,8 @@ def _blind_for(
     contenders = {str(n): partial(_invalidate, stores[n], name) for n in stores}
     seconds = rounds(contenders, count=ROUNDS, prepare=cache_matches)
     for count, there in stores.items():
-        assert there.client.dbsize() == count + 1, "nothing but the matches went; and there is the filter"
-        assert not any(there.client.exists(f"search:{text}") for text in matching), "and all of them did"
+        assert there.client.dbsize() == count + 1, "only the matches must be gone; the filter is one key more"
+        assert not any(there.client.exists(f"search:{text}") for text in matching), "a match is still cached"
     said = f"invalidation by a name of {length} characters, {MATCHES} matches"
     if not believed:
         said += ", just after the filter was evicted"
@@ -91,15 +94,15 @@ def _blind_for(
 
 
 def _fill(store: Store, rng: random.Random, count: int, *, avoid: str) -> None:
-    """`count` cached searches of which none occurs in `avoid`."""
+    """Cache `count` searches whose texts do not occur in `avoid`."""
     texts: set[str] = set()
     while len(texts) < count:
         text = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(5, 12)))
         if text not in avoid:
             texts.add(text)
     ordered = list(texts)
-    # Twice: when it grows, the filter is made anew, and then knows only of what comes after. In production what came
-    # before is over by the time that the filter is believed.
+    # Twice: when the filter grows, it is made anew, and then knows only the searches that come later. In production the
+    # earlier searches have expired by the time that changes use the filter.
     for _ in range(2):
         for at in range(0, count, 5000):
             _cache(store, ordered[at : at + 5000])
@@ -107,12 +110,12 @@ def _fill(store: Store, rng: random.Random, count: int, *, avoid: str) -> None:
 
 
 def _grow_old(store: Store) -> None:
-    """As if the filter had been there for as long as a search can be cached, which is when changes begin to ask it."""
-    store.client.setrange(SEARCH.filter_key, 0, "0" * 20)  # from when on it is believed
+    """Make the filter as old as a search can be cached: from that age on, changes use it."""
+    store.client.setrange(SEARCH.filter_key, 0, "0" * 20)  # the time from which it is used
 
 
 def _cache(store: Store, texts: Sequence[str]) -> None:
-    """Cache searches as readers do: each is registered with its lease, then filled."""
+    """Cache searches as readers do: register each with its lease, then fill it."""
     acquires = [
         scripts.acquire(
             SEARCH.template.key(text),
@@ -142,7 +145,7 @@ def _invalidate(store: Store, name: str) -> None:
 
 
 def _lengths(server: RedisServer) -> list[Figure]:
-    """The cost of one name by its length, beside the smallest script call there is; without the filter, the worst."""
+    """Measure one name of each length, beside the smallest script call. Without the filter, which is the worst case."""
     rng = random.Random(SEED)
     client = server.client(timeout=60)
     client.delete(SEARCH.filter_key)
@@ -169,7 +172,7 @@ def _lengths(server: RedisServer) -> list[Figure]:
 
 
 def _sent(store: Store, name: str) -> int:
-    """How many bytes the invalidation puts on the wire."""
+    """Return how many bytes the invalidation sends."""
     connection = store.client.connection_pool.get_connection()
     try:
         calls = [
@@ -183,5 +186,5 @@ def _sent(store: Store, name: str) -> int:
 
 
 def _name(rng: random.Random, length: int) -> str:
-    """A name without repetition to speak of: the most distinct substrings that its length allows."""
+    """Return a name with hardly any repetition, so with about as many distinct substrings as its length allows."""
     return "".join(rng.choices(string.ascii_lowercase + string.digits + " ", k=length))

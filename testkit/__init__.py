@@ -1,4 +1,4 @@
-"""What tests, verification and benchmarks share: real servers, a shop on them, watched clients, figures.
+"""Tools that tests, verification and benchmarks share: real servers, a shop on them, watched clients, figures.
 
-May import the engine and the shop, and nothing of those who use it.
+May import the engine and the shop, but nothing of the packages that use it.
 """

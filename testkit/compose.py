@@ -1,4 +1,4 @@
-"""What docker-compose.yml and the Dockerfile promise, checked on their text: no Docker engine is needed."""
+"""Checks the promises of docker-compose.yml and the Dockerfile on their text: no Docker engine is needed."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from cachekeeper.relays.stream_health import SIGN_OF_LIFE_SECONDS
 from cachekeeper.settings import PREFIX, DoorSettings, RelaySettings, StreamSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[1]
-# The variables that hold URLs, and the service which each must lead to.
+# The variables that hold URLs, and the service to which each must lead.
 LEADS_TO = {
     "CACHEKEEPER_REDIS_URL": "cache",
     "CACHEKEEPER_SECURITY_REDIS_URL": "security",
@@ -29,7 +29,7 @@ REDIS_COMMON = {"--save": "", "--appendonly": "no"}
 REDIS_POLICY = {"cache": "allkeys-lfu", "security": "noeviction"}
 IMAGES = {"cache": "redis:8", "security": "redis:8", "broker": "rabbitmq:4.0", "mongodb": "mongo:8"}
 DOOR_PORT = 8080
-# Our own programs: their commands, where the image's own is not meant, and what they may be told.
+# Our own programs: their commands, if not that of the image, and the settings that they may be given.
 COMMANDS = {
     "relay": ["cachekeeper", "relay"],
     "stream": ["cachekeeper", "stream"],
@@ -45,7 +45,7 @@ PORTS = {"cache": 6379, "security": 6379, "broker": 5672, "mongodb": 27017}
 
 
 def options(command: list[str]) -> dict[str, str]:
-    """`--name value` and bare `--name` of a command."""
+    """Return the options of a command: `--name value`, and `--name` alone."""
     found: dict[str, str] = {}
     for word, following in zip(command, [*command[1:], "--"], strict=True):
         if word.startswith("--"):
@@ -54,23 +54,23 @@ def options(command: list[str]) -> dict[str, str]:
 
 
 def exports(text: str) -> dict[str, str]:
-    """The `export NAME=value` lines of a text, comments and code blocks alike, as a shell would read them."""
+    """Return the `export NAME=value` lines of a text, in comments and code blocks too, as a shell would read them."""
     lines = re.findall(r"^[#\s]*export (\w+=.*)$", text, flags=re.MULTILINE)
     return dict(shlex.split(line)[0].split("=", 1) for line in lines)
 
 
 def published(service: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Address, host port and container port of each published port; without an address, all addresses."""
+    """Yield address, host port and container port of each published port. Without an address: all addresses."""
     for port in service.get("ports", ()):
-        address, host, container = ["0.0.0.0", *str(port).split(":")][-3:]  # not bound here: what Docker would do
+        address, host, container = ["0.0.0.0", *str(port).split(":")][-3:]  # not bound here: Docker would bind it
         yield address, int(host), int(container)
 
 
 def problems(text: str) -> list[str]:
-    """What is wrong with a docker-compose.yml, one line each."""
+    """Return the problems of a docker-compose.yml, one line each."""
     compose = yaml.safe_load(text)
     schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text("utf-8"))
-    # The dialect is the schema's own choice: an older one would ignore its keywords without a word.
+    # The schema chooses its dialect: an older dialect would silently ignore its keywords.
     validator = jsonschema.validators.validator_for(schema)(schema)
     found = [f"schema: {error.json_path}: {error.message}" for error in validator.iter_errors(compose)]
     if found:
@@ -139,7 +139,7 @@ def _mongodb(service: Mapping[str, Any]) -> Iterator[str]:
 
 def _worker(worker: Mapping[str, Any]) -> Iterator[str]:
     yield from (
-        f"{key} is the Dockerfile's to say" for key in ("command", "entrypoint", "user", "healthcheck") if key in worker
+        f"{key} belongs in the Dockerfile" for key in ("command", "entrypoint", "user", "healthcheck") if key in worker
     )
 
 
@@ -149,7 +149,7 @@ def _command(service: Mapping[str, Any], wanted: list[str]) -> Iterator[str]:
 
 
 def health_seconds(service: Mapping[str, Any]) -> int:
-    """How long its health check may take; 0 where that is not said in seconds."""
+    """Return how long the service's health check may take; 0 if its timeout is not given in seconds."""
     timeout = re.fullmatch(r"(\d+)s", service.get("healthcheck", {}).get("timeout", ""))
     return int(timeout[1]) if timeout else 0
 
@@ -165,17 +165,17 @@ def _stream(stream: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _program(name: str, services: Mapping[str, Any]) -> Iterator[str]:
-    """One of ours: of the one image, without privileges, told what it needs and nothing else."""
+    """Check one of our programs: it uses our image, has no privileges, and gets exactly the settings that it needs."""
     service = services[name]
     yield from (f"{key} forbids --scale {name}=N" for key in ("container_name", "hostname") if key in service)
     built = (".", None) if name == "worker" else (None, "never")
     if (service.get("image"), service.get("build"), service.get("pull_policy")) != ("cachekeeper-worker", *built):
-        yield "is not of the image that is built here"
+        yield "does not use the image that is built here"
     if service.get("cap_drop") != ["ALL"] or service.get("security_opt") != ["no-new-privileges:true"]:
         yield "may gain privileges"
     environment: dict[str, str] = service["environment"]
     known = {PREFIX + field.upper() for field in PROGRAMS[name].model_fields}
-    yield from (f"{variable} is no variable of {PROGRAMS[name].__name__}" for variable in environment.keys() - known)
+    yield from (f"{variable} is not in {PROGRAMS[name].__name__}" for variable in environment.keys() - known)
     servers = {variable: server for variable, server in LEADS_TO.items() if variable in known}
     yield from (f"{variable} is not set" for variable in servers if variable not in environment)
     for variable, server in servers.items():
@@ -215,7 +215,7 @@ def _host(text: str, services: Mapping[str, Any]) -> Iterator[str]:
 
 def _variables(environment: Mapping[str, str]) -> Iterator[str]:
     known = {PREFIX + name.upper() for name in WorkerSettings.model_fields}
-    yield from (f"{name} is no variable of WorkerSettings" for name in environment if name not in known)
+    yield from (f"{name} is not in WorkerSettings" for name in environment if name not in known)
     yield from (f"{name} is not set" for name in LEADS_TO if name not in environment)
 
 
@@ -227,13 +227,13 @@ def _credentials(environment: Mapping[str, str], services: Mapping[str, Any]) ->
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:
-    """Name and arguments of each instruction of a Dockerfile, comments gone and continued lines joined."""
+    """Return name and arguments of each instruction of a Dockerfile, without comments, continued lines joined."""
     text = re.sub(r"^\s*#.*\n", "", dockerfile, flags=re.MULTILINE).replace("\\\n", " ")
     return [(name, " ".join(rest.split())) for name, rest in re.findall(r"^([A-Z]+)\s+(.*)$", text, flags=re.MULTILINE)]
 
 
 def image_problems(dockerfile: str) -> list[str]:
-    """What is wrong with the worker's Dockerfile, one line each."""
+    """Return the problems of the worker's Dockerfile, one line each."""
     steps = instructions(dockerfile)
     last = [index for index, (name, _) in enumerate(steps) if name == "FROM"][-1]
     final = dict(steps[last:])
@@ -255,5 +255,5 @@ def image_problems(dockerfile: str) -> list[str]:
 
 
 def health_command(dockerfile: str) -> str:
-    """The shell command of the image's health check."""
+    """Return the shell command of the image's health check."""
     return dict(instructions(dockerfile))["HEALTHCHECK"].partition("CMD ")[2]

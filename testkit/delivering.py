@@ -40,10 +40,10 @@ REGISTRY = load_registry(["producers", "lookups", "worker"])
 
 
 def remember_queue(broker: RedisServer | RabbitServer) -> None:
-    """Wait until a broker would know its queue after a SIGKILL.
+    """Wait until a broker would still know its queue after a SIGKILL.
 
-    RabbitMQ writes down the name of a quorum queue about a second after it was made, whatever it has confirmed by then;
-    a node that is killed earlier never elects a leader for that queue again.
+    RabbitMQ writes the name of a quorum queue to disk about a second after the queue was made, even if it has confirmed
+    messages earlier. A node that is killed before that never elects a leader for that queue again.
     """
     if isinstance(broker, RabbitServer):
         name, files = f"%2F_{QUEUE}".encode(), broker.data
@@ -51,7 +51,7 @@ def remember_queue(broker: RedisServer | RabbitServer) -> None:
 
 
 def forget_queues(broker: RedisServer | RabbitServer) -> None:
-    """Remove what another module's tests have left in them; whoever works next makes them anew."""
+    """Delete the queues, with messages that another module's tests have left. The next user makes them anew."""
     with Connection(broker.url) as connection:
         channel: Any = connection.default_channel
         for queue in (QUEUE, DEAD_QUEUE):
@@ -62,14 +62,14 @@ RELAY_SAYS = "publishing what is in the outbox"
 
 
 class Program(ServerProcess):
-    """A module of ours as a process; ready when it has said so.
+    """A module of ours as a process; ready when its log says so.
 
     Args:
         guardian: ends the process if this one cannot.
-        module: which; run as `python -m`.
+        module: the module; run as `python -m`.
         word: its first argument.
         environment: more variables.
-        says: what stands in its log when it is ready.
+        says: the text in its log when it is ready.
     """
 
     listens = False
@@ -94,10 +94,10 @@ class Program(ServerProcess):
 
 @dataclass
 class Site:
-    """Where events are published, and what they lead to.
+    """The servers of one test: where events are published, and where their effects arrive.
 
     Attributes:
-        guardian: ends what is started here.
+        guardian: ends the processes that are started here.
         broker: Redis or RabbitMQ.
         cache: both Redis roles.
         mongo: the server of `database`.
@@ -148,7 +148,7 @@ class Site:
 
     @contextmanager
     def working(self, *arguments: str) -> Iterator[WorkerProcess]:
-        """A worker that runs meanwhile."""
+        """Run a worker inside the block."""
         worker = self.worker(*arguments)
         worker.start()
         try:
@@ -161,24 +161,24 @@ class Site:
             self.publisher.publish_many(events)
 
     def publish_each(self, *events: Event) -> None:
-        """One message for each."""
+        """Publish one message for each event."""
         for event in events:
             self.publish(event)
 
     def send(self, body: bytes, headers: dict[str, Any] | None = None, **properties: Any) -> None:
-        """Put any message into the queue, as somebody else might."""
+        """Put any message into the queue, as a foreign program might."""
         properties = {"content_type": "application/json", "content_encoding": "utf-8", **properties}
         with Connection(self.broker.url) as connection, connection.Producer() as producer:
-            # A copy: kombu writes into them.
+            # A copy, because kombu changes the headers.
             producer.publish(body, routing_key=QUEUE, headers=dict(headers or {}), retry=False, **properties)
 
     def send_events(self, bodies: Sequence[object], message_id: str | None = None) -> None:
-        """One message with anything in the place of events."""
+        """Send one message with any JSON values in the place of events."""
         texts = [json.dumps(body) for body in bodies]
         self.send(task_body(texts), task_headers(message_id or str(uuid.uuid4()), len(texts)))
 
     def waiting(self, queue: str = QUEUE) -> int:
-        """How many messages lie in the queue, not counting those that a worker holds."""
+        """Return how many messages wait in the queue, without those in flight in a worker."""
         if not isinstance(self.broker, RabbitServer):
             with self.broker.client() as client:
                 return cast("int", client.llen(queue))
@@ -187,17 +187,17 @@ class Site:
             return int(channel.queue_declare(queue, passive=True).message_count)
 
     def held(self) -> int:
-        """With Redis as the broker: how many messages workers hold."""
+        """With Redis as the broker: return how many messages are in flight in workers."""
         assert not isinstance(self.broker, RabbitServer)
         with self.broker.client() as client:
             return cast("int", client.hlen(UNACKED))
 
     def dead(self) -> int:
-        """How many messages RabbitMQ has given up."""
+        """Return how many messages RabbitMQ has given up on."""
         return self.waiting(DEAD_QUEUE)
 
     def deliveries(self) -> list[int]:
-        """With RabbitMQ: for each waiting message, how often it had been delivered. Costs each one delivery more."""
+        """With RabbitMQ: return how often each waiting message has been delivered. This adds one delivery to each."""
         found: list[Message] = []
         with Connection(self.broker.url) as connection:
             channel: Any = connection.default_channel
@@ -208,9 +208,9 @@ class Site:
         return [int(message.headers.get("x-delivery-count", 0)) for message in found]
 
     def settle(self, *, seconds: float = 60) -> None:
-        """Publish one event more and wait until it is applied, then until the queue is empty.
+        """Publish one more event and wait until it is applied, then until the queue is empty.
 
-        No order is promised; so this alone says only that a worker is at it.
+        Order is not guaranteed, so the first wait only shows that a worker is running.
         """
         mark = f"mark-{uuid.uuid4()}"
         self.publish(UserLoggedOut(token_id=mark))
@@ -232,7 +232,7 @@ class Site:
 
 @pytest.fixture(scope="module", params=["redis", "rabbitmq"])
 def site(request: pytest.FixtureRequest, guardian: Guardian, redis_found: FoundServer) -> Iterator[Site]:
-    """One of each broker for a module, with servers of its own: what one test leaves, others must bear."""
+    """A site with each broker in turn, for a module. Its tests share the servers, and bear each other's leftovers."""
     mongo: MongoServer = request.getfixturevalue("mongo_server")
     cache = RedisServer(guardian, redis_found, name="cache")
     cache.start()
@@ -253,6 +253,6 @@ def site(request: pytest.FixtureRequest, guardian: Guardian, redis_found: FoundS
 
 @pytest.fixture(scope="module")
 def worker(site: Site) -> Iterator[WorkerProcess]:
-    """A worker that runs through a module, tests that break it excepted."""
+    """A worker that runs through a module, except while a test breaks it."""
     with site.working() as worker:
         yield worker

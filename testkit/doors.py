@@ -1,4 +1,4 @@
-"""The HTTP door over a real socket, clients of it, and what has reached the broker."""
+"""The HTTP door over a real socket, clients for it, and the events that have reached the broker."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
 def settings(broker_url: str, **fields: Any) -> DoorSettings:
-    """Of a door to this broker."""
+    """Return the settings of a door to this broker."""
     return DoorSettings(broker_url=broker_url, http_api_keys=(KEY,), **fields)
 
 
 @contextmanager
 def serving(door: Door) -> Iterator[str]:
-    """The URL at which uvicorn serves the door, in a thread."""
+    """Serve the door with uvicorn, in a thread, and yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(door, http="h11", ws="none", lifespan="on", log_config=None, access_log=False)
         server = uvicorn.Server(config)
@@ -52,7 +52,7 @@ def serving(door: Door) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the door answered."""
+    """An answer of the door."""
 
     status: int
     headers: Mapping[str, str]
@@ -61,14 +61,14 @@ class Answer:
 
     @property
     def faults(self) -> list[tuple[int | None, str]]:
-        """Which event and which field of it are wrong."""
+        """The index of each wrong event, and the field that is wrong."""
         return [(error.get("index"), error["field"]) for error in self.body.get("errors", [])]
 
 
 def ask(
     url: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None, method: str | None = None
 ) -> Answer:
-    """One request on a connection of its own. Each refusal must be problem details."""
+    """Send one request on a new connection, and return the answer. Every refusal must be in problem-details format."""
     began = time.monotonic()
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
     try:
@@ -96,20 +96,20 @@ def post(url: str, events: object, **headers: str) -> Answer:
 
 
 def user_deleted(number: int, **change: object) -> dict[str, Any]:
-    """A CloudEvent."""
+    """Return a CloudEvent."""
     event = {"specversion": "1.0", "id": f"event-{number}", "source": "/tests", "type": "user.deleted"}
     return {**event, "data": {"user_id": str(number)}, **change}
 
 
 def bodies(server: RedisServer) -> list[dict[str, Any]]:
-    """The events in a Redis broker, oldest first, message by message."""
+    """Return the events in a Redis broker, oldest message first."""
     with server.client() as client:
         messages = [json.loads(raw) for raw in reversed(client.lrange(QUEUE, 0, -1))]
     return [event for message in messages for event in json.loads(base64.b64decode(message["body"]))[0][0]]
 
 
 def taken(url: str) -> list[dict[str, Any]]:
-    """The events in a broker, which are taken out of it."""
+    """Take all events out of a broker, and return them."""
     found = []
     with Connection(url) as connection:
         queue = work_queue(url)(connection.channel())

@@ -1,4 +1,4 @@
-"""A MongoDB that can be told to fail, for a while."""
+"""A MongoDB that can be told to fail for a while."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from cachekeeper.devservers import FoundServer, Guardian
 
-SHUTDOWN_IN_PROGRESS = 91  # of a primary that is deposed before a majority has a write; a driver tries again
+SHUTDOWN_IN_PROGRESS = 91  # from a primary that is deposed before a majority has a write; a driver retries
 DUPLICATE_KEY = 11000
-WRITE_CONCERN_FAILED = 64  # a driver does not try again
+WRITE_CONCERN_FAILED = 64  # a driver does not retry
 
 
 @pytest.fixture(scope="module")
 def failing_server(guardian: Guardian, mongo_found: FoundServer) -> Iterator[MongoServer]:
-    """One for a module; `failing` is what tests ask for."""
+    """One server for a module. Tests use the fixture `failing`."""
     server = MongoServer(guardian, mongo_found, parameters={"enableTestCommands": 1})
     server.start()
     yield server
@@ -30,42 +30,42 @@ def failing_server(guardian: Guardian, mongo_found: FoundServer) -> Iterator[Mon
 
 @pytest.fixture
 def failing(failing_server: MongoServer) -> Iterator[MongoServer]:
-    """Well, until it is told to fail; and well again, whatever becomes of the test."""
+    """A server that works until it is told to fail, and works again after the test, even if the test fails."""
     yield failing_server
     be_well(failing_server)
 
 
 def be_well(server: MongoServer) -> None:
-    """Fail no more."""
+    """Stop failing."""
     _configure(server, "off", {})
 
 
 def fail_writes(server: MongoServer, times: int | None, code: int = SHUTDOWN_IN_PROGRESS, *, skip: int = 0) -> None:
-    """So many writes, None for all but the first `skip`, are made, and answered with an error."""
+    """Make the next `times` writes succeed but answer with an error. `None`: all writes after the first `skip`."""
     data = {"failCommands": ["findAndModify", "update"], "writeConcernError": {"code": code, "errmsg": "failing"}}
     _configure(server, {"skip": skip} if times is None else {"times": times}, data)
 
 
 def refuse_saves(server: MongoServer, times: int) -> None:
-    """So many are not made, since there is a document of that id."""
+    """Refuse the next `times` saves, as if there were a document with that id already."""
     which = {"keyPattern": {"_id": 1}, "keyValue": {"_id": "s1"}}
     data = {"failCommands": ["findAndModify"], "errorCode": DUPLICATE_KEY, "errorExtraInfo": which}
     _configure(server, {"times": times}, data)
 
 
 def delay_writes(server: MongoServer, milliseconds: int) -> None:
-    """Each update takes so long."""
+    """Delay each update by `milliseconds`."""
     _configure(server, "alwaysOn", {"failCommands": ["update"], "blockConnection": True, "blockTimeMS": milliseconds})
 
 
 def fail_indexing(server: MongoServer, how: dict[str, Any]) -> None:
-    """No index is made, or none acknowledged."""
+    """Make `createIndexes` fail: no index is made, or it is made and not acknowledged."""
     _configure(server, "alwaysOn", {"failCommands": ["createIndexes"], **how})
 
 
 @contextmanager
 def hold_index_builds(server: MongoServer) -> Iterator[None]:
-    """No build of an index ends meanwhile, as in a large collection. An empty one has its index at once."""
+    """Hold index builds inside the block, as in a large collection. An empty collection has its index at once."""
     name = "hangAfterStartingIndexBuild"
     with server.client() as client:
         client.admin.command({"configureFailPoint": name, "mode": "alwaysOn"})

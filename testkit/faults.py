@@ -1,6 +1,6 @@
-"""Points at which a process kills itself (SIGKILL), once for each file of that name that has been put there.
+"""Points at which a process kills itself (SIGKILL), once for each file of that name in the directory `TEST_FAULTS`.
 
-`python -m testkit.faults relay` (or `stream`) is that command with such points; `testkit.faults_worker` a worker.
+`python -m testkit.faults relay` (or `stream`) is that command with such points, `testkit.faults_worker` such a worker.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 VARIABLE = "TEST_FAULTS"
 MUTANT = "TEST_MUTANT"
-"""Names a known-bad variant, for whoever has it."""
+"""Names a known-bad variant, for programs that have one."""
 
 
 def point(name: str) -> None:
-    """End here, if that is wanted."""
+    """End this process here, if there is a file with this name."""
     with contextlib.suppress(FileNotFoundError):
         Path(os.environ[VARIABLE], name).unlink()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def before(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, with a point before it."""
+    """Return the function with a point before it."""
 
     def wrapped(*args: Any, **options: Any) -> Any:
         point(name)
@@ -54,7 +54,7 @@ class FaultyRelay(Relay):
 
 
 class DeletesWhenPublished(Relay):
-    """A known-bad relay: an ordinary outbox, which trusts the broker."""
+    """A known-bad relay: an ordinary outbox, which deletes events once they are published."""
 
     def _publish(self, records: Sequence[Mapping[str, Any]]) -> int:
         published = super()._publish(records)
@@ -63,11 +63,11 @@ class DeletesWhenPublished(Relay):
 
 
 class FaultyForgetfulRelay(DeletesWhenPublished, FaultyRelay):
-    """Both."""
+    """The known-bad relay, with the points of `FaultyRelay`."""
 
 
 class FaultyChangeRelay(ChangeRelay):
-    """One that can be killed between reading and storing, and after it; its successor waits a second, not ten."""
+    """A change relay that can be killed between reading and storing, and after it. Its lease lasts 1 s, not 10 s."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"lease_seconds": 1.0, **options})
@@ -85,7 +85,7 @@ if __name__ == "__main__":
     from cachekeeper.relays import change_stream_relay as streaming
     from cachekeeper.relays import outbox_relay as relay
 
-    # For the commands, which are run as they are.
+    # Replaces the classes that the commands use.
     forgetful = os.environ.get(MUTANT) == "forgets"
     relay.Relay = FaultyForgetfulRelay if forgetful else FaultyRelay  # type: ignore[misc]
     streaming.ChangeRelay = FaultyChangeRelay  # type: ignore[misc]

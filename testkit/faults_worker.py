@@ -1,4 +1,4 @@
-"""The shipped worker, with points at which it kills itself, in the order in which a message passes them."""
+"""The shipped worker, with points at which it kills itself, listed in the order in which a message passes them."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _processor: Any = processor
 _plan: Any = applying._Plan
 _request: Any = request.ApplyRequest
 _poison_guard: Any = poison_guard
-_poison_guard.sound = before("worker-popped", _poison_guard.sound)  # off the list, and nothing is done with it yet
+_poison_guard.sound = before("worker-popped", _poison_guard.sound)  # taken off the list, not handled yet
 _processor.apply = before("worker-received", _processor.apply)
 _plan.run = before("worker-persisted", _plan.run)
 _processor.Processor._keep = before("worker-applied", _processor.Processor._keep)

@@ -1,4 +1,4 @@
-"""A Redis at its memory limit: it accepts what removes, and refuses what adds."""
+"""A Redis at its memory limit: it accepts commands that remove data, and refuses commands that add data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def full(server: RedisServer | RabbitServer) -> Iterator[None]:
-    """Meanwhile there is no memory left: more than one byte is in use, whatever it holds."""
+    """Set the memory limit to one byte inside the block. More than that is always in use, so no memory is left."""
     assert isinstance(server, RedisServer)
     with server.client() as client:
         client.config_set("maxmemory", 1)

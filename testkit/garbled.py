@@ -6,9 +6,9 @@ import bson
 from bson.raw_bson import RawBSONDocument
 
 GARBLED = "garbled here"
-"""A text that `garbled` replaces."""
+"""The text that `garbled` replaces."""
 
 
 def garbled(document: dict[str, Any]) -> Any:
-    """The document with bytes that are not UTF-8 in place of `GARBLED`, as it goes to MongoDB."""
+    """Return the document, as it goes to MongoDB, with bytes that are not UTF-8 in place of `GARBLED`."""
     return RawBSONDocument(bson.encode(document).replace(GARBLED.encode(), b"\xff" * len(GARBLED)))

@@ -1,6 +1,6 @@
 """Threads that a test starts, and gates that hold them.
 
-A gate stops whoever reaches it until the test opens it, so a race is brought about, not waited for.
+A gate stops the thread that reaches it until the test opens it. So a test forces a race instead of waiting for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from testkit.limits import LONG
 
 
 class Gate:
-    """Stops the first who comes until it is opened."""
+    """Stops the threads that reach it until it is opened."""
 
     def __init__(self) -> None:
         self._reached = threading.Event()
@@ -30,14 +30,14 @@ class Gate:
         return self._reached.is_set()
 
     def wait_for_arrival(self) -> None:
-        assert self._reached.wait(LONG), "nobody came to the gate"
+        assert self._reached.wait(LONG), "no thread reached the gate"
 
     def open(self) -> None:
         self._opened.set()
 
 
 def opened() -> Gate:
-    """For one who is not to be stopped."""
+    """Return an open gate, for a thread that must not be stopped."""
     gate = Gate()
     gate.open()
     return gate
@@ -45,6 +45,6 @@ def opened() -> Gate:
 
 @contextmanager
 def threads(most: int = 8) -> Iterator[Callable[..., Future[Any]]]:
-    """Start calls in threads of their own: `go(function, …)`, then `.result(LONG)`."""
+    """Yield a function that starts calls in threads of their own: `go(function, …)`, then `.result(LONG)`."""
     with ThreadPoolExecutor(most) as pool:
         yield pool.submit

@@ -1,4 +1,4 @@
-"""One process of a herd: many threads, one keeper, its reads of MongoDB counted; it does what a pipe tells it."""
+"""One process of a herd: many threads, one keeper, and counted reads of MongoDB. A pipe gives it commands."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Seen:
-    """What a process has done so far. Times are of the monotonic clock, which all processes of a machine share.
+    """The work of a process so far. Times are of the monotonic clock, which all processes of a machine share.
 
     Attributes:
-        come: threads that have competed for a lease.
-        granted: when each lease that it was given was asked for.
+        come: how many threads have competed for a lease.
+        granted: when each granted lease was requested.
         read: when each of its reads of MongoDB was sent.
-        most_at_once: of these reads.
-        uncached: loads without a lease that its lookups asked for.
+        most_at_once: the most of these reads at one time.
+        uncached: how many loads its lookups made without a lease.
         answers: how often each answer, or type of error, was given.
-        slowest: of its lookups, in seconds.
+        slowest: the slowest of its lookups, in seconds.
     """
 
     come: int = 0
@@ -61,9 +61,9 @@ class Seen:
 
 
 class SlowReads(Reads):
-    """Reads that take a while, and are noted; before each has its answer, `overtaken` may happen.
+    """Notes reads and slows them down. Before a read has its answer, `overtaken` is called: a change may overtake it.
 
-    The first ones wait until `together` of them are there at once.
+    The first reads wait until `together` of them are there at once.
     """
 
     def __init__(self, seconds: float, together: int = 0, overtaken: Callable[[], object] = lambda: None) -> None:
@@ -90,7 +90,7 @@ class SlowReads(Reads):
 
 
 class Competitors(WatchedRedis):
-    """Notes who competes for leases, and the leases granted."""
+    """Notes the threads that compete for leases, and the leases granted."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -124,9 +124,9 @@ class HerdProcess:
             socket_timeout=self.settings.redis_timeout_seconds,
             retry=Retry(NoBackoff(), 0),
         )
-        self.redis.script_load(scripts._ACQUIRE.source)  # or the first to compete would be refused, and not be counted
+        self.redis.script_load(scripts._ACQUIRE.source)  # else the first EVALSHA would fail, and not be counted
         self.keeper = Keeper(self.settings, cache=self.redis, database=mongo[database])
-        self.gate = Gate()  # for the first read, until `let_it_go`
+        self.gate = Gate()  # stops the first read until `let_it_go`
         self._threads: list[threading.Thread] = []
         self._answers: list[tuple[str | None, float]] = []
 
@@ -137,7 +137,7 @@ class HerdProcess:
         self.gate.open()
 
     def look_up(self, users: Sequence[int]) -> None:
-        """One thread for each, all at once."""
+        """Look up each user in a thread of its own, all at once."""
         self.reads.reset()
         self.reads.before.append(self.gate)
         barrier = threading.Barrier(len(users))
@@ -170,7 +170,7 @@ class HerdProcess:
 
 
 def serve(pipe: Connection, options: dict[str, Any], mutant: str | None) -> None:
-    """Be one, until the other side is gone."""
+    """Run a herd process until the other end of the pipe is closed."""
     patch = pytest.MonkeyPatch()
     if mutant is not None:
         MUTANTS[mutant](patch)
@@ -181,7 +181,7 @@ def serve(pipe: Connection, options: dict[str, Any], mutant: str | None) -> None
             name, *arguments = pipe.recv()
             pipe.send(getattr(process, name)(*arguments))
     except EOFError:
-        os._exit(0)  # threads that still wait are nobody's business any more
+        os._exit(0)  # ends threads that still wait, too
 
 
 # --- known-bad variants ---------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def _no_leases(patch: pytest.MonkeyPatch) -> None:
 
 
 def _not_renewed(patch: pytest.MonkeyPatch) -> None:
-    """A lease that has run out is taken over with the end that it had."""
+    """Take over an expired lease without renewing its end."""
     mutate(patch, "_ACQUIRE", "'lx', digits(ends)", "'lx', m[2] or digits(ends)")
 
 
@@ -201,7 +201,7 @@ def _no_cap(patch: pytest.MonkeyPatch) -> None:
 
 
 def _until_it_lands(patch: pytest.MonkeyPatch) -> None:
-    """Nobody returns what could not be cached, and nobody looks at the clock."""
+    """Retry until a fill succeeds: no value is returned uncached, and no time limit ends a lookup."""
 
     def load(nonce: str, limits: core.Limits, _: core._State) -> core.Reading[effects.Loaded | None]:
         loaded: effects.Loaded = yield effects.Load(nonce, limits.lookup)

@@ -1,4 +1,4 @@
-"""Programs run in a place of their own, and what of them is left when they have ended."""
+"""Runs programs in a directory of their own, and finds what is left of them after their end."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ CACHEKEEPER = [sys.executable, "-c", "from cachekeeper.cli import main; main()"]
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs. A zombie does not; its parent may never come for it."""
+    """Return whether the process runs. A zombie does not run; its parent may never reap it."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:  # it ended meanwhile
@@ -34,11 +34,11 @@ def _has_word(process: psutil.Process, part: str) -> bool:
 
 
 class ProgramDirectory:
-    """A directory that programs take for the system's temporary one, by which their processes are found again.
+    """A directory that programs use as the system's temporary one, and by which their processes are found again.
 
     Args:
         path: the directory.
-        guardian: ends the programs with this process; what they have started is their own affair.
+        guardian: ends the programs with this process. It does not end processes that the programs have started.
     """
 
     def __init__(self, path: Path, guardian: Guardian) -> None:
@@ -47,19 +47,20 @@ class ProgramDirectory:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of a program that is to run here."""
+        """The environment variables for a program that runs here."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CACHEKEEPER_")}
         return {**kept, "TMPDIR": str(self.path), "PYTHONUNBUFFERED": "1"}
 
     def processes(self) -> list[psutil.Process]:
-        """All living processes that were started here, by whichever of their traits still shows it.
+        """Return all living processes that were started here.
 
-        A server may overwrite its command line and variables; a dead one that nobody has waited for is no process.
+        A process is recognised by its variables, its command line or its working directory, because a server may
+        overwrite some of these. A zombie does not count.
         """
         return [process for process in psutil.process_iter() if self._is_mine(process)]
 
     def guardians(self) -> list[psutil.Process]:
-        """Those of the processes that guard others."""
+        """Return those of the processes that guard others."""
         return [process for process in self.processes() if _has_word(process, "guardian_process")]
 
     def _is_mine(self, process: psutil.Process) -> bool:
@@ -72,24 +73,24 @@ class ProgramDirectory:
             return False
 
     def left(self) -> list[str]:
-        """What is left, processes and directories, as text."""
+        """Return the processes and directories that are left, as text."""
         return [f"process {process.pid}" for process in self.processes()] + [
             str(path) for path in self.path.iterdir() if path.name.startswith("cachekeeper-")
         ]
 
     def assert_empty(self) -> None:
-        """Nothing is left, if not at once then soon: after a SIGKILL the guardian needs a moment."""
+        """Assert that nothing is left, now or soon: after a SIGKILL the guardian needs a moment."""
         wait_until(lambda: not self.left(), f"nothing left in {self.path}", 20)
 
     def clear(self) -> None:
-        """Kill what is left, for a test that has failed or expects leftovers."""
+        """Kill the processes that are left, for a test that has failed or expects leftovers."""
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 process.send_signal(signal.SIGKILL)
 
 
 class Program:
-    """A program that runs in a place, its output in files."""
+    """A program that runs in a `ProgramDirectory`, with its output in files."""
 
     def __init__(self, place: ProgramDirectory, command: Sequence[str], name: str) -> None:
         self.place = place
@@ -106,12 +107,12 @@ class Program:
 
     @property
     def output(self) -> str:
-        """What it has written to standard output."""
+        """The program's standard output so far."""
         return self._output.read_text()
 
     @property
     def errors(self) -> str:
-        """What it has written to standard error."""
+        """The program's standard error so far."""
         return self._errors.read_text()
 
     def wait_for(self, text: str) -> Self:
@@ -125,17 +126,17 @@ class Program:
         return self
 
     def send(self, number: signal.Signals) -> None:
-        """Send it, and none of its children, a signal."""
+        """Send a signal to the program, but not to its children."""
         self.process.send_signal(number)
 
     def end(self) -> int:
-        """Wait until it has ended; its exit status."""
+        """Wait until the program has ended, and return its exit status."""
         return self.process.wait(60)
 
 
 @contextmanager
 def running(place: ProgramDirectory, command: Sequence[str], name: str = "program") -> Iterator[Program]:
-    """Run a program; end it and all that is left of it afterwards."""
+    """Run a program. Afterwards end it, with all that is left of it."""
     program = Program(place, command, name)
     try:
         yield program
@@ -144,5 +145,5 @@ def running(place: ProgramDirectory, command: Sequence[str], name: str = "progra
 
 
 def script(text: str) -> list[str]:
-    """The command for a Python program."""
+    """Return the command for a Python program."""
     return [sys.executable, "-c", text]

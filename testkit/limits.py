@@ -1,4 +1,4 @@
-"""Time limits of tests: patient ones, and short ones for tests of the limits themselves."""
+"""Time limits of tests: long ones, and short ones for tests of the limits themselves."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ PATIENT: dict[str, Any] = {
     "lookup_timeout_seconds": 30,
     "lease_seconds": 25,
 }
-"""No time limit is met by accident."""
+"""Limits so long that a slow machine does not exceed them by accident."""
 
 QUICK: dict[str, Any] = {
     "redis_timeout_seconds": 0.2,
@@ -24,15 +24,15 @@ QUICK: dict[str, Any] = {
 """For tests of the time limits themselves."""
 
 SLACK = 5.0
-"""Seconds by which a busy machine may be late."""
+"""How many seconds a busy machine may be late."""
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
 NO_REDIS = {**QUICK, "load_timeout_seconds": 5, "lookup_timeout_seconds": 6, "lease_seconds": 6}
-"""Where only Redis is in trouble, MongoDB may take its time: the test machine may be busy."""
+"""For tests in which only Redis fails. MongoDB has long limits, because the test machine may be busy."""
 
 NO_MONGO = {**QUICK, "redis_timeout_seconds": 2, "lookup_timeout_seconds": 6, "lease_seconds": 6}
-"""The same for Redis, where only MongoDB is in trouble."""
+"""For tests in which only MongoDB fails. Redis has long limits."""
 
 ONE_SECOND: dict[str, Any] = {
     "redis_timeout_seconds": 1,
@@ -40,10 +40,9 @@ ONE_SECOND: dict[str, Any] = {
     "lookup_timeout_seconds": 8,
     "lease_seconds": 8,
 }
-"""A lookup waits for one second, after which one load may still take its time: for tests of that wait on servers that
-are well."""
+"""For tests of how long a lookup waits for Redis, one second, while both servers work. A load may take longer."""
 
 
 def settings(**changes: Any) -> Settings:
-    """Settings whose URLs lead nowhere, changed as given."""
+    """Return settings whose URLs lead nowhere, with the given changes."""
     return Settings(**{"redis_url": "redis://127.0.0.1:1/0", "mongodb_url": "mongodb://127.0.0.1:1/none", **changes})

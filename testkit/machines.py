@@ -1,4 +1,4 @@
-"""How Hypothesis's state machines are run: the same sequences every time, few of them, unless more are wanted."""
+"""Runs Hypothesis's state machines: by default a few sequences, and the same ones every time."""
 
 import os
 from collections.abc import Callable
@@ -7,20 +7,20 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 VARIABLE = "TEST_EXAMPLES"
-"""How many sequences to try of each machine; then other ones every time. CONTRIBUTING.md tells of it."""
+"""The number of sequences to try of each machine; then they differ every time. See CONTRIBUTING.md."""
 
 
 def run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: int, shrink: bool = True) -> None:
-    """Run a machine through so many sequences of up to so many steps.
+    """Run a machine through `examples` sequences of at most `steps` steps.
 
     Args:
-        machine: makes one, for a sequence.
-        examples: how many sequences, where `TEST_EXAMPLES` does not say otherwise.
-        steps: the most that a sequence may have.
-        shrink: whether to look for the shortest sequence that fails; a known-bad variant need only be found.
+        machine: makes a machine for a sequence.
+        examples: how many sequences, unless `TEST_EXAMPLES` is set.
+        steps: the most steps of a sequence.
+        shrink: whether to look for the shortest failing sequence. A known-bad variant need only be found.
 
     Raises:
-        AssertionError: some sequence ends in what the machine forbids.
+        AssertionError: a sequence violates a rule of the machine.
     """
     wanted = int(os.environ.get(VARIABLE, "0"))
     phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)

@@ -1,4 +1,4 @@
-"""Modules and scripts that are wrong in one respect."""
+"""Known-bad variants of modules and scripts, each wrong in one respect."""
 
 import copy
 import hashlib
@@ -11,9 +11,9 @@ from cachekeeper.protocol import scripts
 
 
 def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
-    """The module once more, with one piece of its source exchanged. Nobody uses it until a test puts it in place."""
+    """Return a copy of the module with one piece of its source replaced. It is unused until a test installs it."""
     source = inspect.getsource(module)
-    assert source.count(old) == 1, "the module has changed; the mutant must, too"
+    assert source.count(old) == 1, "the module has changed: adapt the mutant"
     mutant = ModuleType(module.__name__)
     exec(compile(source.replace(old, new), f"a mutant of {module.__name__}", "exec"), mutant.__dict__)  # noqa: S102
     return mutant

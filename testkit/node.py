@@ -1,4 +1,4 @@
-"""Node.js for the tests: where it is, and the packages that the example needs."""
+"""Finds Node.js for the tests, and installs the packages that the example needs."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ OLDEST = (20, 11)  # `import.meta.filename`; as package.json says
 
 
 def find_node() -> str:
-    """The program. Where there is none, or one that is too old: a skip on a laptop, a failure in CI."""
+    """Return the path of Node.js. If it is missing or too old, the test is skipped; in CI it fails."""
     wanted = f"Node.js {OLDEST[0]}.{OLDEST[1]} or later"
     node = shutil.which("node") or missing("node", f"not found on PATH ({wanted})")
     version = version_of(node)
@@ -25,14 +25,14 @@ def find_node() -> str:
 
 @cache
 def version_of(node: str) -> str:
-    """What the program calls itself: `v20.11.0`."""
+    """Return the version that the program prints: `v20.11.0`."""
     return subprocess.run([node, "--version"], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
 def install(directory: Path) -> Path:
-    """`directory` with the packages that the example names; those from beside the example where they are there.
+    """Put the example's packages into `directory`, and return it. Packages beside the example are used if present.
 
-    Where npm or its registry cannot be reached, the part `npm` is missing.
+    If npm or its registry cannot be reached, the part `npm` is missing.
     """
     find_node()
     shutil.copy(EXAMPLE / "package.json", directory)
@@ -52,7 +52,7 @@ def install(directory: Path) -> Path:
 
 
 def run_node(*arguments: str | Path, text: str = "") -> list[str]:
-    """The lines that a script prints; a failure shows what it complained about."""
+    """Run a script, and return the lines that it prints. A failure shows its standard error."""
     command = [find_node(), *arguments]
     done = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -60,9 +60,9 @@ def run_node(*arguments: str | Path, text: str = "") -> list[str]:
 
 
 def with_script(name: str, directory: Path) -> Path:
-    """`directory` with the example's files and a script of tests/integration/nodejs/javascript, whose path is returned.
+    """Copy the example's files and a script of tests/integration/nodejs/javascript to `directory`; return its path.
 
-    A script is copied beside what it imports: that is where Node.js looks.
+    The script must be beside the files that it imports, because Node.js looks for them there.
     """
     for file in EXAMPLE.iterdir():
         if file.is_file():
@@ -71,11 +71,11 @@ def with_script(name: str, directory: Path) -> Path:
 
 
 def mongoose_lean(directory: Path, url: str, collection: str) -> tuple[dict[str, str], list[str]]:
-    """The versions of what read it, and each document of the collection as Mongoose gives it, in the order of `_id`.
+    """Return each document of the collection as Mongoose reads it, in the order of `_id`, after the readers' versions.
 
     Args:
         directory: where `node_modules` is.
-        url: of the database.
+        url: the database's URL.
         collection: its name.
     """
     versions, *texts = map(json.loads, run_node(with_script("read_lean.mjs", directory), url, collection))

@@ -1,4 +1,4 @@
-"""A Redis that dies and comes back, at the same address, with the data of an earlier moment."""
+"""A Redis that is killed and comes back at the same address, with the data of an earlier moment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 from cachekeeper.devservers import FoundServer, Guardian, RedisServer
 
-_NOWHERE = ("127.0.0.1", 1)  # port 1 is nobody's
+_NOWHERE = ("127.0.0.1", 1)  # nothing listens on port 1
 
 
 class OlderRedis(ABC):
@@ -17,10 +17,10 @@ class OlderRedis(ABC):
 
     Args:
         guardian: ends the processes if this one cannot.
-        found: which program.
+        found: the Redis program.
 
     Attributes:
-        server: the one that answers at the address now.
+        server: the server that answers at the address now.
     """
 
     config: Mapping[str, str | int] = {}
@@ -31,11 +31,11 @@ class OlderRedis(ABC):
         self.server = RedisServer(guardian, found, config=self.config)
 
     def start(self) -> None:
-        """Start it, empty."""
+        """Start the server, empty."""
         self.server.start()
 
     def close(self) -> None:
-        """Kill it."""
+        """Kill the server."""
         self.server.kill()
 
     @abstractmethod
@@ -44,7 +44,7 @@ class OlderRedis(ABC):
 
     @abstractmethod
     def come_back(self) -> None:
-        """Die (SIGKILL), and come back with what was last remembered; returns when it answers."""
+        """Kill the server (SIGKILL), and start it with the data last remembered. Returns when it answers."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -55,7 +55,7 @@ class OlderRedis(ABC):
 
 
 class FromSnapshot(OlderRedis):
-    """Started again, from a snapshot."""
+    """A Redis that is started again from a snapshot."""
 
     def remember(self) -> None:
         """Take the snapshot."""
@@ -63,18 +63,18 @@ class FromSnapshot(OlderRedis):
             client.save()
 
     def come_back(self) -> None:
-        """Start from it."""
+        """Start from the snapshot."""
         self.server.kill()
         self.server.start()
 
 
 class FromAppendOnlyFile(OlderRedis):
-    """Started again, from an append-only file whose end is lost."""
+    """A Redis that is started again from an append-only file whose end is lost."""
 
     config: Mapping[str, str | int] = {"appendonly": "yes", "appendfsync": "always"}
 
     def remember(self) -> None:
-        """Copy the file. With `always`, Redis has written to it whatever it has answered."""
+        """Copy the file. With `always`, Redis writes a change to it before it answers."""
         kept = self.server.directory / "kept"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(self.server.data, kept)
@@ -88,34 +88,34 @@ class FromAppendOnlyFile(OlderRedis):
 
 
 class PromotedReplica(OlderRedis):
-    """Replaced by a replica that had lost the connection for a while."""
+    """A Redis that is replaced by a replica which had lost the connection for a while."""
 
     def __init__(self, guardian: Guardian, found: FoundServer) -> None:
         super().__init__(guardian, found)
         self._replica: RedisServer | None = None
 
     def close(self) -> None:
-        """Kill both."""
+        """Kill both servers."""
         super().close()
         if self._replica is not None:
             self._replica.kill()
 
     def remember(self) -> None:
-        """Make a replica, and cut it off."""
+        """Make a replica, and disconnect it."""
         if self._replica is not None:
             self._replica.kill()
         self._replica = RedisServer(self.guardian, self.found, replica_of=self.server, name="replica")
         self._replica.start()
         with self.server.client() as client:
             if client.wait(1, 10_000) != 1:
-                raise TimeoutError("the replica is not in step after 10 s")
+                raise TimeoutError("the replica has not caught up after 10 s")
         with self._replica.client() as client:
             client.replicaof(*_NOWHERE)
 
     def come_back(self) -> None:
-        """Promote the replica, and give it the address."""
+        """Promote the replica, and give it the server's address."""
         if self._replica is None:
-            raise RuntimeError("nothing was remembered")
+            raise RuntimeError("call remember() first: nothing was remembered")
         port = self.server.port
         self.server.kill()
         with self._replica.client() as client:

@@ -1,4 +1,4 @@
-"""An event of a package of one's own, with a field of every type that JSON carries in a form other than Python's."""
+"""An event of a user's own package, with a field of every type whose JSON form differs from its Python form."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Window:
 
 
 class OrderPlaced(Event):
-    """Everything."""
+    """An event with fields of all these types."""
 
     type: Literal["order.placed"] = "order.placed"
     order_id: Id
@@ -168,7 +168,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "list_or_text": st.none() | st.lists(st.dates(), max_size=3) | _TEXTS,
 }
 ORDERS = st.fixed_dictionaries(FIELDS).map(lambda fields: OrderPlaced(**fields))
-"""Any of them."""
+"""A strategy for any `OrderPlaced`."""
 
 
 OWN = Registry()
@@ -176,7 +176,7 @@ OWN.add_event(OrderPlaced)
 
 
 def event_with(annotation: Any, default: Any = ..., **config: Any) -> type[Event]:
-    """A class with one field of its own."""
+    """Return an event class with one field of its own."""
     make: Any = create_model
     made: type[Event] = make("Own", __base__=Event, type=(Literal["own"], "own"), field=(annotation, default), **config)
     return made
@@ -189,12 +189,12 @@ def registered(kind: type[Event]) -> Registry:
 
 
 def back(registry: Registry, event: Event) -> Event:
-    """Over the wire."""
+    """Return the event after its way over the wire."""
     return registry.decode(json.loads(event_text(event)))
 
 
 def same(found: Event, event: Event) -> None:
-    """Equal, and of the same types: `True == 1`, and a set equals a frozenset."""
+    """Assert equal values and equal types: `True == 1`, and a set equals a frozenset."""
     assert found == event
     for name in type(event).model_fields:
         assert type(getattr(found, name)) is type(getattr(event, name)), name

@@ -1,4 +1,4 @@
-"""The real parts a run of the tests must have. A missing part is a skip; where the part is required, a failure."""
+"""The real parts that a run of the tests needs. Without a part its tests are skipped; if it is required, they fail."""
 
 import json
 import os
@@ -36,11 +36,11 @@ _SKIPPED = re.compile(r"\bmissing part (?P<part>[a-z-]+): ")
 
 
 def required(environment: Mapping[str, str] = os.environ) -> frozenset[str]:
-    """The parts that this run must have.
+    """Return the parts that this run must have.
 
     Args:
-        environment: `TEST_PARTS` names the parts, with commas between. Without it, `CI=true` requires all of them, and
-            otherwise none is required.
+        environment: `TEST_PARTS` names the parts, separated by commas. Without it, `CI=true` requires all parts, and
+            otherwise no part is required.
 
     Raises:
         ValueError: `TEST_PARTS` names an unknown part.
@@ -55,7 +55,7 @@ def required(environment: Mapping[str, str] = os.environ) -> frozenset[str]:
 
 
 def missing(part: str, reason: str) -> NoReturn:
-    """End the test: skip it, or fail it where the part is required.
+    """End the test: skip it, or fail it if the part is required.
 
     Args:
         part: one of `PARTS`.
@@ -78,17 +78,17 @@ def _installed(distribution: str) -> str | None:
 
 @dataclass
 class Report:
-    """What the tests of this process ran against. Under pytest-xdist the controller joins the workers' reports."""
+    """The servers that this process's tests used. Under pytest-xdist the controller joins the workers' reports."""
 
     used: set[str] = field(default_factory=set)
     began: float = field(default_factory=time.monotonic)
 
     def note(self, found: object) -> None:
-        """Add one server; its text says kind, version and origin."""
+        """Add one server. Its text names kind, version and origin."""
         self.used.add(str(found))
 
     def lines(self) -> list[str]:
-        """One line a server."""
+        """Return one line for each server."""
         return sorted(self.used) or ["none: no test that ran wanted a server"]
 
     def write(self, path: Path, outcomes: Mapping[str, int]) -> None:
@@ -96,7 +96,7 @@ class Report:
 
         Args:
             path: the file.
-            outcomes: how many tests passed, failed, were skipped and so on.
+            outcomes: how many tests passed, failed, were skipped, and so on.
         """
         run = {
             "python": platform.python_version(),
@@ -109,7 +109,7 @@ class Report:
 
 
 def unexpected_skips(skipped: Sequence[pytest.TestReport]) -> Counter[str]:
-    """Reasons of the skips that are not due to a part which is not required, and how often each occurs."""
+    """Count the reasons of skips, except skips for a missing part that is not required."""
     reasons: Counter[str] = Counter()
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

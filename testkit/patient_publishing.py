@@ -1,7 +1,7 @@
-"""Publishing to a broker that is well, where a test counts messages.
+"""Publishing with long time limits, for tests that count messages in a working broker.
 
-A publisher that is not answered in time tries again, and then a message may be there twice: so on a machine that is
-paused for a second. The limit of an answer is the shorter of a constant and a fourth of the limit of a publish; here
+A publisher that gets no answer in time retries, and then a message may be there twice. This happens on a machine that
+is paused for a second. The limit of an answer is the shorter of a constant and a fourth of the limit of a publish; here
 both are long.
 """
 
@@ -18,18 +18,18 @@ PUBLISH_SECONDS = 120.0
 """For `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`."""
 
 ANSWER_SECONDS = 30.0
-"""What is waited for an answer then. With a limit of a few seconds, as tests of outages have, little changes."""
+"""The limit for an answer. With a publish limit of a few seconds, as in tests of outages, it changes little."""
 
 IN_A_CHILD = f"""
 from cachekeeper.publishing import publisher
 publisher._CALL_SECONDS = {ANSWER_SECONDS}
 """
-"""The first lines of a program of its own that is as patient."""
+"""The first lines of a separate program that waits as long."""
 
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """Publishers of this process with that limit wait as long for an answer."""
+    """Make publishers of this process with that publish limit wait as long for an answer."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(publisher, "_CALL_SECONDS", ANSWER_SECONDS)
         yield
@@ -37,11 +37,11 @@ def patience() -> Iterator[None]:
 
 @pytest.fixture
 def patient_publishing() -> Iterator[None]:
-    """The same for a whole test."""
+    """`patience` for a whole test."""
     with patience():
         yield
 
 
 def give_patience(impatient: Publisher, broker_url: str) -> None:
-    """That limit, from the next message on."""
+    """Give a publisher that publish limit, from the next message on."""
     impatient._settings = PublisherSettings(broker_url=broker_url, publish_timeout_seconds=PUBLISH_SECONDS)

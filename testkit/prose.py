@@ -1,4 +1,4 @@
-"""What stands in the Markdown files, taken apart so that tests can hold it against the code."""
+"""Parses the Markdown files, so that tests can compare them with the code."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ PAGES = (
 
 _FIELDS = {**Settings.model_fields, **DoorSettings.model_fields, **Settings.model_fields}
 VARIABLES = {PREFIX + name.upper(): field for name, field in _FIELDS.items()}
-"""What an operator can set, by the name of the variable."""
+"""The settings of operators, by the name of the variable."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- ([\w-]+)(?:: ([^>]*?))? -->\n\Z")
@@ -32,11 +32,11 @@ class Block:
     """A fenced block.
 
     Attributes:
-        page: where it stands.
-        line: of its first line of code.
-        language: `python`, `sh`, ...; empty for none.
+        page: the page that contains it.
+        line: the line number of its first line of code.
+        language: `python`, `sh`, ...; empty if none is given.
         text: the code.
-        mark, argument: of the comment right above it, `<!-- mark: argument -->`; empty where there is none.
+        mark, argument: from the comment right above it, `<!-- mark: argument -->`; empty without such a comment.
     """
 
     page: str
@@ -55,7 +55,7 @@ def read(page: Path) -> str:
 
 
 def blocks(page: Path, text: str | None = None) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     text = read(page) if text is None else text
     found = []
     for fence in _FENCE.finditer(text):
@@ -74,44 +74,44 @@ def blocks(page: Path, text: str | None = None) -> list[Block]:
 
 
 def without_code(text: str) -> str:
-    """The prose alone: no fenced blocks."""
+    """Return the text without fenced blocks."""
     return _FENCE.sub("", text)
 
 
 def links(text: str) -> list[str]:
-    """The targets of all links that are not web addresses."""
+    """Return the targets of all links that are not web addresses."""
     return [target for target in _LINK.findall(without_code(text)) if "://" not in target]
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub makes of the headings."""
+    """Return the anchors that GitHub makes from the headings."""
     titles = re.findall(r"^#+ (.*)$", without_code(text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def quotes(text: str) -> list[tuple[str, str]]:
-    """Code that is quoted as standing in a file: "`code` in [file](path)"."""
+    """Return each quotation of code from a file, "`code` in [file](path)", as code and path."""
     return [(code, target) for code, target in _QUOTE.findall(without_code(text))]
 
 
 def spans(text: str) -> list[str]:
-    """What stands between backticks in the prose."""
+    """Return the texts between backticks, outside fenced blocks."""
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", without_code(text))]
 
 
 def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Each table: its header, and its rows; cells as they stand, `\\|` being no border."""
+    """Yield each table: its header, and its rows. Cells keep their text; `\\|` is not a border."""
     for found in re.finditer(r"((?:^\|.*\|$\n?)+)", without_code(text), re.MULTILINE):
         rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in found[1].splitlines()]
         yield rows[0], rows[2:]
 
 
 def table(text: str, first: str) -> list[list[str]]:
-    """The rows of the one table whose first column is headed `first`."""
+    """Return the rows of the one table whose first column is headed `first`."""
     (rows,) = (rows for header, rows in tables(text) if header[0] == first)
     return rows
 
 
 def code(cell: str) -> str:
-    """A cell without its backticks."""
+    """Return a cell without its backticks."""
     return cell.replace("`", "")

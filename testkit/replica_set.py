@@ -17,10 +17,10 @@ from cachekeeper.devservers.mongo_server import REPLICA_SET
 MEMBERS = 3
 HEARTBEAT_SECONDS = 0.2
 PROBE_SECONDS = 0.02
-_UNDOING_SECONDS = 12.0  # it takes two
+_UNDOING_SECONDS = 12.0  # usually it takes 2 s
 PATIENCE_SECONDS = 30.0
-# Where a secondary fetches what the primary wrote. (One that is only stopped from *applying*, `rsSyncApplyStop`, has
-# the writes already, and applies them before it takes over: nothing would ever be rolled back.)
+# The failpoint where a secondary fetches the primary's writes. (With `rsSyncApplyStop` a secondary only stops applying:
+# it has the writes already and applies them before it takes over, so no write would ever be rolled back.)
 _FETCHING = "stopReplProducer"
 
 T = TypeVar("T")
@@ -28,13 +28,13 @@ Client = pymongo.MongoClient[dict[str, Any]]
 
 
 class Member(MongoServer):
-    """One `mongod` of a set, ready when it answers. `pause` it (SIGSTOP), `resume`, `kill` and `restart` it as any."""
+    """A `mongod` of a set, ready when it answers. It has `pause` (SIGSTOP), `resume`, `kill` and `restart`."""
 
-    def _not_in_role(self, client: Client) -> str | None:  # noqa: ARG002  # its role is the set's to say
+    def _not_in_role(self, client: Client) -> str | None:  # noqa: ARG002  # the set decides its role
         return None
 
     def hello(self) -> dict[str, Any] | None:
-        """What it says of itself; None where it gives no answer within half a second."""
+        """Return its answer to `hello`; None if it does not answer within half a second."""
         try:
             with self.direct_client(serverSelectionTimeoutMS=500, socketTimeoutMS=500) as client:
                 return client.admin.command("hello")
@@ -50,14 +50,14 @@ class Member(MongoServer):
 class ReplicaSet:
     """Three members on free ports of 127.0.0.1. Use as a context, or call `start` and `close`.
 
-    A member that is killed or paused is replaced as primary about `election_seconds` later. Secondaries replicate from
-    the primary only, so that one which lags holds up nobody else.
+    If the primary is killed or paused, another member replaces it about `election_seconds` later. Secondaries replicate
+    only from the primary, so a secondary that lags does not hold up the other one.
 
     Args:
         guardian: ends the processes if this one cannot.
-        found: which program.
+        found: the `mongod` program.
         database: the database that `url` names.
-        election_seconds: how long the others do without a primary before they elect one.
+        election_seconds: how long the others wait for a lost primary before they elect a new one.
     """
 
     def __init__(
@@ -79,27 +79,27 @@ class ReplicaSet:
 
     @property
     def url(self) -> str:
-        """The URL that names the database given."""
+        """The URL of the given database."""
         return self.url_of(self.database)
 
     def url_of(self, database: str) -> str:
-        """The URL of a database."""
+        """Return the URL of a database."""
         hosts = ",".join(_host(member) for member in self.members)
         return f"mongodb://{hosts}/{database}?replicaSet={REPLICA_SET}"
 
     def client(self, **options: Any) -> Client:
-        """A new client; the caller closes it.
+        """Return a new client; the caller closes it.
 
         Args:
-            options: of `pymongo.MongoClient`.
+            options: options of `pymongo.MongoClient`.
         """
         return pymongo.MongoClient(self.url, **options)
 
     def start(self) -> None:
-        """Start all members and wait for the first primary, and for the others to follow it.
+        """Start all members, and wait for the first primary and for the others to follow it.
 
         Raises:
-            ServerFailed: one did not start; none is left running.
+            ServerFailed: a member did not start; all others have been stopped.
         """
         try:
             for member in self.members:
@@ -127,28 +127,28 @@ class ReplicaSet:
             member.kill()
 
     def primary(self) -> Member | None:
-        """The member that calls itself primary, in the latest term where several do; None where none does."""
+        """Return the member that reports itself as primary, of several the one in the latest term; or None."""
         said = [(member, hello) for member in self.members if member.alive and (hello := member.hello())]
         primaries = [(hello["electionId"], member) for member, hello in said if hello["isWritablePrimary"]]
         return max(primaries, key=lambda one: one[0])[1] if primaries else None
 
     def secondaries(self) -> tuple[Member, ...]:
-        """The members that call themselves secondaries."""
+        """Return the members that report themselves as secondaries."""
         return tuple(member for member in self.members if member.alive and (member.hello() or {}).get("secondary"))
 
     def others(self, primary: Member) -> tuple[Member, ...]:
-        """The members but the primary, whether or not they answer just now: one that is slow has a vote and a copy."""
+        """Return all members except the primary, even if they do not answer now: a slow one has a vote and a copy."""
         return tuple(member for member in self.members if member is not primary)
 
     def await_primary(self, *, other_than: Member | None = None, seconds: float = PATIENCE_SECONDS) -> Member:
         """Wait for a primary.
 
         Args:
-            other_than: the deposed one, which may still take itself for the primary.
-            seconds: how long.
+            other_than: the deposed primary, which may still report itself as primary.
+            seconds: the time limit.
 
         Raises:
-            TimeoutError: there was none in time.
+            TimeoutError: there was no primary in time.
         """
 
         def look() -> Member | None:
@@ -158,62 +158,62 @@ class ReplicaSet:
         return _wait_for(look, "no primary", seconds)
 
     def await_in_step(self, *, seconds: float = PATIENCE_SECONDS) -> Member:
-        """Wait until every member is up and has all that the primary had when asked; returns the primary.
+        """Wait until every member is up and has all writes that the primary had when asked; return the primary.
 
         Raises:
-            TimeoutError: it was not so in time.
+            TimeoutError: the members did not catch up in time.
         """
 
         def look() -> Member | None:
             primary = self.primary()
             if primary is None or len(self.secondaries()) < MEMBERS - 1:
                 return None
-            wanted = _applied(primary)  # first: it may go on writing
+            wanted = _applied(primary)  # asked first, because the primary may take more writes
             return primary if all(_applied(member) >= wanted for member in self.members) else None
 
-        return _wait_for(look, "the members are not in step", seconds)
+        return _wait_for(look, "the members have not caught up", seconds)
 
     def step_down(self) -> Member:
-        """Have the primary hand over to a secondary; returns the new one.
+        """Have the primary hand over to a secondary, and return the new primary.
 
         Raises:
-            TimeoutError: nobody took over in time.
+            TimeoutError: no secondary took over in time.
         """
         deposed = self.await_primary()
         deposed.command("replSetStepDown", 3, secondaryCatchUpPeriodSecs=2)
         return self.await_primary(other_than=deposed)
 
     def lag(self, member: Member) -> None:
-        """Let a secondary fall behind: it answers reads, with what it has now, and takes no new writes in.
+        """Let a secondary fall behind: it answers reads from the data that it has now, and replicates no new writes.
 
-        It still votes, and can be elected; then it is the primary, without what it has missed.
+        It still votes, and can be elected. Then it is the primary, without the writes that it has missed.
         """
         times = member.command("configureFailPoint", _FETCHING, mode="alwaysOn")["count"]
         member.command("waitForFailPoint", _FETCHING, timesEntered=times + 1, maxTimeMS=round(PATIENCE_SECONDS * 1000))
 
     def catch_up(self, member: Member) -> None:
-        """Undo `lag`; it is in step about a second later (see `await_in_step`)."""
+        """Undo `lag`. The member has caught up about a second later (see `await_in_step`)."""
         member.command("configureFailPoint", _FETCHING, mode="off")
 
     def roll_back(self, write: Callable[[Client], object]) -> Member:
-        """Force a failover that undoes what `write` does; returns the member that lost it, in step again.
+        """Force a failover that rolls back the writes of `write`; return the member that lost them, caught up again.
 
         The secondaries stop replicating; the primary takes the writes alone; it is killed; one of the others takes
-        over, without them; the old primary comes back and undoes them.
+        over, without them; the old primary comes back and rolls them back.
 
         Args:
-            write: called with a client of the doomed primary, whose writes are acknowledged by it alone (`w: 1`). Only
-                while it runs can they be seen, by whoever does not ask for what a majority holds.
+            write: called with a client of the doomed primary, which alone acknowledges the writes (`w: 1`). The writes
+                are visible only while `write` runs, and only to reads without read concern majority.
 
         Raises:
-            TimeoutError: the set did not come back in time.
+            TimeoutError: the set did not recover in time.
         """
         doomed = self.await_in_step()
         others = self.others(doomed)
         try:
             for other in others:
                 self.lag(other)
-            # Journaled: killed with the process, they would be lost, but not rolled back.
+            # Journaled: otherwise the writes would be lost with the killed process, and not be rolled back.
             with doomed.direct_client(w=1, journal=True) as client:
                 write(client)
             doomed.kill()
@@ -221,9 +221,9 @@ class ReplicaSet:
             for other in others:
                 self.catch_up(other)
         self.await_primary(other_than=doomed)
-        # mongod 6.0.5 sometimes stops for good, after the words "Rolling back to the stable timestamp". Started anew,
-        # it tries again from what it has on disk. Where that fails, too, it gets everything from the primary, as an
-        # operator would have it do; what is to be undone is gone either way.
+        # mongod 6.0.5 sometimes hangs forever after it logs "Rolling back to the stable timestamp". After a restart it
+        # tries again with the data on its disk. If that fails too, it is restarted without data and gets everything
+        # from the primary, as an operator would do it. In all cases the writes are gone.
         for keep_data in (True, True, False):
             doomed.restart(keep_data=keep_data)
             with suppress(TimeoutError):
@@ -245,7 +245,7 @@ def _host(member: Member) -> str:
 
 
 def _applied(member: Member) -> tuple[int, Timestamp]:
-    """The term and the time of the last write it has."""
+    """Return the term and the time of the member's last write."""
     last = (member.hello() or {}).get("lastWrite", {}).get("opTime", {})
     return last.get("t", -1), last.get("ts", Timestamp(0, 0))
 

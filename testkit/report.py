@@ -1,4 +1,4 @@
-"""What a measurement found: printed as a table, and stored in the one form that the docs quote."""
+"""Results of a measurement: printed as a table, and stored in the form that the docs quote."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Figure:
     """One figure.
 
     Attributes:
-        figure: what was measured.
-        value: how much.
-        unit: of what; empty for a ratio.
-        target: such as `<= 1.15`; None where there is none.
-        held: whether the value holds the target; None without one.
+        figure: the name of what was measured.
+        value: the measured number.
+        unit: its unit; empty for a ratio.
+        target: such as `<= 1.15`; None without a target.
+        held: whether the value meets the target; None without a target.
     """
 
     figure: str
@@ -44,22 +44,22 @@ class Figure:
 
 
 def at_most(figure: str, value: float, limit: float, unit: str = "") -> Figure:
-    """A figure that should not exceed `limit`."""
+    """Return a figure whose value should not exceed `limit`."""
     return Figure(figure, round(value, 3), unit, f"<= {limit:g}", held=value <= limit)
 
 
 def at_least(figure: str, value: float, limit: float, unit: str = "") -> Figure:
-    """A figure that should not fall below `limit`."""
+    """Return a figure whose value should not fall below `limit`."""
     return Figure(figure, round(value, 3), unit, f">= {limit:g}", held=value >= limit)
 
 
 def plain(figure: str, value: float, unit: str = "") -> Figure:
-    """A figure without a target."""
+    """Return a figure without a target."""
     return Figure(figure, round(value, 3), unit)
 
 
 def store(name: str, figures: Sequence[Figure], servers: Iterable[FoundServer], seed: int | None = None) -> bool:
-    """Print the figures, write the file; whether every target was held."""
+    """Print the figures and write the file. Return whether every target was met."""
     show(name, figures)
     return write(name, figures, servers, seed)
 
@@ -83,7 +83,7 @@ def write(
     *,
     more: Mapping[str, object] = MappingProxyType({}),
 ) -> bool:
-    """Write the file, with what else the docs quote of it; whether every target was held."""
+    """Write the file, with the fields in `more`, which the docs quote too. Return whether every target was met."""
     result = {
         "name": name,
         "commit": commit(),
@@ -107,15 +107,15 @@ def rounds(
     warm_up: int = 3,
     prepare: Callable[[str], None] = lambda name: None,  # noqa: ARG005  # most need nothing
 ) -> dict[str, list[float]]:
-    """Seconds of each contender in each round, all in turn, so that a machine that slows down slows all of them.
+    """Return the seconds of each contender in each round. All take turns, so a machine that slows down slows them all.
 
-    The order changes from round to round: none always runs behind the same neighbour.
+    The order changes from round to round, so that no contender always runs after the same one.
 
     Args:
-        contenders: what to time, by name.
+        contenders: the calls to time, by name.
         count: how many rounds count.
-        warm_up: how many rounds before them do not.
-        prepare: called with the name before each call, outside its time.
+        warm_up: how many earlier rounds do not count.
+        prepare: called with the name before each call, outside the measured time.
     """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -131,12 +131,12 @@ def rounds(
 
 
 def ratio(seconds: dict[str, list[float]], name: str, to: str) -> float:
-    """The median over the rounds of one contender's time divided by another's, round by round."""
+    """Return the median, over the rounds, of one contender's time divided by another's in the same round."""
     return median(mine / other for mine, other in zip(seconds[name], seconds[to], strict=True))
 
 
 def commit() -> str:
-    """The commit measured, with `+` where files differ from it."""
+    """Return the measured commit, with `+` if files differ from it."""
     git = shutil.which("git")
     if git is None:
         return "unknown"

@@ -1,4 +1,4 @@
-"""Real servers for the tests: which exist here, and RabbitMQ as a child process."""
+"""Real servers for the tests: finds those that exist here, and runs RabbitMQ as a child process."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ Found = TypeVar("Found")
 
 
 def needed(part: str, find: Callable[[], Found]) -> Found:
-    """What a finder finds. Where it finds nothing, that part is missing."""
+    """Return the result of `find`. If it finds nothing, the part is missing."""
     try:
         return find()
     except ServerUnavailable as error:
@@ -30,7 +30,7 @@ def needed(part: str, find: Callable[[], Found]) -> Found:
 
 @dataclass(frozen=True)
 class RedisChoice:
-    """One of the Redis-protocol servers that the contract tests want: there, or with the reason why it is not."""
+    """One of the Redis-protocol servers for the contract tests, found on this machine or not (None)."""
 
     label: str
     found: FoundServer | None
@@ -42,7 +42,7 @@ class RedisChoice:
 
 
 def redis_choices() -> list[RedisChoice]:
-    """The servers that CI has; elsewhere, as many of them as there are. A wheel's where that wheel exists."""
+    """Return the servers that CI has, whether or not they are on this machine; from a wheel only where it exists."""
     found = {(server.kind, server.origin): server for server in all_redis()}
     wanted = {"redis": ("redis", "PATH"), "valkey": ("valkey", "PATH")}
     here = (platform.system(), platform.machine())
@@ -59,10 +59,10 @@ RABBITMQ_SCRIPTS = tuple(
 
 
 def find_rabbitmq() -> FoundServer:
-    """Debian's or Homebrew's RabbitMQ, by its own script: what Debian has on PATH insists on the user `rabbitmq`.
+    """Find Debian's or Homebrew's RabbitMQ, by its own script: Debian's script on PATH requires the user `rabbitmq`.
 
     Raises:
-        ServerUnavailable: there is none.
+        ServerUnavailable: no RabbitMQ was found.
     """
     reasons = []
     for folder in RABBITMQ_SCRIPTS:
@@ -84,7 +84,7 @@ def _homebrew_version(folder: Path) -> str:
 
 
 class Epmd(ServerProcess):
-    """Erlang's port mapper, in the foreground; left to itself, a node starts one that stays for ever."""
+    """Erlang's port mapper, in the foreground. Without it a RabbitMQ node starts one that never ends."""
 
     def _command(self) -> Sequence[str]:
         return [shutil.which("epmd") or "epmd", "-port", str(self.port), "-address", "127.0.0.1"]
@@ -103,7 +103,7 @@ class Epmd(ServerProcess):
 class RabbitServer(ServerProcess):
     """RabbitMQ with a directory, a node name, a cookie and an epmd of its own. Takes some seconds to start.
 
-    Killed and started again it keeps its durable queues; `restart()` without `keep_data` loses them.
+    After `kill` and `start` it still has its durable queues; `restart()` without `keep_data` loses them.
     """
 
     def __init__(
@@ -131,16 +131,16 @@ class RabbitServer(ServerProcess):
         self.epmd.kill()
 
     def pause(self) -> None:
-        """Freeze the node; epmd has no part in what clients see."""
+        """Freeze the node. epmd keeps running: clients do not use it."""
         super().pause()
 
     def _command(self) -> Sequence[str]:
         self.distribution_port = free_port()
         (self.directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
-            # The default stops publishers when the disk of the machine that runs the tests has less than 50 MB.
+            # With the default, publishers stop when the test machine has less than 50 MB of free disk.
             "disk_free_limit.absolute = 1MB\n"
-            # RabbitMQ 4 takes 16 MiB where nothing is said. An operator may allow more, and a worker must bear that.
+            # RabbitMQ 4 accepts 16 MiB by default. An operator may allow more, and a worker must cope with that.
             f"max_message_size = {self._message_bytes}\n"
         )
         (self.directory / "enabled_plugins").write_text("[].\n")
@@ -168,15 +168,15 @@ class RabbitServer(ServerProcess):
             "RABBITMQ_CONFIG_FILE": str(self.directory / "rabbitmq"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.directory / "advanced"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "enabled_plugins"),
-            # Two schedulers that do not spin when idle: test machines are small and shared.
+            # Two schedulers, which do not spin when idle: test machines are small and shared.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
         }
 
     def _not_ready(self) -> str | None:
-        # The listener opens as the last step of the start. That it is this node's: a node that finds its port taken
-        # ends, and `start` looks at that; the log line below is written after the port is bound.
+        # The listener opens as the last step of the start. It is surely this node's listener: a node whose port is
+        # taken ends, which `start` notices, and the log line below is written after the port is bound.
         if "Server startup complete" not in self.log_tail(50):
-            return "it has not said that its start is complete"
+            return "it has not logged 'Server startup complete'"
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return None

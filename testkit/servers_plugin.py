@@ -1,11 +1,11 @@
-"""Fixtures: real servers, started when first wanted, gone when pytest is gone, SIGKILL of pytest included.
+"""Fixtures: real servers, started at first use. They end with pytest, even if pytest is ended by SIGKILL.
 
 - `redis_server`: this process's Redis, empty at the start of every test.
-- `any_redis`: the same test once for every Redis-protocol server that can be had.
+- `any_redis`: runs the test once for every Redis-protocol server that was found.
 - `mongo_server`: this process's MongoDB, a replica set of one; `database`: a fresh database name on it.
 - `rabbit_server`: this process's RabbitMQ.
-- `own_redis`, `own_mongo`, `own_rabbit`: for one test only, which may kill, pause and restart it.
-- `guardian`: for servers that a test starts by itself.
+- `own_redis`, `own_mongo`, `own_rabbit`: a server for one test only, which may kill, pause and restart it.
+- `guardian`: for servers that a test starts itself.
 
 Under pytest-xdist every worker process has its own servers.
 """
@@ -36,14 +36,15 @@ def _noted(found: "FoundServer") -> "FoundServer":
     return found
 
 
-# How long an example takes says nothing on a shared machine. In CI Hypothesis's own profile also fixes the examples.
+# No deadline: on a shared machine the time of an example means nothing. In CI Hypothesis's own profile also fixes the
+# examples.
 settings.register_profile("busy", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
 def guardian() -> Iterator[Guardian]:
-    """Ends what this pytest process starts."""
+    """A guardian, which ends the processes that this pytest process starts."""
     with Guardian() as guardian:
         yield guardian
 
@@ -95,7 +96,7 @@ def _each_redis(request: pytest.FixtureRequest, guardian: Guardian) -> Iterator[
 
 @pytest.fixture
 def any_redis(_each_redis: RedisServer) -> RedisServer:
-    """Every Redis-protocol server that can be had, one after the other; empty at the start of every test."""
+    """Every Redis-protocol server that was found, one after the other; empty at the start of every test."""
     _flush(_each_redis)
     return _each_redis
 
@@ -107,7 +108,7 @@ def _flush(server: RedisServer) -> None:
 
 @pytest.fixture(scope="session")
 def mongo_server(guardian: Guardian, mongo_found: "FoundServer") -> Iterator[MongoServer]:
-    """This process's MongoDB, a replica set of one. TTL indexes are swept every second."""
+    """This process's MongoDB, a replica set of one. It removes expired documents every second."""
     server = MongoServer(guardian, mongo_found, parameters={"ttlMonitorSleepSecs": 1})
     server.start()
     yield server
@@ -162,14 +163,14 @@ def own_rabbit(guardian: Guardian, rabbit_found: "FoundServer") -> Iterator[Rabb
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A worker of pytest-xdist ends with its controller; left to itself it may first wait for the test it runs."""
+    """End a worker of pytest-xdist at once with its controller. By default it may first finish the test it runs."""
     if hasattr(config, "workerinput"):
         end_with_parent()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run of CI that skipped what it must not, and hand the report on."""
+    """Fail a CI run that skipped tests it must not skip, and pass the report on."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:  # under pytest-xdist, in a worker: the controller reports
         output["servers"] = sorted(report.used)
@@ -190,12 +191,12 @@ def _stats(config: pytest.Config) -> dict[str, list[Any]]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ARG001  (pytest-xdist's own signature)
-    """Under pytest-xdist, in the controller: take a worker's part. One that crashed has none."""
+    """Under pytest-xdist, in the controller: add a worker's report. A worker that crashed has no report."""
     report.used.update(getattr(node, "workeroutput", {}).get("servers", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say at the end what the tests ran against."""
+    """Print at the end the servers that the tests used."""
     terminalreporter.write_sep("=", "ran against")
     for line in report.lines():
         terminalreporter.write_line(line)

@@ -1,7 +1,7 @@
 """The shipped lookups over real servers.
 
-A second `Keeper` stands for a second process: nothing but the servers is shared. The reads of MongoDB of all keepers of
-a shop can be held at gates, and what a watched client sends to Redis likewise.
+A second `Keeper` stands for a second process: the two share only the servers. All keepers' reads of MongoDB can be held
+at gates, and so can the commands that a watched client sends to Redis.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LOOKUPS: dict[str, tuple[Callable[[Keeper], object], object]] = {
     "session": (lambda keeper: read_session("s1", keeper=keeper), {"cart": [1]}),
     "search": (lambda keeper: [each["name"] for each in search_products("lamp", keeper=keeper)], ["Lamp"]),
 }
-"""Every kind of lookup, and what it finds in a stocked shop."""
+"""Every kind of lookup, and its answer in a stocked shop."""
 
 
 class Shop:
@@ -44,7 +44,7 @@ class Shop:
 
     Attributes:
         redis: a plain client of the Redis.
-        db: the plain database, for what upstream services do to it.
+        db: the plain database, for changes by upstream services.
         reads: the reads of all keepers that this shop makes.
     """
 
@@ -63,18 +63,18 @@ class Shop:
         self._clients: list[WatchedRedis] = []
 
     def settings(self, **changes: Any) -> Settings:
-        """Settings that lead to these servers; patient unless changed."""
+        """Return settings for these servers, with long time limits unless changed."""
         urls = {"redis_url": self.server.url, "mongodb_url": self.mongo.url_of(self.name)}
         return Settings(**{**urls, **PATIENT, **changes})
 
     def keeper(self, *, cache: redis.Redis | None = None, watched: bool = True, **changes: Any) -> Keeper:
-        """A keeper of its own, closed at the end of the test. Its reads are watched, unless it makes its own client."""
+        """Return a new keeper, closed at the end of the test. `watched=False`: it makes its own client of MongoDB."""
         made = Keeper(self.settings(**changes), cache=cache, database=self._watched if watched else None)
         self._keepers.append(made)
         return made
 
     def client(self) -> WatchedRedis:
-        """A watched client for a keeper."""
+        """Return a watched client for a keeper."""
         client = WatchedRedis(
             host="127.0.0.1", port=self.server.port, protocol=2, socket_timeout=LONG, retry=Retry(NoBackoff(), 0)
         )
@@ -82,11 +82,11 @@ class Shop:
         return client
 
     def flush(self) -> None:
-        """A Redis that has just lost everything."""
+        """Make Redis lose everything."""
         self.redis.flushall()
 
     def dump(self) -> dict[bytes, bytes]:
-        """Everything that Redis holds, by key."""
+        """Return everything that Redis holds, by key."""
         return {key: self.redis.dump(key) or b"" for key in self.redis.scan_iter()}
 
     def close(self) -> None:
@@ -98,13 +98,13 @@ class Shop:
 
 
 def meta(shop: Shop, template: Template, part: str) -> dict[bytes, bytes]:
-    """The metadata beside a key."""
+    """Return the metadata beside a key."""
     found: Any = shop.redis.hgetall(meta_key(template.key(part)))
     return dict(found)
 
 
 def answers_in_time(keeper: Keeper) -> None:
-    """Every lookup has the right answer within the keeper's limit."""
+    """Assert that every lookup has the right answer within the keeper's time limit."""
     limit = keeper.settings.lookup_timeout_seconds + SLACK
     for name, (look_up, wanted) in LOOKUPS.items():
         started = time.monotonic()
@@ -113,12 +113,12 @@ def answers_in_time(keeper: Keeper) -> None:
 
 
 def put_user(shop: Shop, name: str, version: int | None = None) -> None:
-    """What an upstream service does to the document of user 1."""
+    """Change the document of user 1, as an upstream service does."""
     fields: dict[str, Any] = {"name": name} if version is None else {"name": name, "version": version}
     shop.db.users.replace_one({"_id": 1}, fields, upsert=True)
 
 
 def changed_user(keeper: Keeper, name: str, version: int | None = None) -> None:
-    """The event about it; acknowledged when this returns."""
+    """Apply the event for a change of user 1. It is acknowledged when this returns."""
     command = Invalidate(USER_NAME, "1") if version is None else Write(USER_NAME, "1", name, version)
     assert [result.error for result in apply(keeper, [[command]])] == [None]

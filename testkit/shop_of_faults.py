@@ -1,4 +1,4 @@
-"""A package of events whose handlers go wrong in every way, for a real worker."""
+"""A package of events whose handlers fail in every way, for a real worker."""
 
 import asyncio
 import sys
@@ -16,10 +16,10 @@ from lookups.sessions import SESSION
 
 
 class Leaves(Text):
-    """A codec that is torn out of its thread, as by whoever cancels it."""
+    """A codec that raises CancelledError, as if its task were cancelled."""
 
     def encode(self, value: object) -> bytes:
-        """Never ends well."""
+        """Raise CancelledError, always."""
         raise asyncio.CancelledError(str(value))
 
 
@@ -34,7 +34,7 @@ TORN = View(
 
 
 class WentWrong(Event):
-    """What happened, and how its handler takes it."""
+    """An event that says in which way its handler fails."""
 
     type: Literal["went.wrong"] = "went.wrong"
     how: str
@@ -44,7 +44,7 @@ class WentWrong(Event):
 
 
 def on_went_wrong(event: WentWrong) -> Iterable[Command]:
-    """Goes wrong as it is told."""
+    """Fail in the way that the event says."""
     match event.how:
         case "raises":
             raise LookupError(f"nothing to be had for {event.token}")
@@ -63,7 +63,7 @@ def on_went_wrong(event: WentWrong) -> Iterable[Command]:
 
 
 def register(registry: Registry) -> None:
-    """Register all."""
+    """Register the view, the event and its handler."""
     registry.add_view(TORN)
     registry.add_event(WentWrong)
     registry.add_handler(WentWrong, on_went_wrong)

@@ -1,4 +1,4 @@
-"""Fixtures that only tests against real parts need."""
+"""Fixtures for tests against real parts only."""
 
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -45,7 +45,7 @@ _LOG_LINES = 60
 
 @pytest.fixture(scope="session")
 def watched_mongo(mongo_server: MongoServer) -> Iterator[tuple[pymongo.MongoClient[Any], Reads]]:
-    """A client whose reads are watched; one for all tests, since a client costs a connection and threads."""
+    """A client whose reads are watched. One for all tests, because a client costs a connection and threads."""
     reads = Reads()
     with mongo_server.client(event_listeners=[reads]) as client:
         yield client, reads
@@ -64,7 +64,7 @@ def shop(
     database: str,
     watched_mongo: tuple[pymongo.MongoClient[Any], Reads],
 ) -> Iterator[Shop]:
-    """This process's servers, empty."""
+    """A shop on this process's servers, empty."""
     client, reads = watched_mongo
     reads.reset()
     made = Shop(redis_server, mongo_server, database, client, reads)
@@ -74,7 +74,7 @@ def shop(
 
 @pytest.fixture
 def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Who has come where he waits for others: `flight` for somebody else's load, `slot` for a read of MongoDB."""
+    """A list of the waits that readers reach: `flight` for another reader's load, `slot` for a read of MongoDB."""
     seen: list[str] = []
     wait, slot = Flight.wait, DatabaseReads.slot
 
@@ -93,7 +93,7 @@ def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def stocked(shop: Shop) -> Shop:
-    """A database with one of each."""
+    """A shop whose database has one user, one session and one product."""
     ends = datetime.now(UTC) + timedelta(minutes=30)
     shop.db.users.insert_one({"_id": 1, "name": "Ann", "version": 1})
     shop.db.sessions.insert_one({"_id": "s1", "data": {"cart": [1]}, "version": 1, "expires_at": ends})
@@ -103,13 +103,13 @@ def stocked(shop: Shop) -> Shop:
 
 @pytest.fixture(scope="session")
 def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the packages of examples/node; scripts are put there to run them."""
+    """A directory with the packages of examples/node. Scripts are copied there to run them."""
     return install(tmp_path_factory.mktemp("node"))
 
 
 @pytest.fixture
 def cluster(guardian: Guardian, redis_found: FoundServer) -> Iterator[RedisServer]:
-    """A Cluster of one."""
+    """A Redis Cluster of one server."""
     if redis_found.version.startswith("6."):
         missing("cluster", f"{redis_found} is older")
     config: dict[str, str | int] = {"cluster-enabled": "yes", "cluster-port": free_port()}
@@ -124,7 +124,7 @@ def cluster(guardian: Guardian, redis_found: FoundServer) -> Iterator[RedisServe
 
 @pytest.fixture
 def mongo(mongo_server: MongoServer, database: str) -> Iterator[MongoTap]:
-    """A client of MongoDB with a database of the test's own, that notes its commands and can be held at them."""
+    """A MongoDB client with a database of the test's own. It notes its commands, and can be held before each."""
     with MongoTap(mongo_server, database) as mongo:
         yield mongo
 
@@ -138,14 +138,14 @@ def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def keeper(redis_server: RedisServer, mongo: MongoTap) -> Iterator[Keeper]:
-    """A patient keeper on this process's servers, whose commands to MongoDB are tapped."""
+    """A keeper on this process's servers, with long time limits. Its commands to MongoDB are tapped."""
     with keeping(redis_server.url, mongo) as keeper:
         yield keeper
 
 
 @pytest.fixture
 def place(tmp_path: Path, guardian: Guardian) -> Iterator[ProgramDirectory]:
-    """Where the programs of one test run; what the test leaves is killed."""
+    """A directory in which the programs of one test run. Processes that the test leaves are killed."""
     place = ProgramDirectory(tmp_path, guardian)
     yield place
     place.clear()
@@ -153,7 +153,7 @@ def place(tmp_path: Path, guardian: Guardian) -> Iterator[ProgramDirectory]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Beside what failed, show what its workers have logged: what happens once in a hundred runs must tell why."""
+    """Show the workers' logs with a failed test, so that a failure once in a hundred runs can be explained."""
     made = yield
     if made.failed:
         for name, value in getattr(item, "funcargs", {}).items():

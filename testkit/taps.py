@@ -1,6 +1,6 @@
-"""Taps on the wire: a test is told of every command on its way to a server, and may do something first.
+"""Taps on the wire: a hook of the test is called for every command on its way to a server.
 
-So an interleaving is forced, not hoped for: what the hook does happens exactly between two commands.
+So a test forces an interleaving: the actions of the hook happen exactly between two commands.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ class Cut(Exception):
 
 
 class RedisTap:
-    """A proxy that hands a Redis one command at a time, as a server may take them between those of other clients.
+    """A proxy that passes one command at a time to Redis, as if commands of other clients came in between.
 
-    Commands of one pipeline arrive one by one, too: only MULTI and scripts are one step.
+    Commands of a pipeline arrive one by one, too. Only MULTI and scripts are one step.
 
     Args:
-        server: the real one.
+        server: the real server.
     """
 
     def __init__(self, server: RedisServer) -> None:
@@ -35,7 +35,7 @@ class RedisTap:
         self.before: Callable[[Words], None] = lambda _words: None
         """Called before a command reaches the server; `Cut` keeps it from getting there."""
         self.after: Callable[[Words], None] = lambda _words: None
-        """Called when the server has answered, before the client knows; `Cut` loses the answer."""
+        """Called when the server has answered, before the client gets the answer; `Cut` loses the answer."""
         self.commands: list[list[bytes]] = []
         self._errors: list[BaseException] = []
         self._open: set[socket.socket] = set()
@@ -44,21 +44,21 @@ class RedisTap:
 
     @property
     def port(self) -> int:
-        """Where it listens, on 127.0.0.1."""
+        """The port on 127.0.0.1 at which the proxy listens."""
         return int(self._listener.getsockname()[1])
 
     @property
     def url(self) -> str:
-        """The same, as a URL."""
+        """The URL of the proxy."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def names(self) -> list[str]:
-        """The commands that passed, without those that only set up a connection."""
+        """Return the commands that have passed, without those that only set up a connection."""
         names = [words[0].decode().upper() for words in self.commands]
         return [name for name in names if name not in {"HELLO", "CLIENT", "SELECT"}]
 
     def drop_connections(self) -> None:
-        """End those there are, as they end when the server goes."""
+        """End all open connections, as they end when the server stops."""
         for open_socket in list(self._open):
             with contextlib.suppress(OSError):
                 open_socket.shutdown(socket.SHUT_RDWR)
@@ -95,7 +95,7 @@ class RedisTap:
             with client, socket.create_connection(("127.0.0.1", self._server.port)) as server:
                 self._open.add(server)
                 for one in (client, server):
-                    # Answers go out one by one, and must not wait for the other side to acknowledge the one before.
+                    # Answers are sent one by one, and must not wait until the previous one is acknowledged.
                     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with client.makefile("rb") as asked, server.makefile("rb") as answered:
                     while words := _command(asked):
@@ -107,7 +107,7 @@ class RedisTap:
                         client.sendall(answer)
                 self._open.discard(server)
         except (Cut, OSError):
-            pass  # the connection is gone, at one of its ends
+            pass  # one end has closed the connection
         except BaseException as error:  # noqa: BLE001  # a hook's own failure fails the test
             self._errors.append(error)
         finally:
@@ -115,7 +115,7 @@ class RedisTap:
 
 
 def is_script(words: Words, sha: str) -> bool:
-    """Whether a command runs the script with this SHA-1, known to the server or not."""
+    """Return whether a command runs the script with this SHA-1, even if the server does not know the script."""
     return words[0].upper() == b"EVALSHA" and words[1] == sha.encode()
 
 
@@ -137,7 +137,7 @@ def _encoded(words: Words) -> bytes:
 
 
 def _answer(answered: IO[bytes]) -> bytes:
-    """One whole answer, RESP2 or RESP3."""
+    """Read one whole answer, RESP2 or RESP3."""
     line = answered.readline()
     if not line:
         raise Cut
@@ -151,12 +151,12 @@ def _answer(answered: IO[bytes]) -> bytes:
 
 
 class MongoTap(monitoring.CommandListener):
-    """Notes the commands of a pymongo client; `before` is called in the client's own thread, before each is sent.
+    """Notes the commands of a pymongo client. Calls `before` in the client's own thread, before each is sent.
 
     Args:
-        server: the real one.
-        name: of the database.
-        options: of the client.
+        server: the real server.
+        name: the name of the database.
+        options: options of the client.
     """
 
     def __init__(self, server: MongoServer, name: str, **options: Any) -> None:
@@ -179,7 +179,7 @@ class MongoTap(monitoring.CommandListener):
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         collection = event.command.get(event.command_name)
         if not isinstance(collection, str):
-            return  # the driver's own
+            return  # a command of the driver itself
         self.commands.append((event.command_name, collection))
         try:
             self.before(event)
@@ -187,11 +187,11 @@ class MongoTap(monitoring.CommandListener):
             self._errors.append(error)
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        """Of no interest."""
+        """Do nothing: only the start of a command is noted."""
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        """Of no interest."""
+        """Do nothing: only the start of a command is noted."""
 
     def of(self, collection: str) -> list[str]:
-        """The names of the commands on a collection so far."""
+        """Return the names of the commands on a collection so far."""
         return [name for name, of in self.commands if of == collection]

@@ -1,4 +1,4 @@
-"""What the tests of tokens and of blocklists share."""
+"""Tools that the tests of tokens and of blocklists share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,9 +47,9 @@ FOREIGN_IDS: list[tuple[object, str]] = [
     (OBJECT_ID, OBJECT_ID),
     (OBJECT_ID.upper(), OBJECT_ID.upper()),
 ]
-"""An `_id` as others may have stored it, and the token that it blocks."""
+"""An `_id` as other programs may have stored it, and the token that it blocks."""
 
-# Where nothing listens: port 1 is nobody's.
+# Addresses at which nothing listens.
 NOWHERE_REDIS = "redis://127.0.0.1:1/0"
 NOWHERE_MONGO = "mongodb://127.0.0.1:1/nowhere"
 
@@ -59,7 +59,7 @@ SHORT: dict[str, Any] = {
     "lookup_timeout_seconds": 3.0,
     "lease_seconds": 5.0,
 }
-"""For a keeper whose MongoDB the test takes away, or both servers: its time limits are waited for."""
+"""For a keeper whose MongoDB, or both servers, the test stops. Short, because the test waits for these limits."""
 
 NO_REDIS: dict[str, Any] = {
     "redis_timeout_seconds": 0.9,
@@ -67,17 +67,17 @@ NO_REDIS: dict[str, Any] = {
     "lookup_timeout_seconds": 7.0,
     "lease_seconds": 7.0,
 }
-"""For one whose Redis alone the test takes away: MongoDB may take its time."""
+"""For a keeper of which the test stops only Redis. MongoDB has longer limits."""
 
 
 def settings_of(redis_url: str, mongo_url: str = NOWHERE_MONGO, **others: Any) -> Settings:
-    """Settings for these servers; patient unless changed, since a server that is well may be slow to answer."""
+    """Return settings for these servers, with long limits unless changed: even a working server may be slow."""
     return Settings(redis_url=redis_url, mongodb_url=mongo_url, **{**PATIENT, **others})
 
 
 @contextmanager
 def keeping(redis_url: str, mongo: MongoTap | str, **others: Any) -> Iterator[Keeper]:
-    """A keeper on these servers."""
+    """Yield a keeper on these servers, and close it."""
     if isinstance(mongo, MongoTap):
         keeper = Keeper(settings_of(redis_url, **others), database=mongo.database)
     else:
@@ -89,13 +89,13 @@ def keeping(redis_url: str, mongo: MongoTap | str, **others: Any) -> Iterator[Ke
 
 
 def soon(seconds: float = 3600.0) -> datetime:
-    """A time in the future, as MongoDB stores it."""
+    """Return a time in the future, in milliseconds, as MongoDB stores it."""
     moment = datetime.now(UTC) + timedelta(seconds=seconds)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def end_of(database: Database[Any], token: str = TOKEN) -> datetime | None:
-    """When a token expires by itself, by MongoDB; None for never."""
+    """Return the time at which a token expires, as stored in MongoDB; None: never."""
     document = database["blocked_tokens"].find_one({"_id": token})
     assert document is not None
     found = document["expires_at"]
@@ -103,7 +103,7 @@ def end_of(database: Database[Any], token: str = TOKEN) -> datetime | None:
 
 
 def end_of_key(client: redis.Redis, key: str = KEY) -> int:
-    """When a key ends, in milliseconds since 1970."""
+    """Return the time at which a key expires, in milliseconds since 1970."""
     try:
         return int(client.pexpiretime(key))
     except redis.ResponseError:  # Redis 6.2 does not know it
@@ -114,12 +114,12 @@ def end_of_key(client: redis.Redis, key: str = KEY) -> int:
                 pipe.time()
                 before, left, after = pipe.execute()
             seen = {seconds * 1000 + micros // 1000 for seconds, micros in (before, after)}
-            if len(seen) == 1:  # else nobody knows from which millisecond the rest was counted
+            if len(seen) == 1:  # else it is unknown from which millisecond PTTL counted
                 return int(seen.pop() + left)
 
 
 def life_of(client: redis.Redis, key: str = KEY) -> float:
-    """Seconds that a key still has; negative: for ever, or not there."""
+    """Return the seconds that a key still lives; negative: it lives forever, or does not exist."""
     left = client.pttl(key)
     assert isinstance(left, int)
     return left if left < 0 else left / 1000

@@ -1,4 +1,4 @@
-"""What the tests of warming share: users in MongoDB, and what of them is cached."""
+"""Tools that the tests of warming share: users in MongoDB, and their cached names."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from testkit.taps import MongoTap
 
 
 def users(mongo: MongoTap, number: int, version: int | None = 1) -> None:
-    """Users 0, 1, 2, …"""
+    """Insert users 0, 1, 2, …"""
     mongo.database["users"].insert_many(
         [{"_id": at, "name": f"user {at}", **({} if version is None else {"version": version})} for at in range(number)]
     )
@@ -27,7 +27,7 @@ def meta_of(client: redis.Redis, key: str) -> dict[bytes, bytes]:
 
 
 def names(client: redis.Redis) -> dict[str, str]:
-    """Every name that is cached."""
+    """Return every cached name, by user."""
     keys: Any = client.keys("user:*:name")
     values: list[Any] = [client.get(key) for key in keys]
     return {key.decode().split(":")[1]: value.decode() for key, value in zip(keys, values, strict=True)}

@@ -1,4 +1,4 @@
-"""What becomes of messages that a worker's processor deals with."""
+"""The verdicts of a worker's processor on messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def verdicts(processor: Processor, messages: Sequence[EventMessage | Poison]) -> list[Verdict]:
-    """The verdict on each message, in their order."""
+    """Return the verdict on each message, in their order."""
     said = [Verdict.AWAY] * len(messages)
     for at, verdict in processor.process(messages):
         said[at] = verdict

@@ -9,10 +9,10 @@ Seen = TypeVar("Seen")
 
 
 class Waits(threading.Event):
-    """An event that nobody waits for: it remembers how long each wait would have been.
+    """An event whose `wait` returns at once, and notes how long the wait would have been.
 
     Attributes:
-        seconds: of each wait, in order.
+        seconds: the length of each wait, in order.
     """
 
     def __init__(self) -> None:
@@ -25,15 +25,15 @@ class Waits(threading.Event):
 
 
 def wait_until(condition: Callable[[], Seen], what: str, seconds: float = 30.0) -> Seen:
-    """Ask again and again until the answer is true, and return it.
+    """Call `condition` repeatedly until its result is true, and return that result.
 
     Args:
-        condition: asked every 20 ms.
-        what: is waited for, for the message.
-        seconds: how long.
+        condition: called every 20 ms.
+        what: the awaited state, for the message.
+        seconds: the time limit.
 
     Raises:
-        AssertionError: it was not true in time.
+        AssertionError: the result was not true in time.
     """
     deadline = time.monotonic() + seconds
     while not (seen := condition()):

@@ -1,4 +1,4 @@
-"""Clients that count what they send, and can be held at gates before it is sent and after its answer is there."""
+"""Clients that count their commands, and can be held at gates before a command is sent and after its answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reads(CommandListener):
 
     @property
     def count(self) -> int:
-        """How many queries were sent."""
+        """The number of queries sent."""
         with self._lock:
             return len(self.commands)
 
@@ -62,7 +62,7 @@ class Reads(CommandListener):
 
 
 class WatchedRedis(redis.Redis):
-    """A client that counts its commands (a script by its name), and stops them at gates. Pipelines pass unwatched."""
+    """A client that counts its commands (a script by its name), and stops them at gates. Pipelines are not watched."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -76,7 +76,7 @@ class WatchedRedis(redis.Redis):
         if self.before[name]:
             self.before[name].popleft().stop()
         try:
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py types it not
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py: untyped
         finally:
             if self.after[name]:
                 self.after[name].popleft().stop()

@@ -1,8 +1,8 @@
-"""What it takes to bring events to the cache: throughput, the cost of one event alone, latency, and memory.
+"""The delivery of events to the cache: throughput, the cost of a single event, latency, and memory.
 
-On each broker, one worker, `celery -A cachekeeper worker` with the application's own configuration, kept to one where
-the platform can do that. Its queue is filled while it stands still; then it is timed. What is compared takes turns,
-round by round.
+On each broker one worker runs, `celery -A cachekeeper worker` with the application's own configuration, on one core
+where the platform can pin it. Its queue is filled while it is paused; then it is timed. The cases that are compared
+alternate, round by round.
 
 May import the engine, the shop and `testkit`.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROUNDS = 9
 MESSAGES = 1500  # in a queue of empty tasks, or of events one by one
 BATCHES = 24
-SMALL = 50  # events in a message, as a buffer of 50 ms makes them at 1,000 events a second
+SMALL = 50  # events in a message: as many as a buffer of 50 ms gathers at 1,000 events a second
 SMALL_BATCHES = 120
 USERS = BATCHES * EVENTS_PER_MESSAGE
 ROUND_TRIPS = 500
@@ -45,7 +45,7 @@ ONE, SOME, MANY = (f"event, {size} in a message" for size in (1, SMALL, EVENTS_P
 
 
 def main() -> bool:
-    """Measure; whether the targets were held."""
+    """Measure, and return whether all targets were met."""
     redis, mongod, rabbit = find_redis(), find_mongod(), find_rabbitmq()
     figures: list[Figure] = []
     with cores.kept_to(cores.of_all_others(cores.available())), Guardian() as guardian:
@@ -68,7 +68,7 @@ def main() -> bool:
 
 
 def _measure(broker: str, lab: Lab) -> list[Figure]:
-    """Everything on one broker."""
+    """Measure everything on one broker."""
     with lab.working():
         idle = lab.resident
         lab.time_empty_tasks(MESSAGES)
@@ -81,7 +81,7 @@ def _measure(broker: str, lab: Lab) -> list[Figure]:
             *_latencies(broker, lab, 1, 1 / median(seconds[ONE])),
             *_latencies(broker, lab, SMALL, 1 / median(seconds[SOME])),
         ]
-        # Last: the blocks that they leave are work for the worker beside its messages.
+        # Last: the blocks that logouts leave give the worker more work beside its messages.
         logouts = median(lab.time_logouts(USERS, EVENTS_PER_MESSAGE) / USERS for _ in range(LOGOUT_ROUNDS))
     body = task_body([text(user, 1) for user in range(EVENTS_PER_MESSAGE)])
     single = median(
@@ -105,9 +105,9 @@ def _measure(broker: str, lab: Lab) -> list[Figure]:
 
 
 def _rounds(lab: Lab) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of one task, event or round trip in each round; and of the worker's CPU for each of the first two.
+    """Return the seconds per task, event or round trip of each round, and the worker's CPU seconds per task or event.
 
-    What is timed here begins when a queue has been filled; so it tells its own time.
+    Each run returns its own time, because timing begins only when its queue has been filled.
     """
     contenders: dict[str, tuple[Callable[[], float], int]] = {
         EMPTY: (lambda: lab.time_empty_tasks(MESSAGES), MESSAGES),
@@ -130,7 +130,7 @@ def _rounds(lab: Lab) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
 
 
 def _latencies(broker: str, lab: Lab, size: int, highest: float) -> list[Figure]:
-    """From publish to visible, at parts of the highest rate that was measured for messages of this size."""
+    """Measure from publish to visible, at fractions of the highest rate that was measured for messages of this size."""
     figures = []
     for part in PARTS:
         offer = Offer(part * highest / size, LATENCY_SECONDS, size, lab.users, lab.next_version)

@@ -1,4 +1,4 @@
-"""A core for the worker alone, where the platform can do that; everything else on the others."""
+"""Pins the worker to a core of its own, where the platform can do that, and everything else to the other cores."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import psutil
 
 
 def available() -> set[int]:
-    """The cores that this process may use; none where the platform cannot tell."""
+    """Return the cores that this process may use; an empty set if the platform cannot tell."""
     return os.sched_getaffinity(0) if sys.platform == "linux" else set()
 
 
 def of_the_worker(cores: set[int]) -> set[int]:
-    """One of them."""
+    """Return the core for the worker."""
     return {max(cores)} if cores else set()
 
 
 def of_all_others(cores: set[int]) -> set[int]:
-    """The others; the same where there is one only."""
+    """Return the other cores; the same core if there is only one."""
     return cores - of_the_worker(cores) or cores
 
 
 def keep_to(pid: int, cores: set[int]) -> None:
-    """Keep a process and all of its threads to these cores; threads and children that it starts stay there, too."""
+    """Pin a process and all of its threads to these cores. Threads and children that it starts later stay there too."""
     if sys.platform == "linux" and cores:
         for thread in psutil.Process(pid).threads():
             os.sched_setaffinity(thread.id, cores)
@@ -34,7 +34,7 @@ def keep_to(pid: int, cores: set[int]) -> None:
 
 @contextmanager
 def kept_to(cores: set[int]) -> Iterator[None]:
-    """This thread, and whatever it starts, on these cores."""
+    """Pin this thread, and everything that it starts inside, to these cores."""
     if sys.platform != "linux" or not cores:
         yield
         return

@@ -1,4 +1,4 @@
-"""Empty Celery tasks in the application's own worker, beside its own messages: what a batch is measured against.
+"""Empty Celery tasks in the application's own worker, beside its own messages. Batches are compared with them.
 
 celery -A cachekeeper worker --include benchmarks.delivery.empty -- worker.consumer=benchmarks.delivery.empty:Consumer
 """
@@ -24,14 +24,14 @@ BODY = b'[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 
 @shared_task(name=NAME)
 def empty() -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 class Consumer(consumer.Consumer):
-    """The worker's own consumer; the empty tasks go through Celery's instead, as in any worker."""
+    """The worker's own consumer, except that empty tasks go through Celery's consumer, as in any worker."""
 
     def create_task_handler(self, promise: Any = promise) -> Callable[[Message], None]:
-        """What is called with every message."""
+        """Return the function that is called with every message."""
         ours = super().create_task_handler(promise)
         celerys = CeleryConsumer.create_task_handler(self, promise)
 

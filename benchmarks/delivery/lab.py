@@ -1,4 +1,4 @@
-"""A broker, the application's own worker on a core of its own, and a queue that is filled first and then drained."""
+"""A broker, the application's worker on a core of its own, and a queue that is filled first and then drained."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cachekeeper.devservers import Guardian, MongoServer, RedisServer
     from testkit.servers import RabbitServer
 
-HELD = 16  # messages that the worker has in hand: four for each of its four threads
+HELD = 16  # messages in flight in the worker: four for each of its four threads
 WORKER = ("--include", "benchmarks.delivery.empty", "--", "worker.consumer=benchmarks.delivery.empty:Consumer")
 LONGEST_SECONDS = 120.0
 LOOK_SECONDS = 0.001
@@ -40,18 +40,18 @@ class Lab:
     """One broker, a cache, a database of users, and a worker.
 
     Args:
-        guardian: ends what is started here.
+        guardian: ends the processes that are started here.
         broker: Redis or RabbitMQ.
         cache: another Redis.
         mongo: a MongoDB.
-        users: how many there are; their ids are the integers from 0 on.
+        users: how many users there are. Their ids are the integers from 0 on.
 
     Attributes:
         site: the servers.
         worker: the worker.
         users: as given.
-        peak: the worker's resident memory, the most that was seen while it was timed; bytes.
-        spent: what the worker took of its core when it was timed last, in seconds of CPU time.
+        peak: the highest resident memory of the worker that was seen while it was timed, in bytes.
+        spent: the CPU time that the worker used when it was last timed, in seconds.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Lab:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Every name is cached, and the worker runs meanwhile. At the end, what was measured must have been done."""
+        """Cache every name, and run the worker. At the end, check that all measured work was really done."""
         self.site.client.flushdb()
         self._store(range(self.users))
         warm_view(self.site.keeper, USER_NAME)
@@ -82,7 +82,7 @@ class Lab:
             self.site.close()
 
     def check(self) -> None:
-        """Hold the cache against what was published.
+        """Compare the cache with the published events.
 
         Raises:
             AssertionError: an event was not applied, or an empty task not run.
@@ -103,22 +103,22 @@ class Lab:
 
     @property
     def resident(self) -> int:
-        """The worker's resident memory now, bytes."""
+        """The worker's resident memory now, in bytes."""
         return int(psutil.Process(self.worker.pid).memory_info().rss)
 
     def changes(self, users: Sequence[int]) -> list[str]:
-        """The next change of each of these users, as texts."""
+        """Return the next change event of each of these users, as JSON texts."""
         for user in users:
             self._versions[user] += 1
         return [text(user, self._versions[user]) for user in users]
 
     def time_events(self, count: int, size: int, *, cold: bool = False) -> float:
-        """Seconds that the worker takes for so many events, each of another user.
+        """Return the seconds that the worker takes for `count` events, each of another user.
 
         Args:
-            count: of events.
+            count: how many events.
             size: how many of them are in a message.
-            cold: their keys are not cached, so that each leaves a marker, and the worker reads through.
+            cold: the keys are not cached, so each event leaves a marker, and the worker reads through.
         """
         users = range(count)
         texts = self.changes(users)
@@ -129,7 +129,7 @@ class Lab:
         return self._time(_messages(texts, size), lambda last: self._is_seen(ends[-last:]))
 
     def time_logouts(self, count: int, size: int) -> float:
-        """Seconds that the worker takes for so many logouts, each of a session and a token of its own."""
+        """Return the seconds that the worker takes for `count` logouts, each of a session and a token of its own."""
         series = uuid.uuid4().hex
         names = [f"{series}-{number}" for number in range(count)]
         blocks = [blocked_key(names[end]) for end in _ends(count, size)]
@@ -142,18 +142,18 @@ class Lab:
         return seconds
 
     def time_empty_tasks(self, count: int) -> float:
-        """Seconds that the worker takes for so many empty Celery tasks."""
+        """Return the seconds that the worker takes for `count` empty Celery tasks."""
         messages = [
             (EMPTY_BODY, {**task_headers(str(uuid.uuid4()), 0), "task": EMPTY, "argsrepr": "()"})
             for _ in range(count - 1)
         ]
         self._empty_tasks += len(messages)
-        # Nothing shows when an empty task has run; so the last message is an event.
+        # An empty task leaves no trace when it has run, so the last message is an event.
         last = (task_body(self.changes([0])), task_headers(str(uuid.uuid4()), 1))
         return self._time([*messages, last], lambda _: self._is_seen([0]))
 
     def time_round_trips(self, count: int) -> float:
-        """Seconds of so many `EVALSHA`, each a round trip: what an event runs, by a client as the worker's."""
+        """Return the seconds for `count` round trips: the `EVALSHA` of an event, by a client like the worker's."""
         keeper = self.site.keeper
         store, ttl_ms = keeper.store(USER_NAME.server), keeper.binding(USER_NAME).ttl_ms
         self.changes(range(count))
@@ -170,16 +170,16 @@ class Lab:
 
     @property
     def next_version(self) -> int:
-        """Higher than that of any user."""
+        """A version that is higher than that of any user."""
         return max(self._versions) + 1
 
     def published(self, versions: Mapping[int, int]) -> None:
-        """What somebody else has published, of users and their versions; they rise."""
+        """Note events that another process has published, as users and their versions. Versions only rise."""
         for user, version in versions.items():
             self._versions[user] = version
 
     def seen(self, users: Sequence[int]) -> list[int]:
-        """The versions that are cached of these users, 0 for none."""
+        """Return the cached versions of these users; 0 if nothing is cached."""
         found: Any = self.site.client.mget([key(user) for user in users])
         return [version_of(value) for value in found]
 
@@ -191,30 +191,30 @@ class Lab:
         return self.seen(users) == [self._versions[user] for user in users]
 
     def _time(self, messages: Sequence[tuple[bytes, dict[str, Any]]], done: Callable[[int], bool]) -> float:
-        """Put messages into the queue while the worker stands still; then time it.
+        """Put messages into the queue while the worker is paused; then time it.
 
         Args:
             messages: bodies and headers.
-            done: whether so many of the last messages are done.
+            done: returns whether that many of the last messages are done.
         """
         self.worker.pause()
         with Connection(self.site.broker.url) as connection:
             self._fill(connection, messages)
         spent, began = self._cpu_seconds(), time.perf_counter()
         self.worker.resume()
-        # The broker delivers in order: when the last ones are done, no more than those in hand can be missing. Whoever
-        # looks shares a core with the broker and the cache: so for the very last one first, the same for all.
+        # The broker delivers in order: when the last messages are done, only those in flight can still be missing. This
+        # process shares a core with the broker and the cache, so it checks only the very last message first.
         while not (done(1) and done(4 * HELD)):
             self.peak = max(self.peak, self.resident)
             assert time.perf_counter() - began < LONGEST_SECONDS, f"not applied in {LONGEST_SECONDS:g} s"
             time.sleep(LOOK_SECONDS)
         seconds = time.perf_counter() - began
         self.spent = self._cpu_seconds() - spent
-        assert done(len(messages)), "something was left when the time was taken"
+        assert done(len(messages)), "some messages were not done when the time was taken"
         return seconds
 
     def _fill(self, connection: Connection, messages: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
-        """As a publisher sends, but without waiting for each confirmation."""
+        """Send messages as a publisher does, but without waiting for each confirmation."""
         producer = connection.Producer(auto_declare=False)
         for body, headers in messages:
             producer.publish(
@@ -228,22 +228,22 @@ class Lab:
                 retry=False,
                 correlation_id=headers["id"],
             )
-        # Before the connection is closed: RabbitMQ forgets with it what it has not confirmed. What the worker has in
-        # hand is not counted.
+        # Wait before the connection is closed: RabbitMQ then drops messages that it has not confirmed. Messages that
+        # are in flight in the worker are not counted.
         wait_until(lambda: self.site.waiting() >= len(messages) - HELD, "a queue that is full")
 
     def _store(self, users: Sequence[int]) -> None:
-        """Bring MongoDB to what these users are called now."""
+        """Write the current names of these users to MongoDB."""
         found = [document(user, self._versions[user]) for user in users]
         self.site.db.users.bulk_write([ReplaceOne({"_id": one["_id"]}, one, upsert=True) for one in found])
 
 
 def _messages(texts: Sequence[str], size: int) -> list[tuple[bytes, dict[str, Any]]]:
-    """Bodies and headers of messages with so many events each."""
+    """Return bodies and headers of messages with `size` events each."""
     batches = [texts[at : at + size] for at in range(0, len(texts), size)]
     return [(task_body(batch), task_headers(str(uuid.uuid4()), len(batch))) for batch in batches]
 
 
 def _ends(count: int, size: int) -> list[int]:
-    """The number of the last event of each message."""
+    """Return the number of the last event of each message."""
     return [min(at + size, count) - 1 for at in range(0, count, size)]

@@ -1,8 +1,8 @@
-"""Publishing at a fixed rate, whatever becomes of it, and how long each message takes until it is visible.
+"""Publishes at a fixed rate, even if the system falls behind, and measures when each message becomes visible.
 
-A generator that waits for one answer before it sends the next slows down with what it measures, and so leaves out the
-worst (coordinated omission). Here every message has its time beforehand, and its latency counts from that time on,
-whether or not it could be published then.
+A generator that waits for one answer before it sends the next message slows down together with the system it measures,
+and so leaves out the worst latencies (coordinated omission). Here the time of every message is fixed beforehand, and
+its latency counts from that time on, even if it was published later.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ LONGEST_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Offer:
-    """What is published: messages at a fixed rate.
+    """Messages that are published at a fixed rate.
 
     Attributes:
         rate: messages a second.
         seconds: for how long.
         size: events in a message.
-        users: how many there are; their events come in turn.
-        version: the first event's; each message has the next one.
+        users: how many users there are. Their events come in turn.
+        version: the version of the first message's events. Each further message has the next version.
     """
 
     rate: float
@@ -53,24 +53,24 @@ class Offer:
 
     @property
     def count(self) -> int:
-        """How many messages."""
+        """The number of messages."""
         return max(1, int(self.rate * self.seconds))
 
     def due(self, number: int) -> float:
-        """Seconds from the beginning until message `number` is due."""
+        """Return the seconds from the beginning until message `number` is due."""
         return number / self.rate
 
     def of_message(self, number: int) -> list[int]:
-        """The users that message `number` is about."""
+        """Return the users that message `number` is about."""
         return [(number * self.size + at) % self.users for at in range(self.size)]
 
     def version_of_message(self, number: int) -> int:
-        """The version of all of its events."""
+        """Return the version of all events in message `number`."""
         return self.version + number
 
 
 def percentile(values: Sequence[float], part: float) -> float:
-    """The smallest of the values that at least this part of them do not exceed (nearest rank)."""
+    """Return the smallest value that at least `part` of all values do not exceed (nearest rank)."""
     return sorted(values)[max(0, math.ceil(part * len(values)) - 1)]
 
 
@@ -83,18 +83,18 @@ def offered(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[float]:
-    """Send every message when it is due, and at once where that is past.
+    """Send every message when it is due; at once if that time is past.
 
     Args:
-        send: message `number`.
-        offer: what is published.
+        send: sends the message with this number.
+        offer: the messages.
         begin: when the first message is due.
-        threads: so many messages may be on their way to the broker at once.
-        clock: now.
+        threads: how many messages may be on their way to the broker at once.
+        clock: returns the time now.
         sleep: waits.
 
     Returns:
-        How late each was, in seconds, before it was sent.
+        How late each message was, in seconds, before it was sent.
     """
 
     def on_time(number: int) -> float:
@@ -118,13 +118,13 @@ def watch(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[float]:
-    """Seconds of each message, from when it was due until it was visible.
+    """Return the seconds of each message, from when it was due until it was visible.
 
     Args:
-        seen: the versions that are cached of some users.
-        offer: what is published.
+        seen: returns the cached versions of some users.
+        offer: the messages.
         begin: when the first message is due.
-        clock: now.
+        clock: returns the time now.
         sleep: waits.
 
     Raises:
@@ -154,17 +154,17 @@ def watch(
 
 
 def measure(lab: Lab, offer: Offer) -> tuple[list[float], list[float]]:
-    """Publish from a process of its own, and watch.
+    """Publish from another process, and watch when the messages become visible.
 
     Returns:
-        For each message, how long after it was due it was visible, and how late it was published; seconds.
+        For each message, in seconds: how long after its due time it was visible, and how late it was published.
     """
     spawning = multiprocessing.get_context("spawn")
     here, there = spawning.Pipe()
     process = spawning.Process(target=_publish, args=(lab.site.broker.url, offer, there), daemon=True)
     process.start()
     there.close()
-    here.recv()  # it is ready; EOFError: it has died
+    here.recv()  # the process is ready; EOFError: it has ended
     begin = time.monotonic() + LEAD_SECONDS
     here.send(begin)
     latencies = watch(lab.seen, offer, begin)
@@ -183,7 +183,7 @@ def _publish(url: str, offer: Offer, parent: Connection[list[float] | None, floa
     ]
     publisher = Publisher(PublisherSettings(broker_url=url))
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda _: publisher.probe(), range(THREADS)))  # connections are made
+        list(pool.map(lambda _: publisher.probe(), range(THREADS)))  # make the connections before timing begins
     parent.send(None)
     begin = parent.recv()
     parent.send(offered(lambda number: publisher.send(OutgoingMessage(messages[number])), offer, begin))

@@ -1,4 +1,4 @@
-"""The delivery benchmark's own logic: what is due when, and from when on a latency counts."""
+"""Tests of the delivery benchmark's own logic: when messages are due, and from when on a latency counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OFFER = Offer(rate=10, seconds=1, size=2, users=6, version=100)
 
 
 class Clock:
-    """Time that passes where somebody sleeps or works."""
+    """A clock that moves only when the code under test sleeps or works."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -72,14 +72,14 @@ def test_a_broker_that_is_slow_once_delays_no_time_that_is_due() -> None:
         clock.sleep(0.35 if number == 2 else 0.01)
 
     late = offered(send, OFFER, clock(), threads=1, clock=clock, sleep=clock.sleep)
-    # Due at 0.2, 0.3, …; the one of 0.2 takes until 0.55.
+    # Messages are due at 0.2, 0.3, …; sending the one of 0.2 takes until 0.55.
     assert late == pytest.approx([0, 0, 0, 0.25, 0.16, 0.07, 0, 0, 0, 0])
 
 
 def test_latency_counts_from_when_a_message_was_due() -> None:
     clock = Clock()
     begin = clock()
-    visible = [0.1, 0.2, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 1.0]  # the third is late, and all behind it
+    visible = [0.1, 0.2, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 1.0]  # the third is late, and all after it
 
     def seen(users: list[int]) -> Sequence[int]:
         done = [number for number, at in enumerate(visible) if clock() >= begin + at]
@@ -108,5 +108,5 @@ def test_the_workload_is_what_publish_would_put_on_the_wire() -> None:
 
 def test_the_workload_knows_its_own_values_and_no_others() -> None:
     assert [workload.version_of(value) for value in (None, workload.cached(12))] == [0, 12]
-    with pytest.raises(AssertionError, match="nobody has published"):
+    with pytest.raises(AssertionError, match="was never published"):
         workload.version_of(b"Ada")

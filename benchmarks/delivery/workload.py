@@ -1,4 +1,4 @@
-"""Users whose names change, and who log out: the events, and what must be cached when they are applied."""
+"""Users whose names change, and who log out: the events, and the cached values after they are applied."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from producers import UserLoggedOut, UserUpdated
 
 _NAME = "Ada Lovelace, edition {}"
 _VERSION = re.compile(rb"Ada Lovelace, edition (\d+)")
-# To make an event takes longer than to apply it; so a text is made from one that `event_text` made.
+# Making an event takes longer than applying it, so texts are copied from a sample that `event_text` made.
 _SAMPLE = event_text(UserUpdated(id="@id@", user_id="@user@", name="@name@", version=MAX_VERSION))
-_LOGOUT = event_text(UserLoggedOut(id="@id@", session_id="session-@n@", token_id="token-@n@"))  # noqa: S106  # no password
+_LOGOUT = event_text(UserLoggedOut(id="@id@", session_id="session-@n@", token_id="token-@n@"))  # noqa: S106  # not a password
 
 
 def document(user: int, version: int) -> dict[str, Any]:
-    """A user in MongoDB."""
+    """Return a user's document in MongoDB."""
     return {"_id": user, "name": _NAME.format(version), "version": version}
 
 
 def key(user: int) -> str:
-    """Where his name is cached."""
+    """Return the key at which a user's name is cached."""
     return USER_NAME.template.key(str(user))
 
 
 def cached(version: int) -> bytes:
-    """What is cached of it."""
+    """Return the cached value of this version."""
     return _NAME.format(version).encode()
 
 
 def version_of(value: bytes | None) -> int:
-    """The version of what is cached, 0 for nothing."""
+    """Return the version of a cached value; 0 if nothing is cached."""
     if value is None:
         return 0
     match = _VERSION.fullmatch(value)
-    assert match, f"{value!r} is cached, which nobody has published"
+    assert match, f"{value!r} is cached, but was never published"
     return int(match[1])
 
 
 def text(user: int, version: int) -> str:
-    """The event about a change, as `publish` puts it on the wire."""
+    """Return the event for a change, as `publish` puts it on the wire."""
     found = _SAMPLE.replace("@id@", str(uuid.uuid4())).replace("@user@", str(user))
     return found.replace("@name@", _NAME.format(version)).replace(str(MAX_VERSION), str(version))
 
 
 def logout_text(name: str) -> str:
-    """The event that a session has ended and its token is void."""
+    """Return the event that a session has ended and its token is void."""
     return _LOGOUT.replace("@id@", str(uuid.uuid4())).replace("@n@", name)
 
 
 def blocked_key(name: str) -> str:
-    """Where that token is blocked."""
+    """Return the key at which that token is blocked."""
     return BLOCKED.template.key(f"token-{name}")

@@ -1,5 +1,5 @@
-"""Bringing events to the broker, and telling the caller only what the broker has confirmed.
+"""Publishes events to the broker, and reports success only for what the broker has confirmed.
 
-May import `broker` and what is below it, and nothing that reads messages. Loads kombu at the first publish, and Celery
-never.
+May import `broker` and the packages below it, and nothing that reads messages. Loads kombu at the first publish, and
+never loads Celery.
 """

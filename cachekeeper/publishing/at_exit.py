@@ -1,4 +1,4 @@
-"""Flushes buffers before this process ends: by itself, as a child of `multiprocessing`, or, if asked, by SIGTERM."""
+"""Flushes buffers before this process ends: normally, as a `multiprocessing` child or, if asked, by SIGTERM."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cachekeeper.runtime.forks import after_fork
 
 
 class Unfinished(Protocol):
-    """Somebody with something left to do."""
+    """An object with something left to do before the process ends."""
 
     def finish(self) -> None:
-        """Do it, within a time limit. Raises nothing."""
+        """Do what is left, within a time limit. Raises nothing."""
 
 
 class _End:
-    """How this process ends."""
+    """The end of this process, and the objects that must finish before it."""
 
     def __init__(self) -> None:
         self.unfinished: set[Unfinished] = set()
         self.after_fork()
 
     def after_fork(self) -> None:
-        # What is unfinished is the parent's, and whoever was finishing it is not here.
+        # The unfinished objects belong to the parent, and the thread that was finishing them does not exist here.
         self.unfinished.clear()
         self.kind = threading.Lock
         self.finishing = threading.Lock()
@@ -37,8 +37,9 @@ class _End:
 
     def finish(self) -> None:
         if self.kind is not threading.Lock:
-            # gevent has patched the process since. A greenlet that waits for a lock of before stops the greenlet that
-            # holds it and waits for the broker: SIGTERM, then the end of the interpreter, would hang.
+            # gevent has patched the process since this lock was made. A greenlet that waits for such an old lock also
+            # blocks the greenlet that holds it and waits for the broker. The process would then hang when a SIGTERM is
+            # followed by the end of the interpreter.
             self.kind, self.finishing = threading.Lock, threading.Lock()
         with self.finishing:
             for one in list(self.unfinished):
@@ -49,17 +50,17 @@ class _End:
         self.exiting = True
         self.finish()
         if self.terminated:
-            # The main thread has ended while the other one was at it: as what it was, a SIGTERM.
+            # A SIGTERM came, and the main thread ended while the other thread was finishing. So end by SIGTERM.
             os.kill(os.getpid(), signal.SIGTERM)
 
     def on_sigterm(self, _number: int, _frame: object) -> None:
         if self.exiting:
-            return  # that is all there is to do
-        # A second one ends the process at once.
+            return  # `on_exit` is finishing already
+        # A second SIGTERM ends the process at once.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.terminated = True
-        # In a thread, since whatever this handler interrupted may hold the locks that finishing needs; and a bare one,
-        # since `threading` has locks of its own.
+        # In another thread, because the code that this handler interrupted may hold the locks that finishing needs. In
+        # a bare one, because `threading` has locks of its own.
         _thread.start_new_thread(self.finish_and_end, ())
 
     def finish_and_end(self) -> None:
@@ -71,19 +72,19 @@ _end = _End()
 
 
 def remember(one: Unfinished) -> None:
-    """From now on, `one` is to finish before this process ends; the process keeps it, whoever else forgets it."""
+    """Have `one` finish before this process ends. It is kept alive until then, even if no other code refers to it."""
     if one in _end.unfinished:
         return
     _end.unfinished.add(one)
     if "multiprocessing.util" in sys.modules:
-        from multiprocessing.util import Finalize  # noqa: PLC0415  # costs nothing where it is imported already
+        from multiprocessing.util import Finalize  # noqa: PLC0415  # imported already, so it costs nothing
 
-        # A child that was forked calls nothing that `atexit` knows, in most versions of Python.
+        # In most versions of Python a forked child runs no `atexit` handlers.
         Finalize(None, _end.finish, exitpriority=0)
 
 
 def forget(one: Unfinished) -> None:
-    """It has nothing left to do."""
+    """Drop `one`, which has nothing left to do."""
     _end.unfinished.discard(one)
 
 

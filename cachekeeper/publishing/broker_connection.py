@@ -1,4 +1,4 @@
-"""One connection to the broker, for one publishing thread at a time."""
+"""A connection to the broker, for one publishing thread at a time."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ class BrokerConnection:
     """Sends messages and waits for the broker's confirmation. Connects at first use.
 
     Args:
-        url: of the broker.
-        seconds: for connecting, and for each answer but the confirmation, which has a limit of its own.
+        url: the broker's URL.
+        seconds: the time limit for connecting, and for each answer except the confirmation, which has its own limit.
     """
 
     def __init__(self, url: str, seconds: float) -> None:
         self._amqp = is_amqp(url)
         options = transport_options(url, seconds)
         if self._amqp:
-            # Without it py-amqp writes into a socket and calls that sent, whether or not anybody reads.
+            # Without it py-amqp counts a message as sent when it is written to the socket, even if RabbitMQ never
+            # reads it.
             options["confirm_publish"] = True
         self._queue = work_queue(url)
         self._connection = Connection(
@@ -46,10 +47,10 @@ class BrokerConnection:
 
         Args:
             message: what to send.
-            seconds: how long all of it may take.
+            seconds: the time limit for the whole call.
 
         Raises:
-            BrokerUnavailable: it was not confirmed. The connection is of no more use.
+            BrokerUnavailable: the broker did not confirm the message. This connection cannot be used again.
         """
         deadline = time.monotonic() + seconds
         try:
@@ -59,10 +60,10 @@ class BrokerConnection:
                 content_type="application/json",
                 content_encoding="utf-8",
                 headers=message.headers,
-                exchange="",  # the one in which every queue is known by its name
+                exchange="",  # the default exchange: it routes by the name of the queue
                 routing_key=self._queue.name,
                 delivery_mode=2,  # persistent
-                # Not kombu's retries: they reconnect for as long as they like.
+                # kombu's own retries reconnect without a time limit.
                 retry=False,
                 declare=[self._queue],
                 mandatory=self._amqp,
@@ -72,33 +73,33 @@ class BrokerConnection:
         except self._errors() as error:
             raise BrokerUnavailable(_said("the broker did not confirm the event", error)) from error
         if self._returned:
-            # Confirmed as received, but it had nowhere to go: the queue was deleted under this connection.
-            raise BrokerUnavailable("the broker has no queue for the event (any more)")
+            # RabbitMQ confirmed the message and returned it: the queue was deleted while this connection was open.
+            raise BrokerUnavailable("the broker's queue was deleted: publish the event again, which makes a new queue")
 
     def probe(self) -> None:
-        """Ask whether the broker would take a message, and wait for the answer. Makes the queue where it is missing.
+        """Ask whether the broker would accept a message, and wait for the answer. Creates the queue if it is missing.
 
         Raises:
-            BrokerUnavailable: there was none. The connection is of no more use.
+            BrokerUnavailable: the broker did not answer, or refused. This connection cannot be used again.
         """
         try:
             self._ready_producer()
             channel: Any = self._connection.default_channel
             self._queue(channel).declare()
             if not self._amqp:
-                # It changes nothing, since there is no such list, and a full broker refuses it as it does a message.
+                # The list does not exist, so this command changes nothing. A full broker refuses it like a message.
                 with channel.conn_or_acquire() as client:
                     client.lpushx(PAUSE, "")
         except self._errors() as error:
             raise BrokerUnavailable(_said("the broker did not answer", error)) from error
 
     def close(self) -> None:
-        """Say good-bye."""
-        with contextlib.suppress(*self._errors()):  # a broker that is gone misses nothing
+        """Close the connection in an orderly way."""
+        with contextlib.suppress(*self._errors()):  # if the broker is down, nothing is left to close
             self._connection.release()
 
     def drop(self) -> None:
-        """Let go of a connection on which something failed, without a word that a hung broker would have to answer."""
+        """Drop a connection that failed. Sends nothing that a hung broker would have to answer."""
         with contextlib.suppress(*self._errors()):
             if self._amqp:
                 self._connection.collect()
@@ -107,7 +108,7 @@ class BrokerConnection:
 
     def _ready_producer(self) -> Producer:
         if self._producer is None:
-            # By itself, `default_channel` would try again and again.
+            # Without this line `default_channel` would connect, with retries.
             self._connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
             on_return = self._on_return if self._amqp else None
             self._producer = Producer(self._connection.default_channel, auto_declare=False, on_return=on_return)
@@ -128,5 +129,5 @@ class BrokerConnection:
 
 
 def _said(what: str, error: BaseException) -> str:
-    # Of the broker's own text only that of a refusal: another may quote the URL.
+    # The broker's own words are added only for a refusal. Other errors may contain the URL.
     return f"{what} ({type(error).__name__}); {why}" if (why := refusal(error)) else f"{what} ({type(error).__name__})"

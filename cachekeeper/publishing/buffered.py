@@ -1,4 +1,4 @@
-"""Publishing through a buffer: a call costs no round trip, and a message carries what many calls have said."""
+"""Publishes through a buffer: a call costs no round trip, and one message carries the events of many calls."""
 
 from __future__ import annotations
 
@@ -22,43 +22,44 @@ if TYPE_CHECKING:
 class BufferedPublisher(EventBuffer):
     """Publishes events a little later, many in one message.
 
-    Safe across threads and greenlets, also where gevent patches the process later. A forked child starts with an empty
+    Safe across threads and greenlets, even if gevent patches the process later. A forked child starts with an empty
     buffer.
 
         with BufferedPublisher() as publisher:
             publisher.publish(UserUpdated(user_id=42, name="Ada", version=7))
 
-    `publish` returns when the event is in the buffer. While the broker is well, the event is published at most
-    `max_milliseconds` later. While the broker is away, events stay in the buffer, in order, and are tried again and
-    again. None is ever dropped to make room.
+    `publish` returns when the event is in the buffer. While the broker is available, the event is published at most
+    `max_milliseconds` later. While the broker is unavailable, events stay in the buffer, in order, and are retried. No
+    event is ever dropped to make room.
 
     The buffer is published by `close`, at the end of `with`, when the interpreter ends (`sys.exit`, an exception,
-    SIGINT), and when a child of `multiprocessing` ends by itself. What the broker does not take even then is logged and
-    reported. Events of the last `max_milliseconds` are lost where a process ends without that: by `os._exit`, by
-    `os.exec…`, in a crash, and by every signal that the program does not handle (SIGTERM and SIGHUP too). Call `close`
-    first, handle the signal, or use the outbox, which loses nothing.
+    SIGINT), and when a child of `multiprocessing` ends by itself. Events that the broker does not confirm even then are
+    logged and reported. Where a process ends in another way, the events of the last `max_milliseconds` are lost: by
+    `os._exit`, by `os.exec…`, in a crash, and by every signal that the program does not handle (SIGTERM and SIGHUP
+    too). Call `close` first, handle the signal, or use the outbox, which loses nothing.
 
-    Never call `publish`, `flush` or `close` in a signal handler. Python runs the handler in the main thread: if that
-    is inside `publish`, the handler waits for ever for its lock. Set a flag in the handler, or raise `SystemExit`.
+    Never call `publish`, `flush` or `close` in a signal handler. Python runs the handler in the main thread. If that
+    thread is inside `publish`, the handler waits forever for its lock. Set a flag in the handler instead, or raise
+    `SystemExit`.
 
-    Where gevent patches after the first `publish`, the thread of before the patch may print `Exception ignored in
-    thread … KeyError` when it ends. Nothing is lost by it.
+    If gevent patches after the first `publish`, the thread that was started before the patch may print `Exception
+    ignored in thread … KeyError` when it ends. No event is lost by it.
 
     Args:
         publisher: default: one with the settings of this process's environment.
-        max_events: in the buffer. When it is full, `publish` waits.
+        max_events: the most events in the buffer. When it is full, `publish` waits.
         max_milliseconds: how long an event may wait for others.
-        on_error: called with each error of publishing in the background, and how many events wait; by a thread of the
-            buffer's own. What it raises, `SystemExit` too, is logged once for each type, and ends neither that thread
-            nor the process.
+        on_error: called with each error of publishing in the background, and the number of events that wait. A thread
+            of the buffer calls it. If it raises, even `SystemExit`, that is logged once for each type of error; the
+            thread and the process continue.
         flush_on_sigterm: install a handler that publishes the buffer when a SIGTERM comes, and then ends the process
-            by that signal. A handler that the program has already, or `SIG_IGN`, is left alone; one that the program
-            or its server installs later replaces this one.
+            by that signal. A handler that the program has already, or `SIG_IGN`, is left alone. A handler that the
+            program or its server installs later replaces this one.
 
     Raises:
-        ValueError: a number is out of range; or `flush_on_sigterm`, and this is not the main thread, in which alone
-            Python installs handlers.
-        TypeError: `publisher` must be a `Publisher`, and is of another type, such as a URL or a mock.
+        ValueError: a number is out of range; or `flush_on_sigterm` is set outside the main thread: Python installs
+            signal handlers only there.
+        TypeError: `publisher` is not a `Publisher`, but a URL or a mock, for example.
     """
 
     def __init__(
@@ -71,9 +72,9 @@ class BufferedPublisher(EventBuffer):
         flush_on_sigterm: bool = False,
     ) -> None:
         if max_events < 1 or not max_milliseconds >= 0:
-            raise ValueError("max_events must be at least 1, and max_milliseconds not negative")
+            raise ValueError("max_events must be at least 1, and max_milliseconds at least 0")
         if publisher is not None:
-            check_given(publisher, "publisher", Publisher, cure="a Publisher, or nothing for that of the environment")
+            check_given(publisher, "publisher", Publisher, cure="a Publisher, or nothing to use the environment's")
         used = Publisher() if publisher is None else publisher
         self._is_ours = publisher is None
         self._on_error = on_error
@@ -83,26 +84,26 @@ class BufferedPublisher(EventBuffer):
         super().__init__(used, max_events, max_milliseconds / 1000)
 
     def publish(self, event: Event) -> None:
-        """Put one event into the buffer; once this is closed, or where no thread can be started, publish it at once.
+        """Put one event into the buffer. After `close`, or if no thread can be started, publish it at once instead.
 
         Raises:
-            InvalidEvent: `event` is none, or longer than 8 MiB as JSON.
-            SettingsError: there is no broker to publish to.
+            InvalidEvent: `event` is not an event, or is longer than 8 MiB as JSON.
+            SettingsError: `CACHEKEEPER_BROKER_URL` is not set.
             BufferFull: the buffer was full for `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`.
-            BrokerUnavailable: the broker has not taken what was published before; said once for each attempt.
+            BrokerUnavailable: the broker did not confirm earlier events; raised once for each failed attempt.
 
-        After an error this event is not in the buffer; those before it are.
+        After an error this event is not in the buffer; earlier events still are.
         """
         text = event_text(event)
         if not self._put(text, self._publisher.limit_seconds()):
-            self.flush()  # its turn is after those that wait
+            self.flush()  # first the events that came before it
             self._publisher.send(OutgoingMessage((text,)))
 
     def publish_many(self, events: Iterable[Event]) -> int:
-        """`publish` for each. After an error, those before it are in the buffer.
+        """Call `publish` for each event. After an error, the events before it are in the buffer.
 
         Returns:
-            How many there were.
+            The number of events.
         """
         count = 0
         for event in events:
@@ -111,12 +112,12 @@ class BufferedPublisher(EventBuffer):
         return count
 
     def flush(self) -> None:
-        """Publish what is in the buffer. When this returns, the broker has it.
+        """Publish the events in the buffer. When this returns, the broker has them.
 
         Raises:
-            SettingsError: there is no broker to publish to.
-            BrokerUnavailable: the broker did not confirm a message within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`. What
-                it did not confirm stays in the buffer.
+            SettingsError: `CACHEKEEPER_BROKER_URL` is not set.
+            BrokerUnavailable: the broker did not confirm a message within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`. Events
+                that it did not confirm stay in the buffer.
         """
         with self._present().lock:
             last = self._taken
@@ -124,10 +125,10 @@ class BufferedPublisher(EventBuffer):
             pass
 
     def close(self) -> None:
-        """Publish what is in the buffer, and everything from now on at once.
+        """Publish the events in the buffer. Later calls of `publish` publish at once, without the buffer.
 
         Raises:
-            As `flush`. What is left stays in the buffer: close again, or leave it to the end of the process.
+            As `flush`. Unconfirmed events stay in the buffer: close again, or the end of the process tries once more.
         """
         locks = self._present()
         with locks.lock:
@@ -151,11 +152,13 @@ class BufferedPublisher(EventBuffer):
     def _tell(self, error: Exception, waiting: int) -> None:
         COUNTERS.add("buffer_failed")
         if isinstance(error, CachekeeperError):
-            logger.warning("%d events wait in the buffer: %s", waiting, error)
+            logger.warning("%d events wait in the buffer and will be retried: %s", waiting, error)
         else:
-            # Without the error's own text, which may quote an event.
+            # The error's own text is left out: it may quote an event.
             where = where_raised(error)
-            logger.error("%d events wait in the buffer: %s\n%s", waiting, type(error).__name__, where)
+            logger.error(
+                "%d events wait in the buffer and will be retried: %s\n%s", waiting, type(error).__name__, where
+            )
         self._report(error, waiting)
 
     def _report(self, error: Exception, waiting: int) -> None:
@@ -163,18 +166,18 @@ class BufferedPublisher(EventBuffer):
             return
         try:
             self._on_error(error, waiting)
-        except BaseException as fault:  # noqa: BLE001  # SystemExit would end this thread, which publishes what waits
+        except BaseException as fault:  # noqa: BLE001  # SystemExit would end the thread that publishes the buffer
             if type(fault) in self._faults:
                 return
             self._faults.add(type(fault))
             where = where_raised(fault)
-            logger.error("on_error of a BufferedPublisher failed: %s\n%s", type(fault).__name__, where)
+            logger.error("on_error of a BufferedPublisher raised %s\n%s", type(fault).__name__, where)
 
     def finish(self) -> None:
-        """`close` for the end of the process, when nobody is left to raise an error at."""
+        """Close at the end of the process, when there is no caller left to raise an error to."""
         try:
             self.close()
-        except Exception as error:  # noqa: BLE001  # there may be other buffers; it is logged and reported
+        except Exception as error:  # noqa: BLE001  # other buffers must be closed too; it is logged and reported
             COUNTERS.add("buffer_lost", self.waiting)
             text = str(error) if isinstance(error, CachekeeperError) else type(error).__name__
             logger.critical("%d events were not published before the process ended: %s", self.waiting, text)

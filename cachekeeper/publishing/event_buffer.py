@@ -1,4 +1,4 @@
-"""Events that wait in memory, in order, and the thread that publishes them; across threads, greenlets and forks."""
+"""Events that wait in memory, in order, and the thread that publishes them; for threads, greenlets and forks."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _LONGEST_PAUSE_SECONDS = 5.0
 
 
 class _Locks:
-    """What the threads of one buffer share, of the kind that `threading` had when this was made.
+    """The locks that the threads of one buffer share, of the kind that `threading` had when this object was made.
 
     gevent replaces `threading.Lock`, and with `gunicorn --preload -k gevent` it does so after the buffer was made. A
-    greenlet that waits for a lock of before stops its whole process, and so also the greenlet that holds the lock.
+    greenlet that waits for an old lock stops its whole process, and so also the greenlet that holds the lock.
     """
 
     def __init__(self) -> None:
         self.kind = threading.Lock
         self.lock = threading.Lock()
-        """Held for moments: nobody sends, waits or starts a thread meanwhile."""
+        """Held for moments only: no thread sends, waits or starts another thread while it holds this lock."""
         self.due = threading.Condition(self.lock)
         self.room = threading.Condition(self.lock)
         self.sending = threading.Lock()
-        """One message at a time: two would begin with the same events. Never taken while `lock` is held."""
+        """One message at a time: two at once would begin with the same events. Never acquired while `lock` is held."""
 
 
 class EventBuffer(ABC):
-    """The mechanism of a `BufferedPublisher`, which says what its callers may rely on.
+    """The mechanism of a `BufferedPublisher`, whose docstring states the guarantees for callers.
 
     Args:
         publisher: sends the messages.
-        max_events: in the buffer. When it is full, whoever puts one more waits.
+        max_events: the most events in the buffer. When it is full, a thread that puts one more waits.
         seconds: how long an event may wait for others.
     """
 
@@ -67,7 +67,7 @@ class EventBuffer(ABC):
 
     @property
     def waiting(self) -> int:
-        """How many events the broker has not confirmed."""
+        """The number of events that the broker has not confirmed."""
         return len(self._waiting)
 
     @abstractmethod
@@ -76,13 +76,13 @@ class EventBuffer(ABC):
 
     @abstractmethod
     def _tell(self, error: Exception, waiting: int) -> None:
-        """Tell of an error in the background, while so many events wait. Raises nothing."""
+        """Report an error of publishing in the background, while `waiting` events wait. Raises nothing."""
 
     def _present(self) -> _Locks:
-        """The locks of the kind that `threading` has now, which is another one once gevent has patched it."""
+        """Return locks of the kind that `threading` has now: another kind after gevent has patched it."""
         locks = self._locks
         if locks.kind is not threading.Lock:
-            # Held for moments only, by threads of before the patch: those go on by themselves.
+            # Threads from before the patch hold the old lock for moments only, and release it by themselves.
             with locks.lock:
                 if self._locks is locks:
                     self._locks = _Locks()
@@ -92,13 +92,14 @@ class EventBuffer(ABC):
         return self._locks
 
     def _put(self, text: str, seconds: float) -> bool:
-        """Into the buffer, within so many seconds; False: it is closed, or has no thread."""
+        """Put `text` into the buffer, within `seconds`. False: the buffer is closed, or no thread can be started."""
         deadline = time.monotonic() + seconds
         while True:
             locks = self._present()
             if not self._runs() and not self._closed and not self._begin(locks):
                 return False
-            # Not `with locks.due`: that is Python, in which a signal's handler could raise with the lock taken.
+            # Not `with locks.due`, which is written in Python: a signal handler could raise in it and leave the lock
+            # acquired.
             with locks.lock:
                 if self._closed:
                     return False
@@ -109,8 +110,8 @@ class EventBuffer(ABC):
                     left = deadline - time.monotonic()
                     if left <= 0:
                         raise BufferFull(
-                            f"{len(self._waiting)} events wait for the broker, and this one found no room among them "
-                            f"within {seconds:g} s"
+                            f"the buffer is full: {len(self._waiting)} events wait for the broker, and there was no "
+                            f"room for this one within {seconds:g} s; publish it again later"
                         )
                     locks.room.wait(left)
                 if self._closed:
@@ -124,14 +125,14 @@ class EventBuffer(ABC):
             return True
 
     def _runs(self) -> bool:
-        # A thread may also have ended by itself: GreenletExit ends the greenlet that gevent makes of it.
+        # A thread can also end by itself: gevent makes a greenlet of it, which GreenletExit ends.
         thread = self._thread
         return thread is not None and thread.is_alive()
 
     def _begin(self, locks: _Locks) -> bool:
-        """Start the thread; False: there is none to be had.
+        """Start the thread. False: no thread can be started.
 
-        Never called with a lock: `Thread.start` waits for the thread, which would wait for that lock.
+        Never called with a lock held: `Thread.start` waits for the new thread, and that would wait for the lock.
         """
         remember(self)
         thread = threading.Thread(target=self._run, args=(locks,), name="cachekeeper-buffer", daemon=True)
@@ -143,7 +144,7 @@ class EventBuffer(ABC):
         return True
 
     def _claim(self, locks: _Locks, thread: threading.Thread) -> bool:
-        """Whether `thread` is the one that publishes: of several that were started at once, one is."""
+        """Return whether `thread` is the one that publishes. If several were started at once, only one is."""
         with locks.lock:
             if self._locks is not locks:
                 return False
@@ -152,14 +153,14 @@ class EventBuffer(ABC):
             return self._thread is thread
 
     def _run(self, locks: _Locks) -> None:
-        # The caller in `_begin` claims as well; this thread does where that one was interrupted in between.
+        # `_begin` claims as well. This thread claims too, in case `_begin` was interrupted between start and claim.
         if not self._claim(locks, threading.current_thread()):
             return
         pause = _FIRST_PAUSE_SECONDS
         while self._wait(locks):
             try:
                 self._send_one(locks, self._taken)
-            except Exception as error:  # noqa: BLE001  # without this thread nothing is published; raised at the next call
+            except Exception as error:  # noqa: BLE001  # this thread must go on; the next `publish` raises the error
                 self._failed(locks, error)
                 with locks.lock:
                     if self._goes_on(locks):
@@ -172,7 +173,7 @@ class EventBuffer(ABC):
         return self._locks is locks and not self._closed
 
     def _wait(self, locks: _Locks) -> bool:
-        """Until there is a message to send; False: until it is closed, or these locks have been replaced."""
+        """Wait for a message to send. False: the buffer was closed, or these locks have been replaced."""
         with locks.lock:
             while self._goes_on(locks):
                 if not self._waiting:
@@ -185,11 +186,11 @@ class EventBuffer(ABC):
             return False
 
     def _send_one(self, locks: _Locks, last: int) -> bool:
-        """Publish a message from the head of the buffer; False: everything up to event number `last` is published.
+        """Publish a message from the head of the buffer. False: all events up to number `last` are published already.
 
-        The events leave the buffer when the broker has confirmed them. Whatever ends this before, they are published
-        again, which does no harm. So are those that a thread of before gevent's patch has under way: with the locks of
-        its time it cannot know who else is sending them, and takes none out.
+        The events leave the buffer when the broker has confirmed them. If this ends earlier for any reason, they are
+        published again, which does no harm. Events that a thread from before gevent's patch is sending are published
+        again too: with its old locks that thread cannot know whether another thread sends them, and removes none.
         """
         with locks.sending:
             with locks.lock:
@@ -213,10 +214,10 @@ class EventBuffer(ABC):
     def _failed(self, locks: _Locks, error: Exception) -> None:
         with locks.lock:
             waiting = len(self._waiting)
-            if waiting and self._locks is locks:  # else another thread has published all since, or will
+            if waiting and self._locks is locks:  # else another thread has published them meanwhile, or will
                 self._error = error
         self._tell(error, waiting)
 
     def _after_fork(self) -> None:
-        # What is in the buffer is the parent's to publish, and its thread and whoever holds its locks are not here.
+        # The parent publishes the events in the buffer. Its threads, and so the holders of its locks, are not here.
         self._reset()

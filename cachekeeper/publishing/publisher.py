@@ -1,4 +1,4 @@
-"""Publishing: an event goes to the broker, and `publish` returns when the broker has confirmed it."""
+"""Publishes events to the broker: `publish` returns when the broker has confirmed the event."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
     from cachekeeper.publishing.broker_connection import BrokerConnection
 
-# A message is what the broker and the worker spend their time on, not an event; but one message is applied as a whole,
-# kept in memory as a whole, and delivered again as a whole.
+# The cost for the broker and the worker is per message, not per event, so messages carry many events. But a message is
+# applied, kept in memory and redelivered as a whole, so it must not become too large.
 EVENTS_PER_MESSAGE = 500
 BYTES_PER_MESSAGE = 256 * 1024
 
 LONGEST_EVENT = 8 * 1024 * 1024
-"""In bytes, as JSON. RabbitMQ 4 refuses a message of more than 16 MiB, however often it is published; to try again
-would hold up all events behind it."""
+"""In bytes, as JSON. RabbitMQ 4 refuses a message of more than 16 MiB at every attempt, and retries would hold up all
+events behind it."""
 
 _CALL_SECONDS = 1.0  # for one answer of the broker
-_ATTEMPTS = 2  # a connection that the broker has closed meanwhile costs the first
+_ATTEMPTS = 2  # the first fails if the broker has closed the idle connection
 
 
 class Publisher:
     """Publishes events. Safe across threads and forks; connects at first use.
 
     Args:
-        settings: default: from the environment, at first use; only `CACHEKEEPER_BROKER_URL` must be set for that.
+        settings: default: from the environment, at first use. Only `CACHEKEEPER_BROKER_URL` must be set there.
 
     Raises:
-        TypeError: `settings` must be `Settings` or `PublisherSettings`, and is of another type, such as a URL.
+        TypeError: `settings` is neither `Settings` nor `PublisherSettings`, but a URL, for example.
     """
 
     def __init__(self, settings: Settings | PublisherSettings | None = None) -> None:
@@ -55,10 +55,10 @@ class Publisher:
         """Publish one event. When this returns, the broker has it.
 
         Raises:
-            InvalidEvent: `event` is none, or longer than 8 MiB as JSON.
-            SettingsError: there is no broker to publish to.
-            BrokerUnavailable: the broker did not confirm it within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`. It may have
-                it all the same; to publish it again does no harm.
+            InvalidEvent: `event` is not an event, or is longer than 8 MiB as JSON.
+            SettingsError: `CACHEKEEPER_BROKER_URL` is not set.
+            BrokerUnavailable: the broker did not confirm the event within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`. The
+                broker may have it nevertheless. Publishing it again does no harm.
         """
         self.send(OutgoingMessage((event_text(event),)))
 
@@ -66,11 +66,11 @@ class Publisher:
         """Publish many events, in as few messages as fit. When this returns, the broker has them all.
 
         Returns:
-            How many there were.
+            The number of events.
 
         Raises:
-            As `publish`, the time limit being that of one message. After an error some of the events may have been
-            published; to publish them all again does no harm.
+            As `publish`; the time limit is for each message. After an error some of the events may have been published.
+            Publishing all of them again does no harm.
         """
         published = 0
         for batch in packed(map(event_text, events)):
@@ -79,7 +79,7 @@ class Publisher:
         return published
 
     def send(self, message: OutgoingMessage) -> None:
-        """Publish a message whose events are text already: of the outbox, of the HTTP door, or a dead letter.
+        """Publish a message whose events are text already: from the outbox, the HTTP door, or a dead letter.
 
         Raises:
             SettingsError, BrokerUnavailable: as `publish`.
@@ -90,11 +90,11 @@ class Publisher:
                 return
 
     def limit_seconds(self) -> float:
-        """The time limit of one message. Raises SettingsError: there is no broker to publish to."""
+        """Return the time limit of one message. Raises SettingsError: `CACHEKEEPER_BROKER_URL` is not set."""
         return self._broker()[1]
 
     def close(self) -> None:
-        """Give back the connections. The publisher makes new ones if it is used again."""
+        """Close the connections. The publisher makes new ones if it is used again."""
         with self._lock:
             idle, self._idle = self._idle, []
             self._closings += 1
@@ -102,11 +102,11 @@ class Publisher:
             connection.close()
 
     def probe(self) -> None:
-        """Ask the broker for a sign of life: whether an event could be published now.
+        """Check that an event could be published now.
 
         Raises:
-            SettingsError: there is no broker to publish to.
-            BrokerUnavailable: it did not answer within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`.
+            SettingsError: `CACHEKEEPER_BROKER_URL` is not set.
+            BrokerUnavailable: the broker refused, or did not answer within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`.
         """
         for attempt in self._attempts():
             with attempt as (connection, _):
@@ -114,7 +114,7 @@ class Publisher:
                 return
 
     def _attempts(self) -> Iterator[AbstractContextManager[tuple[BrokerConnection, float]]]:
-        """Each with a connection, and the seconds that it may take. What the last fails with is raised."""
+        """Yield attempts, each with a connection and a time limit in seconds. The last one raises its error."""
         url, limit = self._broker()
         deadline = time.monotonic() + limit
         for left in reversed(range(_ATTEMPTS)):
@@ -124,14 +124,14 @@ class Publisher:
     def _attempt(self, url: str, limit: float, deadline: float, left: int) -> Iterator[tuple[BrokerConnection, float]]:
         connection, closings = self._take(url, limit, fresh=left < _ATTEMPTS - 1)
         try:
-            # A share of what is left, so that a connection that hangs leaves time for a new one.
+            # Only a share of the time that is left, so that a connection that hangs leaves time for a new one.
             yield connection, (deadline - time.monotonic()) / (left + 1)
         except BrokerUnavailable:
             connection.drop()
             if not left or time.monotonic() >= deadline:
                 raise
         except BaseException:
-            connection.drop()  # half of an answer may be left in it
+            connection.drop()  # half an answer may still be unread in it
             raise
         else:
             self._give_back(connection, closings)
@@ -142,16 +142,16 @@ class Publisher:
                 self._settings = load(PublisherSettings)
             settings = self._settings
         if settings.broker_url is None:
-            raise SettingsError("CACHEKEEPER_BROKER_URL: is not set, and publishing needs it")
+            raise SettingsError("CACHEKEEPER_BROKER_URL: is not set; publishing needs the URL of a broker")
         return settings.broker_url, settings.publish_timeout_seconds
 
     def _take(self, url: str, limit: float, *, fresh: bool) -> tuple[BrokerConnection, int]:
-        from cachekeeper.publishing.broker_connection import BrokerConnection  # noqa: PLC0415  # kombu, only for those who publish
+        from cachekeeper.publishing.broker_connection import BrokerConnection  # noqa: PLC0415  # loads kombu only in processes that publish
 
         with self._lock:
             closings = self._closings
             if fresh:
-                # One was broken, so the others, which are older, are too: a restarted broker has closed all of them.
+                # A connection was broken, so the older ones are broken too: a restarted broker has closed all of them.
                 stale, self._idle = self._idle, []
             else:
                 stale = []
@@ -169,14 +169,14 @@ class Publisher:
         connection.close()  # `close` was called while it was in use
 
     def _after_fork(self) -> None:
-        # The sockets are the parent's. They are kept, unused, so that no finalizer says good-bye on them.
+        # The sockets belong to the parent. They are kept, unused, so that no finalizer closes the connections on them.
         _inherited.extend(self._idle)
         self._lock = threading.Lock()
         self._idle = []
 
 
 def packed(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Events as JSON texts, as many at once as fit into a message."""
+    """Split events, given as JSON texts, into batches that each fit into one message."""
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -190,15 +190,15 @@ def packed(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 class EventTooLong(InvalidEvent):
-    """An event that is longer than a broker takes. The HTTP door has a status of its own for it."""
+    """An event that is longer than a broker accepts. The HTTP door answers it with a status of its own."""
 
 
 def event_text(event: Event) -> str:
-    """An event as it goes over the wire, JSON in ASCII.
+    """Return an event as it goes over the wire: JSON in ASCII.
 
     Raises:
         EventTooLong: it is longer than 8 MiB.
-        InvalidEvent: `event` is none, or holds what JSON cannot carry.
+        InvalidEvent: `event` is not an event, or holds a value that JSON cannot carry.
     """
     if not isinstance(event, Event):
         raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
@@ -213,10 +213,10 @@ _default = Publisher()
 
 
 def publish(event: Event) -> None:
-    """`Publisher.publish`, with the settings of this process's environment."""
+    """Call `Publisher.publish`, with the settings of this process's environment."""
     _default.publish(event)
 
 
 def publish_many(events: Iterable[Event]) -> int:
-    """`Publisher.publish_many`, with the settings of this process's environment."""
+    """Call `Publisher.publish_many`, with the settings of this process's environment."""
     return _default.publish_many(events)

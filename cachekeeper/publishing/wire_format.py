@@ -1,4 +1,4 @@
-"""The message that a publisher sends: a Celery task message, protocol 2, whose one argument is a list of events."""
+"""The message that a publisher sends: a Celery task message, protocol 2, with a list of events as its one argument."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class OutgoingMessage:
     """Events on their way to the broker, as one message.
 
     Attributes:
-        texts: the events, each as JSON (`event_text`); no more than fit into a message (`packed`).
-        stored: whether they are records of the outbox: the worker that has dealt with them removes them there.
-        failed: of a dead letter that is published again, how often it had failed, and when for the first time, in
-            milliseconds since 1970. Such an event travels alone: what has failed must not delay others.
+        texts: the events, each as JSON (`event_text`); at most as many as fit into a message (`packed`).
+        stored: whether the events are records of the outbox. The worker removes them there once it has handled them.
+        failed: for a dead letter that is published again: how often it had failed, and when it failed first, in
+            milliseconds since 1970. Such an event travels alone, so that it cannot delay others when it fails again.
         id: names the message; the same in every redelivery.
     """
 
@@ -31,12 +31,12 @@ class OutgoingMessage:
 
     @property
     def body(self) -> bytes:
-        """The body of the task message."""
+        """Body of the task message."""
         return task_body(self.texts)
 
     @property
     def headers(self) -> dict[str, Any]:
-        """The headers of the task message."""
+        """Headers of the task message."""
         headers = task_headers(self.id, len(self.texts))
         if self.stored:
             headers[OUTBOX_HEADER] = True
@@ -46,11 +46,11 @@ class OutgoingMessage:
 
 
 def task_headers(message_id: str, events: int) -> dict[str, Any]:
-    """The headers of a Celery task message, protocol 2.
+    """Return the headers of a Celery task message, protocol 2.
 
     Args:
         message_id: names the message.
-        events: how many it carries. `argsrepr` says so and no more: Celery writes it into logs.
+        events: how many it carries. `argsrepr` contains only this number, because Celery logs it.
     """
     return {
         "lang": "py",
@@ -71,10 +71,10 @@ def task_headers(message_id: str, events: int) -> dict[str, Any]:
 
 
 def task_body(events: Iterable[str]) -> bytes:
-    """The body of a Celery task message, protocol 2: arguments, keyword arguments, and what to call next: nothing.
+    """Return the body of a Celery task message, protocol 2: arguments, keyword arguments, and no task to call next.
 
     Args:
-        events: JSON texts; they make up the one argument, a list.
+        events: JSON texts. They become the one argument, a list.
     """
     nothing_next = '{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
     return f"[[[{','.join(events)}]],{{}},{nothing_next}]".encode()

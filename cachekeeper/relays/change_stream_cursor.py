@@ -1,4 +1,4 @@
-"""MongoDB's side of the change stream: opening it after a place, reading from it, and what its errors mean."""
+"""MongoDB's side of the change stream: opening it after a place, reading from it, and interpreting its errors."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from cachekeeper.model.changes import Watch
 
 Place = Mapping[str, Any]
-"""Where a stream has been read to: its resume token."""
+"""How far a stream has been read: its resume token."""
 
-_LISTEN_MS = 50  # how long the server waits for one change, and so how long a few changes wait for more
+_LISTEN_MS = 50  # how long the server waits for a change, and how long a first change waits for more
 
 _NO_REPLICA_SET = 40573  # MongoDB's code for a change stream on a standalone server
-# ChangeStreamFatalError, ChangeStreamHistoryLost, and a change that is larger than a document may be: there is no way
-# on from here.
+# ChangeStreamFatalError, ChangeStreamHistoryLost, and a change larger than the size limit of a document: the stream
+# cannot be continued after any of them.
 _ENDED = frozenset({280, 286, 10334})
 
 
 class Lost(Exception):
-    """The stream cannot be continued from where it was."""
+    """The stream cannot be continued from its place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Some changes, the place after them, and why there are no more in this stream; None where there may be."""
+    """Some changes, the place after them, and why this stream has ended; None while it goes on."""
 
     changes: Sequence[Mapping[str, Any]]
     place: Place | None
@@ -46,7 +46,7 @@ class Taken:
 
 
 def watch(database: Database[Any], watches: Mapping[str, Watch], token: Place | None) -> DatabaseChangeStream[Any]:
-    """The stream of all that is watched, after a place or from now on."""
+    """Open the stream of all watched collections, after a place or from now on."""
     names = list(watches)
     fields = {field for each in watches.values() for field in ("_id", *each.fields)}
     concerned = [{"ns.coll": {"$in": names}}, {"to.coll": {"$in": names}}, {"operationType": "invalidate"}]
@@ -54,8 +54,8 @@ def watch(database: Database[Any], watches: Mapping[str, Watch], token: Place | 
     documents = (f"{name}.{field}" for name in ("fullDocument", "fullDocumentBeforeChange") for field in fields)
     return database.watch(
         [{"$match": {"$or": concerned}}, {"$project": dict.fromkeys((*wanted, *documents), 1)}],
-        # Of the change itself. `updateLookup` would give the document as it is by now: with a later name, of which
-        # a version of this change says nothing.
+        # The document as this change left it. `updateLookup` would give the document as it is now: with a later name,
+        # which does not belong to this change's version.
         full_document="whenAvailable",
         full_document_before_change="whenAvailable",
         start_after=token,
@@ -68,15 +68,15 @@ def opened(
     token: Place | None,
     seconds: float,
 ) -> DatabaseChangeStream[Any]:
-    """Open a stream, after a place or now.
+    """Open a stream, after a place or from now on.
 
     Args:
-        watching: opens one.
-        token: the place; None for now.
+        watching: opens the stream.
+        token: the place; None: from now on.
         seconds: the time limit.
 
     Raises:
-        Lost: there is no way on from that place.
+        Lost: the stream cannot be continued from that place.
         DatabaseUnavailable, NoTransaction: as `stream_errors`.
     """
     try:
@@ -86,19 +86,19 @@ def opened(
         refused = _code(error)
         if token is None or refused is None:
             raise
-    # For one of many codes. If it is not refused now, the place was the reason.
+    # Many codes can mean that the place is lost. If MongoDB opens a stream without the place, the place was the reason.
     with stream_errors(seconds):
         watching(None).close()
-    raise Lost(f"the server cannot go on from where it was (code {refused}); its oplog may not reach back so far")
+    raise Lost(f"MongoDB cannot resume at the stored place (code {refused}); its oplog may no longer reach back so far")
 
 
 def read(stream: DatabaseChangeStream[Any], most: int, seconds: float) -> Taken:
-    """Take what there is, or wait a moment for a change.
+    """Take the changes that are there, or wait a moment for one.
 
     Args:
-        stream: an open one.
-        most: changes.
-        seconds: the time limit for one answer, the moment not counted.
+        stream: an open stream.
+        most: the most changes to take.
+        seconds: the time limit for one answer, not counting that moment.
 
     Raises:
         DatabaseUnavailable, NoTransaction: as `stream_errors`.
@@ -111,7 +111,7 @@ def read(stream: DatabaseChangeStream[Any], most: int, seconds: float) -> Taken:
                 change = stream.try_next()
         except DatabaseUnavailable as error:
             if _code(error) in _ENDED:
-                return Taken(changes, place, f"the server has ended it (code {_code(error)})")
+                return Taken(changes, place, f"MongoDB ended the change stream (code {_code(error)})")
             raise
         if change is not None and change["operationType"] == "invalidate":
             return Taken(changes, place, "the database was dropped")
@@ -119,25 +119,25 @@ def read(stream: DatabaseChangeStream[Any], most: int, seconds: float) -> Taken:
         if change is None:
             break
         changes.append(change)
-        # A place beyond the change: nothing more is at hand.
+        # The place is beyond the change: no further change is buffered.
         if place != change["_id"] or time.monotonic() >= give_up:
             break
     return Taken(changes, place)
 
 
 def _code(error: DatabaseUnavailable) -> int | None:
-    """The code by which the server refused; None where it did not answer, or in vain."""
+    """Return the code of the server's refusal; None if it did not answer, or only reported a timeout."""
     cause = error.__cause__
     return cause.code if isinstance(cause, OperationFailure) and not cause.timeout else None
 
 
 @contextmanager
 def stream_errors(seconds: float) -> Iterator[None]:
-    """`database_errors`, and the one of which waiting is no cure.
+    """Convert errors as `database_errors` does, plus the one that waiting does not cure.
 
     Raises:
         NoTransaction: this server has neither transactions nor change streams.
-        DatabaseUnavailable: as there.
+        DatabaseUnavailable: as `database_errors`.
     """
     try:
         with database_errors("reading the change stream", seconds):
@@ -152,9 +152,9 @@ def stream_errors(seconds: float) -> Iterator[None]:
 
 
 def drops(collections: Iterable[str], why: str) -> list[Event]:
-    """Events by which everything cached of these collections is dropped."""
+    """Return events that drop everything cached from these collections; count and log each."""
     lost = sorted(collections)
     for collection in lost:
         COUNTERS.add("change_stream_collection_lost")
-        logger.warning("change stream: everything cached of collection %r is dropped: %s", collection, why)
+        logger.warning("change stream: dropping everything cached from collection %r: %s", collection, why)
     return [CollectionChanged(collection=collection) for collection in lost]

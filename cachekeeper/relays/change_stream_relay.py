@@ -1,11 +1,11 @@
-"""The change stream's relay: turns what changes in MongoDB into events in the outbox, so that services need no code.
+"""The change stream's relay: turns changes in MongoDB into events in the outbox, so that services need no code.
 
-Any number may run; one leads, by a lease in MongoDB. It works in turns: it reads changes, and stores their events
-together with the place that it has reached, in one transaction. So whoever is killed, and wherever, the next one goes
-on from the last place whose events are stored: none is left out.
+Any number may run; one of them leads, by a lease in MongoDB. It works in turns: it reads changes, and stores their
+events together with the place that it has reached, in one transaction. So if a relay is killed at any point, the next
+leader continues from the last place whose events are stored, and no change is left out.
 
 The state is one document in the collection `change_streams`: `leader` and `until` are the lease, by MongoDB's clock;
-`token` is the place; `collections` are those whose changes are watched from there on.
+`token` is the place; `collections` are the collections that are watched from there on.
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ COLLECTION = "change_streams"
 STATE_ID = "events"
 LEASE_SECONDS = 10.0
 
-# How often a leader renews its lease at least, since health checks wait for it: see `cachekeeper.relays.stream_health`.
+# A leader renews its lease at least this often. Health checks wait for that: see `cachekeeper.relays.stream_health`.
 _RENEW_SECONDS = 1.0
 _BATCH = 500  # changes in a transaction, at most
 
-# A name that is not UTF-8 must not end a batch: it is read with marks in the place of what cannot be.
+# A name that is not UTF-8 must not fail a batch: it is read with replacement characters.
 _CODEC = DOCUMENT_CODEC_OPTIONS.with_options(unicode_decode_error_handler="replace")
 
 
 class _Deposed(Exception):
-    """Another one leads, or the state was removed."""
+    """Another relay leads, or the state was removed."""
 
 
 class ChangeRelay:
-    """Stores the events of what changes in MongoDB. For one thread; `stop` may be called from any, and by a signal.
+    """Stores events for changes in MongoDB. For one thread; any thread or signal handler may call `stop`.
 
     Args:
         settings: where MongoDB is, and how ids map to `_id`s.
         registry: what is watched.
-        database: a pymongo database of your own. It is not closed by `close`.
-        lease_seconds: how long after the last sign of life of one that leads another takes over.
+        database: a pymongo database of your own. `close` does not close it.
+        lease_seconds: another relay takes over this long after the leader last renewed its lease.
     """
 
     def __init__(
@@ -96,16 +96,16 @@ class ChangeRelay:
 
     @property
     def leads(self) -> bool:
-        """Whether this one was the leader when it last looked."""
+        """Whether this relay was the leader when it last checked."""
         return self._stream is not None
 
     def run(self) -> None:
-        """Store events until `stop` is called. While MongoDB is away, wait, and go on by itself.
+        """Store events until `stop` is called. While MongoDB is unavailable, retry with backoff.
 
         Raises:
             NoTransaction: the server has neither transactions nor change streams.
         """
-        backoff = Backoff(self._stopping, waits="the change stream waits", goes_on="the change stream goes on")
+        backoff = Backoff(self._stopping, waits="change stream paused, retrying", goes_on="change stream has resumed")
         while not self._stopping.is_set():
             try:
                 self.run_once()
@@ -114,21 +114,21 @@ class ChangeRelay:
                 continue
             backoff.succeeded()
             if not self.leads:
-                self._stopping.wait(self._lease / 3 * random.uniform(0.5, 1))  # noqa: S311  # spread, as a back-off is
+                self._stopping.wait(self._lease / 3 * random.uniform(0.5, 1))  # noqa: S311  # spread, like a backoff
         self.step_down()
 
     def stop(self) -> None:
-        """Let `run` return when the turn under way has ended."""
+        """Let `run` return when its current turn has ended."""
         self._stopping.set()
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         self._close_stream()
         if self._own:
             self._database.client.close()
 
     def step_down(self) -> None:
-        """Let another one lead at once. Nothing is lost where this fails: the lease ends by itself."""
+        """Let another relay lead at once. If this fails, nothing is lost: the lease expires."""
         if self._stream is None:
             return
         self._close_stream()
@@ -136,16 +136,16 @@ class ChangeRelay:
             with database_errors("giving back the lease of the change stream", self._limit, COLLECTION):
                 self._state.update_one({"_id": STATE_ID, "leader": self._me}, {"$set": {"leader": None}})
         except DatabaseUnavailable as error:
-            logger.warning("the next leader has to wait for the end of the lease: %s", error)
+            logger.warning("change stream lease not given back; the next leader waits until it expires: %s", error)
 
     def run_once(self) -> int:
-        """Store the events of what has changed, or wait a moment for a change. Begin to lead if nobody does.
+        """Store the events of new changes, or wait a moment for a change. Begin to lead if no relay leads.
 
         Returns:
-            How many changes were read. 0 also where another one leads.
+            How many changes were read; 0 also if another relay leads.
 
         Raises:
-            DatabaseUnavailable: nothing is lost; do it again.
+            DatabaseUnavailable: nothing is lost; call again.
             NoTransaction: as `run`.
         """
         try:
@@ -156,8 +156,8 @@ class ChangeRelay:
             self._close_stream()
             return 0
         except BaseException:
-            # Whatever was read and not stored is read again, from the place that is stored: fewer at once, in case
-            # there was too much of it for the time limit.
+            # Changes that were read but not stored are read again, from the stored place; fewer at once, in case the
+            # batch was too large for the time limit.
             self._close_stream()
             self._batch = max(self._batch // 2, 1)
             raise
@@ -165,51 +165,51 @@ class ChangeRelay:
     # --- leading
 
     def _begin(self) -> None:
-        """Lead, from where the last leader was.
+        """Lead, from the place that the last leader stored.
 
         Raises:
-            _Deposed: another one leads.
+            _Deposed: another relay leads.
         """
         state = self._acquire()
         watched, token = set(self._watches), state.get("token")
         if token is None:
-            self._begin_anew("it has no place to go on from: this is its first start, or its state was removed")
+            self._begin_anew("no place to resume from is stored: this is the first start, or the state was removed")
             return
         try:
             self._stream = self._open(token)
         except change_stream_cursor.Lost as lost:
             self._begin_anew(str(lost))
             return
-        # What is watched only now was not watched before this place.
+        # Changes of newly watched collections before this place were not read.
         self._first = change_stream_cursor.drops(
-            watched - set(state.get("collections") or ()), "it was not watched before"
+            watched - set(state.get("collections") or ()), "it was not watched until now"
         )
 
     def _begin_anew(self, why: str) -> None:
-        """Start now, and have everything dropped that was cached before.
+        """Start now, and drop everything that was cached before.
 
-        In this order:
+        The order is: open the stream, then drop.
 
-            open · a change · dropped       the stream has the change, however late it is read
+            open · a change · dropped       the stream has the change, even if it is read late
             a change · open · dropped       the change is older than the drop: a reader's load sees it afterwards
-            dropped · a change · open       nobody tells of the change: hence not this way
+            dropped · a change · open       the wrong order: no event would tell of the change
 
-        That the load sees it: the record that makes a worker drop the view is published only once a majority holds it,
+        The load does see it: the record that makes a worker drop the view is published only once a majority holds it,
         and with it everything before it, the change too.
         """
         self._close_stream()
         self._stream = self._open(None)
         COUNTERS.add("change_stream_begun_anew")
-        self._first = change_stream_cursor.drops(self._watches, why)  # stored with what is read next
+        self._first = change_stream_cursor.drops(self._watches, why)  # stored with the changes that are read next
 
     def _acquire(self) -> Mapping[str, Any]:
-        """Become the leader, or stay it; the state.
+        """Become or stay the leader, and return the state.
 
         Raises:
-            _Deposed: another one leads.
+            _Deposed: another relay leads.
         """
         free = {"$or": [{"leader": {"$in": [self._me, None]}}, {"$expr": {"$lte": ["$until", "$$NOW"]}}]}
-        with database_errors("asking for the lease of the change stream", self._limit, COLLECTION):
+        with database_errors("acquiring the lease of the change stream", self._limit, COLLECTION):
             self._state.update_one({"_id": STATE_ID}, {"$setOnInsert": {"leader": None}}, upsert=True)
             found: Mapping[str, Any] | None = self._state.find_one_and_update(
                 {"_id": STATE_ID, **free},
@@ -233,7 +233,7 @@ class ChangeRelay:
         return change_stream_cursor.watch(self._database, self._watches, token)
 
     def _take(self) -> int:
-        """Read what there is, and store its events and the place after it."""
+        """Read the changes that are there, and store their events and the place after them."""
         taken = self._read()
         events = [*self._first, *(event for change in taken.changes for event in self._events(change))]
         if events or taken.ended or time.monotonic() >= self._renew_at:
@@ -253,22 +253,22 @@ class ChangeRelay:
     def _events(self, found: Mapping[str, Any]) -> list[Event]:
         collection, operation = found["ns"]["coll"], found["operationType"]
         if operation not in OPERATIONS:
-            # The stream goes on; what it says of single documents no longer tells what is in the collection.
+            # The stream goes on, but single changes no longer tell what the collection holds.
             concerned = {collection, (found.get("to") or {}).get("coll")} & set(self._watches)
-            return change_stream_cursor.drops(concerned, f"the stream says: {operation}")
+            return change_stream_cursor.drops(concerned, f"the stream reported the operation {operation}")
         watch = self._watches[collection]
         try:
             return list(watch.events(Change.of(found, self._ids.get(watch.view or "", watch.ids))))
         except InvalidEvent as error:
-            return change_stream_cursor.drops({collection}, f"a change makes no event: {error}")
+            return change_stream_cursor.drops({collection}, f"a change could not be turned into an event: {error}")
 
     # --- storing
 
     def _store(self, events: Sequence[Event], place: Mapping[str, Any] | None) -> None:
-        """Store the events and the place after them, both or neither; the lease is renewed by it.
+        """Store the events and the place after them, both or neither. This renews the lease.
 
         Raises:
-            _Deposed: another one leads, and has read from the place before; or the state is gone.
+            _Deposed: another relay leads, and has read from the place before; or the state was removed.
         """
         errors = database_errors("storing events of the change stream", self._limit)
         with errors, self._database.client.start_session() as session:
@@ -279,19 +279,19 @@ class ChangeRelay:
 
     def _write(self, session: ClientSession, events: Sequence[Event], place: Mapping[str, Any] | None) -> None:
         outbox.add(self._database, session, *events)
-        # Last, since it locks the lease: a transaction whose owner is killed stays open for a minute.
+        # Last, because it locks the lease: if its owner is killed, the transaction stays open for a minute.
         changed = {
             "token": {"$literal": place},
             "collections": {"$literal": sorted(self._watches)},
             "until": self._until(),
         }
         mine = {"_id": STATE_ID, "leader": self._me}
-        # One that was paused for longer than its lease finds another's name here, and stores nothing.
+        # A relay that was paused for longer than its lease finds another leader here, and stores nothing.
         if not self._state.update_one(mine, [{"$set": changed}], session=session).matched_count:
             raise _Deposed
 
     def _close_stream(self) -> None:
         stream, self._stream, self._first = self._stream, None, []
         if stream is not None:
-            with suppress(PyMongoError), pymongo.timeout(self._limit):  # a server that is away forgets it by itself
+            with suppress(PyMongoError), pymongo.timeout(self._limit):  # a server that is down drops it by itself
                 stream.close()

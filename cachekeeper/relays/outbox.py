@@ -1,15 +1,16 @@
-"""The outbox: events stored in the transaction of their change, where they stay until a worker has dealt with them.
+"""The outbox: events stored in the transaction of their change, kept there until a worker has handled them.
 
 A record holds
 
 - `_id`: the event's id, text;
 - `body`: the event, JSON text as it goes over the wire;
-- `created_at`: when it was stored, by the clock of whoever stored it; for the lag only;
-- `due_at`: null until it is published, then when it is published again if it is still here, by MongoDB's clock;
+- `created_at`: when it was stored, by the clock of the process that stored it; used only for the lag;
+- `due_at`: null until it is published; then the time at which it is published again if it is still here, by MongoDB's
+  clock;
 - `attempts`: how often it was published;
-- `claim`: by which round of which relay, the last time.
+- `claim`: the round, of one relay, that published it last.
 
-Whoever writes records without this module needs `_id`, `body` (with the same id) and `created_at`.
+A program that writes records without this module must set `_id`, `body` (with the same id) and `created_at`.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
 
 COLLECTION = "outbox"
 
-_ILLEGAL_OPERATION = 20  # MongoDB's code for a transaction on a server that has none
+_ILLEGAL_OPERATION = 20  # MongoDB's code for a transaction on a server without transactions
 _DUPLICATE_KEY = 11000
-_LONGEST_ID = 1024  # characters; an event's own are shorter
+_LONGEST_ID = 1024  # characters; ids of valid events are shorter
 _LONGEST_BODY = 1024 * 1024  # bytes
 _IDS_AT_ONCE = 1000
 _COUNT_SECONDS = 30.0
@@ -48,14 +49,14 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # which MongoDB's driver refuse
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """What is in the outbox.
+    """The contents of the outbox in numbers.
 
     Attributes:
         events: how many.
-        under_way: how many of them have been published, and no worker has dealt with them yet.
-        oldest_seconds: how long ago the oldest was stored; None where there is none. The two clocks are those of
-            MongoDB and of whoever stored it.
-        unpublished_seconds: the same of the oldest that was never published; None where all have been.
+        under_way: how many of them are published and not yet handled by a worker.
+        oldest_seconds: how long ago the oldest was stored, None if the outbox is empty. Measured between two clocks:
+            MongoDB's now, and that of the process that stored it.
+        unpublished_seconds: the same for the oldest that was never published; None if all have been published.
     """
 
     events: int
@@ -65,18 +66,18 @@ class Lag:
 
 
 def add(database: Database[Any], session: ClientSession | None, *events: Event) -> None:
-    """Store events in the transaction of the change that they tell of: both happen, or neither.
+    """Store events in the transaction of the change that they describe: both happen, or neither.
 
     Args:
-        database: the one that `CACHEKEEPER_MONGODB_URL` of the relay and the workers names.
-        session: with the transaction under way. The change is made with it too.
-        events: what happened. Each needs an id of its own, never used before; one that is not given is.
+        database: the database that `CACHEKEEPER_MONGODB_URL` of the relay and the workers names.
+        session: the session with the open transaction. The change must be made with it too.
+        events: what happened. Each needs an id that was never used before; an event without `id` gets such an id.
 
     Raises:
-        InvalidEvent: what is given is no event, is longer than 1 MiB, or its id is in the outbox already.
-        NoTransaction: none is under way, or the server has none.
+        InvalidEvent: an argument is not an event, is longer than 1 MiB, or its id is in the outbox already.
+        NoTransaction: no transaction is open, or the server has no transactions.
         TypeError: the database or the session is not a synchronous one of pymongo.
-        PyMongoError: as it came, labels included: `session.with_transaction` makes its retries by them.
+        PyMongoError: unchanged, with its labels: `session.with_transaction` decides by them whether to retry.
     """
     check_database(database)
     if session is not None:
@@ -84,12 +85,12 @@ def add(database: Database[Any], session: ClientSession | None, *events: Event) 
             session,
             "session",
             ClientSession,
-            cure="client.start_session() of a synchronous MongoClient",
+            cure="the result of client.start_session(), of a synchronous MongoClient",
         )
     records = [_record(event) for event in events]
     if session is None or not session.in_transaction:
         raise NoTransaction(
-            "no transaction is under way in this session: store the event in the transaction of its change "
+            "no transaction is open in this session: store the event in the transaction of its change "
             "(`with session.start_transaction():`, or `session.with_transaction`)"
         )
     if not records:
@@ -98,7 +99,7 @@ def add(database: Database[Any], session: ClientSession | None, *events: Event) 
         database[COLLECTION].insert_many(records, session=session)
     except BulkWriteError as error:
         if any(problem.get("code") == _DUPLICATE_KEY for problem in error.details.get("writeErrors", ())):
-            raise InvalidEvent("id", "is in the outbox already: every event needs an id of its own") from None
+            raise InvalidEvent("id", "is in the outbox already: give every event a new id, or no id") from None
         raise
     except OperationFailure as error:
         if error.code != _ILLEGAL_OPERATION:
@@ -110,14 +111,14 @@ def add(database: Database[Any], session: ClientSession | None, *events: Event) 
 
 
 def remove_delivered(keeper: Keeper, events: Sequence[object]) -> None:
-    """Remove the records of events that have been dealt with, by majority.
+    """Remove the records of handled events, with majority write concern.
 
     Args:
-        keeper: on whose database.
+        keeper: its database is used.
         events: as they came over the wire, valid or not.
 
     Raises:
-        DatabaseUnavailable: MongoDB failed. The records that are left are published again.
+        DatabaseUnavailable: MongoDB failed. Records that are still there will be published again.
     """
     ids = list(_ids(events))
     for start in range(0, len(ids), _IDS_AT_ONCE):
@@ -126,11 +127,11 @@ def remove_delivered(keeper: Keeper, events: Sequence[object]) -> None:
 
 
 def outbox_lag(database: Database[Any], *, seconds: float = _COUNT_SECONDS) -> Lag:
-    """How much is in the outbox, and for how long. Looks at every record.
+    """Count the events in the outbox, and tell how long they have been there. Reads every record.
 
     Args:
         database: where the outbox is.
-        seconds: for MongoDB's answer, the connection included.
+        seconds: the time limit for MongoDB's answer, including the connection.
 
     Raises:
         DatabaseUnavailable: MongoDB failed.
@@ -138,9 +139,9 @@ def outbox_lag(database: Database[Any], *, seconds: float = _COUNT_SECONDS) -> L
     """
     check_database(database)
     published = {"$eq": [{"$type": "$due_at"}, "date"]}
-    # A record whose id is no text is never published, by any relay.
+    # A relay never publishes a record whose id is not a string.
     waits = {"$and": [{"$not": [published]}, {"$eq": [{"$type": "$_id"}, "string"]}]}
-    with database_errors("looking into the outbox", seconds, COLLECTION):
+    with database_errors("counting the events in the outbox", seconds, COLLECTION):
         found: list[dict[str, Any]] = list(
             database[COLLECTION].aggregate(
                 [
@@ -172,7 +173,7 @@ def _age(since: str) -> dict[str, Any]:
 def _record(event: Event) -> dict[str, Any]:
     if not isinstance(event, Event):
         raise InvalidEvent("event", f"must be an Event, got {type(event).__name__}")
-    # Text, not a document: it arrives as it was written, whatever BSON would make of it.
+    # Text, not a document: so it arrives exactly as it was written. BSON could change values.
     body = event.wire_text()
     if len(body) > _LONGEST_BODY:
         raise InvalidEvent("event", f"must be at most {_LONGEST_BODY} bytes as JSON, is {len(body)}")
@@ -180,7 +181,7 @@ def _record(event: Event) -> dict[str, Any]:
 
 
 def _ids(events: Sequence[object]) -> Iterator[str]:
-    """The ids under which the events can be in the outbox. Anybody can publish anything: the rest is in none."""
+    """Yield the ids under which the events can be in the outbox. Other ids, from foreign messages, cannot be there."""
     for event in events:
         found = event.get("id") if isinstance(event, dict) else None
         if isinstance(found, str) and len(found) <= _LONGEST_ID and not _LONE_SURROGATE.search(found):

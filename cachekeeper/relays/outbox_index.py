@@ -1,4 +1,4 @@
-"""The outbox's index, by which the relay finds events, of a collection of which MongoDB must delete nothing."""
+"""The outbox's index, by which the relay finds events. MongoDB must never delete documents by it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 class PlainIndex:
-    """The index of a collection of which MongoDB must delete nothing. For one thread.
+    """An index without a time to live, on a collection from which MongoDB must delete nothing. For one thread.
 
-    It is looked at again and again: an operator may add a time to live, or drop the index, at any time.
+    It is checked regularly: an operator may add a time to live, or drop the index, at any time.
 
     Args:
-        collection: of which database and name.
+        collection: the collection, in its database.
         field: a top-level field.
-        timeout: seconds for one look.
-        without: what goes on while MongoDB refuses the index, and at what cost; a sentence for the log.
+        timeout: seconds for one check.
+        without: a sentence for the log: what continues while MongoDB refuses the index, and at what cost.
     """
 
     look_seconds: ClassVar[float] = 60.0
@@ -34,10 +34,10 @@ class PlainIndex:
         self._said = ""
 
     def run_once(self) -> None:
-        """Make the index if it is missing; once in `look_seconds`, and otherwise nothing.
+        """Make the index if it is missing. Checks once every `look_seconds`; calls in between do nothing.
 
-        Where building it takes longer than `timeout`, this returns, and the build goes on. A refusal is logged once for
-        each cause. That documents are being deleted is logged at every look.
+        If the build takes longer than `timeout`, this returns and the build continues. A refusal is logged once for
+        each cause. An index by which MongoDB deletes documents is logged at every check.
 
         Raises:
             DatabaseUnavailable: an outage.
@@ -45,12 +45,12 @@ class PlainIndex:
         now = time.monotonic()
         if now < self._look_at:
             return
-        # Of an outage too: the index is for speed, and what fails there must not keep all else waiting.
+        # Also after an outage: the index is only for speed, and its failures must not delay everything else.
         self._look_at = now + self.look_seconds
         try:
             made = self._index.run_once()
         except ExpiringIndex as error:
-            logger.error("%s. This is looked at every %d s", error, self.look_seconds)
+            logger.error("%s. This is checked again every %d s", error, self.look_seconds)
             self._said = str(error)
         except IndexRefused as error:
             if self._said != str(error):
@@ -58,6 +58,6 @@ class PlainIndex:
             self._said = str(error)
         else:
             if made and (self._said or self._index.took_long):
-                logger.warning("the index on %s is as it must be now", self._where)
+                logger.warning("the index on %s is correct now", self._where)
                 self._index.took_long = False
             self._said = ""

@@ -1,8 +1,8 @@
-"""The relay: publishes what is stored in the outbox, again and again until a worker has dealt with it.
+"""The outbox relay: publishes the events in the outbox, repeatedly, until a worker has handled them.
 
 Any number of relays may run. Each works in rounds: it claims records, publishes them, and forgets them; only a worker
-removes a record. It polls: a change stream would wake it some 25 ms earlier, and would be one more thing that ends with
-a failover, and whose loss must be noticed; two small queries a round, on an index, cost next to nothing.
+removes a record. A relay polls: two small queries a round, on an index, cost next to nothing. A change stream would
+wake it some 25 ms earlier, but would be one more thing that ends with a failover and whose loss must be noticed.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 _SHORTEST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.05
-"""Between two looks at an outbox in which nothing is due."""
+"""Between two queries, while nothing in the outbox is due."""
 
-_GROWTH = 32  # of the time until a record is published again
-_PROBE = 16  # records
-_PROBE_GROWTH = 8  # of the time until a few are tried again, while none leaves
-# Levels of an event that the worker reads, however deep its own stack is, and puts away for itself. The outbox takes no
-# such event; others may have written one there.
+_GROWTH = 32  # the most that the time until a record is published again grows, as a factor
+_PROBE = 16  # records that are tried while none leaves the outbox
+_PROBE_GROWTH = 8  # the same factor for the time until these few are tried again
+# Levels of nesting that a worker can surely read, and make a dead letter of. `outbox.add` accepts no event that is
+# deeper, but other programs may have written one.
 _DEEPEST = 200
-_CROWD = 3  # attempts, after which a record travels alone
+_CROWD = 3  # after so many attempts a record travels alone
 
 _TEXT = {"_id": {"$type": "string"}}
 _FRESH = {**_TEXT, "due_at": None}
@@ -56,9 +56,9 @@ _DUE = {**_TEXT, **_PUBLISHED, "$expr": {"$lte": ["$due_at", "$$NOW"]}}
 class _Retries:
     """How many records to publish again, and when.
 
-    While no worker runs, each record would be published again when its time comes, and an hour would fill the broker
-    with copies of what it holds. So the next ones have to wait until one of the last ones has left the outbox: the
-    first worker that is back opens the way. Where none leaves, a few records are tried now and then, ever more seldom.
+    While no worker runs, each record would be published again when its time comes, and within an hour the broker would
+    be full of copies. So the next records wait until one of the last ones has left the outbox, which shows that a
+    worker is back. While none leaves, only a few records are tried, after longer and longer pauses.
     """
 
     size: int = _PROBE
@@ -68,14 +68,14 @@ class _Retries:
 
 
 class Relay:
-    """Publishes what is in the outbox. For one thread; `stop` may be called from any, and from a signal handler.
+    """Publishes the events in the outbox. For one thread; any thread or signal handler may call `stop`.
 
     Args:
         settings: where MongoDB and the broker are.
-        database: a pymongo database of your own. It is not closed by `close`.
+        database: a pymongo database of your own. `close` does not close it.
 
     Raises:
-        TypeError: `database` is no synchronous one of pymongo.
+        TypeError: `database` is not a synchronous database of pymongo.
     """
 
     def __init__(self, settings: RelaySettings, database: Database[Any] | None = None) -> None:
@@ -93,19 +93,19 @@ class Relay:
             self._outbox,
             "due_at",
             timeout=settings.load_timeout_seconds,
-            without="Events are published all the same; finding them takes longer in a long outbox",
+            without="Events are still published, but finding them in a long outbox takes longer",
         )
         self._refused = False
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Publish until `stop` is called. While MongoDB or the broker is away, wait, and go on by itself.
+        """Publish until `stop` is called. While MongoDB or the broker is unavailable, retry with backoff.
 
         Raises:
             SettingsError: the URL of the broker cannot be used.
         """
         pause = _SHORTEST_PAUSE_SECONDS
-        backoff = Backoff(self._stopping, waits="the outbox waits", goes_on="the outbox is published again")
+        backoff = Backoff(self._stopping, waits="outbox relay paused, retrying", goes_on="outbox relay has resumed")
         while not self._stopping.is_set():
             try:
                 found = self.run_once()
@@ -118,44 +118,44 @@ class Relay:
                 self._stopping.wait(pause)
 
     def stop(self) -> None:
-        """Let `run` return when the round under way has ended."""
+        """Let `run` return when its current round has ended."""
         self._stopping.set()
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         self._publisher.close()
         if self._own:
             self._database.client.close()
 
     def run_once(self) -> int:
-        """Publish what is due now, as much as one round takes.
+        """Publish the records that are due now, up to the limit of one round.
 
         Returns:
             How many records were published.
 
         Raises:
-            DatabaseUnavailable, BrokerUnavailable: nothing is lost; do it again.
+            DatabaseUnavailable, BrokerUnavailable: nothing is lost; call again.
             SettingsError: as `run`.
         """
         self._index.run_once()
         return self._publish(self._claim(_FRESH, self._room())) + self._publish_again()
 
     def _room(self) -> int:
-        """How many fresh records may be published now."""
+        """Return how many new records may be published now."""
         limit = self._settings.outbox_limit_events
-        with database_errors("counting what is under way", self._settings.load_timeout_seconds, COLLECTION):
+        with database_errors("counting the published events", self._settings.load_timeout_seconds, COLLECTION):
             if self._outbox.find_one(_FRESH, {"_id": 1}) is None:
                 return 0
             room = limit - self._outbox.count_documents(_PUBLISHED, limit=limit)
-        # What a broker does not confirm it may have all the same. One that takes messages and confirms none (RabbitMQ
-        # holds publishers back while it is short of memory) must not find an hour of attempts in its queue.
+        # A broker may hold messages that it did not confirm. RabbitMQ, short of memory, holds publishers back: it takes
+        # messages and confirms none. An hour of attempts must not fill its queue, so only a few are tried.
         return min(room, _PROBE if self._refused else EVENTS_PER_MESSAGE)
 
     def _publish_again(self) -> int:
         retries, now = self._retries, time.monotonic()
         if retries.last:
             with database_errors(
-                "looking for what has left the outbox", self._settings.load_timeout_seconds, COLLECTION
+                "looking for handled events in the outbox", self._settings.load_timeout_seconds, COLLECTION
             ):
                 stay = self._outbox.count_documents({"_id": {"$in": list(retries.last)}})
             if stay < len(retries.last):
@@ -173,16 +173,17 @@ class Relay:
         return len(records)
 
     def _claim(self, due: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
-        """Make records this round's own, by setting the time at which they are due again.
+        """Claim records for this round, by setting the time at which they are due again.
 
-        Two relays may choose the same records; each record takes the update of one, since the filter is looked at again
-        for each. One that is killed after this leaves them to the next, when they are due again.
+        Two relays may choose the same records. Each record takes the update of only one of them, because the filter is
+        evaluated again for each record. If a relay is killed after this, another one publishes them when they are due
+        again.
         """
         if limit <= 0:
             return []
         claim = uuid.uuid4().hex
         with database_errors("reading the outbox", self._settings.load_timeout_seconds, COLLECTION):
-            # Only what a majority holds is read: of a change that is rolled back, nobody must hear.
+            # Reads only what a majority holds: no event may be published for a change that is rolled back.
             chosen = [found["_id"] for found in self._outbox.find(due, {"_id": 1}).sort("due_at", 1).limit(limit)]
             if not chosen:
                 return []
@@ -190,9 +191,10 @@ class Relay:
             return list(self._outbox.find({"_id": {"$in": chosen}, "claim": claim}, {"body": 1, "attempts": 1}))
 
     def _claimed(self, claim: str) -> list[dict[str, Any]]:
-        whole = {"$in": [{"$type": "$attempts"}, ["int", "long"]]}  # others may write anything
+        whole = {"$in": [{"$type": "$attempts"}, ["int", "long"]]}  # another program may have written another type
         attempts = {"$cond": [whole, "$attempts", 0]}
-        # Longer than a normal apply; the half at random, so that what was published together is not due together.
+        # Longer than applying usually takes. Up to half is added at random, so that records that were published
+        # together are not due together.
         growth = {"$min": [{"$pow": [2, attempts]}, _GROWTH]}
         spread = {"$add": [1, {"$multiply": [{"$rand": {}}, 0.5]}]}
         wait = {"$multiply": [round(self._settings.outbox_retry_seconds * 1000), growth, spread]}
@@ -215,18 +217,19 @@ class Relay:
         return len(records)
 
     def _put_back(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """What was never published need not wait for its second time."""
+        """Make records that were not published due at once, instead of after the wait for a second attempt."""
         fresh = [record["_id"] for record in records if record["attempts"] == 1]
         if not fresh:
             return
-        with database_errors("putting back what was not published", self._settings.load_timeout_seconds, COLLECTION):
+        with database_errors("putting back unpublished events", self._settings.load_timeout_seconds, COLLECTION):
             self._outbox.update_many({"_id": {"$in": fresh}}, {"$set": {"due_at": None, "attempts": 0}})
 
 
 def _messages(records: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
-    """The events of some records, as many at once as fit into a message.
+    """Yield the events of the records, as many at once as fit into a message.
 
-    One that has been published many times may be what ends the workers that take it up: it takes no others along.
+    An event that has been published many times may be the one that kills the workers. It gets a message of its own, so
+    that it does not hold up others.
     """
     yield from packed(_text(record) for record in records if not _travels_alone(record))
     for record in records:
@@ -239,14 +242,14 @@ def _travels_alone(record: Mapping[str, Any]) -> bool:
 
 
 def _text(record: Mapping[str, Any]) -> str:
-    """The event as it goes over the wire, JSON whatever the record holds: one wrong body must not spoil a message.
+    """Return the event as it goes over the wire. Always JSON, so that one wrong body does not spoil a whole message.
 
-    What is no event becomes a dead letter, as any other, and so leaves the outbox under its record's id.
+    A body that is not an event becomes a dead letter, like any other, and so leaves the outbox, under its record's id.
     """
     text = _whole_text(record)
     if len(text.encode()) <= LONGEST_EVENT:
         return text
-    # The broker would refuse it each time, and all behind it would wait.
+    # The broker would refuse it every time, and all events behind it would wait.
     problem = "the body was too long and is cut"
     return json.dumps({"id": record["_id"], "problem": problem, "body": str(record.get("body"))[:1000]})
 

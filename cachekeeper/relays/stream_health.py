@@ -1,4 +1,4 @@
-"""Whether a live process leads the change stream: for health checks."""
+"""Checks that a live process leads the change stream: for health checks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 SIGN_OF_LIFE_SECONDS = 5.0
-"""How long a check waits for the leader to renew its lease. A healthy leader does so about once a second."""
+"""How long a check waits for the leader to renew its lease. A healthy leader renews it about once a second."""
 
 _LOOK_SECONDS = 0.1
 
 
 class Leader(enum.Enum):
-    """What a health check finds out about the leader; the value is a sentence for people."""
+    """The result of a health check of the leader; the value is a sentence for people."""
 
     ALIVE = "a live process leads the change stream"
     NONE = "no process leads the change stream"
@@ -33,20 +33,20 @@ class Leader(enum.Enum):
 
 
 def seek_leader(database: Database[Any], limit_seconds: float) -> Leader:
-    """Look for a leader, and wait until it renews its lease, for `SIGN_OF_LIFE_SECONDS` at most.
+    """Look for a leader, and wait at most `SIGN_OF_LIFE_SECONDS` for it to renew its lease.
 
     A lease that has not ended does not show that its owner lives:
 
-        leader: renews its lease · is killed      check: the lease lasts for seconds yet
+        leader: renews its lease · is killed      check: the lease still lasts for seconds
 
-    So only a renewal during the check counts: a leader that was killed before the check fails it.
+    So only a renewal during the check counts. If the leader was killed before the check, the check fails.
 
     Args:
         database: where the change stream keeps its state.
-        limit_seconds: for one answer of MongoDB.
+        limit_seconds: the time limit for one answer of MongoDB.
 
     Raises:
-        DatabaseUnavailable: MongoDB does not answer, so nothing is known.
+        DatabaseUnavailable: MongoDB failed or did not answer, so the state is unknown.
     """
     states = majority(database)[COLLECTION]
     held = {"_id": STATE_ID, "leader": {"$ne": None}, "$expr": {"$gt": ["$until", "$$NOW"]}}

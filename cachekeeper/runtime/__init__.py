@@ -1,4 +1,4 @@
-"""What processes and threads need: growing pauses, loops that outlive their failures, a new beginning after a fork.
+"""Tools for processes and threads: backoff, loops that survive failures, and renewal after a fork.
 
 May import `errors` and `metrics`, and nothing else.
 """

@@ -1,4 +1,4 @@
-"""Growing pauses between attempts, and what is logged when an outage begins and when it is over."""
+"""Backoff between attempts, and log lines when an outage begins and when it is over."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ _LONGEST_WAIT_SECONDS = 5.0
 
 
 def growing(failures: int, *, first: float, longest: float) -> float:
-    """How many seconds to wait after so many failures in a row.
+    """Return how many seconds to wait after `failures` failures in a row.
 
     Args:
-        failures: the wait doubles with each.
-        first: the longest wait after none, in seconds.
-        longest: the longest of all, in seconds.
+        failures: the wait doubles with each failure.
+        first: the upper bound of the wait at 0 failures, in seconds.
+        longest: the upper bound of every wait, in seconds.
 
     Returns:
-        Between half of that wait and all of it: processes that stopped together do not come back together.
+        A random time between half of that bound and all of it, so that processes that stopped together do not all
+        retry together.
     """
     return min(first * (1 << min(failures, 10)), longest) * random.uniform(0.5, 1)  # noqa: S311
 
 
 class Backoff:
-    """Waits longer from failure to failure, while a server is away.
+    """Waits longer after each failure in a row, while a server is unavailable.
 
     Args:
-        stopping: ends a wait at once.
-        waits: what to log before the error when an outage begins, or goes on for a cause that it did not have before.
-        goes_on: what to log when it is over.
+        stopping: when set, ends a wait at once.
+        waits: text to log before the error, when an outage begins and when it gets a new cause.
+        goes_on: text to log when the outage is over.
     """
 
     def __init__(self, stopping: threading.Event, *, waits: str, goes_on: str) -> None:
@@ -49,10 +50,11 @@ class Backoff:
         self._said: set[tuple[type, type]] = set()
 
     def failed(self, error: Unavailable) -> None:
-        """It failed with `error`: wait."""
+        """Record a failure with `error`, and wait."""
         if not self._failures:
             self._began = time.monotonic()
-        # By class and cause: what it was doing differs from try to try. 'No primary' may end as 'not authorised'.
+        # By class and cause, not by text: the failed step differs from attempt to attempt. The cause of an outage can
+        # change, from 'no primary' to 'not authorised', for example.
         why = type(error), type(error.__cause__)
         if why not in self._said:
             self._said.add(why)
@@ -62,7 +64,7 @@ class Backoff:
         self._stopping.wait(wait)
 
     def succeeded(self) -> None:
-        """It works, or works again."""
+        """Record a success, which ends an outage."""
         if self._failures:
             logger.warning("%s, after %.1f s", self._goes_on, time.monotonic() - self._began)
             self._failures = 0

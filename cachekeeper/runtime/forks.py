@@ -1,7 +1,7 @@
-"""After a fork: what holds locks and sockets begins anew in the child.
+"""After a fork, renews the child's objects that hold locks and sockets.
 
-The parent's threads do not exist there, so that a lock which one of them held is held for ever; and its sockets are the
-parent's.
+The parent's threads do not exist in the child, so a lock that one of them held would stay locked forever. The sockets
+belong to the parent.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _owners: weakref.WeakKeyDictionary[Any, Callable[[Any], object]] = weakref.WeakK
 
 
 def after_fork(owner: Owner, renew: Callable[[Owner], object]) -> None:
-    """Have `renew(owner)` called in each child, for as long as somebody holds `owner`.
+    """Call `renew(owner)` in each forked child, as long as `owner` exists.
 
     Args:
-        owner: what has locks or sockets.
-        renew: makes it as it was when it was made; not bound to `owner`, or that would live for ever.
+        owner: an object with locks or sockets.
+        renew: resets it to its initial state. It must not be bound to `owner`, or `owner` would live forever.
     """
     _owners[owner] = renew
 
@@ -34,8 +34,8 @@ def _renew_all() -> None:
     for owner, renew in list(_owners.items()):
         try:
             renew(owner)
-        except Exception as error:  # noqa: BLE001  # the others must begin anew all the same
-            logger.error("after a fork: %s\n%s", type(error).__name__, where_raised(error))
+        except Exception as error:  # noqa: BLE001  # the other objects must be renewed too
+            logger.error("renewing an object after a fork failed: %s\n%s", type(error).__name__, where_raised(error))
 
 
 os.register_at_fork(after_in_child=_renew_all)

@@ -1,4 +1,4 @@
-"""A thread of a worker that looks again and again, does what is due, and outlives its failures."""
+"""A worker's thread that regularly checks what is due and does it, and that survives failures."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cachekeeper.runtime.backoff import growing
 
 
 class PeriodicThread(ABC):
-    """Calls `look` in a daemon thread until it is stopped, whatever `look` raises.
+    """Calls `run_once` in a daemon thread until it is stopped, even if `run_once` raises.
 
     An outage is logged once when it begins and once when it is over.
 
     Args:
-        subject: whose task it is, for the log: `view blocked`.
-        task: which, for the log: `keeping its blocks in Redis`.
-        counter: counts the looks that failed.
+        subject: the subject of the task, for the log: `view blocked`.
+        task: the task, for the log: `keeping its blocks in Redis`.
+        counter: the counter of failed calls.
 
     Attributes:
-        look_seconds: the longest pause between two looks.
-        backoff_seconds: the longest pause during an outage, towards which pauses grow.
+        look_seconds: the longest pause between two calls.
+        backoff_seconds: the longest pause during an outage; pauses grow up to it.
     """
 
     look_seconds: ClassVar[float]
@@ -39,18 +39,18 @@ class PeriodicThread(ABC):
 
     @abstractmethod
     def run_once(self) -> object:
-        """Look once, and do what is due; the thread does nothing else."""
+        """Check once, and do what is due. The thread does nothing else."""
 
     def start(self) -> None:
-        """Begin. Returns at once; nothing needs to be up."""
+        """Start the thread. Returns at once; no server needs to be available."""
         if self._thread is not None:
-            raise RuntimeError("runs already")
+            raise RuntimeError("the thread runs already: call stop() before starting it again")
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name=f"cachekeeper: {self._subject}", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End, after the look that is under way. Does nothing where it does not run."""
+        """Stop the thread, after the current call. Does nothing if it is not running."""
         if self._thread is not None:
             self._stopping.set()
             self._thread.join()
@@ -61,14 +61,14 @@ class PeriodicThread(ABC):
         while not self._stopping.wait(pause):
             try:
                 self.run_once()
-            except Exception as error:  # noqa: BLE001  # nobody else would do what this thread does
+            except Exception as error:  # noqa: BLE001  # no other thread would do this task
                 self._note_failure(error)
                 pause = growing(self._failures - 1, first=self.look_seconds, longest=self.backoff_seconds)
             else:
                 if self._failures:
                     logger.warning("%s: %s again", self._subject, self._task)
                 self._failures = 0
-                pause = growing(0, first=self.look_seconds, longest=self.look_seconds)  # spread, as a back-off is
+                pause = growing(0, first=self.look_seconds, longest=self.look_seconds)  # spread, like a backoff
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1
@@ -76,8 +76,8 @@ class PeriodicThread(ABC):
         if self._failures > 1:
             return
         if isinstance(error, Unavailable):
-            logger.warning("%s: not %s for now: %s", self._subject, self._task, error)
+            logger.warning("%s: %s failed; retrying: %s", self._subject, self._task, error)
         else:
-            # Without the error's own text, which may quote a token.
+            # The error's own text is left out: it may quote a token.
             where = where_raised(error)
-            logger.error("%s: not %s: %s\n%s", self._subject, self._task, type(error).__name__, where)
+            logger.error("%s: %s failed; retrying: %s\n%s", self._subject, self._task, type(error).__name__, where)

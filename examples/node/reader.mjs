@@ -1,11 +1,12 @@
 // A Node.js service beside cachekeeper: Redis first, MongoDB behind. Every function takes what `connect` returns.
 //
 // The rules for services like this one:
-// - Names and searches are only read. On a miss ask MongoDB and do NOT `SET`: a blind fill can bring back a value that an
-//   event has just removed, and nothing would ever remove it again.
-// - Sessions may be written: with NX at login and with XX from then on, so that a late save cannot raise a session that
-//   has ended. One that only Redis knows is gone when that Redis restarts.
-// - A token is not blocked only if Redis says so while it is *ready*, or MongoDB says so. An error says neither.
+// - Only read names and searches. On a miss ask MongoDB and do NOT `SET`: your value may be stale, because an event has
+//   just removed the key, and then nothing would ever remove it again.
+// - You may write sessions: with NX at login and with XX from then on, so that a late save cannot bring back a session
+//   that has ended. A session that is only in Redis is lost when that Redis restarts.
+// - A token counts as not blocked only if Redis says so while it is *ready*, or if MongoDB says so. An error proves
+//   nothing.
 
 import mongoose from 'mongoose';
 import { createClient } from 'redis';
@@ -18,15 +19,15 @@ const SESSION_SECONDS = 1800;
 const BLOCK_LEEWAY_MS = 60_000; // CACHEKEEPER_BLOCK_LEEWAY_SECONDS
 const TEXT_LIMIT = 64; // CACHEKEEPER_TEXT_LIMIT_CHARS, in code points: longer texts are never cached
 
-/** Connect to everything. A Redis that is away is used once it is back; without MongoDB there is no start.
+/** Connect to all servers. A Redis that is down is used when it is back; if MongoDB is down, this throws.
  *
  * @param securityMayLose true where the Redis for blocks may evict keys or is a Cluster: absence there proves nothing
  */
 export async function connect({ redisUrl, securityRedisUrl = redisUrl, mongodbUrl, securityMayLose = false }) {
   const options = {
     serverSelectionTimeoutMS: MONGODB_LIMIT_MS,
-    bufferCommands: false, // fail at once while MongoDB is away
-    autoCreate: false, // the collections are not ours
+    bufferCommands: false, // fail at once while MongoDB is unavailable
+    autoCreate: false, // another program creates the collections
     autoIndex: false,
   };
   const mongodb = await mongoose.createConnection(mongodbUrl, options).asPromise();
@@ -52,10 +53,10 @@ export async function connect({ redisUrl, securityRedisUrl = redisUrl, mongodbUr
 }
 
 async function connectRedis(url) {
-  // Without the offline queue a command fails at once while Redis is away, instead of waiting for its return.
+  // Without the offline queue a command fails at once while Redis is down, instead of waiting until it is back.
   const client = createClient({ url, disableOfflineQueue: true, socket: { connectTimeout: REDIS_LIMIT_MS } });
-  client.on('error', () => {}); // reported by the commands; without a listener it would end the process
-  await within(REDIS_LIMIT_MS, client.connect()).catch(() => {}); // it goes on trying
+  client.on('error', () => {}); // the commands report it; without a listener it would end the process
+  await within(REDIS_LIMIT_MS, client.connect()).catch(() => {}); // the client keeps trying
   return client;
 }
 
@@ -71,7 +72,7 @@ async function within(limit, promise) {
   }
 }
 
-/** The plain value, or null where MongoDB must be asked: it is not there, or Redis is in no state to say. */
+/** Return the plain value; or null if MongoDB must be asked, because the key is missing or Redis did not answer. */
 async function cached(client, key, failed = () => {}) {
   try {
     return await within(REDIS_LIMIT_MS, client.get(key));
@@ -81,21 +82,21 @@ async function cached(client, key, failed = () => {}) {
   }
 }
 
-/** What the query finds, within the limit: the server stops at it, and a server that hangs is not waited for. */
+/** Return the query's result, within the limit. The server stops the query then; a server that hangs is not awaited. */
 const found = (query) => within(MONGODB_LIMIT_MS, query.maxTimeMS(MONGODB_LIMIT_MS).lean());
 
-/** As CACHEKEEPER_ID_TYPES=auto reads an id: ObjectId, 64-bit integer, text. */
+/** Convert an id as CACHEKEEPER_ID_TYPES=auto does: to an ObjectId, a 64-bit integer, or text. */
 export function documentId(id) {
   const text = String(id);
   if (/^[0-9a-f]{24}$/i.test(text)) {
-    if (text !== text.toLowerCase()) throw new RangeError('id: write an ObjectId in lower case, as the keys have it');
+    if (text !== text.toLowerCase()) throw new RangeError('id: write an ObjectId in lower case, as in the keys');
     return new mongoose.Types.ObjectId(text);
   }
   if (/^(0|-?[1-9][0-9]{0,18})$/.test(text) && BigInt.asIntN(64, BigInt(text)) === BigInt(text)) return BigInt(text);
   return text;
 }
 
-/** The name, or null for a user who does not exist. */
+/** Return the user's name; null if the user does not exist. */
 export async function readUser(stores, id) {
   const name = await cached(stores.cache, `user:${id}:name`);
   if (name !== null) return name;
@@ -103,20 +104,20 @@ export async function readUser(stores, id) {
   return user?.name ?? null;
 }
 
-/** The session's data, or null where it does not exist, or no longer. */
+/** Return the session's data; null if the session does not exist, or has ended. */
 export async function readSession(stores, id) {
   let away = null;
   const text = await cached(stores.security, `session:${id}`, (error) => (away = error));
   if (text !== null) return JSON.parse(text);
   const session = await found(stores.sessions.findOne({ _id: documentId(id) }));
-  if (session === null && away !== null) throw away; // a session that a login put into Redis alone is not 'absent'
+  if (session === null && away !== null) throw away; // the session may be in Redis only
   if (session === null || session.ended_at != null || session.expires_at <= new Date()) return null;
-  return JSON.parse(JSON.stringify(session.data)); // as it comes from Redis
+  return JSON.parse(JSON.stringify(session.data)); // the same form as from Redis
 }
 
-/** Save a session for another half hour. At `login` it must be new, later it must still be there.
+/** Save a session for another half hour. With `login` it must be new; otherwise it must still exist.
  *
- * @returns {Promise<boolean>} false where it was not saved: at login the id is taken, later the session has ended
+ * @returns {Promise<boolean>} false if it was not saved: the id is taken (`login`), or the session has ended
  */
 export async function saveSession(stores, id, data, { login = false } = {}) {
   const options = { expiration: { type: 'EX', value: SESSION_SECONDS }, condition: login ? 'NX' : 'XX' };
@@ -124,27 +125,28 @@ export async function saveSession(stores, id, data, { login = false } = {}) {
   return answer === 'OK';
 }
 
-/** Whether the token is blocked. Where nobody can tell, it throws. */
+/** Return whether the token is blocked. Throws if neither Redis nor MongoDB can tell. */
 export async function isBlocked(stores, tokenId) {
   const { security, securityMayLose } = stores;
   try {
-    // In one MULTI: between two commands a flush, or the end of warming, could fall. EXISTS, since any value means blocked.
+    // In one MULTI, because a flush or the end of warming could come between two commands. EXISTS, because any value
+    // means blocked.
     const both = security.multi().exists(`blocked:${tokenId}`).exists('cachekeeper:blocked-ready').exec();
     const [blocked, ready] = await within(REDIS_LIMIT_MS, both);
     if (blocked) return true;
     if (ready && !securityMayLose) return false;
   } catch {
-    // Redis cannot tell; MongoDB can, and where it cannot either, its error is the answer.
+    // Redis did not answer, so MongoDB is asked. If that fails too, this function throws its error.
   }
-  // As text, as cachekeeper stores it: a number would find nothing, and so mean 'free'.
+  // As text, because cachekeeper stores it so. A number would find nothing, which would mean 'not blocked'.
   const block = await found(stores.blockedTokens.findOne({ _id: String(tokenId) }));
   if (block === null) return false;
   const ends = block.expires_at; // null: never
-  // 'Not past' rather than 'in the future': a date beyond JavaScript's range is NaN, and neither.
+  // Written as 'not in the past': a date beyond JavaScript's range is NaN, which is neither past nor future.
   return !(ends instanceof Date && ends.getTime() + BLOCK_LEEWAY_MS <= Date.now());
 }
 
-/** All products whose name holds the text, without regard to case, in the order of _id. */
+/** Return all products whose name contains the text, ignoring case, in the order of _id. */
 export async function searchProducts(stores, text) {
   checkText(text);
   if ([...text].length <= TEXT_LIMIT) {
@@ -152,7 +154,7 @@ export async function searchProducts(stores, text) {
     if (products !== null) return products;
   }
   const products = await found(stores.products.find({ name: condition(text) }).sort({ _id: 1 }));
-  return JSON.parse(JSON.stringify(products)); // dates as text and so on, as they come from Redis
+  return JSON.parse(JSON.stringify(products)); // the same form as from Redis: dates as text, and so on
 }
 
 function parsedArray(text) {
@@ -160,6 +162,6 @@ function parsedArray(text) {
     const value = JSON.parse(text);
     return Array.isArray(value) ? value : null;
   } catch {
-    return null; // damaged; cachekeeper's next reader repairs it
+    return null; // the value is damaged; cachekeeper's next reader repairs it
   }
 }

@@ -1,10 +1,11 @@
-// The key of a product search, formed exactly as the Python side forms it. No dependency.
+// The key of a product search, made exactly as in Python. Needs no other package.
 //
 //   searchKey('LAMP {x}')  ->  'search:lamp %7Bx%7D'
 //
-// Why not toLowerCase()? It makes two characters of one ('\u0130'), misses pairs that MongoDB equates ('\u017f' and 's'),
-// and changes with the Unicode version of Node.js. A key that is not the one which a product change unlinks is never
-// invalidated. fold-classes.json is a copy of cachekeeper/values/fold/classes.json, and travels with this file.
+// Why not toLowerCase()? It turns one character into two ('\u0130'), misses pairs that MongoDB treats as equal, such as
+// '\u017f' and 's', and changes with the Unicode version of Node.js. A product change would then unlink another key,
+// and yours would never be invalidated. Keep fold-classes.json beside this file. It is a copy of
+// cachekeeper/values/fold/classes.json.
 
 import { readFileSync } from 'node:fs';
 
@@ -15,28 +16,28 @@ const { classes } = JSON.parse(readFileSync(new URL('./fold-classes.json', impor
 const folds = new Map();
 const patterns = new Map([...'\\^$.[]|()?*+{}'].map((special) => [special, `\\${special}`]));
 for (const members of classes) {
-  const [first, ...others] = members; // by code points, as everything here
+  const [first, ...others] = members; // by code points, like everything here
   for (const other of others) folds.set(other, first);
   patterns.set(first, `[${members}]`);
 }
 
 const mapped = (text, table) => Array.from(text, (character) => table.get(character) ?? character).join('');
 
-/** One character for each; folding twice changes nothing; ASCII as toLowerCase() does it. */
+/** Fold a text, character by character. Folding twice changes nothing more. ASCII folds as with toLowerCase(). */
 export const fold = (text) => mapped(text, folds);
 
-/** A pattern for `$regex`, without the option `i`: what it finds is what the key stands for, on every MongoDB. */
+/** A pattern for `$regex`, without the option `i`. On every MongoDB it finds exactly the names that match the key. */
 export const pattern = (text) => mapped(fold(text), patterns);
 
-/** The condition on a field that it is text and holds `text` without regard to case; arrays of texts are not found. */
+/** A condition on a field: it is text and contains `text`, ignoring case. Arrays of texts are not found. */
 export const condition = (text) => ({ $regex: pattern(text), $type: 'string', $not: { $type: 'array' } });
 
 const escapes = { '{': '%7B', '}': '%7D', '%': '%25' };
 
-/** Braces would move the hash tag of the metadata; of the percent signs only those that would read as an escape. */
+/** Escape braces, which would move the metadata's hash tag, and percent signs that could be read as an escape. */
 export const escapeBraces = (text) => text.replace(/[{}]|%(?=7B|7D|25)/g, (character) => escapes[character]);
 
-/** Refuses what the Python side refuses. */
+/** Throw for every text that the Python side refuses. */
 export function checkText(text) {
   if (typeof text !== 'string') throw new TypeError('text: must be text');
   if (text === '') throw new RangeError('text: must not be empty');

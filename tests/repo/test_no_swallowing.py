@@ -237,7 +237,7 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
         ),
         (
             "cachekeeper/publishing/publisher.py",
-            "connection.drop()  # half of an answer may be left in it\n            raise",
+            "connection.drop()  # half an answer may still be unread in it\n            raise",
             "connection.drop()",
         ),
         ("cachekeeper/applying/batch.py", "result.error = error\n", "pass\n"),

@@ -263,7 +263,7 @@ def test_errors_of_the_background_are_reported_and_raised_once(
         wait_until(lambda: told and publisher._error, "the error")
         assert isinstance(told[0][0], BrokerUnavailable)
         assert told[0][1] == 1
-        assert "1 events wait in the buffer: the broker did not confirm" in caplog.text
+        assert "1 events wait in the buffer and will be retried: the broker did not confirm" in caplog.text
         with pytest.raises(BrokerUnavailable) as caught:
             publisher.publish(events(1, 1)[0])
         # It is raised to a caller first, and reported then.
@@ -302,7 +302,7 @@ def check_goes_on(
     with buffering(broker, kind, limit=LIMIT, max_milliseconds=1, on_error=fail) as publisher:
         with away(broker):
             publisher.publish(events(1)[0])
-            said = f"on_error of a BufferedPublisher failed: {fault.__name__}"
+            said = f"on_error of a BufferedPublisher raised {fault.__name__}"
             wait_until(lambda: said in caplog.text, "the log")
         wait_until(lambda: not publisher.waiting, "an empty buffer")
     assert SECRET not in caplog.text
@@ -327,7 +327,7 @@ def test_a_callback_that_fails_at_the_end_of_the_process_keeps_no_other_buffer(
             for _ in range(2):
                 publisher.finish()
         assert caplog.text.count("1 events were not published before the process ended") == 2
-        assert caplog.text.count("on_error of a BufferedPublisher failed: SystemExit") == 1, "said once"
+        assert caplog.text.count("on_error of a BufferedPublisher raised SystemExit") == 1, "said once"
     assert SECRET not in caplog.text
 
 

@@ -85,7 +85,7 @@ def test_a_first_start_drops_every_view_loudly(stream_lab: StreamLab, caplog: py
         stream_lab.drain(stream_lab.stream())
     assert stream_lab.lost() == COLLECTIONS
     assert (seen["change_stream_begun_anew"], seen["change_stream_collection_lost"]) == (1, 4)
-    assert sum("everything cached of collection" in line for line in caplog.messages) == 4
+    assert sum("everything cached from collection" in line for line in caplog.messages) == 4
     stream_lab.apply()
     assert read_user(1, keeper=stream_lab.keeper) == "Bea"
 

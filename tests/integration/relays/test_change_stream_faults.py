@@ -224,9 +224,9 @@ def causes_of_outages(caplog: pytest.LogCaptureFixture) -> list[list[str]]:
     """Of each outage that is over, why the change stream said that it waits."""
     causes: list[list[str]] = [[]]
     for message in caplog.messages:
-        if message.startswith("the change stream waits"):
+        if message.startswith("change stream paused"):
             causes[-1].append(message[message.rindex("(") :])
-        elif message.startswith("the change stream goes on"):
+        elif message.startswith("change stream has resumed"):
             causes.append([])
     assert causes.pop() == [], "it still waits"
     return causes
@@ -252,14 +252,14 @@ def test_mongodb_away(own_mongo: MongoServer, how: str, caplog: pytest.LogCaptur
             for number in (1, 2):
                 before, failed = len(caplog.messages), len(relay.failures)
                 own_mongo.pause() if how == "frozen" else own_mongo.kill()
-                wait_until(partial(said, caplog, "the change stream waits", before), "an outage noticed")
+                wait_until(partial(said, caplog, "change stream paused", before), "an outage noticed")
                 relay._limit = 0.2  # the server is away in any case
                 wait_until(partial(relay.failed_alike, failed), "a failure of which nothing new is to be said")
                 relay._limit = patience
                 own_mongo.resume() if how == "frozen" else own_mongo.start()
                 client.shop["users"].insert_one({"_id": number, "name": "Ann"})
                 wait_until(partial(stored, client, 4 + number), "the change stored")
-                wait_until(partial(said, caplog, "the change stream goes on", before), "the end of it said")
+                wait_until(partial(said, caplog, "change stream has resumed", before), "the end of it said")
         finally:
             relay.stop()
             running.result(LONG)

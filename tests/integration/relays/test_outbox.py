@@ -56,7 +56,7 @@ def test_what_is_stored_is_the_wire_form(outbox_lab: OutboxLab) -> None:
 def test_outside_of_a_transaction_it_is_refused(outbox_lab: OutboxLab) -> None:
     with outbox_lab.shop.db.client.start_session() as session:
         for none in (session, None):
-            with pytest.raises(NoTransaction, match="no transaction is under way"):
+            with pytest.raises(NoTransaction, match="no transaction is open"):
                 outbox.add(outbox_lab.shop.db, none, renamed(1))
     assert outbox_lab.stored() == []
 

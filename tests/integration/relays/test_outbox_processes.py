@@ -205,13 +205,13 @@ def test_while_the_broker_is_away_the_relay_waits_and_says_so_once(quiet: Stand,
     quiet.relay.start()
     (broker.pause if hangs else broker.kill)()
     quiet.change_all()
-    wait_until(lambda: "the outbox waits" in quiet.relay.log_tail(), "word of the outage", SOON)
+    wait_until(lambda: "outbox relay paused" in quiet.relay.log_tail(), "word of the outage", SOON)
     # What was not published is not under way, so it need not wait for its second time.
     wait_until(lambda: not published(quiet), "records put back", SOON)
     (broker.resume if hangs else broker.start)()
     wait_until(lambda: published(quiet) == 2 * USERS, "all published", SOON)
-    wait_until(lambda: "published again, after" in quiet.relay.log_tail(), "word of its end", SOON)
-    assert quiet.relay.log_tail().count("the outbox waits") == 1
+    wait_until(lambda: "outbox relay has resumed, after" in quiet.relay.log_tail(), "word of its end", SOON)
+    assert quiet.relay.log_tail().count("outbox relay paused") == 1
 
 
 def test_while_mongodb_is_away_the_relay_waits_and_says_so_once(own_mongo: MongoServer, quiet: Stand) -> None:
@@ -223,9 +223,9 @@ def test_while_mongodb_is_away_the_relay_waits_and_says_so_once(own_mongo: Mongo
     quiet.change_all()
     wait_until(lambda: published(quiet) == 2 * USERS, "all published", SOON)
     own_mongo.pause()
-    wait_until(lambda: "the outbox waits" in quiet.relay.log_tail(), "word of the outage", SOON)
+    wait_until(lambda: "outbox relay paused" in quiet.relay.log_tail(), "word of the outage", SOON)
     own_mongo.resume()
-    wait_until(lambda: "published again, after" in quiet.relay.log_tail(), "word of its end", SOON)
+    wait_until(lambda: "outbox relay has resumed, after" in quiet.relay.log_tail(), "word of its end", SOON)
     own_mongo.restart()
     quiet.change_all()
     wait_until(lambda: published(quiet) == 4 * USERS, "all published", SOON)
@@ -286,7 +286,7 @@ def test_the_check_says_in_time_that_mongodb_is_away(quiet: Stand, own_redis: Re
     ended = command(quiet, "--check", CACHEKEEPER_MONGODB_URL=f"mongodb://127.0.0.1:{port}/shop")
     assert time.monotonic() - began < health_seconds(relay)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("cachekeeper: MongoDB failed while looking into the outbox (")
+    assert ended.stderr.startswith("cachekeeper: MongoDB failed while counting the events in the outbox (")
 
 
 def test_what_it_needs_is_said_by_name(quiet: Stand) -> None:

@@ -250,7 +250,7 @@ def test_an_outage_of_redis_is_logged_once_and_waited_for(
     def told() -> list[str]:
         """How the log tells of outages. Before and after the test's own one, a slow answer may have made others."""
         return [
-            "begins" if "not keeping its blocks in Redis for now" in record.message else record.message[-5:]
+            "begins" if "keeping its blocks in Redis failed" in record.message else record.message[-5:]
             for record in list(caplog.records)
             if "keeping its blocks in Redis" in record.message
         ]
@@ -288,7 +288,7 @@ def test_an_outage_of_mongodb_is_waited_for(
         kept = BlocklistKeeper(keeper, BLOCKED)
         kept.start()
         try:
-            wait_until(lambda: "not keeping its blocks in Redis for now" in caplog.text, "the outage to be noticed")
+            wait_until(lambda: "keeping its blocks in Redis failed" in caplog.text, "the outage to be noticed")
             assert client.exists(READY) == 0
             own_mongo.resume()
             wait_until(lambda: is_ready(client), "ready")
