@@ -30,7 +30,7 @@ TURNS = {
     r"\bas it were\b": "leave it out",
     r"\bin (?:its |the worker's |their )?hands?\b": "in flight, held, taken",
     r"\bbelie(?:ve|ves|ved|ving)\b": "code trusts, uses or accepts",
-    r"(?<!there )\b(?:is|are|was|were) none\b": "say what it is, or 'not a …'",
+    r"(?<!there )\b(?:is|are|was|were) (?-i:none)\b": "say what it is, or 'not a …'",
     r"(?<!there )\b(?:is|are|was|were) no (?!longer\b|more\b)\w+": "is not a …",
     r"\bnone of (?:ours|them is|its)\b": "say what it is not, with a verb",
     r"\b(?:so|neither|nor) (?:is|are|does|do|has|have|was|were) (?:one|that|those|what|it|they)\b": "repeat the verb",
