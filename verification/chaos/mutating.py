@@ -51,7 +51,7 @@ class Try:
 def main() -> int:
     """Hunt for the mutants that the command line names. Status 0 if each is caught within its limit."""
     parser = argparse.ArgumentParser(prog="python -m verification.chaos.mutating", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"mutants to catch: {', '.join(MUTANTS)}; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"mutants: {', '.join(MUTANTS)}; default: all")
     parser.add_argument("--seed", type=int, default=1, help="seed of each mutant's first run")
     parser.add_argument("--tries", type=int, default=1, help="tries for each mutant; each must catch it")
     wanted = parser.parse_args()
@@ -114,7 +114,7 @@ def evidence(mutant: Mutant, violations: Iterable[Violation]) -> list[Violation]
 
 
 def _first(outcome: Outcome, found: Iterable[Violation]) -> float:
-    """Return the seconds from the begin of the run to its first violation. Those of the sweep count as at its end."""
+    """Return the seconds from the begin of the run to its first violation. A violation of the sweep counts as at the run's end."""
     seen = [violation.read.ended for violation in found if violation.read is not None]
     return min([DURATION, *((each - outcome.began) / 1e9 for each in seen)])
 
