@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from verification.chaos.stack import Stack
 
 _SPARE_BYTES = 32 * 1024  # that maxmemory leaves free beyond the memory in use
-# The code of an interrupted operation. The code of a server that is not the primary, or shuts down, would not do: a
-# driver sends no command for up to ten seconds, until its monitor confirms it, which a fail point never lets happen.
+# The code of an interrupted operation. The codes for "not primary" and "shutting down" would not do: after them, a
+# driver sends no command until its monitor has seen that state. With a fail point it never sees it: ten seconds pass.
 _INTERRUPTED = 11601
 
 

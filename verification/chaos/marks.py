@@ -20,7 +20,7 @@ _DRAIN_SECONDS = 60.0
 
 
 def await_start(stack: Stack) -> None:
-    """Wait until changes are applied. Marks are set again and again: those before the change stream began never arrive.
+    """Wait until changes are applied. Marks are repeated: one from before the change stream began never arrives.
 
     Raises:
         TimeoutError: no mark was applied.

@@ -114,7 +114,7 @@ def evidence(mutant: Mutant, violations: Iterable[Violation]) -> list[Violation]
 
 
 def _first(outcome: Outcome, found: Iterable[Violation]) -> float:
-    """Return the seconds from the begin of the run to its first violation. A violation of the sweep counts as at the run's end."""
+    """Return the seconds from the run's begin to its first violation. A sweep's violation counts as the run's end."""
     seen = [violation.read.ended for violation in found if violation.read is not None]
     return min([DURATION, *((each - outcome.began) / 1e9 for each in seen)])
 

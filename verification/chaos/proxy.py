@@ -33,7 +33,7 @@ class _DetouredSocket(socket.socket):
 
 
 def detour(ports: Mapping[int, int]) -> None:
-    """Lead every new connection of this process to one of these ports of 127.0.0.1 to the port that is given for it."""
+    """Redirect new connections of this process to 127.0.0.1: from each port of the mapping to the port given for it."""
     _detours.clear()
     _detours.update(ports)
     socket.socket = _DetouredSocket  # type: ignore[misc]  # every driver creates its sockets by this name
@@ -63,7 +63,7 @@ class Proxy:
         self._ask("stall", line, stalled)
 
     def half_open(self, line: str, *, opened: bool) -> None:
-        """Begin or end letting only requests pass. The end resets every connection and drops the answers that wait."""
+        """Begin or end letting only requests pass. At the end, reset every connection and drop the waiting answers."""
         self._ask("half-open", line, opened)
 
     def count(self, line: str) -> int:

@@ -101,7 +101,7 @@ class Row:
 
     @property
     def kinds(self) -> dict[str, int]:
-        """The count of each kind of violation that the run has."""
+        """The number of violations by kind, for the kinds that the run has."""
         return {kind: count for kind in KINDS if (count := getattr(self, kind))}
 
     @property

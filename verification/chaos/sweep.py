@@ -1,4 +1,4 @@
-"""Compare every key in Redis with MongoDB, after the drain. Keys are read raw, as by other languages. Repairs nothing."""
+"""Compare every key in Redis with MongoDB after the drain. Keys are read raw, as other services do. Repairs nothing."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def judge(held: Iterable[Held], stored: Stored, leeway_ms: int) -> list[Violatio
         documents = {Kind.USER: stored.users, Kind.SESSION: stored.sessions}.get(each.kind, {})
         version = documents.get(each.key, {}).get("version")
         if each.version is not None and version is not None and each.version > version:
-            text = f"its metadata knows version {each.version}, its document has {version}: every fill is refused"
+            text = f"its metadata has version {each.version}, but its document has {version}: every fill is refused"
             found.append(Violation("markers_ahead", key, None, text))
     return found
 
@@ -199,7 +199,7 @@ def _outlives(held: Held, stored: Stored) -> str | None:
     if seconds is None:
         return None
     if held.ends is None:
-        return "never ends"
+        return "never expires"
     latest = held.now + round(seconds * 1000)
     if held.kind == Kind.SESSION and (ends := _ms(stored.sessions.get(held.key, {}).get("expires_at"))) is not None:
         latest = min(latest, ends)

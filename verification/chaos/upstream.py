@@ -32,7 +32,7 @@ def serve(pipe: Connection, board: MutableSequence[int], index: int) -> None:
 
 
 class Upstream:
-    """Changes the users, products, sessions and tokens that it owns by number. Two threads: documents, and people."""
+    """Changes the users, products, sessions and tokens that it owns by number, in two threads."""
 
     def __init__(self, board: MutableSequence[int], index: int) -> None:
         self._board = board
