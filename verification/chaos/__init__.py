@@ -1,4 +1,4 @@
-"""A fault-injection run on real servers, and the same run mutated: `make chaos SEED=7 DURATION=60`.
+"""Fault-injection runs on real servers, as shipped or with a known-bad variant: `make chaos SEED=7 DURATION=60`.
 
-May import the engine, the shop and `testkit`.
+This package may import the engine, the shop and `testkit`.
 """

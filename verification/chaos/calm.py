@@ -1,4 +1,4 @@
-"""Which reads no fault can have touched: their outages are the product's own."""
+"""Find calm reads: no fault can have touched them. An outage in a calm read is the product's own."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from verification.chaos.workload import Read
 
 _GRACE = 3_000_000_000
-"""Nanoseconds for which a fault is felt after its end: a lookup lasts 2.5 seconds at most, and then clients connect."""
+"""Nanoseconds for which readers feel a fault after its end: a lookup lasts up to 2.5 s, then clients reconnect."""
 
 _FELT = ("cache", "security", "mongo", "set", "reads", "readers-")
-"""What readers use, by how the targets' names begin. What befalls workers, relay and broker is none of theirs."""
+"""Prefixes of the targets that readers use. Readers do not feel the faults of workers, relay and broker."""
 
 
 def calm(reads: Iterable[Read], injected: Sequence[Injected]) -> tuple[int, int]:
-    """How many reads there were outside of all faults that readers feel, and how many of them had no answer."""
+    """Count the reads outside of all faults that readers feel, and those of them that got no answer."""
     felt = sorted((each.began, each.ended + _GRACE) for each in injected if _felt(each.fault))
     begins = [began for began, _ in felt]
     ends = list(accumulate((ended for _, ended in felt), max))
@@ -30,11 +30,11 @@ def calm(reads: Iterable[Read], injected: Sequence[Injected]) -> tuple[int, int]
 
 
 def _felt(fault: Fault) -> bool:
-    """Whether readers feel it. A server that was emptied answers: what it does not know, MongoDB is asked for."""
+    """Whether readers feel it. They do not feel a flush: Redis still answers, and missing keys come from MongoDB."""
     return fault.target.startswith(_FELT) and fault.kind != "flush"
 
 
 def _touched(read: Read, begins: Sequence[int], ends: Sequence[int]) -> bool:
-    """Whether a fault that began before the read's end was still felt when it began."""
+    """Whether the read overlaps a fault or the grace after it."""
     place = bisect_right(begins, read.ended)
     return place > 0 and ends[place - 1] >= read.started

@@ -1,4 +1,4 @@
-"""What the writers change: users and products, sessions and tokens; each change noted with its begin and its commit."""
+"""The changes of the writers, to users, products, sessions and tokens. Each is noted with its begin and its commit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _now_ms() -> int:
 
 
 class _Changer:
-    """Notes changes."""
+    """Base of the changers: makes changes and notes them."""
 
     def __init__(self, service: Service, tag: str, index: int, dice: random.Random, changes: list[Change]) -> None:
         self.service = service
@@ -40,7 +40,7 @@ class _Changer:
         self._changes = changes
 
     def own(self, count: int) -> int:
-        """One of this writer's own numbers below `count`; the low ones are hot."""
+        """Choose one of this writer's own numbers below `count`. Low numbers come more often."""
         numbers = range(self.index, count, load.WRITERS)
         return numbers[int(len(numbers) * self.dice.random() ** 2)]
 
@@ -55,14 +55,14 @@ class _Changer:
         acknowledged: bool = False,
         may_be_refused: bool = False,
     ) -> None:
-        """Make a change, and note it."""
+        """Make a change by calling `make`, and note it."""
         started, before = time.monotonic_ns(), _now_ms()
         refused = False
         try:
             committed = make()
         except SessionEnded:
             if not may_be_refused:
-                raise  # it had not ended: the run fails of it
+                raise  # the session had not ended: this error fails the run
             committed, refused = None, True
         told = None if self.service.series is Series.STREAM else event
         self._changes.append(
@@ -71,7 +71,7 @@ class _Changer:
 
 
 class Documents(_Changer):
-    """Users and products."""
+    """Changes users and products."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -80,14 +80,14 @@ class Documents(_Changer):
         self._states: dict[str, str | None] = {}
 
     def populate(self) -> None:
-        """A first one of each."""
+        """Create each user and product."""
         for number in range(self.index, load.USERS, load.WRITERS):
             self._change_user(load.user_id(self.tag, number))
         for number in range(self.index, load.PRODUCTS, load.WRITERS):
             self._change_product(number)
 
     def change(self) -> None:
-        """One change."""
+        """Change one user or product."""
         if self.dice.random() < 0.7:
             self._change_user(load.user_id(self.tag, self.own(load.USERS)))
         else:
@@ -121,7 +121,7 @@ class Documents(_Changer):
         if name is None:
             event = ProductChanged(product_id=key, deleted=True, name=before)
         elif before is not None and self.dice.random() < 0.03:
-            event = ProductChanged(product_id=key, name=name, version=number)  # the old one unknown: all searches go
+            event = ProductChanged(product_id=key, name=name, version=number)  # no old name: all searches are removed
         else:
             event = ProductChanged(product_id=key, name=name, previous_name=before, version=number)
         self._put(self.service.database["products"], Kind.PRODUCT, key, number, (before, name, number), event)
@@ -144,7 +144,7 @@ class Documents(_Changer):
                 return collection.delete_one(as_before, session=session).deleted_count
             if before is not None:
                 return collection.update_one(as_before, {"$set": fields}, session=session).matched_count
-            # Not an upsert with the filter on the number: that would collide with the document that is there already.
+            # The filter has no number: an upsert with one would collide with a document that is already there.
             there = collection.find_one_and_update(
                 {"_id": key}, {"$setOnInsert": fields}, {"number": 1}, upsert=True, session=session
             )
@@ -159,7 +159,7 @@ class Documents(_Changer):
 
 
 class People(_Changer):
-    """Sessions and tokens."""
+    """Changes sessions and tokens."""
 
     def __init__(
         self,
@@ -178,12 +178,12 @@ class People(_Changer):
         board[load.SESSIONS + index] = 0
 
     def populate(self) -> None:
-        """A first save of each session."""
+        """Save each session for the first time."""
         for number in range(self.index, load.SESSIONS, load.WRITERS):
             self._save(load.session_id(self.tag, number, 0))
 
     def change(self) -> None:
-        """One change."""
+        """Change one session or token."""
         if self.dice.random() < 0.35:
             self._void_token()
             return
@@ -192,7 +192,7 @@ class People(_Changer):
         if self._saves.get(key, 0) > 1 and self.dice.random() < 0.35:
             self._log_out(key)
             if self.dice.random() < 0.5:
-                self._save(key, may_be_refused=True)  # by a request that knows nothing of the logout
+                self._save(key, may_be_refused=True)  # like a request that does not know about the logout
             self._board[place] += 1
         else:
             self._save(key)
@@ -206,7 +206,7 @@ class People(_Changer):
                 try:
                     save_session(key, {"id": key, "number": number}, keeper=self.service.keeper)
                 except Unavailable:
-                    time.sleep(0.02)  # try again; it is safe
+                    time.sleep(0.02)  # a retry is safe
                 else:
                     return time.monotonic_ns()
             return None
@@ -268,7 +268,7 @@ class People(_Changer):
         self._board[place] += 1
 
     def _sign(self, event: Event, session: ClientSession | None) -> bool:
-        """What else such a transaction changes: here, a line for each, which is there once it is committed."""
+        """Insert an audit line in the event's transaction. The line exists once the transaction is committed."""
         line = {"_id": event.id}
         before = self.service.database["audit"].find_one_and_update(
             line, {"$setOnInsert": {"key": "logout"}}, upsert=True, session=session

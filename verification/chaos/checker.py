@@ -1,8 +1,8 @@
-"""Holds every read against the acknowledged versions, on one clock. No I/O.
+"""Compare every read with the acknowledged versions, on one clock. No I/O.
 
 A read that started at `t0` and ended at `t1` may have seen any state of its key from the newest that was acknowledged
-before `t0` up to the newest whose change had begun before `t1`. Anything older is *stale*; anything else is *wrong*: a
-value of another key, or one that nobody had written yet.
+before `t0` up to the newest whose change had begun before `t1`. An older state is *stale*. Any other answer is *wrong*:
+a value of another key, or a value that no writer had begun to write.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Key = tuple[str, str]
 
 
 class History:
-    """What happened to one key, as its writer and the workers saw it."""
+    """The changes and acknowledgements of one key, as its writer and the workers noted them."""
 
     def __init__(self, changes: Sequence[Change], acks: Iterable[tuple[int, int]]) -> None:
-        self.changes = list(changes)  # in the order of time
+        self.changes = list(changes)  # in order of time
         self.acks = sorted(acks)
         self._started = {change.number: change.started for change in changes}
         self._starts = [change.started for change in changes]
@@ -43,38 +43,38 @@ class History:
         self._next[0] = soonest
 
     def floor(self, at: int) -> int:
-        """The newest change that was acknowledged before `at`; 0 for none."""
+        """Return the number of the newest change that was acknowledged before `at`, or 0."""
         place = bisect_left(self._ack_times, at)
         return self._acked[place - 1] if place else 0
 
     def started_by(self, number: int, at: int) -> bool:
-        """Whether that change had begun by `at`."""
+        """Whether the change of this number had begun by `at`."""
         return number in self._started and self._started[number] <= at
 
     def states(self, floor: int, until: int) -> Iterable[tuple[int, str | int | None]]:
-        """The states that a read may have seen."""
+        """Yield each state that a read may have seen, with its number."""
         if not floor:
             yield 0, None
-        # A session may be saved, in vain, after its end has begun: its numbers are not in order.
+        # A session may be saved after its end has begun. That save has no effect, and the numbers are not in order.
         since = self._places.get(floor, 0) if self._in_order else 0
         for change in self.changes[since : bisect_right(self._starts, until)]:
             if change.number >= floor:
                 yield change.number, change.state
 
     def committed_after(self, number: int) -> int | None:
-        """When the next change but this was committed."""
+        """Return the earliest commit of a change with a higher number, or None."""
         return self._next.get(number)
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One promise that was not kept.
+    """One broken promise.
 
     Attributes:
-        kind: of `row.KINDS`.
-        key: whose.
-        read: by which read it was seen; None for none.
-        text: what is wrong with it.
+        kind: a key of `row.KINDS`.
+        key: the key that it is about.
+        read: the read that saw it; None if no read did.
+        text: what is wrong.
     """
 
     kind: str
@@ -85,14 +85,14 @@ class Violation:
 
 @dataclass(slots=True)
 class Verdict:
-    """What a run comes to.
+    """The result of a run.
 
     Attributes:
-        checked: reads that had an answer, of those that count.
-        errors: those that had none, by the type of the error.
-        violations: what was not right.
-        staleness: seconds from a commit to the last read of an older version that began after it, at most.
-        checked_after: reads for which an acknowledged version existed, so that they could have been stale.
+        checked: number of counted reads that got an answer.
+        errors: number of counted reads that got no answer, by the type of the error.
+        violations: the broken promises.
+        staleness: the longest time from a commit to the begin of a later read of an older version, in seconds.
+        checked_after: number of counted reads that could have been stale: an acknowledged version existed.
     """
 
     checked: int = 0
@@ -102,7 +102,7 @@ class Verdict:
     staleness: float = 0.0
 
     def count(self, kind: str) -> int:
-        """How many violations of one kind."""
+        """Count the violations of one kind."""
         return sum(violation.kind == kind for violation in self.violations)
 
 
@@ -110,8 +110,8 @@ class Checker:
     """Judges the reads of one run.
 
     Args:
-        changes: of all writers.
-        acks: of all workers, those of earlier runs included.
+        changes: the changes of all writers.
+        acks: the acknowledgements of all workers, including those of earlier runs.
     """
 
     def __init__(self, changes: Iterable[Change], acks: Iterable[Ack]) -> None:
@@ -146,7 +146,7 @@ class Checker:
         self.verdict = Verdict()
 
     def check(self, reads: Iterable[Read], until: int | None = None) -> None:
-        """Judge these reads, and count those that began before `until`; None: all."""
+        """Judge these reads, and count those that began before `until`. With None, count all."""
         for read in reads:
             self._counts = until is None or read.started < until
             if read.error is not None:
@@ -161,14 +161,15 @@ class Checker:
                     self._check_key(read)
 
     def check_lost(self, left: Collection[str] = ()) -> None:
-        """After everything has been applied: every change that was committed must have come by its own way.
+        """Find committed changes whose events were lost. Call this after everything has been applied.
 
-        What goes through the outbox counts as arrived when a worker has applied the outbox's own copy, and its record
-        is gone. A plain copy of it may have come as well; nobody was promised that. The change stream's events have ids
-        of their own, and go through the outbox, too: there it is one of the time at which the change was committed.
+        Every committed change must have arrived by its own way. An outbox event has arrived when a worker has applied
+        the outbox's own copy and the outbox record is gone. A plain copy may have arrived too, but plain copies are
+        not promised to arrive, so they do not count. Events of the change stream have ids of their own and go through
+        the outbox too: an event matches a change by the time of the commit.
 
         Args:
-            left: ids of the events that are in the outbox still.
+            left: ids of the events that are still in the outbox.
         """
         for key, history in self.histories.items():
             for change in history.changes:
@@ -177,11 +178,11 @@ class Checker:
                 if change.event is None:
                     first, last = change.wall
                     if not any(first <= at <= last for at in self._told[key]):
-                        self._violated("lost", key, None, f"the change stream told nobody of {change.number}")
+                        self._violated("lost", key, None, f"the change stream never reported change {change.number}")
                 elif change.event not in self._arrived:
-                    self._violated("lost", key, None, f"the outbox's event of {change.number} was never applied")
+                    self._violated("lost", key, None, f"the outbox's event of change {change.number} was never applied")
                 elif change.event in left:
-                    self._violated("lost", key, None, f"the event of {change.number} is still in the outbox")
+                    self._violated("lost", key, None, f"the event of change {change.number} is still in the outbox")
 
     def _check_key(self, read: Read) -> None:
         key = (read.kind, read.key)
@@ -190,23 +191,23 @@ class Checker:
         self.verdict.checked_after += bool(floor) and self._counts
         number = self._seen(read)
         if number is None:
-            self._violated("wrong_key", key, read, f"{read.found!r} is nothing that this key ever was")
+            self._violated("wrong_key", key, read, f"read {read.found!r}, which this key never held")
         elif number == 0:
             allowed = [seen for seen, state in history.states(floor, read.ended) if state is None]
             if not allowed:
-                self._violated("stale", key, read, f"does not exist, but {floor} was acknowledged before")
+                self._violated("stale", key, read, f"read as missing, but change {floor} was acknowledged before")
             else:
                 self._note_staleness(history, max(allowed), read)
         elif not history.started_by(number, read.ended):
-            self._violated("wrong_key", key, read, f"{number} had not begun when this read ended")
+            self._violated("wrong_key", key, read, f"change {number} had not begun when this read ended")
         elif number < floor:
-            self._violated("stale", key, read, f"{number} was read, but {floor} was acknowledged before")
+            self._violated("stale", key, read, f"read change {number}, but change {floor} was acknowledged before")
             self._note_staleness(history, number, read)
         else:
             self._note_staleness(history, number, read)
 
     def _seen(self, read: Read) -> int | None:
-        """The number of what was read; 0 for 'does not exist', None for what is of no such key."""
+        """Return the number of the change that was read; 0 if it does not exist, None for a value of another key."""
         found = read.found
         if found is None or found is False:
             return 0
@@ -229,29 +230,29 @@ class Checker:
             states = dict(history.states(floor, read.ended))
             if product not in found:
                 if all(state is not None and finds(read.key, str(state)) for state in states.values()):
-                    self._violated("stale", key, read, f"not found, but by {floor}, acknowledged before, it is")
+                    self._violated("stale", key, read, f"not found, but change {floor} was acknowledged and matches")
                 continue
             name, number = found.pop(product)
             if not finds(read.key, name):
-                self._violated("wrong_key", key, read, f"{name!r} is found by {read.key!r}")
+                self._violated("wrong_key", key, read, f"{name!r} does not match the search {read.key!r}")
             elif not history.started_by(number, read.ended):
-                self._violated("wrong_key", key, read, f"{number} had not begun when this read ended")
+                self._violated("wrong_key", key, read, f"change {number} had not begun when this read ended")
             elif number < floor:
-                self._violated("stale", key, read, f"{number} was found, but {floor} was acknowledged before")
+                self._violated("stale", key, read, f"found change {number}, but change {floor} was acknowledged before")
             elif states.get(number) != name:
-                self._violated("wrong_key", key, read, f"{number} was never called {name!r}")
+                self._violated("wrong_key", key, read, f"change {number} never had the name {name!r}")
             else:
                 self._note_staleness(history, number, read)
         self.verdict.checked_after += judged and self._counts
         for product in found:
-            self._violated("wrong_key", (Kind.PRODUCT, product), read, "a product of another run, or of none")
+            self._violated("wrong_key", (Kind.PRODUCT, product), read, "found a product that this run did not create")
 
     def _products_of(self, text: str) -> list[tuple[str, History]]:
-        """The products, with those acknowledgements that concern this search.
+        """Return the products, each with only the acknowledgements that concern this search.
 
-        An event is about the searches that its two names occur in. So what a search finds is as new as the newest
-        acknowledged event of these: with `lamp` renamed to `sofa`, and then to `vase`, the second event being applied
-        first says nothing of `lamp`.
+        An event concerns the searches that match its old or its new name. The result of a search must be as new as the
+        newest acknowledged event that concerns it. Example: `lamp` is renamed to `sofa`, then to `vase`, and the event
+        of the second change is applied first. That event does not concern a search for `lamp`.
         """
         found = self._products.get(text)
         if found is None:
@@ -278,13 +279,13 @@ class Checker:
 
 
 def _number_of(ack: Ack, changes: Sequence[Change]) -> int | None:
-    """Which change of a key an event tells of that the change stream made, or a copy; None for none of this run."""
+    """Return the number of the change that an event of the change stream, or a copy, reports; None: of another run."""
     if ack.kind in (Kind.TOKEN, Kind.SESSION):
         return {Kind.TOKEN: 1, Kind.SESSION: ENDED}[ack.kind] if changes else None
     if ack.kind == Kind.USER and ack.name is not None:
         number = ack.name.rpartition("#")[2]
         return int(number) if changes and number.isdecimal() else None
-    # By MongoDB's clock, which is this machine's: the last change that had surely been committed by then.
+    # By MongoDB's clock, which is this machine's: the last change that was certainly committed by then.
     before = [change.number for change in changes if change.wall[1] <= ack.wall]
     at = [change.number for change in changes if change.wall[0] <= ack.wall <= change.wall[1]]
     return min(at) if at else max(before, default=None)

@@ -1,4 +1,4 @@
-"""The history of one key around a violation: reads, changes, acknowledgements and faults, in the order of time."""
+"""The history of one key around a violation: reads, changes, acknowledgements and faults, in order of time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from verification.chaos.checker import Violation
     from verification.chaos.run import Outcome
 
-_AROUND = 2_000_000_000  # nanoseconds before and after
-_READS = 12  # of the key, nearest to it
+_AROUND = 2_000_000_000  # nanoseconds before and after the read
+_READS = 12  # reads of the key, those nearest to the violation
 
 
 def explain(outcome: Outcome, violation: Violation) -> str:
-    """All that is known of what led to it, a line each: milliseconds since the run's begin."""
+    """Describe what led to a violation: one line for each step, with milliseconds since the begin of the run."""
     read, (kind, key) = violation.read, violation.key
     seen_by = "" if read is None or read.key == key else f" (looking for {read.key!r})"
     head = f"seed {outcome.row.seed}: {violation.kind} {kind} {key}{seen_by}: {violation.text}"

@@ -1,4 +1,4 @@
-"""Faults, brought about."""
+"""Inject the faults of a schedule."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from verification.chaos.schedule import Fault
     from verification.chaos.stack import Stack
 
-_SPARE_BYTES = 32 * 1024  # beyond what is used, while maxmemory is small
-# As a killed operation. Not a code that says of the server that it is no primary or shuts down: while its monitor waits
-# for word of that, which a server that only pretends never sends, a driver asks it nothing, for ten seconds.
+_SPARE_BYTES = 32 * 1024  # that maxmemory leaves free beyond the memory in use
+# The code of an interrupted operation. The codes for "not primary" and "shutting down" would not do: after them, a
+# driver sends no command until its monitor has seen that state. With a fail point it never sees it: ten seconds pass.
 _INTERRUPTED = 11601
 
 
@@ -38,17 +38,17 @@ class _NotThereError(Exception):
 
 
 class _NoEffectError(Exception):
-    """There was nothing that it could befall: no such key, no server that took it."""
+    """The fault had no effect: there was no such key, or no server accepted the fail point."""
 
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """A fault that came about.
+    """A fault that was injected.
 
     Attributes:
-        fault: as scheduled.
-        began, ended: monotonic nanoseconds; the end is when what was killed runs again.
-        problem: why it did not; None where it did. (A flush of a server that is down is none.)
+        fault: the fault, as scheduled.
+        began, ended: monotonic nanoseconds. A kill ends when the killed process runs again.
+        problem: why the fault had no effect; None if it had one. A flush of a server that is down has no effect.
     """
 
     fault: Fault
@@ -58,12 +58,12 @@ class Injected:
 
 
 class Injector:
-    """Brings a schedule's faults about, each target's in a thread of its own.
+    """Injects the faults of a schedule, with one thread for each target.
 
     Args:
-        stack: whose.
-        faults: which, and when.
-        seed: for what the schedule leaves open: which keys are dropped.
+        stack: the servers and processes that the faults hit.
+        faults: the faults, with their times.
+        seed: chooses what the schedule leaves open: which keys are dropped.
     """
 
     def __init__(self, stack: Stack, faults: Sequence[Fault], seed: int) -> None:
@@ -80,16 +80,16 @@ class Injector:
         self._began = 0.0
 
     def start(self) -> None:
-        """The run has begun."""
+        """Begin to inject the faults; their times count from now."""
         self._began = time.monotonic()
         for thread in self._threads:
             thread.start()
 
     def join(self) -> None:
-        """Wait until the last fault has ended. What failing reads have not used up is taken back.
+        """Wait until the last fault has ended. Then reads fail no more, even if fewer than scheduled have failed.
 
         Raises:
-            ServerFailed, TimeoutError: what was killed did not start again, or the replica set is not in step.
+            ServerFailed, TimeoutError: a killed process did not start again, or the replica set is not in step.
         """
         for thread in self._threads:
             thread.join()
@@ -98,7 +98,7 @@ class Injector:
         self._tell_mongo({"mode": "off"})
 
     def abandon(self) -> None:
-        """Bring about no more of them; wait until those under way have ended. The run has failed already."""
+        """Inject no more faults, and wait until those under way have ended. The run has failed already."""
         self._abandoned.set()
         for thread in self._threads:
             thread.join()
@@ -159,7 +159,7 @@ class Injector:
     def _purge(self) -> None:
         try:
             self._stack.forget_messages()
-        except (OSError, AMQPError) as error:  # it has just started, and its queues have no leader yet
+        except (OSError, AMQPError) as error:  # RabbitMQ has just started, and its queues have no leader yet
             raise _NotThereError from error
 
     def _disturb(self, fault: Fault) -> None:
@@ -190,7 +190,7 @@ class Injector:
                 try:
                     for number in range(int(fault.amount)):
                         client.set(f"ballast:{number}", "." * 1000, px=1000)
-                finally:  # it may have found nothing more to evict, and refused
+                finally:  # Redis refuses the SET when it finds nothing more to evict
                     client.config_set("maxmemory", 0)
             else:
                 metadata = fault.kind == "drop-metadata"
@@ -204,7 +204,7 @@ class Injector:
                     raise _NoEffectError
 
     def _spoil_reads(self, fault: Fault) -> None:
-        """Let finds of the product's clients take long, or fail."""
+        """Make `find` commands of the product's clients slow, or make them fail."""
         which: dict[str, Any] = {"failCommands": ["find"], "appName": "cachekeeper"}
         fails = fault.kind == "fail"
         fail = {"mode": {"times": int(fault.amount)}, "data": {**which, "errorCode": _INTERRUPTED}}
@@ -212,13 +212,13 @@ class Injector:
         taken = self._tell_mongo(fail if fails else slow)
         if taken:
             time.sleep(fault.seconds)
-        if not (taken and fails):  # what nobody took, a server that is frozen reads when it is thawed
+        if not (taken and fails):  # a paused server may still read a fail point after it resumes
             self._tell_mongo({"mode": "off"})
         if not taken:
             raise _NoEffectError
 
     def _tell_mongo(self, how: Mapping[str, Any]) -> int:
-        """Set or end the failing of commands, on every server that is up; how many took it."""
+        """Set or end the fail point on every server that is up. Return how many servers accepted it."""
         taken = 0
         for server in self._stack.mongods:
             with suppress(PyMongoError), server.direct_client(serverSelectionTimeoutMS=500, timeoutMS=1000) as client:
@@ -227,7 +227,7 @@ class Injector:
         return taken
 
     def _shake(self, fault: Fault, members: ReplicaSet) -> None:
-        """What befalls a replica set."""
+        """Inject a fault of the replica set, and wait until its members are in step again."""
         match fault.kind:
             case "step-down":
                 members.step_down()
@@ -241,7 +241,7 @@ class Injector:
                 try:
                     members.lag(lagging)
                     time.sleep(fault.seconds)
-                finally:  # it may have been elected meanwhile, and fetch from nobody
+                finally:  # if it was elected meanwhile, it fetches from no other member
                     members.catch_up(lagging)
             case "roll-back":
                 members.roll_back(_doomed)
@@ -249,7 +249,7 @@ class Injector:
 
 
 def _doomed(client: MongoClient[dict[str, Any]]) -> None:
-    """Changes by a service that does not wait for a majority. Nobody is ever to see them; their versions come again."""
+    """Make changes without waiting for a majority. No read may ever see them. Later changes reuse their versions."""
     number = 900_000
     raised = {"version": {"$add": [{"$ifNull": ["$version", 0]}, 1]}, "number": number}
     database = client[DATABASE]

@@ -1,6 +1,6 @@
-"""`celery -A verification.chaos.impatient`: the worker, to which a Redis broker redelivers within seconds.
+"""`celery -A verification.chaos.impatient`: the worker, with a Redis broker that redelivers within seconds.
 
-What a killed worker held comes back after a minute otherwise, and no run is as long as that.
+By default, the messages of a killed worker come back after a minute. No run lasts that long.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from worker.celery import app
 __all__ = ["app"]
 
 VISIBILITY_SECONDS = 2
-"""Longer than nearly all work, and not than all of it: what takes longer is applied twice."""
+"""Longer than nearly every message takes. A message that takes longer is applied twice."""
 
 if not is_amqp(str(app.conf.broker_url)):
     app.conf.broker_transport_options = {

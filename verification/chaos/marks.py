@@ -1,4 +1,4 @@
-"""Marks: changes that go the way of all others, and tell when everything before them has been applied."""
+"""Marks: changes that take the same way as all others. An applied mark shows that all earlier changes are applied."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _DRAIN_SECONDS = 60.0
 
 
 def await_start(stack: Stack) -> None:
-    """Wait until changes are applied; those from before the change stream began never are.
+    """Wait until changes are applied. Marks are repeated: one from before the change stream began never arrives.
 
     Raises:
-        TimeoutError: nothing was applied.
+        TimeoutError: no mark was applied.
     """
     give_up, marks = time.monotonic() + _START_SECONDS, [_set_mark(stack)]
     again = time.monotonic() + _AGAIN_SECONDS
@@ -37,7 +37,7 @@ def await_start(stack: Stack) -> None:
 
 
 def drain(stack: Stack) -> str | None:
-    """Wait until everything that was committed has been applied; what is left, or None."""
+    """Wait until every committed change has been applied. Return what is left after the time limit, or None."""
     give_up, mark = time.monotonic() + _DRAIN_SECONDS, _set_mark(stack)
     while not _is_applied(stack, mark):
         if time.monotonic() > give_up:

@@ -1,4 +1,4 @@
-"""Known-bad variants, swapped in by the processes of a run. Each must be caught; they are no part of the product."""
+"""Known-bad variants, swapped in by the processes of a run. Runs must catch each. They are not part of the product."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One of them.
+    """One known-bad variant.
 
     Attributes:
         text: what is wrong with it.
         swap: swaps it into this process.
-        kinds: of `row.KINDS`: what it must be caught by. Anything else, a crash or a late drain, says nothing of it.
-        runs: of `mutating.DURATION` seconds, within which it must be.
-        series: where it can be caught.
-        keys: of `Kind`: whose violation it must be; empty for any key's.
+        kinds: the kinds of violation, of `row.KINDS`, that catch it. Others, as a crash or a late drain, do not count.
+        runs: at most how many runs of `mutating.DURATION` seconds it may take to catch it.
+        series: the series that can catch it.
+        keys: the kinds of key, of `Kind`, whose violations count; empty for all.
     """
 
     text: str
@@ -54,11 +54,11 @@ class Mutant:
 
 
 def _script(name: str, *swaps: tuple[str, str]) -> None:
-    """Change the source of one of the protocol's scripts."""
+    """Replace parts of the source of one of the protocol's scripts."""
     mutant = copy.copy(getattr(scripts, name))
     for good, bad in swaps:
         if good not in mutant.source:
-            raise ValueError(f"{name} has no {good!r} to change")
+            raise ValueError(f"script {name} does not contain {good!r}: adapt the mutant to it")
         mutant.source = mutant.source.replace(good, bad)
     mutant.sha = hashlib.sha1(mutant.source.encode(), usedforsecurity=False).hexdigest()
     setattr(scripts, name, mutant)
@@ -78,7 +78,7 @@ def _no_lease() -> None:
 
 
 def _counter_nonce() -> None:
-    """As a counter beside the key gives it; it begins at 1 again when Redis does, or when the metadata goes."""
+    """Take nonces from a counter in the metadata. It begins at 1 again when Redis or the metadata is lost."""
     looking, find, end = threading.local(), SyncReader.find, LeasedFlights.end
 
     def remembering(reader: SyncReader, target: Any, *arguments: Any) -> Any:
@@ -91,7 +91,7 @@ def _counter_nonce() -> None:
             return f"{key} {client.hincrby(meta_key(key), 'leases', 1)}"
 
     def ended(self: LeasedFlights, nonce: str) -> None:
-        with suppress(KeyError):  # two of the same number
+        with suppress(KeyError):  # two leases had the same number
             end(self, nonce)
 
     LeasedFlights.end = ended  # type: ignore[method-assign]
@@ -100,7 +100,7 @@ def _counter_nonce() -> None:
 
 
 def _no_marker() -> None:
-    """A change that overwrites nothing deletes the value, and leaves no word of it in the metadata."""
+    """A change that overwrites nothing deletes the value, and leaves no marker in the metadata."""
     _script(
         "_CHANGE",
         ("redis.call('HDEL', KEYS[2], 'l', 'lx', 'ax')\n", ""),
@@ -113,7 +113,7 @@ def _payload_over_anything() -> None:
 
 
 def _early_acknowledgement() -> None:
-    """Acknowledged when the work begins, not when it is done."""
+    """Acknowledge an event when its work begins, not when it is done."""
     apply, pool = applying.apply, ThreadPoolExecutor(8)
 
     def promised(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
@@ -124,8 +124,8 @@ def _early_acknowledgement() -> None:
 
 
 def _fail_open() -> None:
-    """What Redis does not know of is not blocked; nor is anything while nobody can say."""
-    ask, is_blocked = BlocklistReader._ask_redis, BlocklistReader.is_blocked  # noqa: SLF001  # what a mutant is
+    """Answer "not blocked" for a token that Redis does not hold, and for every token during an outage."""
+    ask, is_blocked = BlocklistReader._ask_redis, BlocklistReader.is_blocked  # noqa: SLF001  # as a mutant must
 
     def asked(self: BlocklistReader, key: str) -> bool | None:
         return bool(ask(self, key))
@@ -141,7 +141,7 @@ def _fail_open() -> None:
 
 
 def _reads(**options: Any) -> Callable[[], None]:
-    """Loads with other options than those that the protocol rests on."""
+    """Load with other options than the protocol needs."""
 
     def swap() -> None:
         make = DatabaseReads.__init__
@@ -156,9 +156,9 @@ def _reads(**options: Any) -> Callable[[], None]:
 
 
 def _cache_aside() -> None:
-    """What most services do: GET, load, SETEX; on a change, DEL. No lease, no version.
+    """Do as most services do: GET, load, SETEX; on a change, DEL. There is no lease and no version.
 
-    It is better than these: a deadline and *ready* are minded, and a product change finds the searches it concerns.
+    It is better than those services: it heeds deadlines and *ready*, and a product change finds its searches.
     """
     granted = "local m = {false, false, false, false}"
     _script("_ACQUIRE", ("local m = redis.call('HMGET', KEYS[2], 'l', 'lx', 'ax', 'd')", granted))
@@ -172,8 +172,8 @@ def _cache_aside() -> None:
 
 _OLD = ("stale", "stuck")
 
-# How many runs each may take is what was measured on two cores with other work on them, with a margin: one run catches
-# `counter-nonce` in about one of three tries, `fail-open` and `local-reads` in about one of two, others nearly always.
+# The numbers of runs are measured, with a margin, on two cores that had other work. One run catches `counter-nonce` in
+# about one of three tries, `fail-open` and `local-reads` in about one of two, and the others nearly always.
 
 MUTANTS = {
     "blind-fill": Mutant("a fill asks for no lease and for no version", _blind_fill, _OLD, 4),
@@ -212,6 +212,6 @@ MUTANTS = {
 
 
 def mutate(name: str | None) -> None:
-    """Swap one piece of this process; None changes nothing."""
+    """Swap the mutant of this name into this process. None changes nothing."""
     if name is not None:
         MUTANTS[name].swap()

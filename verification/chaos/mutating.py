@@ -1,4 +1,4 @@
-"""`python -m verification.chaos.mutating`: the same run with each known-bad variant; what catches it, and how soon."""
+"""`python -m verification.chaos.mutating`: run with each known-bad variant, and show what catches it and how soon."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from verification.chaos.checker import Violation
 
 DURATION = 8.0
-_APART = 1000  # between the seeds of two tries
+_APART = 1000  # distance between the first seeds of two tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Try:
 
     Attributes:
         mutant: its name.
-        seed: of its first run.
-        runs: so many it took, the one that caught it included.
-        seconds: of fault injection, until the first violation that counts; what only the sweep sees comes at the end.
-        caught: how many violations of each kind that counts; empty if it survived.
-        aborted: why runs came to no verdict. They are no catch, and count as runs.
+        seed: the seed of the first run.
+        runs: number of runs, including the one that caught it.
+        seconds: fault injection until the first violation that counts. The sweep's violations come at a run's end.
+        caught: number of violations of each kind that counts; empty if the mutant survived.
+        aborted: why runs came to no verdict. Such a run catches nothing, and counts as a run.
     """
 
     mutant: str
@@ -49,14 +49,14 @@ class Try:
 
 
 def main() -> int:
-    """Catch them."""
+    """Hunt for the mutants that the command line names. Status 0 if each is caught within its limit."""
     parser = argparse.ArgumentParser(prog="python -m verification.chaos.mutating", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(MUTANTS)}; default: all")
-    parser.add_argument("--seed", type=int, default=1, help="of the first run of each")
-    parser.add_argument("--tries", type=int, default=1, help="with so many first seeds; each must catch it")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"mutants: {', '.join(MUTANTS)}; default: all")
+    parser.add_argument("--seed", type=int, default=1, help="seed of each mutant's first run")
+    parser.add_argument("--tries", type=int, default=1, help="tries for each mutant; each must catch it")
     wanted = parser.parse_args()
     if unknown := sorted(set(wanted.names) - set(MUTANTS)):
-        parser.error(f"no mutant {', '.join(unknown)}; there are: {', '.join(MUTANTS)}")
+        parser.error(f"unknown mutant {', '.join(unknown)}; the mutants are: {', '.join(MUTANTS)}")
     tries: list[Try] = []
     servers: list[FoundServer] = []
     for name in wanted.names or MUTANTS:
@@ -72,12 +72,12 @@ def main() -> int:
 
 
 def catch(name: str, seed: int, servers: list[FoundServer]) -> Try:
-    """Run a mutant until it is caught, or has survived as many runs as it may.
+    """Run a mutant until it is caught, or until it has survived all runs of its limit.
 
     Args:
-        name: whose.
-        seed: of the first run.
-        servers: those that it ran on are added.
+        name: the mutant's name.
+        seed: the seed of the first run.
+        servers: a list; the servers that it ran on are added.
     """
     mutant, spent, runs = MUTANTS[name], 0.0, 0
     caught: dict[str, int] = {}
@@ -105,7 +105,7 @@ def catch(name: str, seed: int, servers: list[FoundServer]) -> Try:
 
 
 def evidence(mutant: Mutant, violations: Iterable[Violation]) -> list[Violation]:
-    """What a mutant must be caught by, out of what a run has broken."""
+    """Choose those violations of a run that count as catching the mutant."""
     return [
         violation
         for violation in violations
@@ -114,13 +114,13 @@ def evidence(mutant: Mutant, violations: Iterable[Violation]) -> list[Violation]
 
 
 def _first(outcome: Outcome, found: Iterable[Violation]) -> float:
-    """Seconds from the begin of the run to its first violation; what only the sweep can see comes at its end."""
+    """Return the seconds from the run's begin to its first violation. A sweep's violation counts as the run's end."""
     seen = [violation.read.ended for violation in found if violation.read is not None]
     return min([DURATION, *((each - outcome.began) / 1e9 for each in seen)])
 
 
 def figure(name: str, tries: Iterable[Try]) -> Figure:
-    """The worst of a mutant's tries, against its limit."""
+    """Make the figure of a mutant: the worst of its tries, against its limit."""
     mine, mutant = [each for each in tries if each.mutant == name], MUTANTS[name]
     limit = mutant.runs * DURATION
     survived = sum(not each.caught for each in mine)

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 _ANSWER_SECONDS = 180.0
-"""Longer than a writer tries to make its last change, and a reader to look everything up."""
+"""Longer than a writer needs to make or give up its last change, and longer than a reader needs for a sweep."""
 
 
 class Worker(WorkerProcess):
-    """Started, and not waited for: whatever it is to talk to may be away at that moment."""
+    """A worker that is started without waiting for it to be ready: the servers it needs may be down at that moment."""
 
     def _not_ready(self) -> str | None:
         return None
 
 
 class Command(ServerProcess):
-    """`cachekeeper relay` or `cachekeeper stream`, led through the proxy."""
+    """`cachekeeper relay` or `cachekeeper stream`, with its connections led through the proxy."""
 
     listens = False
 
@@ -50,7 +50,7 @@ class Command(ServerProcess):
 
 
 class Remote:
-    """A reader or writer process, to which one talks through a pipe."""
+    """A reader or writer process, controlled through a pipe."""
 
     def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -62,21 +62,21 @@ class Remote:
         other.close()
 
     def ask(self, verb: str, argument: object = None) -> Any:
-        """Have it do something, and wait for the answer."""
+        """Send a command to the process, and wait for the answer."""
         self.tell(verb, argument)
         return self.answer()
 
     def tell(self, verb: str, argument: object = None) -> None:
-        """Have it do something; `answer` is to follow."""
+        """Send a command to the process. Call `answer` next."""
         self._lock.acquire()
         self._pipe.send((verb, argument))
 
     def answer(self) -> Any:
-        """What it answered.
+        """Wait for the answer to the last command.
 
         Raises:
-            TimeoutError: it did not.
-            EOFError: it has ended.
+            TimeoutError: the process did not answer in time.
+            EOFError: the process has ended.
         """
         try:
             if not self._pipe.poll(_ANSWER_SECONDS):
@@ -86,7 +86,7 @@ class Remote:
             self._lock.release()
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._pipe.close()
         self._process.join(5)
         self._process.kill()

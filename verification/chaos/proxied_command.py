@@ -1,4 +1,4 @@
-"""`python -m verification.chaos.proxied_command VERB`: the command `cachekeeper`, by way of the proxy."""
+"""`python -m verification.chaos.proxied_command VERB`: the command `cachekeeper`, led through the proxy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A TCP proxy that delays, stalls and cuts what goes through it, in a process of its own.
+"""A TCP proxy that delays, stalls and cuts connections. It runs in a process of its own.
 
-Clients do not know of it: a process that is to be led through it maps the ports of the servers to those of the proxy
-(`detour`), below whatever its drivers have found out about hosts and ports.
+Clients do not know of the proxy. A process that is led through it calls `detour`, which maps the ports of the servers
+to those of the proxy. The mapping is at the socket, below the drivers and what they know about hosts and ports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _CHUNK = 256 * 1024
-_LINGER = struct.pack("ii", 1, 0)  # a close that resets
+_LINGER = struct.pack("ii", 1, 0)  # makes a close reset the connection
 _detours: dict[int, int] = {}
 
 
@@ -33,14 +33,14 @@ class _DetouredSocket(socket.socket):
 
 
 def detour(ports: Mapping[int, int]) -> None:
-    """From now on, connections of this process to these ports of 127.0.0.1 go to those given for them."""
+    """Redirect new connections of this process to 127.0.0.1: from each port of the mapping to the port given for it."""
     _detours.clear()
     _detours.update(ports)
-    socket.socket = _DetouredSocket  # type: ignore[misc]  # every driver makes its sockets of this name
+    socket.socket = _DetouredSocket  # type: ignore[misc]  # every driver creates its sockets by this name
 
 
 class Proxy:
-    """The handle on the proxy's process. Lines have names; each leads to one port or several."""
+    """The handle on the proxy's process. A line has a name, and leads to one or several ports."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -51,27 +51,27 @@ class Proxy:
         self._lock = threading.Lock()
 
     def lead(self, line: str, port: int) -> int:
-        """Let a line lead to a port of 127.0.0.1, too; the port at which it listens for that."""
+        """Let a line also lead to a port of 127.0.0.1. Return the port at which the line listens for it."""
         return self._ask("lead", line, port)
 
     def slow(self, line: str, milliseconds: float) -> None:
-        """Let everything take so much longer, in each direction; 0 ends it."""
+        """Delay everything by so many milliseconds in each direction. 0 ends the delay."""
         self._ask("slow", line, milliseconds)
 
     def stall(self, line: str, *, stalled: bool) -> None:
-        """Let nothing through, and lose nothing, until told otherwise."""
+        """Begin or end a stall. During it nothing passes, and nothing is lost."""
         self._ask("stall", line, stalled)
 
     def half_open(self, line: str, *, opened: bool) -> None:
-        """Let requests through, and no answers, until told otherwise: then every connection is reset, with these."""
+        """Begin or end letting only requests pass. At the end, reset every connection and drop the waiting answers."""
         self._ask("half-open", line, opened)
 
     def count(self, line: str) -> int:
-        """How many connections have been made by it."""
+        """Count the connections made through the line so far."""
         return self._ask("count", line, None)
 
     def cut(self, line: str) -> None:
-        """Reset every connection, with what is under way."""
+        """Reset every connection, and drop the data under way."""
         self._ask("cut", line, None)
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class Proxy:
 
 
 class _Line:
-    """One line: how it is now."""
+    """The present state of one line."""
 
     def __init__(self) -> None:
         self.doors: dict[int, _Door] = {}
@@ -111,12 +111,12 @@ class _Door:
 
 
 class _End:
-    """One of the two ends of a connection, with what is on its way to it."""
+    """One of the two ends of a connection, with the data on its way to it."""
 
     def __init__(self, line: _Line, sock: socket.socket, *, client: bool) -> None:
         self.line = line
         self.sock = sock
-        self.client = client  # at the other end of it; else it is the server
+        self.client = client  # whether the peer is the client; else it is the server
         self.waiting: deque[tuple[float, bytes]] = deque()
         self.other: _End = self
 
@@ -127,7 +127,7 @@ class _Server:
         self._lines: dict[str, _Line] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(pipe, selectors.EVENT_READ, None)
-        self._late: set[_End] = set()  # those to which something is on its way
+        self._late: set[_End] = set()  # ends with data on its way to them
 
     def run(self) -> None:
         while True:
@@ -176,7 +176,7 @@ class _Server:
             return
         try:
             far = socket.create_connection(("127.0.0.1", door.target), timeout=1)
-        except OSError:  # the server is down: so is the line
+        except OSError:  # the server is down, so the client is reset
             near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
             near.close()
             return

@@ -1,4 +1,4 @@
-"""A reader process: looks everything up with the shipped lookups, in several threads, and notes what it was told."""
+"""A reader process: looks up keys with the shipped lookups, in several threads, and notes the answers."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 THREADS = 6
-_BURST = 8  # lookups between two looks at the clock
+_BURST = 8  # lookups before a thread looks at the clock again
 _UNCACHED = "uncached_load"
-_PATIENCE = 0.1  # seconds that a thread may be late, and catch up
+_PATIENCE = 0.1  # seconds by which a thread may be late and still catch up
 
 
 def serve(pipe: Connection, board: Sequence[int], index: int, mutant: str | None) -> None:
-    """The process: obeys `(verb, argument)` until the pipe ends.
+    """Serve the commands `(verb, argument)` of the pipe until it ends. This function is the process.
 
     Args:
-        pipe: to whoever leads the run.
+        pipe: leads to the process that controls the run.
         board: see `workload.BOARD`.
-        index: which reader this is.
-        mutant: what is swapped for something known to be bad.
+        index: the number of this reader.
+        mutant: name of the known-bad variant to swap in, or None.
     """
     mutate(mutant)
     reader = Reader(board, index)
@@ -48,7 +48,7 @@ def serve(pipe: Connection, board: Sequence[int], index: int, mutant: str | None
 
 
 class Reader:
-    """Several threads that look up keys of one run after the other."""
+    """Several threads that look up the keys of one run, and later those of the next."""
 
     def __init__(self, board: Sequence[int], index: int) -> None:
         self._board = board
@@ -60,7 +60,7 @@ class Reader:
         self._uncached = 0
 
     def move(self, where: tuple[Mapping[str, Any], Mapping[int, int]]) -> None:
-        """Use these servers from now on, through these lines."""
+        """Use these servers from now on, through these lines of the proxy."""
         settings, ports = where
         if self._keeper is not None:
             self._keeper.close()
@@ -68,7 +68,7 @@ class Reader:
         self._keeper = Keeper(Settings(**settings))
 
     def begin(self, run: tuple[str, int, float]) -> None:
-        """Look up the keys of a run: its tag, its seed, and lookups a second."""
+        """Begin to look up the keys of a run, given its tag, its seed, and the lookups per second."""
         tag, seed, rate = run
         self._stop.clear()
         self._uncached = COUNTERS.snapshot().get(_UNCACHED, 0)
@@ -81,7 +81,7 @@ class Reader:
             thread.start()
 
     def end(self, _: None) -> tuple[list[tuple[Any, ...]], int]:
-        """Stop, and tell what was found, and how often MongoDB was asked past the cache."""
+        """Stop. Return the reads, and how many loads asked MongoDB past the cache."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -89,7 +89,7 @@ class Reader:
         return [tuple(read) for read in itertools.chain.from_iterable(self._reads)], uncached
 
     def sweep(self, keys: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
-        """Look each of these up, twice: the second time it is a hit."""
+        """Look up each of these keys twice. The second lookup is a hit."""
         return [tuple(self._read(kind, key)) for _ in range(2) for kind, key in keys]
 
     def _look_up(self, tag: str, seed: str, rate: float, reads: list[Read]) -> None:
@@ -101,7 +101,7 @@ class Reader:
             self._stop.wait(max(due - time.monotonic(), 0))
 
     def _choose(self, tag: str, dice: random.Random) -> tuple[str, str]:
-        """What to look up next: a few keys are hot."""
+        """Choose the next key to look up. A few keys are hot."""
         chance = dice.random()
         if chance < 0.42:
             return Kind.USER, load.user_id(tag, int(load.USERS * dice.random() ** 2))
@@ -122,7 +122,7 @@ class Reader:
             found, error = look_up(key, self._keeper), None
         except Unavailable as raised:
             found, error = None, type(raised).__name__
-        except Exception as raised:  # noqa: BLE001  # whatever it is: the checker counts it against the product
+        except Exception as raised:  # noqa: BLE001  # any other error: the checker counts it as a violation
             found, error = None, f"!{raised!r}"
         return Read(kind, key, started, time.monotonic_ns(), found, error)
 

@@ -1,4 +1,4 @@
-"""The figures of a series: stored after every run, so that one that is stopped has said what it found by then."""
+"""The figures of a series. They are stored after every run, so that a stopped series keeps its results so far."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _RUNS = report.RESULTS / "chaos_runs.jsonl"
 
 
 class Results:
-    """The runs at this commit, those of earlier calls included.
+    """The runs at this commit, including those of earlier calls.
 
     Args:
-        kept: whether they are stored; else they are only added up.
+        kept: whether the runs are stored; else they are only added up.
 
     Attributes:
-        commit: of the tree when the series began.
-        rows: of all runs.
+        commit: the commit of the tree when the series began.
+        rows: the rows of all runs.
     """
 
     def __init__(self, *, kept: bool) -> None:
@@ -39,14 +39,14 @@ class Results:
         self._servers: list[FoundServer] = []
 
     def add(self, row: Row, servers: Sequence[FoundServer]) -> None:
-        """Add a run, and store it. Of several of the same seed at one station, the dirtiest stands."""
+        """Add a run, and store it. If the same seed ran before at the same station, the worse run stands."""
         self._servers += [server for server in servers if server not in self._servers]
         same = [each for each in self.rows if _which(each) == _which(row)]
         self.rows = [each for each in self.rows if _which(each) != _which(row)] + [max([row, *same], key=_dirt)]
         if not self._kept:
             return
         if (now := report.commit()) != self.commit:
-            raise RuntimeError(f"the tree is {now} now, and the series began at {self.commit}: begin anew")
+            raise RuntimeError(f"the tree is now at {now}, but the series began at {self.commit}: start again")
         lines = [
             json.dumps({"commit": self.commit, **asdict(each), "bound_per_million": each.bound}) for each in self.rows
         ]
@@ -56,18 +56,18 @@ class Results:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing can be stored; None if it can."""
+        """Why the figures cannot be stored; None if they can."""
         if self._kept and self.commit.endswith("+"):
-            return "the tree has changes, so that no commit stands for what is measured: commit them, or use --dry"
+            return "the tree has uncommitted changes, and figures must belong to a commit: commit, or use --dry"
         return None
 
     @property
     def clean(self) -> bool:
-        """Whether all runs kept every promise, those of earlier calls included."""
+        """Whether all runs are clean, including those of earlier calls."""
         return all(row.clean for row in self.rows)
 
     def figures(self) -> list[Figure]:
-        """What all runs come to."""
+        """Return the figures of all runs together."""
         rows = self.rows
         reads = sum(row.reads for row in rows)
         acknowledged = sum(row.reads_after_ack for row in rows)
@@ -109,7 +109,7 @@ class Results:
             ),
         ]
         if self.clean:
-            # The rule of three: what n operations without a fault say with 95 % confidence. No more nines than that.
+            # The rule of three: n operations without a failure show, with 95 % confidence, a rate below 3/n, not less.
             found += [
                 plain("95 % bound: faulty runs", 300 / len(rows), "per hundred runs"),
                 plain(

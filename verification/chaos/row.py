@@ -1,4 +1,4 @@
-"""The figures of one run, and when they make it clean."""
+"""The figures of one run, and the conditions under which the run is clean."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ KINDS: Mapping[str, str] = {
     "unready": "runs in which Redis did not become *ready* in time after that",
     "unanswered": "lookups without an answer when nothing was going on any more",
 }
-"""The ways to break a promise: each is a count in the row of its run, of the violations of that name. None may be."""
+"""The kinds of broken promise. A run's row counts the violations of each kind; every count must be 0."""
 
 READER_THREADS = 12
-"""Of all readers: one moment without an answer is met by each of them, once."""
+"""Threads of all readers together. A single moment without an answer can cost each thread one read."""
 
 OUTAGES = 0.05
-"""Of all reads, at most. What is cached is read on while MongoDB is away, and MongoDB is asked while Redis is: a read
-has no answer only where both fail it. A run whose reads mostly fail would say nothing of staleness."""
+"""Largest share of all reads that may get no answer. Cached values are served while MongoDB is down, and MongoDB is
+asked while Redis is down, so a read gets no answer only if both fail. A run whose reads mostly fail proves nothing
+about staleness."""
 
 UNCACHED = 0.5
-"""Of all reads, at most. What MongoDB answers past the cache is never stale: a run in which Redis is left alone most
-of the time would say nothing."""
+"""Largest share of all reads that MongoDB may answer past the cache. Such an answer is never stale, so a run that
+hardly uses Redis proves nothing."""
 
 CALM_OUTAGES = 0.01
-"""Of the reads while no fault could have touched them; of few of these, one for each reader's thread. Not none: two
-shared cores may keep a server from answering within a time limit of 0.3 seconds without any fault. After the drain it
-is none: such a read is a broken promise.
+"""Largest share of the calm reads (those that no fault could touch) that may get no answer. If there are few calm
+reads, one for each reader thread is allowed. The share is above 0 because two shared cores can delay a server beyond
+its time limit of 0.3 seconds without any fault. After the drain the limit is 0: a read without an answer is then a
+broken promise.
 
-Of changes given up, none: a fault lasts 2.5 seconds at most, and a writer tries for a minute."""
+No change may be given up: a fault lasts at most 2.5 seconds, and a writer tries for a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +48,23 @@ class Row:
     """The figures of one run, as they are stored.
 
     Attributes:
-        seed, series, broker, duration: of the run.
-        operations: changes that were committed, and reads that had an answer.
-        reads, reads_after_ack: those that were checked, and those of keys with an acknowledged version among them.
-        faults: how many of each kind came about.
-        errors: reads without an answer, by the type of the error.
+        seed, series, broker, duration: those of the run.
+        operations: number of committed changes and of reads that got an answer.
+        changes: number of committed changes.
+        reads: number of checked reads.
+        reads_after_ack: number of checked reads of keys that had an acknowledged version.
+        faults: number of injected faults of each kind.
+        errors: number of reads without an answer, by the type of the error.
         stale, stuck, lost, wrong_key, untyped, block_ttls, ttls, markers_ahead, dead_letters, undrained, unready,
             unanswered: see `KINDS`.
-        uncached: questions to MongoDB past the cache, since Redis did not answer or was not *ready*.
-        given_up: changes that a writer tried to make for a minute, in vain.
-        calm_reads, calm_outages: reads while no fault could have touched them, and those that ended in a typed outage.
+        uncached: loads that asked MongoDB past the cache, because Redis did not answer or was not *ready*.
+        given_up: changes that a writer tried to make for a minute, without success.
+        calm_reads, calm_outages: reads that no fault could touch, and those of them that ended in a typed outage.
         ended: processes that ended by themselves, and were started again.
-        staleness: the longest from a commit to the last read of an older version, seconds; it was at least that.
-        recovery: from the end of the last fault until everything was applied, seconds.
-        seconds: that the run took, all told.
-        aborted: why it came to no verdict; None where it did. Then all counts are 0 and say nothing.
+        staleness: the longest time seen from a commit to a read of an older version, in seconds. A lower bound.
+        recovery: seconds from the end of the last fault until everything was applied and Redis was *ready*.
+        seconds: how long the whole run took.
+        aborted: why the run came to no verdict; None if it has one. If aborted, all counts are 0 and mean nothing.
     """
 
     seed: int
@@ -97,14 +101,14 @@ class Row:
 
     @property
     def kinds(self) -> dict[str, int]:
-        """How often each kind of promise was broken, of those that were."""
+        """The number of violations by kind, for the kinds that the run has."""
         return {kind: count for kind in KINDS if (count := getattr(self, kind))}
 
     @property
     def bound(self) -> float | None:
-        """Of a million reads that could be stale, how many may have been, with 95 % confidence: the rule of three.
+        """The 95 % upper bound of stale reads per million reads that could be stale, by the rule of three.
 
-        Rounded up. None where a promise was broken, or nothing was read.
+        Rounded up. None if the run is not clean, or if no read could be stale.
         """
         if not self.clean or not self.reads_after_ack:
             return None
@@ -112,7 +116,7 @@ class Row:
 
     @property
     def available(self) -> bool:
-        """Whether outages were no more than the faults can account for, and no change was given up."""
+        """Whether the faults can account for all outages, and no change was given up."""
         outages = sum(self.errors.values())
         return (
             not self.given_up
@@ -122,12 +126,12 @@ class Row:
 
     @property
     def enough(self) -> bool:
-        """Whether so much went on, and by way of Redis, that it says something, and no process ended by itself."""
+        """Whether enough happened, and went through Redis, to prove something; and no process ended by itself."""
         least = ((self.reads_after_ack, 100), (self.changes, 5), (sum(self.faults.values()), 1))
         asked = self.uncached <= UNCACHED * self.reads
         return not self.ended and asked and all(count >= a_second * self.duration for count, a_second in least)
 
     @property
     def clean(self) -> bool:
-        """Whether every promise was kept, by a run that could have broken one."""
+        """Whether the run kept every promise and did enough that a broken one would have shown."""
         return self.aborted is None and self.enough and self.available and not self.kinds

@@ -1,4 +1,4 @@
-"""One run: writers, readers and faults for a while, then the drain, the sweep, and the verdict."""
+"""One run: writers, readers and faults for some seconds, then the drain, the sweep, and the verdict."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from verification.chaos.workload import Ack
 
 _TAGS = itertools.count(1)
-_RATE_OF_READS = 1600.0  # a second and reader
-_RATE_OF_CHANGES = 40.0  # a second and writer
+_RATE_OF_READS = 1600.0  # per second, for each reader
+_RATE_OF_CHANGES = 40.0  # per second, for each writer
 
 
 class Asked(Protocol):
-    """A reader, as far as it is asked for its last reads."""
+    """A reader that can be asked for its last reads."""
 
     def ask(self, verb: str, argument: object = None) -> Any:
-        """Have it do something, and wait for the answer."""
+        """Send a command, and wait for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A run's figures, and all that an explanation needs."""
+    """A run's figures, and all data that an explanation needs."""
 
     row: Row
     violations: list[Violation]
@@ -54,9 +54,9 @@ class Outcome:
 
 
 def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
-    """Let a run take place, and judge it."""
+    """Carry out a run, and judge it."""
     entered, ended = time.monotonic(), len(stack.ended)
-    tag = f"{seed}x{next(_TAGS)}x"  # of its own: acknowledgements and late copies of a run before may still come
+    tag = f"{seed}x{next(_TAGS)}x"  # unique: late acknowledgements and copies of the run before may still come
     if stack.move(station):
         await_start(stack)
     _clean(stack)
@@ -79,9 +79,9 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
         recovered = time.monotonic()
         reads, uncached = _end_readers(stack)
     except Exception:
-        injector.abandon()  # or it would start again what the stack ends
+        injector.abandon()  # else it would restart processes that the stack ends
         raise
-    # Before anything is looked up again, which may repair it.
+    # Before anything is looked up again: a lookup may repair a wrong key.
     raw = sweep(stack, tag, changes, Settings.model_fields["block_leeway_seconds"].default)
     stuck = _stuck(stack, tag)
     verdict, checker = _judge(stack, changes, reads, ended_at)
@@ -89,8 +89,8 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
     violations += raw
     violations += [Violation("undrained", ("", ""), None, problem)] if problem else []
     violations += [Violation("unready", ("", BLOCKED.ready_key), None, unready)] if unready else []
-    violations += [Violation("untyped", ("", ""), None, f"a writer failed: {each}") for each in troubles]
-    violations += [Violation("stuck", ("", key), None, "is not what MongoDB has") for key in stuck]
+    violations += [Violation("untyped", ("", ""), None, f"a writer failed with {each}") for each in troubles]
+    violations += [Violation("stuck", ("", key), None, "differs from what MongoDB has") for key in stuck]
     calm_reads, calm_outages = calm(reads, injector.injected)
     letters = stack.database["dead_letters"].count_documents({})
     counts: dict[str, Any] = {kind: verdict.count(kind) for kind in KINDS if kind != "dead_letters"}
@@ -120,7 +120,7 @@ def run(stack: Stack, seed: int, duration: float, station: Station) -> Outcome:
 
 
 def _clean(stack: Stack) -> None:
-    """No trace of the run before: its documents would make searches slow."""
+    """Remove every trace of the run before. Its documents would make searches slow."""
     stack.forget_messages()
     for collection in ("users", "products", "sessions", "blocked_tokens", "dead_letters", "audit"):
         stack.database[collection].delete_many({})
@@ -142,7 +142,7 @@ def _end_writers(stack: Stack) -> tuple[list[Change], list[str]]:
 
 
 def _end_readers(stack: Stack) -> tuple[list[Read], int]:
-    """What they read, and how many questions they asked past the cache."""
+    """Return their reads, and how many loads asked MongoDB past the cache."""
     uncached = 0
     reads: list[Read] = []
     for reader in stack.readers:
@@ -155,10 +155,10 @@ def _end_readers(stack: Stack) -> tuple[list[Read], int]:
 
 
 def _judge(stack: Stack, changes: list[Change], reads: list[Read], ended_at: int) -> tuple[Verdict, Checker]:
-    """First the reads of the run, then one more of everything by each reader.
+    """Judge the reads of the run, then one more read of every key by each reader.
 
-    All are judged. Those that began after the writers had been asked to end are not counted: the longer a drain takes,
-    the more of them there are, and the less can go wrong.
+    All reads are judged. Reads that began after the writers were asked to end are not counted: a long drain adds many
+    of them, and little can go wrong then.
     """
     acks: Iterable[Ack] = read_acks(stack.new_acks())
     checker = Checker(changes, acks)
@@ -168,16 +168,16 @@ def _judge(stack: Stack, changes: list[Change], reads: list[Read], ended_at: int
     last, unanswered = last_reads(stack.readers, wanted)
     checker.check([*reads, *last], ended_at)
     checker.verdict.violations += [
-        Violation("unanswered", (read.kind, read.key), read, f"a last read, with nothing going on: {read.error}")
+        Violation("unanswered", (read.kind, read.key), read, f"no answer after all faults and changes: {read.error}")
         for read in unanswered
     ]
     return checker.verdict, checker
 
 
 def last_reads(readers: Iterable[Asked], wanted: Sequence[tuple[str, str]]) -> tuple[list[Read], list[Read]]:
-    """What each reader finds, and those of it that have no answer.
+    """Return the last reads of each reader, and those of them that got no answer.
 
-    The readers are impatient, and a machine that others use may stop for a moment: what fails is asked a second time.
+    The readers' time limits are short, and a shared machine may stop for a moment: a failed read is repeated once.
     """
     last: list[Read] = []
     unanswered: list[Read] = []
@@ -191,7 +191,7 @@ def last_reads(readers: Iterable[Asked], wanted: Sequence[tuple[str, str]]) -> t
 
 
 def _stuck(stack: Stack, tag: str) -> list[str]:
-    """Keys of this run whose value is not what MongoDB has."""
+    """Return the keys of this run whose value differs from what MongoDB has."""
     settings = Settings(
         redis_url=stack.cache.url,
         security_redis_url=stack.security.url,
@@ -207,12 +207,12 @@ def _stuck(stack: Stack, tag: str) -> list[str]:
     finally:
         keeper.close()
     wrong = [key for each in found for key in (*each.wrong, *each.unsettled)]
-    # A copy of an event of the run before may still have been in some worker's hands when its documents were removed.
+    # A copy of an event of the run before may have been in flight when that run's documents were removed.
     return [key for key in wrong if key.startswith(SEARCH.template.prefix) or f":{tag}" in key]
 
 
 def _last_fault(injected: Iterable[Injected], otherwise: float) -> float:
-    """When the last fault ended, by the monotonic clock, in seconds."""
+    """Return when the last fault ended, in seconds of the monotonic clock."""
     return max((each.ended / 1e9 for each in injected), default=otherwise)
 
 

@@ -1,4 +1,4 @@
-"""Which fault comes when: a pure function of seed, duration and station, so that a seed replays it."""
+"""The times of the faults: a pure function of seed, duration and station, so that a seed replays them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Series(StrEnum):
-    """How changes become events, and on which MongoDB."""
+    """How changes become events, and which MongoDB is used."""
 
     OUTBOX = "outbox"
     STREAM = "stream"
@@ -17,11 +17,11 @@ class Series(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Station:
-    """Where a run takes place.
+    """The servers and the series of a run.
 
     Attributes:
         series: how changes become events.
-        rabbit: whether RabbitMQ is the broker; else a Redis with an append-only file, written at every command.
+        rabbit: whether RabbitMQ is the broker. Else it is a Redis that writes its append-only file at every command.
     """
 
     series: Series
@@ -29,7 +29,7 @@ class Station:
 
     @property
     def broker(self) -> str:
-        """Its name, as rows have it."""
+        """The broker's name in a row."""
         return "rabbitmq" if self.rabbit else "redis"
 
 
@@ -39,10 +39,10 @@ class Fault:
 
     Attributes:
         at: seconds from the begin of the run.
-        target: what it happens to.
-        kind: what happens.
-        seconds: how long it lasts; 0 for what is over at once.
-        amount: milliseconds, a count or a share: what the kind says.
+        target: the server, process, line or data that it hits.
+        kind: what happens to the target.
+        seconds: how long it lasts; 0 if it is over at once.
+        amount: milliseconds, a count or a share, depending on the kind.
     """
 
     at: float
@@ -54,7 +54,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One kind of fault of a target: how likely beside the others, how long, how much."""
+    """One kind of fault of a target: its weight among the others, and the ranges of its length and amount."""
 
     name: str
     weight: float
@@ -69,16 +69,17 @@ _LINES = (
     _Kind("half-open", 1, (0.1, 0.9)),
     _Kind("cut", 2),
 )
-# Slow loads are what most races need.
+# Most races need slow loads.
 _LOADS = (_Kind("slow", 10, (0.8, 2.5), (40, 400)), *_LINES[1:])
 _LOADING = ("readers-mongo", "workers-mongo")
 _CLEAR = 0.1  # seconds between two faults of one target
 _FIRST = 0.4  # seconds before the first
 _QUIET = 0.5  # seconds without a new one at the end
-# Mean seconds between two faults by which the cache forgets, in turn from seed to seed. Races between fills and what
-# is forgotten need many; a wrong value that is to be met later, or to be swept up at the end, must be left in peace.
+# Mean seconds between two faults that make the cache lose keys; the seeds take them in turn. Races between fills and
+# lost keys need many such faults. But a wrong value must survive until a later read or the sweep sees it.
 _FORGETTING_GAPS = (10.0, 0.1, 1.0)
-_FORGETTING = {("cache", "kill"), ("security", "kill"), ("security", "flush")}  # all at once: neither has any file
+# These lose all keys at once: neither server has a file.
+_FORGETTING = {("cache", "kill"), ("security", "kill"), ("security", "flush")}
 
 LINES = (
     *("readers-cache", "readers-security", "readers-mongo"),
@@ -87,26 +88,26 @@ LINES = (
         "writers-security",
         "writers-mongo",
         "writers-broker",
-    ),  # they look up no name, so that no line leads to the cache
+    ),  # writers look up no name, so they have no line to the cache
     *("relay-mongo", "relay-broker", "stream-mongo"),
 )
-"""The connections that go through the proxy: all that processes of the product and of its users have to servers."""
+"""The connections that go through the proxy: all that the product's processes and its users have to servers."""
 
 
 def remembers(seed: int) -> bool:
-    """Whether Redis forgets nothing more from the middle of the run on: three seeds in six, with each of the gaps."""
+    """Whether Redis loses no keys in the second half of the run: three seeds in six, one with each gap."""
     return seed // len(_FORGETTING_GAPS) % 2 == 1
 
 
 def spares_readers(seed: int) -> bool:
-    """Whether no fault befalls the readers' own lines and loads, so that many of their reads are calm: one in four."""
+    """Whether no fault hits the readers' own lines and loads, so that many reads are calm: one seed in four."""
     return seed % 4 == 3
 
 
 def _targets(seed: int, station: Station) -> dict[str, tuple[float, tuple[_Kind, ...]]]:
-    """By target: mean seconds between two faults, and the kinds."""
+    """Return for each target the mean seconds between two faults, and the kinds of fault."""
     broker = (
-        # It takes seconds to start empty: a purge loses what waits.
+        # RabbitMQ would take seconds to start empty, so a purge loses the waiting messages instead.
         (_Kind("kill", 1, (0.1, 0.4)), _Kind("stop", 5, (0.2, 1.5)), _Kind("purge", 4))
         if station.rabbit
         else (_Kind("kill", 3, (0.1, 0.6)), _Kind("stop", 4, (0.2, 1.5)), _Kind("lose", 2, (0.1, 0.4)))
@@ -117,9 +118,9 @@ def _targets(seed: int, station: Station) -> dict[str, tuple[float, tuple[_Kind,
         "relay": (15, _PROCESS),
         "broker": (14, broker),
         "cache": (8, (_Kind("kill", 3, (0.05, 0.6)), _Kind("stop", 2, (0.1, 0.8)))),
-        # Rather flushed than killed: a client that has lost its server asks MongoDB for a while, whatever Redis holds.
+        # Flushed more often than killed: after a kill, clients ask MongoDB for a while and do not use Redis.
         "security": (3, (_Kind("kill", 3, (0.05, 0.6)), _Kind("stop", 2, (0.1, 0.8)), _Kind("flush", 6))),
-        # What the cache forgets: everything, what a small maxmemory drives out, or values and metadata one by one.
+        # The cache loses all keys, those that a small maxmemory evicts, or single values or metadata.
         "keys": (
             _FORGETTING_GAPS[seed % len(_FORGETTING_GAPS)],
             (
@@ -133,15 +134,15 @@ def _targets(seed: int, station: Station) -> dict[str, tuple[float, tuple[_Kind,
         "events": (0.6, (_Kind("again", 3, amount=(5, 60)), _Kind("again-one-by-one", 1, amount=(3, 12)))),
     }
     if station.series is Series.STREAM:
-        del targets["events"]  # a copy would stand in for what the stream has lost
+        del targets["events"]  # a copy would hide an event that the stream has lost
         targets["stream"] = (8, _PROCESS)
     if station.series is Series.REPLICAS:
         targets["set"] = (
             2,
             (
                 _Kind("step-down", 2),
-                # Shorter than an election takes, less a heartbeat. One that is replaced meanwhile would answer what
-                # waits in its sockets before it learns of it: outside of what is promised
+                # Shorter than an election less a heartbeat. A primary that is replaced meanwhile would answer the
+                # commands that wait in its sockets before it learns of its successor. That case is not promised
                 # (`verification.rollbacks.deposed`).
                 _Kind("stop-primary", 1, (0.2, 0.6)),
                 _Kind("lag", 2, (0.5, 2)),
@@ -159,12 +160,12 @@ def _targets(seed: int, station: Station) -> dict[str, tuple[float, tuple[_Kind,
 
 
 def schedule(seed: int, duration: float, station: Station) -> tuple[Fault, ...]:
-    """The faults of one run, in order of time. Those of one target never overlap.
+    """Return the faults of one run, in order of time. The faults of one target never overlap.
 
     Args:
-        seed: the run's.
-        duration: seconds that the run lasts.
-        station: where it takes place.
+        seed: the seed of the run.
+        duration: how many seconds the run lasts.
+        station: the station of the run.
     """
     faults: list[Fault] = []
     for target, (gap, kinds) in _targets(seed, station).items():
@@ -172,7 +173,7 @@ def schedule(seed: int, duration: float, station: Station) -> tuple[Fault, ...]:
         at = _FIRST + dice.expovariate(1 / gap)
         while at < duration - _QUIET:
             kind = dice.choices(kinds, [each.weight for each in kinds])[0]
-            # Rather short than long: with the square most are near the lower end.
+            # The square makes most faults short and small: near the lower end of the range.
             seconds, amount = (low + (high - low) * dice.random() ** 2 for low, high in (kind.seconds, kind.amount))
             seconds = min(seconds, max(duration - _QUIET - at, kind.seconds[0]))
             faults.append(Fault(round(at, 3), target, kind.name, round(seconds, 3), round(amount, 3)))
@@ -183,19 +184,19 @@ def schedule(seed: int, duration: float, station: Station) -> tuple[Fault, ...]:
 
 
 def _forgets(fault: Fault) -> bool:
-    """Whether Redis holds less after it."""
+    """Whether the fault makes Redis lose keys."""
     return fault.target == "keys" or (fault.target, fault.kind) in _FORGETTING
 
 
-_TURN = 5  # runs that follow one another at one station: moving costs some seconds
+_TURN = 5  # successive runs at one station: a move to another takes some seconds
 
 
 def station_of(seed: int, series: str) -> Station:
-    """Where the run with this seed takes place.
+    """Return the station of the run with this seed.
 
     Args:
-        seed: the run's.
-        series: the name of one, or `all` for all of them in turn.
+        seed: the seed of the run.
+        series: the name of a series, or `all` for all of them in turn.
     """
     turn = seed // _TURN
     if series == "all":
@@ -206,5 +207,5 @@ def station_of(seed: int, series: str) -> Station:
             Station(Series.REPLICAS),
         )
         return stations[turn % len(stations)]
-    # One turn in four with RabbitMQ.
+    # One turn in four uses RabbitMQ.
     return Station(Series(series), rabbit=turn % 4 == 3)

@@ -1,4 +1,4 @@
-"""Runs one after the other: one that aborts is noted, and the next one goes on with servers of its own."""
+"""Carry out runs one after the other. A run that aborts is noted, and the next run starts with new servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Closing(Protocol):
-    """What has to be closed: a stack."""
+    """Something that must be closed: a stack."""
 
     def close(self) -> None:
         """End everything."""
@@ -27,16 +27,16 @@ def play(
     run: Callable[[S, int], None],
     abort: Callable[[S | None, int, str], None],
 ) -> None:
-    """Let a run take place for each seed.
+    """Carry out a run for each seed.
 
     Args:
-        seeds: of the runs.
+        seeds: the seeds of the runs.
         start: starts servers and processes, which serve until a run aborts.
-        run: one run, and what is made of its outcome.
-        abort: told of the servers (None: they did not start), the seed and the reason. They are closed afterwards.
+        run: carries out one run and uses its outcome.
+        abort: called with the servers (None: they did not start), the seed and the reason. Then the servers are closed.
 
     Raises:
-        Exception: there were no servers to begin with, so that no run could take place.
+        Exception: the first servers did not start, so that no run could take place.
     """
     stack: S | None = start()
     try:
@@ -44,7 +44,7 @@ def play(
             try:
                 stack = stack or start()
                 run(stack, seed)
-            except Exception as error:  # noqa: BLE001  # whatever it is: the run has no verdict, and that is stored
+            except Exception as error:  # noqa: BLE001  # after any error the run has no verdict, and that is stored
                 abort(stack, seed, reason_of(error))
                 _close(stack)
                 stack = None
@@ -56,12 +56,12 @@ def _close(stack: S | None) -> None:
     if stack is not None:
         try:
             stack.close()
-        except Exception as error:  # noqa: BLE001  # what is left of it ends with this process, by its guardian
-            print(f"the servers did not end as they should: {reason_of(error)}", flush=True)
+        except Exception as error:  # noqa: BLE001  # the guardian ends the rest together with this process
+            print(f"the servers did not close cleanly: {reason_of(error)}", flush=True)
 
 
 def reason_of(error: BaseException) -> str:
-    """The last line of an error's traceback, and where it was raised; no directories, which differ between machines."""
+    """Return an error's last line and where it was raised, without directories, which differ between machines."""
     *_, last = traceback.format_exception_only(error)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""

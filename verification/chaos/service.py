@@ -1,4 +1,4 @@
-"""The clients of a writer, and how it brings a change and its event into MongoDB."""
+"""A writer's clients, and its transactions that bring a change and its event into MongoDB."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from cachekeeper.model.events import Event
 
 GIVE_UP_SECONDS = 60.0
-"""After which a change is given up, which no run should see."""
+"""Seconds after which a writer gives up a change. In a clean run this never happens."""
 
 _LIMIT_SECONDS = 3.0  # for one attempt
-_COPIES = 150  # events of which plain copies may be published again
+_COPIES = 150  # number of recent events whose plain copies may be published again
 
 
 class Service:
-    """One writer's way to the servers: the shipped functions with their own keeper, and transactions."""
+    """One writer's access to the servers: a keeper for the shipped functions, and transactions."""
 
     def __init__(self, series: Series, settings: Mapping[str, Any]) -> None:
         self.series = series
@@ -51,15 +51,15 @@ class Service:
     def commit(
         self, change: Callable[[ClientSession | None], object], done: Callable[[], bool], *events: Event
     ) -> int | None:
-        """Make a change, with its events where they go through the outbox; again until it is certain to have been made.
+        """Make a change, together with its outbox events. Repeat until it is certain that the change was made.
 
         Args:
-            change: changes the document if it is as it was before; true if it was.
-            done: whether a majority has the change.
-            events: what is told of it. The change stream tells it by itself.
+            change: changes the document if it is still in its former state; returns whether it was.
+            done: returns whether a majority has the change.
+            events: the change's events, for the outbox. The change stream makes events by itself.
 
         Returns:
-            When MongoDB had acknowledged it; None: it was given up.
+            When MongoDB had acknowledged the change, in monotonic nanoseconds. None: the change was given up.
         """
         give_up = time.monotonic() + GIVE_UP_SECONDS
         while time.monotonic() < give_up:
@@ -67,7 +67,7 @@ class Service:
                 with pymongo.timeout(_LIMIT_SECONDS):
                     if self._attempt(change, events) or done():
                         committed = time.monotonic_ns()
-                        if self.series is not Series.STREAM:  # there, nothing else may stand in for the stream
+                        if self.series is not Series.STREAM:  # a copy would hide an event that the stream loses
                             self.copies.extend(events)
                             self._publish_too(events)
                         return committed
@@ -90,9 +90,10 @@ class Service:
             return session.with_transaction(both)
 
     def _publish_too(self, events: tuple[Event, ...]) -> None:
-        """Half of the outbox's events do not wait for the relay: they are published as well, right after their change.
+        """Publish half of the outbox's events also directly, right after their change, without the relay.
 
-        What is acknowledged a few milliseconds after its commit leaves loads little time to be as new as they must be.
+        Such an event is acknowledged a few milliseconds after its commit. That is the hardest case for loads: they have
+        little time to become as new as they must be.
         """
         if random.random() < 0.5 and self._publishing.acquire(blocking=False):
             self._pool.submit(self._publish, events)
@@ -101,12 +102,12 @@ class Service:
         try:
             self.publisher.publish_many(events)
         except Unavailable:
-            pass  # the broker is away; the relay will do it
+            pass  # the broker is unavailable; the relay will publish them
         finally:
             self._publishing.release()
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         self._pool.shutdown()
         self.publisher.close()
         self.keeper.close()

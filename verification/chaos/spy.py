@@ -1,6 +1,6 @@
-"""Loaded into every worker by `CACHEKEEPER_MODULES`: notes when the writes for an event have returned.
+"""Note when the writes for an event have returned. Every worker loads this module by `CACHEKEEPER_MODULES`.
 
-It also leads the worker's connections through the proxy. Nothing of the product changes, unless a mutant is asked for.
+It also leads the worker's connections through the proxy. Only a named mutant changes the product's behaviour.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ MUTANT = "CHAOS_MUTANT"
 
 
 class _Record(dict[str, Any]):
-    """An event's body, which came as a record of the outbox."""
+    """The body of an event that came as a record of the outbox."""
 
 
 class _Told(list["Command"]):
-    """An event's commands, which know the event, and whether it came as a record of the outbox."""
+    """An event's commands, with the event, and whether it came as a record of the outbox."""
 
     def __init__(self, commands: Sequence[Command], event: Event, *, outbox: bool) -> None:
         super().__init__(commands)
@@ -49,11 +49,11 @@ class _Told(list["Command"]):
 
 
 class Spy:
-    """Looks on where messages are read, decoded and applied.
+    """Watches the functions that read, decode and apply messages.
 
     Args:
-        write: takes lines of the journal.
-        clock: monotonic nanoseconds.
+        write: writes lines to the journal.
+        clock: returns monotonic nanoseconds.
     """
 
     def __init__(self, write: Callable[[str], object], clock: Callable[[], int] = time.monotonic_ns) -> None:
@@ -62,19 +62,19 @@ class Spy:
         self._local = threading.local()
 
     def watch(self) -> None:
-        """Get in where the worker finds these."""
+        """Replace the watched functions where the worker looks them up."""
         self._watch_messages()
         self._watch_writes()
 
     def _watch_messages(self) -> None:
-        """By which way an event came, its message says: a plain copy leaves its record of the outbox where it is."""
+        """Mark the events whose message came from the outbox. A plain copy leaves its record in the outbox."""
         make, decode, commands_of, local = EventMessage.__init__, Registry.decode, Registry.commands, self._local
 
         def made(
             self: EventMessage,
-            id: str,  # noqa: A002  # the field's name
+            id: str,  # noqa: A002  # the name of the field
             events: Sequence[object],
-            outbox: bool = False,  # noqa: FBT001, FBT002  # as the dataclass has it
+            outbox: bool = False,  # noqa: FBT001, FBT002  # as in the dataclass
             failures: Failures | None = None,
         ) -> None:
             marked = [_Record(body) if outbox and isinstance(body, dict) else body for body in events]
@@ -93,9 +93,9 @@ class Spy:
         Registry.commands = commands  # type: ignore[method-assign]
 
     def _watch_writes(self) -> None:
-        """An event is acknowledged when the last of its own writes has returned, whatever else its batch has to do.
+        """Note when the last of an event's own writes has returned: then it is acknowledged, even if its batch goes on.
 
-        A later time would excuse a stale read that falls between. Writes of one pipeline return together.
+        A later time would excuse a stale read in between. The writes of one pipeline return together.
         """
         apply, guard, local, clock = applying.apply, applying._Plan._guard, self._local, self._clock  # noqa: SLF001
 
@@ -110,14 +110,14 @@ class Spy:
         def applied(keeper: Keeper, batch: Sequence[Sequence[Command]]) -> list[Applied]:
             local.returned = {}
             results = apply(keeper, batch)
-            at = clock()  # of what had nothing to write to Redis
+            at = clock()  # for events that wrote nothing to Redis
             told = [
                 ack
                 for commands, result in zip(batch, results, strict=True)
                 if result.error is None and isinstance(commands, _Told)
                 for ack in _acks(commands, local.returned.get(id(result), at))
             ]
-            # One write to the file for a batch: a process that is killed leaves whole lines.
+            # One write to the file for each batch, so that a killed process leaves only whole lines.
             self._write("".join(f"{json.dumps(ack)}\n" for ack in told))
             return results
 
@@ -126,7 +126,7 @@ class Spy:
 
 
 def register(_: Registry) -> None:
-    """Nothing is registered; the worker imports this module for its own sake."""
+    """Start the spy. It registers nothing; the worker calls this function in every module that it imports."""
     mutate(os.environ.get(MUTANT))
     if ports := os.environ.get(PORTS):
         detour({int(port): to for port, to in json.loads(ports).items()})
@@ -154,5 +154,5 @@ def _acks(told: _Told, at: int) -> Iterator[Ack]:
 
 
 def read_acks(text: str) -> list[Ack]:
-    """What workers have written."""
+    """Parse the lines that workers have written to their journals."""
     return [Ack(*json.loads(line)) for line in text.splitlines()]

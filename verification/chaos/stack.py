@@ -1,4 +1,4 @@
-"""The servers and processes of a series. They stay up from run to run; what a run's faults ended is started again."""
+"""The servers and processes of a series. They stay up from run to run; those that a fault ended are started again."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ TIMES: Mapping[str, float] = {
     "negative_ttl_seconds": 5.0,
     "outbox_retry_seconds": 0.5,
 }
-"""Settings of all processes: short, so that a run meets many of these limits."""
+"""Settings of all processes. The times are short, so that a run reaches these limits often."""
 
-_APP = "verification.chaos.impatient"  # named, not imported: it asks for the settings of a worker
+_APP = "verification.chaos.impatient"  # a name and not an import: importing it needs the settings of a worker
 
 
 @contextmanager
@@ -49,14 +49,14 @@ def _channel(broker: RabbitServer) -> Iterator[Any]:
 
 
 class Stack:
-    """All of it.
+    """All servers and processes of a series.
 
     Args:
-        mutant: what workers and readers swap for something known to be bad.
+        mutant: name of the known-bad variant that workers and readers swap in, or None.
 
     Attributes:
-        directory: logs and journals, until `close`.
-        ended: processes that ended by themselves, and how; each was started again.
+        directory: holds logs and journals until `close`.
+        ended: processes that ended by themselves, and how. Each was started again.
     """
 
     def __init__(self, mutant: str | None = None) -> None:
@@ -94,7 +94,7 @@ class Stack:
         self.mongo = MongoServer(
             guardian,
             find_mongod(),
-            # What may be made to fail, and how soon a transaction of a client that is gone makes way.
+            # Fail points need test commands. A transaction whose client is gone must end soon: it blocks others.
             parameters={"enableTestCommands": 1, "transactionLifetimeLimitSeconds": 5},
             database=DATABASE,
             name="mongodb",
@@ -111,43 +111,43 @@ class Stack:
 
     @property
     def broker(self) -> RedisServer | RabbitServer:
-        """The broker of the station."""
+        """The broker of the present station."""
         if self._station is not None and self._station.rabbit and self._rabbit is not None:
             return self._rabbit
         return self.redis_broker
 
     @property
     def client(self) -> pymongo.MongoClient[dict[str, Any]]:
-        """A client of the MongoDB of the station."""
-        assert self._client is not None, "the stack has not been moved anywhere yet"
+        """A client of the present station's MongoDB."""
+        assert self._client is not None, "the stack has no station yet: call move first"
         return self._client
 
     @property
     def series(self) -> Series:
-        """How changes become events, here and now."""
+        """How changes become events at the present station."""
         return Series.OUTBOX if self._station is None else self._station.series
 
     @property
     def database_server(self) -> MongoServer | ReplicaSet:
-        """The MongoDB of the station."""
+        """The MongoDB of the present station."""
         if self._station is not None and self._station.series is Series.REPLICAS and self.members is not None:
             return self.members
         return self.mongo
 
     @property
     def mongods(self) -> Sequence[MongoServer]:
-        """Its members."""
+        """The members of the present station's MongoDB."""
         server = self.database_server
         return server.members if isinstance(server, ReplicaSet) else [server]
 
     @property
     def found(self) -> list[FoundServer]:
-        """The programs, with their versions."""
+        """The server programs, with their versions."""
         rabbit = [] if self._rabbit is None else [self._rabbit.found]
         return [self.cache.found, self.mongo.found, *rabbit]
 
     def move(self, station: Station) -> bool:
-        """Bring workers, readers and writers to a station, unless they are there; whether they were not."""
+        """Bring workers, readers and writers to a station. Return False if they were already there."""
         if station == self._station:
             return False
         self._end_processes()
@@ -167,7 +167,7 @@ class Stack:
             self.database.create_collection(collection, changeStreamPreAndPostImages={"enabled": True})
         for collection in ("outbox", "change_streams", "dead_letters", "audit"):
             self.database.drop_collection(collection)
-        # Made before any transaction is under way, of which MongoDB would else ask that it be run again.
+        # Before any transaction is under way: else MongoDB would tell the client to run that transaction again.
         self.database["outbox"].create_index("due_at")
         settings = {
             "redis_url": self.cache.url,
@@ -184,9 +184,10 @@ class Stack:
         return True
 
     def _lines(self, who: str) -> dict[int, int]:
-        """The ports of the servers whose lines go through the proxy, and where each line begins.
+        """Map the ports of the servers to the ports of the proxy where the lines begin.
 
-        Those of a replica set too: a driver goes by the names that the members have told it, and below it are these.
+        This also works for a replica set: the driver uses the addresses that the members report, and the mapping is
+        below the driver.
         """
         servers: dict[str, Sequence[ServerProcess]] = {
             "cache": [self.cache],
@@ -231,7 +232,7 @@ class Stack:
                 process.kill()
 
     def process(self, target: str) -> ServerProcess:
-        """A server or process by the name that faults know."""
+        """Return a server or process by its name as a fault's target."""
         servers: dict[str, ServerProcess] = {
             "cache": self.cache,
             "security": self.security,
@@ -243,12 +244,12 @@ class Stack:
 
     @contextmanager
     def tending(self, target: str) -> Iterator[None]:
-        """Keep the supervisor off a process meanwhile."""
+        """Keep the supervisor from starting this process during the block."""
         with self._tended.setdefault(target, threading.Lock()):
             yield
 
     def _supervise(self) -> None:
-        """Start again what has ended by itself, as whatever runs such processes in production does."""
+        """Start processes again that have ended by themselves, as a supervisor in production does."""
         while not self._closing.wait(0.1):
             for name, process in list(self._processes.items()):
                 lock = self._tended.setdefault(name, threading.Lock())
@@ -261,7 +262,7 @@ class Stack:
                         lock.release()
 
     def waiting(self) -> int:
-        """Messages that wait in the broker's queue, or, in a Redis, are in a worker's hands or were when it died."""
+        """Count the messages in the broker's queue. A Redis also counts those in flight, even if their worker died."""
         if isinstance(self.broker, RabbitServer):
             with _channel(self.broker) as channel:
                 return int(channel.queue_declare(QUEUE, passive=True).message_count)
@@ -269,7 +270,7 @@ class Stack:
             return int(client.llen(QUEUE)) + int(client.hlen(UNACKED))
 
     def new_acks(self) -> str:
-        """What workers have noted since the last call."""
+        """Return what workers have noted in their journals since the last call."""
         texts = []
         for path in sorted(self.journals.iterdir()):
             with path.open() as file:
@@ -279,7 +280,7 @@ class Stack:
         return "".join(texts)
 
     def forget_messages(self) -> None:
-        """Empty the broker; a Redis of unacknowledged messages, too, which RabbitMQ leaves to their workers."""
+        """Empty the broker's queue. In a Redis, also drop messages in flight; RabbitMQ leaves those to the workers."""
         if isinstance(self.broker, RabbitServer):
             with _channel(self.broker) as channel:
                 channel.queue_purge(QUEUE)
@@ -288,7 +289,7 @@ class Stack:
                 client.delete(QUEUE, UNACKED, UNACKED_INDEX)
 
     def keep_logs(self) -> Path:
-        """Copy logs and journals to a directory that stays."""
+        """Copy logs and journals to a directory that outlives the stack. Return the directory."""
         kept = Path(tempfile.mkdtemp(prefix="cachekeeper-chaos-"))
         members = [] if self.members is None else [member.log for member in self.members.members]
         for path in [*self.directory.glob("*.log"), *self.journals.iterdir(), *members]:
@@ -302,7 +303,7 @@ class Stack:
         self.close()
 
     def close(self) -> None:
-        """End everything."""
+        """End all servers and processes."""
         self._closing.set()
         if self._supervisor.is_alive():
             self._supervisor.join()

@@ -1,4 +1,4 @@
-"""After the drain: every key in Redis, read raw as services in other languages do, against MongoDB. Repairs nothing."""
+"""Compare every key in Redis with MongoDB after the drain. Keys are read raw, as other services do. Repairs nothing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from verification.chaos.workload import Change
 
 TOLERANCE_MS = 2000
-"""Between the end of a block in Redis and its document's. The script adds to a clock that it reads before the server's
-command does; between the two the server may be frozen, for no longer than that. The leeway is 30 times as long."""
+"""Milliseconds that may lie between the end of a block in Redis and the end that its document says. The script reads
+the clock before the server's command does. In between the server may be paused, for no longer than this. The leeway is
+30 times as long."""
 
 _LOOKS = 6
-_GRACE_SECONDS = 0.5  # a last copy of an event may be in some worker's hands
-_READY_SECONDS = 30.0  # the blocklist is looked at every second, its pauses in an outage are of 5 s at most
+_GRACE_SECONDS = 0.5  # a last copy of an event may be in flight
+_READY_SECONDS = 30.0  # the blocklist is checked every second; in an outage it pauses at most 5 s
 
 _VIEWS: Mapping[str, Template] = {
     Kind.USER: USER_NAME.template,
@@ -43,14 +44,14 @@ _LIVES: Mapping[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What Redis holds for one key.
+    """The content of Redis for one key.
 
     Attributes:
-        kind, key: as of a read.
-        raw: what a plain GET answers; None for nothing, an error for a key of another type.
-        version: in the metadata; None for none.
-        ends: when the key ends, milliseconds since 1970; None: never, or it is not there.
-        now: by Redis's clock, the same.
+        kind, key: as in a read.
+        raw: the answer of a plain GET; None for no value, an error for a key of another type.
+        version: the version in the metadata, or None.
+        ends: when the key expires, in milliseconds since 1970; None: never, or there is no such key.
+        now: the time of Redis's clock, in milliseconds since 1970.
     """
 
     kind: str
@@ -63,7 +64,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What MongoDB holds: documents by `_id`, of those that are looked up."""
+    """The documents of MongoDB that are looked up, by `_id`."""
 
     users: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     products: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -72,24 +73,24 @@ class Stored:
 
 
 def await_ready(stack: Stack) -> str | None:
-    """Wait until Redis says that it holds all blocks; what is wrong, or None."""
+    """Wait until Redis is *ready*: it holds all blocks. Return the problem if it is not in time, else None."""
     give_up = time.monotonic() + _READY_SECONDS
     with stack.security.client() as client:
         while not client.exists(BLOCKED.ready_key):
             if time.monotonic() > give_up:
-                return f"Redis was not ready within {_READY_SECONDS:g} s of the drain"
+                return f"Redis was not *ready* within {_READY_SECONDS:g} s after the drain"
             time.sleep(0.02)
     return None
 
 
 def sweep(stack: Stack, tag: str, changes: Sequence[Change], leeway: float) -> list[Violation]:
-    """What is wrong with the keys of one run at each of several looks.
+    """Return the violations in the keys of one run that are there at each of several looks.
 
     Args:
-        stack: whose.
-        tag: the run's.
-        changes: of its writers.
-        leeway: seconds that a block outlasts its token.
+        stack: the servers.
+        tag: the tag of the run.
+        changes: the changes of the run's writers.
+        leeway: seconds by which a block outlasts its token.
     """
     found: dict[tuple[str, tuple[str, str]], Violation] = {}
     for look in range(_LOOKS):
@@ -105,7 +106,7 @@ def sweep(stack: Stack, tag: str, changes: Sequence[Change], leeway: float) -> l
 
 
 def judge(held: Iterable[Held], stored: Stored, leeway_ms: int) -> list[Violation]:
-    """What is wrong with these keys."""
+    """Return the violations in these keys."""
     found: list[Violation] = []
     for each in held:
         key = (each.kind, each.key)
@@ -118,57 +119,57 @@ def judge(held: Iterable[Held], stored: Stored, leeway_ms: int) -> list[Violatio
         documents = {Kind.USER: stored.users, Kind.SESSION: stored.sessions}.get(each.kind, {})
         version = documents.get(each.key, {}).get("version")
         if each.version is not None and version is not None and each.version > version:
-            text = f"its metadata knows version {each.version}, its document has {version}: every fill is refused"
+            text = f"its metadata has version {each.version}, but its document has {version}: every fill is refused"
             found.append(Violation("markers_ahead", key, None, text))
     return found
 
 
 def judge_committed(changes: Iterable[Change], stored: Stored) -> list[Violation]:
-    """Whether MongoDB has each block that was committed, for as long as it was asked for, and the end of each session.
+    """Return violations: committed blocks that MongoDB lacks or ends too soon, and session ends that it lacks.
 
-    A session that has ended in Redis alone looks right, until that Redis is flushed.
+    A session that has ended only in Redis looks right until that Redis is flushed.
     """
     found: list[Violation] = []
     for change in changes:
         if change.kind == Kind.SESSION and change.number == ENDED and change.committed is not None:
             document = stored.sessions.get(change.key)
             if document is None or document.get("ended_at") is None or document.get("data") is not None:
-                text = "has ended, and its document says nothing of that"
+                text = "the session has ended, but its document does not say so"
                 found.append(Violation("lost", (Kind.SESSION, change.key), None, text))
         if change.kind == Kind.TOKEN and change.committed is not None:
-            # Whole seconds, taken before the change began by less than one.
+            # The expiry was computed in whole seconds, less than one second before the change began.
             least = (change.wall[0] // 1000 - 1 + BLOCK_SECONDS) * 1000
             ends = _ms(stored.blocks.get(change.key, {}).get("expires_at"))
             if ends is None or ends < least:
-                text = f"its document ends at {ends}, and was to stand until {least}"
+                text = f"its document ends at {ends}, but the block must last until {least}"
                 found.append(Violation("block_ttls", (Kind.TOKEN, change.key), None, text))
     return found
 
 
 def _wrong_value(held: Held, stored: Stored) -> str | None:
-    """What a plain GET tells that MongoDB does not."""
+    """Return how the answer of a plain GET differs from MongoDB, or None."""
     if held.kind == Kind.TOKEN:
         there, wanted = held.raw is not None, held.key in stored.blocks
-        return None if there == wanted else f"blocked in {'Redis' if there else 'MongoDB'} alone"
+        return None if there == wanted else f"blocked only in {'Redis' if there else 'MongoDB'}"
     if held.raw is None:
         return None
     try:
         value = _value(held)
     except ValueError:
-        return f"a plain GET answers {held.raw!r}, which is no such value"
+        return f"a plain GET answers {held.raw!r}, which is not a value of its view"
     truth = _truth(held, stored)
     return None if value == truth else f"a plain GET answers {value!r}, MongoDB has {truth!r}"
 
 
 def _value(held: Held) -> object:
     if not isinstance(held.raw, bytes):
-        raise ValueError("it is of another type")  # noqa: TRY004  # of Redis's, not Python's
+        raise ValueError("the key has another Redis type")  # noqa: TRY004  # a Redis type, not a Python type
     text = held.raw.decode()
     return text if held.kind == Kind.USER else json.loads(text)
 
 
 def _truth(held: Held, stored: Stored) -> object:
-    """What the value has to be, by the harness's own reading of the documents."""
+    """Compute the right value from the documents, without the product's code."""
     match held.kind:
         case Kind.USER:
             return stored.users.get(held.key, {}).get("name")
@@ -183,22 +184,22 @@ def _truth(held: Held, stored: Stored) -> object:
 def _wrong_end(held: Held, stored: Stored, leeway_ms: int) -> str | None:
     document = stored.blocks.get(held.key)
     if document is None:
-        return None  # that is told already
+        return None  # `_wrong_value` reports it
     ends = _ms(document.get("expires_at"))
     wanted = None if ends is None else ends + leeway_ms
     if held.ends is None or wanted is None:
-        return None if held.ends is wanted else f"ends in Redis at {held.ends}, was to at {wanted}"
+        return None if held.ends is wanted else f"ends in Redis at {held.ends}, but must end at {wanted}"
     late = held.ends - wanted
     return None if abs(late) <= TOLERANCE_MS else f"ends {abs(late)} ms too {'late' if late > 0 else 'soon'}"
 
 
 def _outlives(held: Held, stored: Stored) -> str | None:
-    """Whether a value lives longer than its view's values, or a session longer than its document."""
+    """Return how a value outlives its view's TTL, or a session its document; else None."""
     seconds = _LIVES.get(held.kind)
     if seconds is None:
         return None
     if held.ends is None:
-        return "never ends"
+        return "never expires"
     latest = held.now + round(seconds * 1000)
     if held.kind == Kind.SESSION and (ends := _ms(stored.sessions.get(held.key, {}).get("expires_at"))) is not None:
         latest = min(latest, ends)
@@ -224,7 +225,7 @@ def _held(stack: Stack, tag: str, stored: Stored) -> list[Held]:
             if server is stack.security:
                 mine |= {(Kind.TOKEN, part) for part in stored.blocks}
             wanted = sorted(mine)
-            pipe = client.pipeline(transaction=True)  # one moment for all of them
+            pipe = client.pipeline(transaction=True)  # so that all answers are of one moment
             pipe.time()
             for kind, part in wanted:
                 key = _VIEWS[kind].key(part)
@@ -242,7 +243,7 @@ def _held(stack: Stack, tag: str, stored: Stored) -> list[Held]:
 
 
 def _read_key(key: str) -> tuple[str, str]:
-    """Which view's it is, and of what; the empty text for none of them."""
+    """Return the kind and the id of a key, or two empty texts for a key of no view."""
     for kind, template in _VIEWS.items():
         if key.startswith(template.prefix) and key.endswith(template.suffix):
             return kind, key[len(template.prefix) : len(key) - len(template.suffix)]
@@ -250,5 +251,5 @@ def _read_key(key: str) -> tuple[str, str]:
 
 
 def _is_of(tag: str, kind: str, part: str) -> bool:
-    """Whether it is of this run: a late copy of the run before may have left a key whose document has been removed."""
+    """Whether the key is of this run. A late copy of the run before may have left a key without a document."""
     return kind == Kind.SEARCH or (bool(kind) and part.startswith(tag))

@@ -1,4 +1,4 @@
-"""The fault-injection run, short (`make chaos` is the long one), and two variants that it must catch."""
+"""Short fault-injection runs, and two known-bad variants that they must catch. `make chaos` does the long runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
-def stack(redis_found: FoundServer, mongo_found: FoundServer) -> Iterator[Stack]:  # noqa: ARG001  # which must be there
+def stack(redis_found: FoundServer, mongo_found: FoundServer) -> Iterator[Stack]:  # noqa: ARG001  # must exist
     with Stack() as stack:
         yield stack
 
@@ -29,13 +29,13 @@ def broken(outcome: Outcome) -> str:
 
 @pytest.mark.parametrize("series", [Series.OUTBOX, Series.STREAM])
 def test_no_promise_is_broken(stack: Stack, series: Series) -> None:
-    """One run is enough for what must have happened, unless the machine stands still for much of it.
+    """Usually one run does everything that must happen, unless the machine stands still for much of it.
 
-    No run may break a promise. That too little went on, or that outages took long, a machine may be the cause of: then
-    other runs must do better.
+    No run may break a promise. A slow machine can be the cause if too little happened or outages lasted long. Then up
+    to three more runs must make up for it.
     """
     idle = "writers-broker" if series is Series.STREAM else "stream-mongo"
-    unused = set(LINES) - {idle}  # by none of which a fault has hit anything
+    unused = set(LINES) - {idle}  # lines that no connection has used yet
     reads = changes = faults = clean = 0
     for seed in range(1, 5):
         outcome = run(stack, seed, SECONDS, Station(series))
@@ -50,16 +50,16 @@ def test_no_promise_is_broken(stack: Stack, series: Series) -> None:
         if clean and reads > 300 and changes > 50 and faults > 10 and not unused:
             return
     pytest.fail(
-        f"too little has happened: {reads} reads, {changes} changes, {faults} faults; never used: {unused}; "
-        f"{clean} runs were clean; the last was {outcome.row}"
+        f"too little happened: {reads} reads, {changes} changes, {faults} faults; lines never used: {unused}; "
+        f"{clean} runs were clean; the last run: {outcome.row}"
     )
 
 
 @pytest.mark.parametrize("name", ["payload-over-anything", "early-acknowledgement"])
 def test_a_known_bad_variant_is_caught(redis_found: FoundServer, mongo_found: FoundServer, name: str) -> None:  # noqa: ARG001
-    """Within three runs. One run of this length caught the first in 15 of 16 tries, the second in 16 of 16.
+    """Each is caught within three runs. One run of this length caught the first in 15 of 16 tries, the second in 16.
 
-    That was on two cores with other work on them: three in a row miss the first once in some four thousand times.
+    That was on two cores that had other work. Three runs in a row miss the first about once in four thousand times.
     """
     with Stack(name) as stack:
         for seed in range(1, 4):

@@ -1,4 +1,4 @@
-"""Outages that no fault accounts for, and changes that were given up, spoil a run."""
+"""Outages that no fault accounts for, and changes that were given up, make a run not clean."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_redis_that_was_emptied_answers() -> None:
 
 
 class Reader:
-    """Has no answer for a user so many times."""
+    """A reader that gets no answer for a user so many times."""
 
     def __init__(self, **fails: int) -> None:
         self.fails = fails

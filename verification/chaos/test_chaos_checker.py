@@ -1,4 +1,4 @@
-"""The checker of the fault-injection run sees what it is there for."""
+"""The checker of the fault-injection runs finds each kind of violation that it must find."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MS = 1_000_000
 
 
 def change(kind: str, key: str, number: int, state: str | int | None, at: float, event: str | None = None) -> Change:
-    """Committed a millisecond after its begin."""
+    """Make a change that is committed a millisecond after its begin."""
     wall = (int(at), int(at) + 1)
     return Change(kind, key, number, state, int(at * MS), int((at + 1) * MS), wall, event or f"{key} {number}")
 
@@ -52,11 +52,11 @@ def test_reads_after_the_end_of_the_writers_are_judged_and_not_counted() -> None
     [
         (None, 5, []),
         ("u #1", 10, []),
-        ("u #1", 9.5, []),  # it began while the read went on
-        ("u #1", 5, ["wrong_key"]),  # nobody had begun to write it
+        ("u #1", 9.5, []),  # the change began during the read
+        ("u #1", 5, ["wrong_key"]),  # no writer had begun to write it
         (None, 16, ["stale"]),
         ("u #1", 16, []),
-        ("u #1", 24, []),  # the second is committed, and not acknowledged
+        ("u #1", 24, []),  # the second is committed but not acknowledged
         ("u #1", 26, ["stale"]),
         ("u #2", 26, []),
         ("u #2", 36, ["stale"]),
@@ -87,7 +87,7 @@ def test_an_older_event_that_is_acknowledged_later_takes_nothing_back() -> None:
         (None, 31, []),
         (("s", 2), 31, []),
         (("s", 2), 36, ["stale"]),
-        (("s", 3), 38, ["stale"]),  # saved in vain
+        (("s", 3), 38, ["stale"]),  # that save had no effect
         (("other", 2), 26, ["wrong_key"]),
     ],
 )
@@ -125,8 +125,8 @@ VASE = change(Kind.PRODUCT, "p", 3, "Vase p0", 30)
         ("p0", (("p", "Sofa p0", 2),), 36, ["stale"]),
         ("p0", (("p", "Vase p0", 2),), 36, ["stale"]),
         ("p0", (("p", "Vase p0", 3),), 36, []),
-        ("p0", (("p", "Vase p0", 2),), 26, ["wrong_key"]),  # never called so
-        ("sofa", (("p", "Lamp p0", 1),), 12, ["wrong_key"]),  # not found by that
+        ("p0", (("p", "Vase p0", 2),), 26, ["wrong_key"]),  # never had this name
+        ("sofa", (("p", "Lamp p0", 1),), 12, ["wrong_key"]),  # the name does not match the text
         ("p0", (("p", "Lamp p0", 1), ("q", "Lamp p1", 1)), 16, ["wrong_key"]),
     ],
 )
@@ -137,7 +137,7 @@ def test_a_search(text: str, found: object, at: float, kinds: list[str]) -> None
 
 
 def test_a_search_is_as_new_as_the_events_about_it() -> None:
-    # Of the lamp that became a sofa and then a vase, the second event says nothing of lamps.
+    # The lamp became a sofa and then a vase. The event of the second change does not concern lamps.
     verdict = judged(
         (LAMP, SOFA, VASE), (ack(LAMP, 15), ack(VASE, 35)), read(Kind.SEARCH, "lamp", (("p", "Lamp p0", 1),), 40)
     )
@@ -165,8 +165,8 @@ def lost(changes: tuple[Change, ...], acks: tuple[Ack, ...], left: tuple[str, ..
 
 def test_what_was_committed_and_never_applied_is_lost() -> None:
     assert lost(NAMES, ACKS) == []
-    assert lost(NAMES, ACKS[:2]) == ["the outbox's event of 3 was never applied"]
-    assert lost(NAMES, (ACKS[0], ACKS[2])) == ["the outbox's event of 2 was never applied"]
+    assert lost(NAMES, ACKS[:2]) == ["the outbox's event of change 3 was never applied"]
+    assert lost(NAMES, (ACKS[0], ACKS[2])) == ["the outbox's event of change 2 was never applied"]
     assert lost((FIRST, SECOND, GONE._replace(committed=None)), ACKS[:2]) == []
 
 
@@ -177,14 +177,14 @@ def test_a_plain_copy_is_no_proof_that_the_outbox_delivered() -> None:
 
 
 def test_an_event_that_stays_in_the_outbox_has_not_arrived() -> None:
-    assert lost(NAMES, ACKS, ("u 2",)) == ["the event of 2 is still in the outbox"]
+    assert lost(NAMES, ACKS, ("u 2",)) == ["the event of change 2 is still in the outbox"]
 
 
 def test_the_change_stream_must_tell_of_every_change() -> None:
     told = tuple(each._replace(event=None) for each in NAMES)
     acks = tuple(replaced._replace(event=f"stream {place}") for place, replaced in enumerate(ACKS))
     assert lost(told, acks) == []
-    assert lost(told, acks[1:]) == ["the change stream told nobody of 1"], "although later ones arrived"
+    assert lost(told, acks[1:]) == ["the change stream never reported change 1"], "although later events arrived"
     assert len(lost(told, tuple(each._replace(outbox=False) for each in acks))) == 3
 
 

@@ -1,4 +1,4 @@
-"""A fault that could befall nothing is none: it is not counted, and befalls nobody later."""
+"""A fault that finds no target has no effect: it is not counted, and does not act later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Mongod:
-    """Takes commands, or is away."""
+    """A server that accepts commands, or is down."""
 
     def __init__(self, *, up: bool) -> None:
         self.up = up
@@ -56,7 +56,7 @@ class Cache:
 
 
 class Stack:
-    """What these faults need of one."""
+    """The parts of a stack that these faults need."""
 
     def __init__(self, *, mongods: tuple[Mongod, ...] = (), cache: Cache | None = None) -> None:
         self.mongods = mongods
@@ -64,7 +64,7 @@ class Stack:
 
 
 def problem(stack: Stack, fault: Fault) -> str | None:
-    injector = Injector(stack, [fault], 1)  # type: ignore[arg-type]  # as much of it as is used
+    injector = Injector(stack, [fault], 1)  # type: ignore[arg-type]  # the parts that are used
     injector.start()
     injector.join()
     (injected,) = injector.injected
@@ -76,7 +76,7 @@ def test_reads_are_spoiled_where_one_server_took_it(kind: str) -> None:
     fault = Fault(0, "reads", kind, 0.01, 5)
     away, up = Mongod(up=False), Mongod(up=True)
     assert problem(Stack(mongods=(away,)), fault) == "_NoEffectError"
-    assert away.told[1:] == ["off", "off"], "once more than at the end: it may have been frozen, and read it later"
+    assert away.told[1:] == ["off", "off"], "off at once, not only at the end: a paused server may read it later"
     assert problem(Stack(mongods=(away, up)), fault) is None
 
 

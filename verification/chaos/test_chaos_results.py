@@ -1,4 +1,4 @@
-"""What a fault-injection run stores, and when a run and a mutant count."""
+"""The stored rows of fault-injection runs, and the conditions under which a run or a mutant counts."""
 
 from __future__ import annotations
 
@@ -94,6 +94,6 @@ def test_the_issue_s_mutants_are_there() -> None:
 def test_a_mutant_follows_the_scripts_that_it_changes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     originals = {script: getattr(scripts, script) for script in ("_ACQUIRE", "_CHANGE", "_FILL")}
     for script, original in originals.items():
-        monkeypatch.setattr(scripts, script, original)  # so that it is put back
+        monkeypatch.setattr(scripts, script, original)  # so that the original comes back afterwards
     MUTANTS[name].swap()
     assert any(getattr(scripts, script).sha != original.sha for script, original in originals.items())

@@ -1,4 +1,4 @@
-"""The schedule of the fault-injection run: a seed replays its faults, and enough of each kind comes."""
+"""The schedule of the fault-injection run: a seed replays its faults, and each kind comes often enough."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def test_a_seed_replays_its_faults(station: Station) -> None:
 
 
 def test_a_seed_replays_its_faults_in_another_process() -> None:
-    """Nothing of it hangs on the hashes of this process, and a change of the schedule is seen here.
+    """The schedule does not depend on this process's hashes. The golden value shows every change of the schedule.
 
-    One that is meant changes the golden figure: then no older run can be replayed by its seed any more.
+    If a change is intended, update the golden value. Older runs can then no longer be replayed by their seeds.
     """
     code = "from verification.chaos.test_chaos_schedule import fingerprint; print(fingerprint(7))"
     found = {
@@ -51,7 +51,7 @@ def test_a_seed_replays_its_faults_in_another_process() -> None:
 
 
 def fingerprint(seed: int) -> str:
-    """Of the schedules of a seed and of the three after it, at all stations: of each kind of run."""
+    """Hash the schedules of a seed and of the three after it, at all stations: all kinds of runs."""
     schedules = [
         [asdict(fault) for fault in schedule(each, 8, station)]
         for each in range(seed, seed + 4)
@@ -92,7 +92,7 @@ def test_keys_are_dropped_often_in_some_runs_and_seldom_in_others() -> None:
         sum(each.target == "keys" for each in schedule(seed, 60, Station(Series.OUTBOX))) for seed in (60, 61, 62)
     ]
     assert counts[0] < 15 < counts[2] < 100 < counts[1]
-    for turn in range(0, 60, 5):  # whoever stays at one station for five runs meets both
+    for turn in range(0, 60, 5):  # five runs at one station include both
         assert {remembers(seed) for seed in range(turn, turn + 5)} == {True, False}
         assert any(spares_readers(seed) for seed in range(turn, turn + 5))
 
@@ -106,7 +106,7 @@ def test_readers_are_spared_in_every_fourth_run(station: Station) -> None:
 
 
 def test_enough_is_scheduled_in_the_mildest_run() -> None:
-    """More than `Row.enough` asks for: some will find nothing that they could befall."""
+    """More faults than `Row.enough` needs, because some will find no target."""
     assert min(len(schedule(seed, 8, station)) for seed in range(200) for station in STATIONS) >= 12
 
 
@@ -151,7 +151,7 @@ def test_twenty_runs_meet_all_series() -> None:
 
 
 def test_a_redis_broker_redelivers_within_a_run() -> None:
-    """To the workers of these runs, that is; the product's own wait for a minute. RabbitMQ redelivers at once."""
+    """This holds for the workers of these runs. The product's workers wait a minute. RabbitMQ redelivers at once."""
     code = "from {} import app; print((app.conf.broker_transport_options or {{}}).get('visibility_timeout'))"
 
     def seconds(module: str, broker: str) -> str:
@@ -167,7 +167,3 @@ def test_a_redis_broker_redelivers_within_a_run() -> None:
     assert seconds("worker.celery", "redis://127.0.0.1:1") == "60"
     assert seconds("verification.chaos.impatient", "redis://127.0.0.1:1") == "2"
     assert seconds("verification.chaos.impatient", "amqp://127.0.0.1:1") == "None"
-
-
-# --- what is stored -------------------------------------------------------------------------------------------------
-# --- the checker ----------------------------------------------------------------------------------------------------

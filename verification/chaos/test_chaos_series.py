@@ -1,4 +1,4 @@
-"""A series of fault-injection runs: one that aborts is stored, is not clean, and the next one goes on."""
+"""A series of fault-injection runs: an aborted run is stored and is not clean, and the next run takes place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Servers:
 
 @dataclass
 class Series:
-    """Runs that fail for some seeds, and what is made of them."""
+    """A series whose runs fail for some seeds, and its results."""
 
     failing: dict[int, BaseException]
     results: Results = field(default_factory=lambda: Results(kept=False))
@@ -64,7 +64,7 @@ def test_a_run_that_aborts_is_a_row_with_its_reason_and_the_next_one_goes_on() -
     assert rows[1].aborted.startswith("TimeoutError: no change was applied (test_chaos_series.py:")
     assert not series.results.clean
     assert figure(series.results, "aborted") == 1
-    assert len(series.started) == 2, "what is left of a run that aborted serves no other"
+    assert len(series.started) == 2, "servers of an aborted run serve no other run"
     assert all(servers.closed for servers in series.started)
 
 
@@ -124,7 +124,7 @@ def test_a_runs_bound_is_the_rule_of_three_over_reads_that_could_be_stale() -> N
 
 
 def test_what_the_page_quotes_is_a_series_of_the_asked_for_size() -> None:
-    """A shorter one may be measured; it is not to be committed over the long one."""
+    """You may measure a shorter series, but do not commit it over the long one."""
     stored = json.loads((ROOT / "benchmarks/results/chaos.json").read_text("utf-8"))
     found = {each["figure"]: each["value"] for each in stored["figures"]}
     assert found["runs, each with a seed of its own"] >= 200

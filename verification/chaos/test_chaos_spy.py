@@ -1,4 +1,4 @@
-"""What the spy in the workers of a fault-injection run notes: how an event came, and when its own writes returned."""
+"""The notes of the spy in the workers of a fault-injection run: how an event came, and when its writes returned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PRODUCT = ProductChanged(product_id="p", name="Lamp")
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The journal of a spy that looks on; afterwards it is gone."""
+    """The journal of a watching spy. The spy is removed after the test."""
     monkeypatch.setattr(EventMessage, "__init__", EventMessage.__init__)
     monkeypatch.setattr(Registry, "decode", Registry.decode)
     monkeypatch.setattr(Registry, "commands", Registry.commands)
@@ -43,7 +43,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def in_turn(_: object, batch: Sequence[Sequence[Command]]) -> list[Applied]:
-    """Apply a batch as the product does, but for the writes: those of each event return after those of the last."""
+    """Apply a batch as the product does, but let the writes of the events return one event after the other."""
     results = [Applied() for _ in batch]
     for commands, result in zip(batch, results, strict=True):
         with applying._Plan._guard([result]):
@@ -65,7 +65,7 @@ def registry() -> Registry:
 
 
 def arrive(registry: Registry, *parcels: EventMessage) -> None:
-    """What a worker does with messages."""
+    """Do with messages what a worker does: decode, handle and apply them."""
     batch = [registry.commands(registry.decode(body)) for parcel in parcels for body in parcel.events]
     apply: Callable[..., Any] = processor.apply  # type: ignore[attr-defined]
     apply(None, batch)

@@ -1,4 +1,4 @@
-"""The sweep of a fault-injection run sees each thing that it is there for, in keys that are made up."""
+"""The sweep of a fault-injection run finds each kind of violation that it must find, in made-up keys."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BLOCK = RIGHT[-1]
 
 
 def kinds(*held: Held, stored: Stored = STORED) -> list[str]:
-    """What is said of these, of which all but blocks end soon."""
+    """Return the kinds of the violations in these keys. All keys except blocks are given an early end."""
     ending = [each if each.kind == Kind.TOKEN else replace(each, ends=1) for each in held]
     return [violation.kind for violation in judge(ending, stored, LEEWAY_MS)]
 

@@ -1,4 +1,4 @@
-"""A writer process: an upstream service that changes what it owns, and notes each change and its commit."""
+"""A writer process: an upstream service that changes its own documents, and notes each change and its commit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def serve(pipe: Connection, board: MutableSequence[int], index: int) -> None:
-    """The process: obeys `(verb, argument)` until the pipe ends; see `readers.serve`."""
+    """Serve the commands `(verb, argument)` of the pipe until it ends. See `readers.serve`."""
     upstream = Upstream(board, index)
     while True:
         try:
@@ -32,7 +32,7 @@ def serve(pipe: Connection, board: MutableSequence[int], index: int) -> None:
 
 
 class Upstream:
-    """Changes the users, products, sessions and tokens whose number is its own, each kind in a thread."""
+    """Changes the users, products, sessions and tokens that it owns by number, in two threads."""
 
     def __init__(self, board: MutableSequence[int], index: int) -> None:
         self._board = board
@@ -44,7 +44,7 @@ class Upstream:
         self._errors: list[str] = []
 
     def move(self, where: tuple[Series, Mapping[str, Any], Mapping[int, int]]) -> None:
-        """Use these servers from now on, through these lines."""
+        """Use these servers from now on, through these lines of the proxy."""
         series, settings, ports = where
         if self._service is not None:
             self._service.close()
@@ -52,7 +52,7 @@ class Upstream:
         self._service = Service(series, settings)
 
     def begin(self, run: tuple[str, int, float]) -> None:
-        """Change the keys of a run: its tag, its seed, and changes a second."""
+        """Begin to change the keys of a run, given its tag, its seed, and the changes per second."""
         tag, seed, rate = run
         assert self._service is not None
         self._stop.clear()
@@ -68,11 +68,11 @@ class Upstream:
             thread.start()
 
     def again(self, what: tuple[int, bool]) -> None:
-        """Publish plain copies of so many old events, shuffled: in one message, or each in one of its own."""
+        """Publish plain copies of so many old events, shuffled: in one message, or each in its own message."""
         threading.Thread(target=self._publish_copies, args=what, daemon=True).start()
 
     def end(self, _: None) -> tuple[list[tuple[Any, ...]], list[str]]:
-        """Finish what is under way; tell what was changed, and what went wrong."""
+        """Finish the changes under way. Return the changes and the errors."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -86,7 +86,7 @@ class Upstream:
                 change()
                 due = max(due + 1 / rate, time.monotonic() - 0.1)
                 self._stop.wait(max(due - time.monotonic(), 0))
-        except Exception as error:  # noqa: BLE001  # told at the end of the run, which it fails
+        except Exception as error:  # noqa: BLE001  # reported at the end of the run, which then fails
             self._errors.append(repr(error))
 
     def _publish_copies(self, count: int, one_by_one: bool) -> None:  # noqa: FBT001
@@ -95,5 +95,5 @@ class Upstream:
         random.shuffle(copies)
         batches = [[copy] for copy in copies[:count]] if one_by_one else [copies[:count]]
         for batch in filter(None, batches):
-            with suppress(Unavailable):  # a broker that is away; nobody was promised these
+            with suppress(Unavailable):  # the broker is unavailable; copies are not promised to arrive
                 self._service.publisher.publish_many(batch)

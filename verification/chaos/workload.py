@@ -1,4 +1,4 @@
-"""What is changed and looked up. Every value names its key and its number, so that any answer can be judged."""
+"""The keys and values that writers change and readers look up. Each value names its key and number, to be judged."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ READERS = 2
 
 WORDS = ("lamp", "desk", "sofa", "vase", "bulb")
 TEXTS = (*WORDS, *(f"p{number}" for number in range(PRODUCTS)), "LAMP desk")
-"""What is searched for."""
+"""The texts that readers search for."""
 
 ENDED = 1_000_000
-"""The number of a session's end: above that of every save."""
+"""The number of a session's end. It is higher than the number of every save."""
 
 BLOCKED = "blocked"
-"""The state of a token that is void."""
+"""The state of a blocked token."""
 
 BLOCK_SECONDS = 2 * 3600
-"""From the change that voids a token until it expires by itself. (A copy that is published later says an hour less.)"""
+"""Seconds from the change that blocks a token until the token expires. (A copy published later says an hour less.)"""
 
 BOARD = SESSIONS + WRITERS
-"""Numbers that writers share with readers: the generation of each session, how many tokens each writer has voided."""
+"""Count of the numbers that writers share with readers: each session's generation, and each writer's blocked tokens."""
 
 
 def user_id(tag: str, number: int) -> str:
@@ -38,7 +38,7 @@ def product_id(tag: str, number: int) -> str:
 
 
 def session_id(tag: str, number: int, generation: int) -> str:
-    """The id of a session. One that has ended never comes back: the next generation does."""
+    """The id of a session. An ended session never comes back; the next generation takes its place."""
     return f"{tag}s{number}.{generation}"
 
 
@@ -63,7 +63,7 @@ def finds(text: str, name: str) -> bool:
 
 
 class Kind:
-    """Kinds of keys, short in journals."""
+    """Kinds of keys, short for the journals."""
 
     USER = "u"
     SESSION = "s"
@@ -76,11 +76,11 @@ class Read(NamedTuple):
     """One lookup.
 
     Attributes:
-        kind: of `Kind`.
-        key: the id or the text.
+        kind: a kind of `Kind`.
+        key: the id, or the search text.
         started, ended: monotonic nanoseconds.
         found: a name or None; (id, number) or None; True or False; ((id, name, number), …).
-        error: the type of the error in its place; it begins with `!` where no such error is allowed.
+        error: the type of the error if there was no answer. It begins with `!` if that error is not allowed.
     """
 
     kind: str
@@ -95,15 +95,15 @@ class Change(NamedTuple):
     """One change of one key.
 
     Attributes:
-        kind, key: as of a read; `Kind.PRODUCT` in the place of a search.
+        kind, key: as in a read, but with `Kind.PRODUCT` instead of a search.
         number: counts the changes of the key from 1.
-        state: what readers find then: a name, a number, `BLOCKED`; None for 'does not exist'.
+        state: what readers find afterwards: a name, a number, `BLOCKED`; None for 'does not exist'.
         started: monotonic nanoseconds, before the first attempt.
-        committed: monotonic nanoseconds, after MongoDB's acknowledgement; None: given up.
-        wall: milliseconds since 1970 before and after it.
-        event: the id of its event; None: another one makes it (the change stream), or none is needed.
-        acknowledged: whether `committed` is the acknowledgement, too (`save_session`, `block_token`).
-        refused: whether it was not made because the session has ended, as it should be.
+        committed: monotonic nanoseconds, after MongoDB's acknowledgement; None: given up or refused.
+        wall: milliseconds since 1970, before and after the change.
+        event: the id of its event; None if the change stream makes the event. An acknowledged change needs no event.
+        acknowledged: whether the commit is also the acknowledgement (`save_session`, `block_token`).
+        refused: whether the product rightly refused it because the session has ended.
     """
 
     kind: str
@@ -119,7 +119,7 @@ class Change(NamedTuple):
 
     @property
     def given_up(self) -> bool:
-        """Whether its writer tried until its time was up: nobody knows whether it was made."""
+        """Whether its writer gave up after its time limit. It is then unknown whether the change was made."""
         return self.committed is None and not self.refused
 
 
@@ -128,12 +128,12 @@ class Ack(NamedTuple):
 
     Attributes:
         at: monotonic nanoseconds.
-        event: its id.
-        kind: of `Kind`.
-        key: the id that it is about.
-        name: the name that it carries.
-        wall: when it happened, milliseconds since 1970.
-        outbox: whether it came as a record of the outbox; else it is a plain copy, which nobody is promised.
+        event: the id of the event.
+        kind: a kind of `Kind`.
+        key: the id that the event is about.
+        name: the name that the event carries.
+        wall: the event's time, milliseconds since 1970.
+        outbox: whether it came as a record of the outbox. Else it is a plain copy, which is not promised to arrive.
     """
 
     at: int
