@@ -112,7 +112,9 @@ def command() -> int:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--path", type=Path, choices=list(Path), action="append", help="repeatable; default: all")
     parser.add_argument("--broker", choices=BROKERS, action="append", help="repeatable; default: both")
-    parser.add_argument("--mutant", choices=MUTANTS, default="", help="run a known-bad variant, to see that its losses are found")
+    parser.add_argument(
+        "--mutant", choices=MUTANTS, default="", help="run a known-bad variant, which must lose changes"
+    )
     wanted = parser.parse_args()
     if wanted == parser.parse_args([]):
         return int(not main())

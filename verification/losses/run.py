@@ -67,8 +67,8 @@ class Outcome:
 
     Attributes:
         changes: how many changes were committed.
-        kills: how often a process was killed at each gap, a worker was stopped, the broker was restarted, and the
-            broker was full.
+        kills: how often a process was killed, by gap; also how often a worker was stopped, the broker was restarted,
+            and the broker was full.
         lost: changes whose key was stale at the end.
         unsaid: the lost changes whose service was killed between commit and publication.
         silent: changes whose key is gone at the end for another reason than their event. A loss of these would not
@@ -191,10 +191,14 @@ class Run:
         for process in self._processes():
             process.start()
         if self.streams:  # its first start drops what is cached
-            wait_until(lambda: site.db["change_streams"].find_one({"token": {"$exists": True}}), "the first start of the change stream", _SOON)
+            wait_until(
+                lambda: site.db["change_streams"].find_one({"token": {"$exists": True}}),
+                "the first start of the change stream",
+                _SOON,
+            )
             wait_until(lambda: not site.db["outbox"].find_one(), "an empty outbox", _SOON)
-            wait_until(self._idle, "no event of that start waiting or in flight", _SOON)
-            assert self._drops(), "the workers' logs report no drop of a view; has the log line changed?"
+            wait_until(self._idle, "an idle broker", _SOON)
+            assert self._drops(), "no drop of a view in the workers' logs; has the log line changed?"
         # A worker that finds no mark of a view may drop its keys. So cache them when the marks are there.
         marks = [f"cachekeeper:{view.name}-incarnation" for view in (USER_NAME, SEARCH)]
         wait_until(lambda: site.client.exists(*marks) == len(marks), "the marks of the views", _SOON)
@@ -203,7 +207,9 @@ class Run:
             warm_keys(site.keeper, USER_NAME, users[at : at + _AT_ONCE])
         for number in filter(is_product, range(changes)):
             search_products(text_of(number), keeper=site.keeper)
-        assert site.client.exists(*map(key_of, range(changes))) == changes, "some keys are not cached before their change"
+        assert site.client.exists(*map(key_of, range(changes))) == changes, (
+            "some keys are not cached before their change"
+        )
 
     def _drops(self) -> int:
         """How often the workers have dropped a view, according to their logs."""
@@ -274,8 +280,8 @@ class Run:
     def _wait_until_quiet(self, last: int, outcome: Outcome) -> None:
         """Wait until no event is left in the outbox, in the queue or in flight."""
         site = self.site
-        # All processes were running when the last change was committed, so its event arrives. The change stream stores
-        # events in order: with the last event, it has stored all.
+        # All processes ran when the last change was committed, so its event arrives. The change stream stores events
+        # in order: with the last event, it has stored all.
         wait_until(lambda: last in self._done_with(), "the last change", _SOON)
         if self.path is Path.PLAIN:
             wait_until(self._idle, "an idle broker", _SOON)
@@ -295,8 +301,8 @@ class Run:
     def _wait_for_hands(self, told: set[int]) -> None:
         """Wait until workers are done with these changes, as long as there is progress.
 
-        The broker cannot be asked: it does not count exactly which messages are in flight. The servers are running and
-        the queue is empty. So when no change is finished for `_PATIENCE_SECONDS`, the missing changes are lost.
+        No broker counts exactly how many messages workers hold, so this waits for each change. The servers are running
+        and the queue is empty. So if no change is finished for `_PATIENCE_SECONDS`, the missing changes are lost.
         """
         missing, since = told - self._done_with(), time.monotonic()
         while missing and time.monotonic() - since < _PATIENCE_SECONDS:

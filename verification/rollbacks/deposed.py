@@ -115,7 +115,7 @@ def figures(guardian: Guardian) -> list[Figure]:
         ]
         for _ in range(TIMES):
             _depose(replica_set, client, readers)
-        assert readers[1].returned, "no load returned the old name: the worst case did not occur, so the zeros prove nothing"
+        assert readers[1].returned, "no old name was returned: without the worst case, the zeros prove nothing"
     return [figure for reader in readers for figure in _figures(reader)]
 
 

@@ -63,7 +63,7 @@ class Seen:
     """The results of one repetition. Times are in seconds since the server was back.
 
     Attributes:
-        tokens: when a blocked token was last found free.
+        tokens: when a blocked token was last found free; 0 if never.
         values: when an older value was last read.
         recovered: when all data was fresh and *ready* was there again.
         saw_token: whether a reader found a blocked token free.
@@ -178,7 +178,10 @@ def _once(older: OlderRedis, keeper: Keeper, names: int, number: int) -> Seen:
         keeper.database[collection].delete_many({})
     client = keeper.store(USER_NAME.server).client
     client.flushall()
-    _await(lambda: _is_ready(keeper) and len(client.keys("cachekeeper:*-incarnation")) == VIEWS, "*ready* and the views' marks")
+    _await(
+        lambda: _is_ready(keeper) and len(client.keys("cachekeeper:*-incarnation")) == VIEWS,
+        "*ready* and all marks",
+    )
     _cache_names(keeper, names)
     save_session(session, {"is": "old"}, keeper=keeper)
     assert search_products("lamp", keeper=keeper) == []

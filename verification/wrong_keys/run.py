@@ -47,7 +47,7 @@ ERRORS = (KeyboardInterrupt, SoftTimeLimitExceeded, RuntimeError)
 class LateProxy:
     """A proxy before a server, which delays the replies that come while `late` is set.
 
-    It holds such a reply until the client has sent more on that connection, but for at most five milliseconds.
+    It holds such a reply until the client has sent more on that connection, or for five milliseconds.
     """
 
     def __init__(self, port: int) -> None:
