@@ -80,7 +80,7 @@ def command() -> int:
     parser.add_argument("--duration", type=float, default=DURATION, help="seconds of load")
     parser.add_argument("--broker", choices=("all", *BROKERS), default="all")
     parser.add_argument("--rate", type=float, default=RATE, help="events a second on each broker")
-    parser.add_argument("--cuts", type=float, default=CUTS, help="seconds between two cuts, at most")
+    parser.add_argument("--cuts", type=float, default=CUTS, help="seconds between two cuts; less in a short run")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--mutant", choices=MUTANTS, default="", help="run a known-bad variant, which must be caught")
     wanted = parser.parse_args()
