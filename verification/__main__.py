@@ -1,6 +1,6 @@
-"""`python -m verification NAME ...`: bring faults about, and tell what breaks. Exit status 1 if a target was missed.
+"""`python -m verification NAME ...`: cause faults and report what breaks. Exit status 1 if a target was missed.
 
-The protocol's model, the chaos runs and the soak have commands of their own, with options: `python -m
+The protocol's model, the chaos runs and the soak have their own commands, with options: `python -m
 verification.protocol`, `.chaos`, `.soak`.
 """
 
@@ -23,9 +23,9 @@ ALL = {
 
 
 def main() -> int:
-    """Run what was asked for."""
+    """Run the named verifications. Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m verification", description=__doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=[*ALL], help=f"of {', '.join(ALL)}")
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=[*ALL], help=f"one or more of {', '.join(ALL)}")
     held = [ALL[name]() for name in parser.parse_args().names]
     return 0 if all(held) else 1
 

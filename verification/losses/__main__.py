@@ -1,6 +1,7 @@
-"""`python -m verification.losses`: every path on both brokers. Exit status 1 where a target was missed.
+"""`python -m verification.losses`: test every path on both brokers. Exit status 1 if a target was missed.
 
-A run with other numbers, with one path or broker only, or with a known-bad variant stores nothing.
+Only a run without options stores its figures. A run with other numbers, with selected paths or brokers, or with a
+known-bad variant only prints them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MUTANTS = ("early", "forgets")
 
 
 def main() -> bool:
-    """The whole run; whether the targets were held."""
+    """Run every path on both brokers, and store the figures. Return whether all targets were held."""
     figures = _all(list(Path), BROKERS, CHANGES, KILLS, SEED)
     return store(NAME, figures, [find_redis(), find_mongod(), find_rabbitmq()], SEED)
 
@@ -56,10 +57,10 @@ def _all(
 
 @contextmanager
 def _servers(guardian: Guardian, kind: str) -> Iterator[tuple[RedisServer | RabbitServer, RedisServer, MongoServer]]:
-    """Servers of one run's own: the broker is killed."""
+    """Start a broker, a cache and a MongoDB for one run. They are not shared, because the run kills the broker."""
     broker: RedisServer | RabbitServer
     if kind == "redis":
-        # What it has confirmed it has written to disk.
+        # This Redis writes each command to disk before it confirms it.
         broker = RedisServer(
             guardian, find_redis(), config={"appendonly": "yes", "appendfsync": "always"}, name="broker"
         )
@@ -98,20 +99,22 @@ def _figures(path: Path, kind: str, outcome: Outcome) -> list[Figure]:
         at_most(f"{said}: left over, in the outbox, as dead letters or given up by the broker", outcome.left, 0),
         plain(f"{said}: processes ended ({gaps})", outcome.kills.total()),
         plain(f"{said}: the slowest event", outcome.slowest, "seconds"),
-        # Else a key that is stale might have ended by itself.
+        # In a longer run, a stale key could expire by its TTL before the audit finds it.
         at_most(f"{said}: the whole run", outcome.seconds, SHORTEST_TTL, "seconds"),
     ]
 
 
 def command() -> int:
-    """As the arguments say."""
+    """Run as the command line says. Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m verification.losses", description=__doc__)
-    parser.add_argument("--changes", type=int, default=CHANGES, help="of each path on each broker")
-    parser.add_argument("--kills", type=int, default=KILLS, help="at each gap")
+    parser.add_argument("--changes", type=int, default=CHANGES, help="number of changes, for each path on each broker")
+    parser.add_argument("--kills", type=int, default=KILLS, help="number of kills at each gap")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--path", type=Path, choices=list(Path), action="append", help="default: all")
-    parser.add_argument("--broker", choices=BROKERS, action="append", help="default: both")
-    parser.add_argument("--mutant", choices=MUTANTS, default="", help="swap one piece for a known-bad one")
+    parser.add_argument("--path", type=Path, choices=list(Path), action="append", help="repeatable; default: all")
+    parser.add_argument("--broker", choices=BROKERS, action="append", help="repeatable; default: both")
+    parser.add_argument(
+        "--mutant", choices=MUTANTS, default="", help="run a known-bad variant, which must lose changes"
+    )
     wanted = parser.parse_args()
     if wanted == parser.parse_args([]):
         return int(not main())

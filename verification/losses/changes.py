@@ -1,4 +1,4 @@
-"""The changes, by number: what is there before, what each does, what its event says, and which key it makes stale."""
+"""The numbered changes: the documents before them, each change, its event, and the key that it makes stale."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from cachekeeper.model.events import Event
 
 DONE = "losses:done"
-"""A set in the cache: the numbers of the changes whose event a worker was done with."""
+"""A set in the cache: the numbers of the changes whose event a worker has applied or stored as a dead letter."""
 
 SLOWEST = "losses:slowest"
-"""A sorted set in the cache; its only score is how long the slowest event took, in seconds."""
+"""A sorted set in the cache with one member. Its score is the time that the slowest event took, in seconds."""
 
-_EACH = 10  # of so many changes one renames a product, and one deletes a user
+_EACH = 10  # one change in so many renames a product, and one deletes a user
 
 
 def is_product(number: int) -> bool:
-    """Whether the change is one of a product."""
+    """Whether this change renames a product."""
     return number % _EACH == _EACH - 1
 
 
 def is_deletion(number: int) -> bool:
-    """Whether it deletes a user."""
+    """Whether this change deletes a user."""
     return number % _EACH == _EACH // 2
 
 
 def text_of(number: int) -> str:
-    """The search that finds the product before its change, and nothing after it."""
+    """The search text that finds the product before its change, and finds nothing after it."""
     return f"p{number:06}"
 
 
@@ -51,32 +51,32 @@ def key_of(number: int) -> str:
 
 
 def number_of(key: str) -> int:
-    """Which change makes this key stale."""
+    """The number of the change that makes this key stale."""
     (digits,) = re.findall(r"[0-9]+", key)
     return int(digits)
 
 
 def number_in(body: object) -> int | None:
-    """Which change an event is of, as it lies in a message; None for any other event."""
+    """The number of the change that an event in a message reports; None for any other event."""
     number = (body.get("user_id") or body.get("product_id")) if isinstance(body, dict) else None
     return None if number is None else int(number)
 
 
 def silent(values: Mapping[int, object | None], done: AbstractSet[int]) -> set[int]:
-    """Changes whose key is gone without a word: nothing shows any more whether they came through.
+    """Find the changes whose key is gone for another reason than their event. A loss of these would not show.
 
-    Only the event of a deletion or of a product takes the key away; a user's name is overwritten.
+    Only the events of deletions and of products remove the key. The event of a user's new name overwrites it.
 
     Args:
-        values: what is at the key of each change in the end; None where it is gone.
-        done: changes whose event a worker was done with.
+        values: for each change, the value at its key at the end; None if the key is gone.
+        done: changes whose event a worker has applied or stored as a dead letter.
     """
     gone = {number for number, value in values.items() if value is None}
     return {number for number in gone if number not in done or not (is_product(number) or is_deletion(number))}
 
 
 def stock(database: Database[Any], count: int) -> None:
-    """What is there before the changes. Images, so that the change stream knows a product's former name."""
+    """Create the documents before the changes. Pre-images tell the change stream a product's former name."""
     for name in ("users", "products"):
         database.create_collection(name, changeStreamPreAndPostImages={"enabled": True})
     for name, documents in (
@@ -100,7 +100,7 @@ def change(database: Database[Any], session: ClientSession, number: int) -> None
 
 
 def event_of(number: int) -> Event:
-    """What happened, and now."""
+    """The event of this change, with the present time."""
     if is_product(number):
         name = f"q{number:06}"
         return ProductChanged(product_id=str(number), name=name, previous_name=text_of(number), version=2)
@@ -110,7 +110,7 @@ def event_of(number: int) -> Event:
 
 
 def slowest(bodies: Iterable[object]) -> float:
-    """How long ago the oldest of these events happened, in seconds; 0 where none tells."""
+    """The age of the oldest of these events, in seconds; 0 if no event has a time."""
     now = datetime.now(UTC)
     times = [datetime.fromisoformat(body["time"]) for body in bodies if isinstance(body, dict) and body.get("time")]
     return max(((now - time).total_seconds() for time in times), default=0.0)

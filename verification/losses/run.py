@@ -1,4 +1,4 @@
-"""One run: a path, a broker, and processes that are killed at every gap of it while the service commits changes."""
+"""One run: processes are killed at every gap of one path on one broker, while the service commits changes."""
 
 from __future__ import annotations
 
@@ -63,19 +63,21 @@ def gaps(path: Path, *, is_rabbit: bool) -> tuple[str, ...]:
 
 @dataclass
 class Outcome:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        changes: how many were committed.
-        kills: how often a process ended at each gap; besides, how often broker and worker were ended otherwise, and how
-            often the broker was full.
-        lost: changes whose key was stale in the end.
-        unsaid: those of them whose service was killed between commit and publication.
-        silent: changes whose key is gone in the end, and not by their event: whether they were lost does not show.
-        dropped: how often a view was dropped after its keys were cached, which hides what was lost before.
-        left: what nobody has dealt with: events in the outbox and as dead letters, messages that RabbitMQ gave up.
-        slowest: seconds from an event to when a worker was first done with it.
-        seconds: of the run.
+        changes: how many changes were committed.
+        kills: how often a process was killed, by gap; also how often a worker was stopped, the broker was restarted,
+            and the broker was full.
+        lost: changes whose key was stale at the end.
+        unsaid: the lost changes whose service was killed between commit and publication.
+        silent: changes whose key is gone at the end for another reason than their event. A loss of these would not
+            show.
+        dropped: how often a view was dropped after its keys were cached. A drop hides earlier losses.
+        left: how much was not applied: events in the outbox, dead letters, and messages that RabbitMQ gave up.
+        slowest: the longest time from an event until a worker first applied it or stored it as a dead letter, in
+            seconds.
+        seconds: how long the run took.
     """
 
     changes: int
@@ -90,15 +92,15 @@ class Outcome:
 
 
 class Run:
-    """The processes of a run, on servers that are there.
+    """The processes of a run, on servers that are already running.
 
     Args:
-        guardian: ends what is started here.
-        broker: with a queue that nobody else uses; it is killed and restarted.
-        cache: emptied by this.
-        mongo: the run has a database of its own there.
+        guardian: ends the processes that the run starts.
+        broker: killed and restarted by the run. Only the run may use its queue.
+        cache: emptied by the run.
+        mongo: the run has its own database there.
         path: how changes become events.
-        mutant: a known-bad variant: `early` or `forgets`; `""` for none.
+        mutant: a known-bad variant: `early` or `forgets`; `""` for the shipped code.
     """
 
     def __init__(
@@ -149,15 +151,15 @@ class Run:
     def result(
         self, changes: int, kills: int, seed: int, *, restarts: int = 1, at: Sequence[str] | None = None
     ) -> Outcome:
-        """Commit so many changes, and kill so often at each gap meanwhile.
+        """Commit changes, and kill processes at each gap meanwhile.
 
         Args:
-            changes: and one more, at the end, when all processes are well.
-            kills: at each gap.
-            seed: of the order of kills, and of where among the changes they come.
-            restarts: so often the broker is killed and restarted, and a worker stopped; and so often a Redis broker is
-                full.
-            at: which gaps; None: all of the path.
+            changes: how many. One more follows at the end, when all processes are running.
+            kills: how many at each gap.
+            seed: decides the order of the kills, and after which changes they come.
+            restarts: how often the broker is killed and restarted, how often a worker is stopped, and how often a Redis
+                broker is full.
+            at: the gaps; None for all gaps of the path.
         """
         rng, outcome, began = random.Random(seed), Outcome(changes + 1), time.monotonic()
         self._begin(changes + 1)
@@ -184,16 +186,20 @@ class Run:
         site.client.flushall()
         stock(site.db, changes)
         site.db[PLAN].insert_one({"_id": "service", "next": 0, "until": 0})
-        if self.streams:  # of a drop the log tells only where there was a key
+        if self.streams:  # the log reports a drop only if it removed a key
             warm_keys(site.keeper, USER_NAME, [next(str(n) for n in range(changes) if not is_product(n))])
         for process in self._processes():
             process.start()
         if self.streams:  # its first start drops what is cached
-            wait_until(lambda: site.db["change_streams"].find_one({"token": {"$exists": True}}), "a first start", _SOON)
+            wait_until(
+                lambda: site.db["change_streams"].find_one({"token": {"$exists": True}}),
+                "the first start of the change stream",
+                _SOON,
+            )
             wait_until(lambda: not site.db["outbox"].find_one(), "an empty outbox", _SOON)
-            wait_until(self._idle, "no such event on its way", _SOON)
-            assert self._drops(), "the workers' logs tell of drops"
-        # A worker that finds no mark may drop what is there.
+            wait_until(self._idle, "an idle broker", _SOON)
+            assert self._drops(), "no drop of a view in the workers' logs; has the log line changed?"
+        # A worker that finds no mark of a view may drop its keys. So cache them when the marks are there.
         marks = [f"cachekeeper:{view.name}-incarnation" for view in (USER_NAME, SEARCH)]
         wait_until(lambda: site.client.exists(*marks) == len(marks), "the marks of the views", _SOON)
         users = [str(number) for number in range(changes) if not is_product(number)]
@@ -201,10 +207,12 @@ class Run:
             warm_keys(site.keeper, USER_NAME, users[at : at + _AT_ONCE])
         for number in filter(is_product, range(changes)):
             search_products(text_of(number), keeper=site.keeper)
-        assert site.client.exists(*map(key_of, range(changes))) == changes, "every key is cached before its change"
+        assert site.client.exists(*map(key_of, range(changes))) == changes, (
+            "some keys are not cached before their change"
+        )
 
     def _drops(self) -> int:
-        """How often the workers have dropped a view, by their logs."""
+        """How often the workers have dropped a view, according to their logs."""
         return sum(len(_DROPPED.findall(worker.log.read_bytes())) for worker in self.workers)
 
     def _processes(self) -> Iterator[ServerProcess]:
@@ -220,14 +228,14 @@ class Run:
         self.site.db[PLAN].update_one({"_id": "service"}, {"$set": {"until": until}})
 
     def _commit(self, until: int) -> None:
-        """Order changes up to that number, and wait until they are committed."""
+        """Order the changes below `until`, and wait until they are committed."""
         self._order(until)
-        wait_until(lambda: self._done() >= until, f"{until} changes", _SOON)
+        wait_until(lambda: self._done() >= until, f"{until} committed changes", _SOON)
 
     # --- kills
 
     def _strike(self, what: str, stop: int, outcome: Outcome) -> None:
-        """Kill or restart somebody while further changes are committed."""
+        """Kill or restart a process, or fill the broker, while the service commits further changes."""
         if what == STOPPED:
             self.workers[0].stop()
             assert self.workers[0].exit_text == "exited with status 0"
@@ -242,11 +250,11 @@ class Run:
         outcome.kills[what] += 1
 
     def _fill(self, stop: int) -> None:
-        """Let messages gather, and have the workers take them from a broker that has no memory left."""
+        """Pause the workers until messages wait. Then let them take the messages from a broker without free memory."""
         for worker in self.workers:
             worker.pause()
         self._order(stop)
-        wait_until(self.site.waiting, "messages that wait", _SOON)
+        wait_until(self.site.waiting, "messages waiting in the queue", _SOON)
         with full(self.site.broker):
             for worker in self.workers:
                 worker.resume()
@@ -270,9 +278,10 @@ class Run:
     # --- the end
 
     def _wait_until_quiet(self, last: int, outcome: Outcome) -> None:
-        """Every event has been dealt with that is still anywhere."""
+        """Wait until no event is left in the outbox, in the queue or in flight."""
         site = self.site
-        # Committed when all are well, so it comes. The change stream stores in order: then it has stored all.
+        # All processes ran when the last change was committed, so its event arrives. The change stream stores events
+        # in order: with the last event, it has stored all.
         wait_until(lambda: last in self._done_with(), "the last change", _SOON)
         if self.path is Path.PLAIN:
             wait_until(self._idle, "an idle broker", _SOON)
@@ -280,16 +289,20 @@ class Run:
         else:
             wait_until(lambda: not site.db["outbox"].find_one(), "an empty outbox", _SOON)
             wait_until(lambda: not site.waiting(), "an empty queue", _SOON)
-        assert self._dead() == [], "a process that ended without being asked to"
+        assert self._dead() == [], "a process ended unexpectedly"
 
     def _idle(self) -> bool:
-        """Whether no message waits; with Redis (after a minute, where a worker was killed), whether none is held."""
+        """Whether no message waits in the queue, and on Redis none is in flight either.
+
+        On Redis, a killed worker's messages stay in flight for up to a minute.
+        """
         return not self.site.waiting() and (self.site.is_rabbit or not self.site.held())
 
     def _wait_for_hands(self, told: set[int]) -> None:
-        """What workers have in hand no broker counts exactly: wait for each change, while there is any progress.
+        """Wait until workers are done with these changes, as long as there is progress.
 
-        The servers are well and the queue is empty, so what then does not come for so long is lost.
+        No broker counts exactly how many messages workers hold, so this waits for each change. The servers are running
+        and the queue is empty. So if no change is finished for `_PATIENCE_SECONDS`, the missing changes are lost.
         """
         missing, since = told - self._done_with(), time.monotonic()
         while missing and time.monotonic() - since < _PATIENCE_SECONDS:
@@ -298,7 +311,7 @@ class Run:
                 missing, since = now, time.monotonic()
 
     def _done_with(self) -> set[int]:
-        """The changes whose event a worker was done with."""
+        """The changes whose event a worker has applied or stored as a dead letter."""
         return {int(number) for number in self.site.client.smembers(DONE)}
 
     def _judge(self, outcome: Outcome) -> None:

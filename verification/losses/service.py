@@ -1,7 +1,7 @@
-"""The upstream service: commits one change after the other, and says so by one of three paths.
+"""The upstream service: commits one change after the other, and publishes their events by one of three paths.
 
-`python -m verification.losses.service PATH`. Its orders, and how far it has come, are a document in its database; the
-change and the progress are one transaction, so that its successor goes on behind the last change that was committed.
+`python -m verification.losses.service PATH`. Its orders and its progress are a document in its database. A change and
+the progress are one transaction, so that the next process continues after the last committed change.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Path(StrEnum):
 
 
 class Service:
-    """One process of it.
+    """One process of the upstream service.
 
     Args:
-        path: which way its events go.
+        path: how its events reach the broker.
         settings: where MongoDB and the broker are.
     """
 
@@ -53,7 +53,7 @@ class Service:
         self.publisher = Publisher(settings)
 
     def run(self) -> None:
-        """Follow the orders until killed."""
+        """Commit the ordered changes until killed."""
         while True:
             plan = self.database[PLAN].find_one({"_id": "service"})
             if plan is None or plan["next"] >= plan["until"]:
@@ -63,7 +63,7 @@ class Service:
                 self.make(number)
 
     def make(self, number: int) -> None:
-        """One change."""
+        """Commit one change. On the path of the plain call, then publish its event."""
         event = event_of(number)
         with self.client.start_session() as session:
             session.with_transaction(
@@ -83,7 +83,7 @@ class Service:
             outbox.add(self.database, session, event)
 
     def _publish(self, event: Event) -> None:
-        """Until the broker has confirmed it."""
+        """Publish, and retry until the broker has confirmed the event."""
         while True:
             try:
                 self.publisher.publish(event)

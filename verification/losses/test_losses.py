@@ -1,4 +1,4 @@
-"""`make losses` in small: processes are killed at every gap; no committed change is lost but by known-bad variants."""
+"""A small `make losses`: processes are killed at every gap, and only a known-bad variant loses a committed change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEED = 3
 
 @pytest.fixture
 def broker(guardian: Guardian, redis_found: FoundServer) -> Iterator[RedisServer]:
-    """A Redis that has written to disk what it confirms."""
+    """A Redis that writes each command to disk before it confirms it."""
     server = RedisServer(guardian, redis_found, config={"appendonly": "yes", "appendfsync": "always"}, name="broker")
     server.start()
     yield server
@@ -36,7 +36,7 @@ def test_the_change_stream_loses_nothing_on_redis(
         outcome = run.result(300, 1, SEED)
     assert dict(outcome.kills) == dict.fromkeys((*gaps(path, is_rabbit=False), STOPPED, RESTARTED, FILLED), 1)
     assert (outcome.lost, outcome.left) == (set(), 0)
-    assert (outcome.silent, outcome.dropped) == (set(), 0)  # else nothing lost would mean nothing
+    assert (outcome.silent, outcome.dropped) == (set(), 0)  # otherwise the empty `lost` would prove nothing
     assert outcome.changes == 301
     assert 0 < outcome.slowest < outcome.seconds < SHORTEST_TTL
 
@@ -50,7 +50,7 @@ def test_the_plain_call_loses_nothing_behind_the_confirmation_of_rabbitmq(
     assert dict(outcome.kills) == dict.fromkeys((*at, STOPPED, RESTARTED), 1)
     assert (outcome.silent, outcome.dropped, outcome.left) == (set(), 0, 0)
     assert outcome.lost - outcome.unsaid == set()
-    assert len(outcome.unsaid) == 1  # which is what it does lose: committed, and nobody told
+    assert len(outcome.unsaid) == 1  # the one gap of this path: killed after the commit, before the publication
 
 
 def test_the_plain_call_loses_nothing_behind_the_confirmation_of_a_redis_that_fills_up(
@@ -69,4 +69,4 @@ def test_a_worker_that_acknowledges_early_loses_what_the_outbox_keeps(
     with Run(guardian, broker, redis_server, mongo_server, Path.OUTBOX, "early") as run:
         outcome = run.result(100, 1, SEED, restarts=0, at=["worker-received"])
     assert outcome.lost
-    assert outcome.left == 0  # nobody knows
+    assert outcome.left == 0  # the loss leaves no trace

@@ -1,4 +1,4 @@
-"""`make losses`: a key that has vanished is no proof that its change came through."""
+"""`make losses`: a missing key does not prove that its change arrived."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_other_events_are_of_no_change(body: object) -> None:
 
 def test_a_key_may_go_only_by_an_event_and_only_where_the_event_takes_it() -> None:
     gone = dict.fromkeys((USER, DELETED, PRODUCT))
-    assert silent(gone, done=set()) == {USER, DELETED, PRODUCT}  # a dropped view, a flush, an ended TTL
-    assert silent(gone, done={USER, DELETED, PRODUCT}) == {USER}  # whose name is overwritten
+    assert silent(gone, done=set()) == {USER, DELETED, PRODUCT}  # removed by a dropped view, a flush or its TTL
+    assert silent(gone, done={USER, DELETED, PRODUCT}) == {USER}  # its event overwrites the key
 
 
 def test_a_key_that_is_there_is_for_the_audit() -> None:

@@ -1,6 +1,7 @@
-"""The shipped worker with points (`testkit.faults_worker`), notes of what it was done with, and a known-bad variant.
+"""The shipped worker with kill points (`testkit.faults_worker`), notes of finished events, and a known-bad variant.
 
-The variant, `early`, acknowledges a message and removes its records before it writes, as Celery does by default.
+The variant `early` acknowledges a message and removes its outbox records before it writes. Celery's default is to
+acknowledge early, too.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 _processor: Any = processor.Processor
-_deal_with, _keep = _processor._deal_with, _processor._keep  # noqa: SLF001  # the shipped worker, with a little around it
-_hand = threading.local()  # what this thread has in hand
+_deal_with, _keep = _processor._deal_with, _processor._keep  # noqa: SLF001  # wraps two methods of the shipped worker
+_hand = threading.local()  # the events that this thread is processing
 
 
 def _held(self: processor.Processor, messages: Sequence[Any], strikes: int) -> None:
@@ -35,7 +36,7 @@ def _held(self: processor.Processor, messages: Sequence[Any], strikes: int) -> N
 
 
 def _noted(self: processor.Processor, letters: Any) -> None:
-    """Note events that are applied or dead letters, before they leave the outbox: so that none lacks its note."""
+    """Note the applied events and dead letters before they leave the outbox, so that each has its note."""
     _keep(self, letters)
     _note(self, _hand.events)
 
@@ -46,7 +47,7 @@ def _note(delivery: processor.Processor, events: Sequence[object]) -> None:
     pipe = client.pipeline(transaction=False)
     for number in changes:
         pipe.sadd(DONE, number)
-    # One that is delivered again, later, is not late.
+    # An event that is delivered again later does not count as slow.
     new = [event for event, first in zip(changes.values(), pipe.execute(), strict=True) if first]
     client.zadd(SLOWEST, {"seconds": slowest(new)}, gt=True)
 
@@ -69,8 +70,8 @@ if os.environ.get(MUTANT) == "early":
         requests = [_requests[message.id] for message in messages]
         for request, _ in requests:
             request.acknowledge()
-        # The event loop's thread sends them.
-        wait_until(lambda: all(message.acknowledged for _, message in requests), "acknowledgements that are out")
+        # The event loop's thread sends the acknowledgements.
+        wait_until(lambda: all(message.acknowledged for _, message in requests), "acknowledgements sent")
         _held(self, messages, strikes)
 
     app.tasks[TASK].acks_late = False

@@ -1,7 +1,7 @@
-"""A MongoDB primary that is frozen, replaced, and thawed: who is still given what it has?
+"""A MongoDB primary that is frozen, replaced, and thawed: which readers still get its old data?
 
-The worst case is brought about. The reader's driver has not been told of the election, and its loads wait in the frozen
-primary's socket when it comes back, which answers them before it learns that it is deposed.
+The measurement creates the worst case. The reader's driver has not heard of the election, and its loads wait in the
+frozen primary's socket. The thawed primary answers them before it learns that it is deposed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from testkit.replica_set import Client, Member, ReplicaSet
 from testkit.report import Figure, at_most, plain
 
 TIMES = 8
-# In which loads reach the frozen primary; well below their time limit of 2 seconds.
+# The time for loads to reach the frozen primary. It is well below their time limit of 2 seconds.
 HELD_SECONDS = 0.3
 WATCHED_SECONDS = 1.5
-# A driver hears of an election from the other members, within milliseconds; this one is told by errors only.
+# Normally, a driver hears of an election from the other members within milliseconds. With these options, it learns of
+# the election only from errors.
 LATE = "&heartbeatFrequencyMS=600000&serverMonitoringMode=poll"
 OLD, NEW = "old", "new"
 
@@ -35,16 +36,17 @@ class Reader:
     """Loads one name again and again, each time as if Redis had just evicted it.
 
     Attributes:
-        label: for the figures.
-        keeper: with what it reads.
-        user: whose name.
-        versioned: whether the document and its events carry a version.
-        never: whether it must not be given the old name at all.
-        loads: how many were begun after the change was acknowledged.
-        refused: of these, how many raised.
-        returned: how many returned the old name.
-        cached: after how many of these Redis held the old name.
-        last: how long after the thaw the last of these ended, the longest of all times; seconds.
+        label: the reader's name in the figures.
+        keeper: reads through it.
+        user: the id of the user whose name is loaded.
+        versioned: whether the document and its events have a version.
+        never: whether a load must never return the old name.
+        loads: how many loads began after the change was acknowledged.
+        refused: how many of these loads raised `Unavailable`.
+        returned: how many of these loads returned the old name.
+        cached: after how many of the loads that returned the old name Redis held it.
+        last: the time from the thaw to the end of the last load that returned the old name, in seconds. The longest
+            of all repetitions.
     """
 
     label: str
@@ -60,16 +62,16 @@ class Reader:
     _olds: list[float] = field(default_factory=list)
 
     def document(self, name: str) -> dict[str, Any]:
-        """What the database holds."""
+        """The user's document with this name."""
         return {"_id": self.user, "name": name, **({"version": int(name == NEW) + 1} if self.versioned else {})}
 
     def event(self) -> Command:
-        """What is said of the change."""
+        """The command for the change to the new name."""
         part = str(self.user)
         return Write(USER_NAME, part, NEW, 2) if self.versioned else Invalidate(USER_NAME, part)
 
     def read_until(self, stopping: threading.Event) -> None:
-        """Load until told to stop."""
+        """Load until `stopping` is set."""
         key = USER_NAME.template.key(str(self.user))
         redis = self.keeper.store(USER_NAME.server).client
         while not stopping.is_set():
@@ -85,14 +87,14 @@ class Reader:
                 self.cached += redis.get(key) == OLD.encode()
 
     def settle(self, thawed: float) -> None:
-        """Take down what one time has brought."""
+        """Add the results of one repetition. `thawed` is when the primary was thawed."""
         self.returned += len(self._olds)
         self.last = max([self.last, *(moment - thawed for moment in self._olds)])
         self._olds.clear()
 
 
 def figures(guardian: Guardian) -> list[Figure]:
-    """Measure."""
+    """Depose primaries, and return the figures of all readers."""
     with ExitStack() as stack:
         redis = RedisServer(guardian, find_redis(), name="deposed")
         redis.start()
@@ -113,7 +115,7 @@ def figures(guardian: Guardian) -> list[Figure]:
         ]
         for _ in range(TIMES):
             _depose(replica_set, client, readers)
-        assert readers[1].returned, "the worst case was brought about: else the zeros say nothing"
+        assert readers[1].returned, "no old name was returned: without the worst case, the zeros prove nothing"
     return [figure for reader in readers for figure in _figures(reader)]
 
 
@@ -124,7 +126,7 @@ def _depose(replica_set: ReplicaSet, client: Client, readers: list[Reader]) -> N
         client.shop.users.replace_one({"_id": reader.user}, reader.document(OLD), upsert=True)
     readers[0].keeper.store(USER_NAME.server).client.flushall()
     for reader in readers:
-        assert read_user(reader.user, keeper=reader.keeper) == OLD  # and its driver knows the primary
+        assert read_user(reader.user, keeper=reader.keeper) == OLD  # now its driver knows the primary, too
     with _frozen(primary):
         replica_set.await_primary(other_than=primary)
         with replica_set.client() as informed:
@@ -132,7 +134,7 @@ def _depose(replica_set: ReplicaSet, client: Client, readers: list[Reader]) -> N
                 informed.shop.users.replace_one({"_id": reader.user}, reader.document(NEW))
         for result in apply(readers[0].keeper, [[reader.event()] for reader in readers]):
             assert result.error is None
-        # Acknowledged: whoever is told the old name from here on was told wrong.
+        # The change is acknowledged. From here on, a load that returns the old name is wrong.
         stopping = threading.Event()
         threads = [threading.Thread(target=reader.read_until, args=(stopping,)) for reader in readers]
         for thread in threads:

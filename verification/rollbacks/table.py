@@ -1,4 +1,4 @@
-"""What lies outside the zeros: a Redis that comes back with older data, and a deposed MongoDB primary that answers."""
+"""Faults with stale reads for a limited time: a Redis with older data, and a deposed MongoDB primary that answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WORKERS = 2
 VIEWS = 4
 FEW, MANY = 1_000, 100_000
 REPETITIONS, REPETITIONS_OF_MANY = 4, 3
-# A look every half second, and a busy machine.
+# A worker looks for older data every half second. The rest is slack for a busy machine.
 TOKEN_TARGET = 1.0
 VALUE_TARGET = 2.0
 CHANGED = 20
@@ -49,7 +49,7 @@ PATIENCE = 60.0
 
 
 def main() -> bool:
-    """Measure; whether the targets were held."""
+    """Measure, and store the figures. Return whether all targets were held."""
     with Guardian() as guardian:
         figures = [*_older_redis(guardian), *deposed.figures(guardian)]
     return store("rollbacks", figures, [find_redis(), find_mongod()])
@@ -60,7 +60,14 @@ def main() -> bool:
 
 @dataclass(frozen=True)
 class Seen:
-    """How long older data was read after the server was back, and until all was as before; seconds."""
+    """The results of one repetition. Times are in seconds since the server was back.
+
+    Attributes:
+        tokens: when a blocked token was last found free; 0 if never.
+        values: when an older value was last read.
+        recovered: when all data was fresh and *ready* was there again.
+        saw_token: whether a reader found a blocked token free.
+    """
 
     tokens: float
     values: float
@@ -71,11 +78,11 @@ class Seen:
 class Readers:
     """Threads that ask Redis all the time, as a service in any language may, and note when it had older data.
 
-    (A lookup leaves a Redis that has just failed alone for a moment, and so would miss some of it.)
+    They do not use lookups. After an error, a lookup does not ask Redis for a moment, so it would miss older data.
 
     Args:
-        server: whose address they ask.
-        looks: by kind: ask, and whether the answer was older data.
+        server: the Redis to ask.
+        looks: by kind of data, a function that asks Redis and returns whether the answer was older data.
     """
 
     def __init__(self, server: RedisServer, looks: dict[str, Callable[[redis.Redis], bool]]) -> None:
@@ -93,7 +100,7 @@ class Readers:
                 began = time.monotonic()
                 try:
                     older = look(client)
-                except redis.RedisError:  # it is away, or loading
+                except redis.RedisError:  # it is down, or loading its data
                     continue
                 if older:
                     self.first.setdefault(kind, began)
@@ -162,7 +169,7 @@ def _repeated(
 
 
 def _once(older: OlderRedis, keeper: Keeper, names: int, number: int) -> Seen:
-    """Everything is changed and acknowledged; then Redis comes back with what was before."""
+    """Change everything and wait for the acknowledgements. Then let Redis come back with the data from before."""
     changed = [index * (names // CHANGED) for index in range(CHANGED)]
     session, tokens = f"session-{number}", [f"token-{number}-{index}" for index in range(CHANGED)]
     keeper.database.users.delete_many({})
@@ -171,7 +178,10 @@ def _once(older: OlderRedis, keeper: Keeper, names: int, number: int) -> Seen:
         keeper.database[collection].delete_many({})
     client = keeper.store(USER_NAME.server).client
     client.flushall()
-    _await(lambda: _is_ready(keeper) and len(client.keys("cachekeeper:*-incarnation")) == VIEWS, "*ready*, and marks")
+    _await(
+        lambda: _is_ready(keeper) and len(client.keys("cachekeeper:*-incarnation")) == VIEWS,
+        "*ready* and all marks",
+    )
     _cache_names(keeper, names)
     save_session(session, {"is": "old"}, keeper=keeper)
     assert search_products("lamp", keeper=keeper) == []
@@ -206,15 +216,15 @@ def _once(older: OlderRedis, keeper: Keeper, names: int, number: int) -> Seen:
         back = time.monotonic()
         _await(lambda: _is_ready(keeper) and _now(keeper, changed, session, tokens) == ALL_NEW, "fresh data")
         recovered = time.monotonic()
-    # *Ready* may be gone before a reader looks, so that no token is seen; but that values were older must be.
-    assert "values" in readers.first, "the older data was there"
+    # *Ready* may be gone before a reader looks, so a free token may not be seen. But older values must be seen.
+    assert "values" in readers.first, "no reader saw older data, so nothing was measured"
     back = min(back, *readers.first.values())
     spans = {kind: readers.last.get(kind, back) - back for kind in ("tokens", "values")}
     return Seen(**spans, recovered=recovered - back, saw_token="tokens" in readers.first)
 
 
 def _now(keeper: Keeper, users: Sequence[int], session: str, tokens: Sequence[str]) -> tuple[object, ...]:
-    """What lookups answer."""
+    """The present answers of the lookups."""
     return (
         {read_user(user, keeper=keeper) for user in users},
         read_session(session, keeper=keeper),
@@ -224,7 +234,7 @@ def _now(keeper: Keeper, users: Sequence[int], session: str, tokens: Sequence[st
 
 
 def _cache_names(keeper: Keeper, names: int) -> None:
-    """As fills leave them."""
+    """Cache names with their metadata, as fills do."""
     client = keeper.store(USER_NAME.server).client
     for at in range(0, names, 5000):
         pipe = client.pipeline(transaction=False)
@@ -250,5 +260,5 @@ def _await(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"no {what} after {PATIENCE:g} s")
+            raise TimeoutError(f"waited {PATIENCE:g} s for {what}")
         time.sleep(0.01)

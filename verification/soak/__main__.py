@@ -1,7 +1,7 @@
 """`python -m verification.soak`: an hour of load on both brokers, side by side. Exit status 1 if a target was missed.
 
-Only the whole hour on both brokers is stored. A shorter run, one of one broker, and one with a known-bad variant is
-printed.
+Only a run without options stores its figures. All others, such as a shorter run, a run on one broker or with a
+known-bad variant, only print them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BROKERS = ("redis", "rabbitmq")
 RATE = 250.0
 CUTS = 20.0
 _SHORT_CUTS = 12
-"""At least so many cuts, however short the run."""
+"""The number of intervals between cuts in a short run."""
 MUTANTS = ("messages", "sockets", "threads", "prefetch", "connections")
 
 
@@ -45,9 +45,9 @@ def soak(
     mutant: str = "",
     visibility: int | None = None,
 ) -> dict[str, Soaked]:
-    """A run on each of these brokers, at the same time, and what each came to.
+    """Run on each of these brokers at the same time, and return the results by broker.
 
-    They share a MongoDB and the machine; each has a broker, a cache and processes of its own.
+    The runs share a MongoDB and the machine. Each has its own broker, cache and processes.
     """
     with ExitStack() as stack:
         mongo = MongoServer(guardian, find_mongod(), parameters={"ttlMonitorSleepSecs": 5})
@@ -75,14 +75,14 @@ def _start(stack: ExitStack, server: RedisServer | RabbitServer | MongoServer) -
 
 
 def command() -> int:
-    """As the arguments say."""
+    """Run as the command line says. Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m verification.soak", description=__doc__)
     parser.add_argument("--duration", type=float, default=DURATION, help="seconds of load")
     parser.add_argument("--broker", choices=("all", *BROKERS), default="all")
     parser.add_argument("--rate", type=float, default=RATE, help="events a second on each broker")
-    parser.add_argument("--cuts", type=float, default=CUTS, help="seconds between two cuts, at most")
+    parser.add_argument("--cuts", type=float, default=CUTS, help="seconds between two cuts; less in a short run")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--mutant", choices=MUTANTS, default="", help="a known-bad variant, which must be caught")
+    parser.add_argument("--mutant", choices=MUTANTS, default="", help="run a known-bad variant, which must be caught")
     wanted = parser.parse_args()
     kinds = BROKERS if wanted.broker == "all" else (wanted.broker,)
     with Guardian() as guardian:

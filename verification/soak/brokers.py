@@ -1,4 +1,4 @@
-"""What a broker says of itself: messages that wait, messages in flight, connections, and the prefetch it grants."""
+"""Measurements of a broker: waiting messages, messages in flight, connections, and the prefetch that it grants."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ class Overview:
     """One look at a broker.
 
     Attributes:
-        unacked: messages that it has delivered and that were not acknowledged.
-        connections: those it has, this look's own included.
-        prefetch: what it grants a consumer, the most; None where the broker leaves that to its client (Redis).
-        keys: in the database of the broker; None for RabbitMQ.
+        unacked: how many messages it has delivered that are not acknowledged yet.
+        connections: how many connections it has, including the one of this look.
+        prefetch: the largest prefetch that it grants a consumer; None without a consumer, and on Redis, where the
+            client decides it.
+        keys: how many keys its database has; None for RabbitMQ.
     """
 
     unacked: int
@@ -46,25 +47,26 @@ class Overview:
 
 
 class Broker(ABC):
-    """One broker.
+    """A broker to look at.
 
     Attributes:
-        look_seconds: how long to wait between two looks; a look at RabbitMQ starts an Erlang machine.
+        look_seconds: how long to wait between two looks. It is longer for RabbitMQ, where a look starts an Erlang
+            machine.
     """
 
     look_seconds: float
 
     @abstractmethod
     def overview(self) -> Overview:
-        """Look."""
+        """Take one look at the broker."""
 
     @abstractmethod
     def waiting(self) -> int:
-        """How many messages wait in the queue of events."""
+        """Count the messages that wait in the queue of events."""
 
 
 class RedisBroker(Broker):
-    """The transport keeps what is in flight in a sorted set."""
+    """Redis as the broker. Its transport keeps the messages in flight in a sorted set."""
 
     look_seconds = 1.0
 
@@ -72,7 +74,7 @@ class RedisBroker(Broker):
         self._client = server.client()
 
     def overview(self) -> Overview:
-        """Look."""
+        """Take one look at the broker."""
         pipe = self._client.pipeline(transaction=False)
         pipe.zcard(UNACKED_INDEX)
         pipe.info("clients")
@@ -81,13 +83,13 @@ class RedisBroker(Broker):
         return Overview(unacked, clients["connected_clients"], keys=keys)
 
     def waiting(self) -> int:
-        """How many messages wait."""
+        """Count the messages that wait in the queue of events."""
         found: Any = self._client.llen(QUEUE)
         return int(found)
 
 
 class RabbitBroker(Broker):
-    """`rabbitmqctl eval` tells what AMQP does not."""
+    """RabbitMQ as the broker. `rabbitmqctl eval` answers the questions that AMQP cannot."""
 
     look_seconds = 20.0
 
@@ -95,12 +97,12 @@ class RabbitBroker(Broker):
         self._server = server
 
     def overview(self) -> Overview:
-        """Look."""
+        """Take one look at the broker."""
         server = self._server
         done = subprocess.run(
             [server.found.path.parent / "rabbitmqctl", "--node", server.node, "eval", _ASK % QUEUE],
-            cwd=server.directory,  # where an Erlang that is killed leaves its dump
-            env=server._environment(),  # noqa: SLF001  # its home has the cookie
+            cwd=server.directory,  # a killed Erlang machine leaves its dump here
+            env=server._environment(),  # noqa: SLF001  # its home directory has the Erlang cookie
             capture_output=True,
             text=True,
             timeout=_CTL_SECONDS,
@@ -112,29 +114,29 @@ class RabbitBroker(Broker):
         return Overview(unacked, connections, max(prefetch, default=None))
 
     def waiting(self) -> int:
-        """How many messages wait."""
+        """Count the messages that wait in the queue of events."""
         with Connection(self._server.url) as connection:
             channel: Any = connection.default_channel
             return int(channel.queue_declare(QUEUE, passive=True).message_count)
 
 
 def broker_of(server: RedisServer | RabbitServer) -> Broker:
-    """The one that looks at this server."""
+    """The `Broker` for this server."""
     return RedisBroker(server) if isinstance(server, RedisServer) else RabbitBroker(server)
 
 
 def look_until(ending: threading.Event, broker: Broker, soaked: Soaked) -> None:
-    """Look regularly. A look that fails is counted, and the next one is made: how many may fail is judged in the end.
+    """Look at a broker regularly. A failed look is counted, and looking goes on: the figures limit how many may fail.
 
     Args:
-        ending: ends it.
-        broker: at which.
-        soaked: gets what is seen.
+        ending: stops looking when it is set.
+        broker: the broker to look at.
+        soaked: receives the measurements.
     """
     while not ending.wait(broker.look_seconds):
         try:
             seen, waiting = broker.overview(), broker.waiting()
-        except Exception as error:  # noqa: BLE001  # kept, whatever it is: this thread has nobody to raise it to
+        except Exception as error:  # noqa: BLE001  # any error is recorded: this thread has no caller to catch it
             soaked.failed_looks.append(f"{type(error).__name__}: {error}")
             continue
         soaked.queued.append(waiting)

@@ -1,14 +1,14 @@
-"""Whether a series is flat.
+"""Judge whether a series is flat.
 
-Right after a cut there are fewer connections than before, and sometimes more: what counts is the median of the calm
-seconds before each cut, in which the worker is connected again. These points, without those of the warm-up, must not
-rise:
+Right after a cut there are fewer connections than before, and sometimes more. So only the calm seconds before each cut
+count, in which the worker is connected again. Their median is one point. These points, without those of the warm-up,
+must not rise:
 
-- the *rise* is the median of the last third less the median of the first third; one outlier moves neither;
-- the *slope* is Theil-Sen's: the median of the slopes between all pairs of points. It needs many points, so only a long
-  run is judged by it, per hour.
+- the *rise* is the median of the last third minus the median of the first third. One outlier changes neither median;
+- the *slope* is Theil-Sen's: the median of the slopes between all pairs of points, per hour. It needs many points, so
+  only a long run is judged by it.
 
-A short run finds what leaks at each cut or at each event. What leaks a little an hour only a long run finds.
+A short run finds a leak at each cut or at each event. Only a long run finds a small leak per hour.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from verification.soak.sampling import Sample
 
 LONG_SECONDS = 1200.0
-"""A run that is as long as this is judged by its slopes, too."""
+"""A run of at least this duration is judged by its slopes, too."""
 _LEAST_POINTS = 6
 _HOUR = 3600.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What still counts as flat.
+    """The limits within which a series counts as flat.
 
     Attributes:
-        warm_up: which part of the run does not count.
-        rise: by metric, how much more there may be in the end.
-        slope: by metric, how much more per hour; None: the run is too short to tell.
+        warm_up: the part of the run, from its beginning, that does not count; 1/4 is a quarter.
+        rise: the largest allowed rise, by metric.
+        slope: the largest allowed slope per hour, by metric; None if the run is too short to be judged by it.
     """
 
     warm_up: float
@@ -46,7 +46,7 @@ class Limits:
     slope: Mapping[str, float] | None
 
 
-# A publisher of four threads has three connections or four, as it happens; each is two sockets with Redis.
+# A publisher with four threads has three or four connections, by chance. On Redis, each of them is two sockets.
 SHORT = Limits(1 / 3, {MEMORY: 8.0, THREADS: 2, FILES: 6, CONNECTIONS: 6}, None)
 LONG = Limits(
     1 / 4,
@@ -56,18 +56,18 @@ LONG = Limits(
 
 
 def limits_of(duration: float) -> Limits:
-    """Those of a run of so many seconds."""
+    """The limits for a run of this duration in seconds."""
     return LONG if duration >= LONG_SECONDS else SHORT
 
 
 @dataclass(frozen=True)
 class Trend:
-    """How a series went.
+    """The trend of a series.
 
     Attributes:
         start: the median of the first third.
-        rise: of the last third above it.
-        slope: per hour.
+        rise: the median of the last third minus `start`.
+        slope: the slope per hour.
     """
 
     start: float
@@ -76,13 +76,13 @@ class Trend:
 
 
 def points(samples: Iterable[Sample], process: str, metric: str, *, after: float) -> list[tuple[float, float]]:
-    """One point before each cut: when, and the median of the calm samples since the cut before.
+    """One point before each cut: its time, and the median of the calm samples since the previous cut.
 
     Args:
-        samples: in order.
-        process: whose.
-        metric: of `METRICS`.
-        after: seconds since the beginning: what came earlier does not count.
+        samples: the samples of the run, in order.
+        process: the process to look at.
+        metric: one of `METRICS`.
+        after: seconds since the load began; earlier points do not count.
     """
     calm: dict[int, list[Sample]] = {}
     for sample in samples:
@@ -97,13 +97,13 @@ def points(samples: Iterable[Sample], process: str, metric: str, *, after: float
 
 
 def trend(series: Sequence[tuple[float, float]]) -> Trend:
-    """How it went.
+    """Compute the trend of a series.
 
     Raises:
-        ValueError: too few points to tell anything.
+        ValueError: the series has too few points.
     """
     if len(series) < _LEAST_POINTS:
-        raise ValueError(f"{len(series)} points are too few; at least {_LEAST_POINTS} calm ones are needed")
+        raise ValueError(f"{len(series)} points are too few; {_LEAST_POINTS} calm ones are needed: make the run longer")
     third = len(series) // 3
     start = median(level for _, level in series[:third])
     end = median(level for _, level in series[-third:])

@@ -1,6 +1,6 @@
-"""The publisher: `python -m verification.soak.publisher RATE` commits changes, publishes their events, until SIGTERM.
+"""The publisher: `python -m verification.soak.publisher RATE` commits changes and publishes events until SIGTERM.
 
-Some events go as messages of their own, some several together; each is published until the broker has confirmed it.
+Some events are published alone, and some together with others. Publishing is retried until the broker has confirmed it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from verification.soak.workload import commit, event_of
 
 SAYS = "publishing"
 BATCH = 50
-"""Changes that are committed together."""
+"""The number of changes that are committed together."""
 _MESSAGES = (1, 1, 2, 6, 40)
-"""How many of their events go together."""
+"""The numbers of events that are published together. They add up to `BATCH`."""
 _THREADS = 4
 _BEHIND_SECONDS = 3.0
-"""So far behind its rate it catches up, as after an outage. It does not flood a machine that is too slow for it."""
+"""The longest delay that the publisher catches up, as after an outage. More would flood a machine that is too slow."""
 _PAUSE_SECONDS = 0.05
 _REPORT_SECONDS = 0.5
 
@@ -57,7 +57,7 @@ class Source:
         self.retries = 0
 
     def run(self) -> None:
-        """Until `stopping` is set; what has been taken up is published all the same."""
+        """Publish until `stopping` is set. Batches that are begun by then are still published."""
         threads = [threading.Thread(target=self._work) for _ in range(_THREADS)]
         for thread in threads:
             thread.start()
@@ -71,8 +71,8 @@ class Source:
             with self._lock:
                 batch = next(self._batches)
                 if not batch % _THREADS:
-                    # All threads begin a round together, so that each needs a connection of its own. Otherwise as many
-                    # are open as calls happen to overlap, and a machine that becomes busier looks like a leak.
+                    # All threads begin a round together, so that each needs its own connection. Otherwise the number of
+                    # connections would depend on how many calls overlap, and a busier machine would look like a leak.
                     round_seconds = _THREADS * BATCH / self.rate
                     self._due = max(self._due + round_seconds, time.monotonic() - _BEHIND_SECONDS)
                 due = self._due
@@ -100,12 +100,12 @@ class Source:
 
 
 def _keep_broken_lanes() -> None:
-    """The mutant `connections`: connections on which something failed are kept open."""
+    """Apply the mutant `connections`, which keeps a connection open after an error on it."""
     from cachekeeper.publishing.broker_connection import BrokerConnection  # noqa: PLC0415  # kombu takes long to import
 
     kept: list[BrokerConnection] = []
     patched: Any = BrokerConnection
-    patched.drop = lambda connection: kept.append(connection)  # noqa: PLW0108  # a built-in would not be bound
+    patched.drop = lambda connection: kept.append(connection)  # noqa: PLW0108  # a built-in would not be bound as a method
 
 
 if __name__ == "__main__":

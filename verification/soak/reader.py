@@ -1,4 +1,4 @@
-"""The reader: `python -m verification.soak.reader RATE` reads names and searches, until SIGTERM."""
+"""The reader: `python -m verification.soak.reader RATE` reads names and searches for products until SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from verification.soak.workload import PRODUCTS, USERS
 
 SAYS = "reading"
 _REPORT_EVERY = 50
-_SEARCHES = 10  # of so many reads one is a search
+_SEARCHES = 10  # one read in so many is a search
 
 
 def run(rate: float, stopping: threading.Event) -> None:
-    """Read at about this rate until told to stop."""
+    """Read until `stopping` is set, at about this many reads a second."""
     rng, reads, errors = random.Random(0), 0, 0
     while not stopping.wait(1 / rate):
         try:

@@ -1,4 +1,4 @@
-"""What a process of the soak reports of itself: one JSON file, replaced as a whole."""
+"""The reports of the soak's processes: one JSON file for each process, which it replaces as a whole."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from verification.chaos.proxy import detour
 REPORT = "SOAK_REPORT"
 PORTS = "SOAK_PORTS"
 MUTANT = "SOAK_MUTANT"
-"""Known-bad variants, with commas between them."""
+"""Known-bad variants, separated by commas."""
 VISIBILITY = "SOAK_VISIBILITY"
-"""Seconds until a Redis broker delivers again what was not acknowledged."""
+"""Seconds until a Redis broker delivers a message again that was not acknowledged."""
 
 
 def lead() -> None:
@@ -23,12 +23,12 @@ def lead() -> None:
 
 
 def is_mutant(name: str) -> bool:
-    """Whether this process is to be this known-bad variant."""
+    """Whether this process runs as this known-bad variant."""
     return name in os.environ.get(MUTANT, "").split(",")
 
 
 def report(facts: dict[str, Any]) -> None:
-    """Write the report."""
+    """Replace the report of this process."""
     path = Path(os.environ[REPORT])
     new = path.with_suffix(".new")
     new.write_text(json.dumps(facts), "utf-8")
@@ -36,7 +36,7 @@ def report(facts: dict[str, Any]) -> None:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What a process has reported; empty before its first report."""
+    """Read the report of a process; empty before its first report."""
     try:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:

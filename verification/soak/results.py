@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 _LEAST_RATE = 200.0
 _MOST_QUEUED = 100
-"""Some seconds of them."""
+"""The publisher sends so many in a few seconds."""
 _LOOKS_MADE = 1 / 4
 _LOOKS_FAILED = 1 / 10
 _STRAY_KEYS = 8
-"""What kombu keeps in Redis whatever passes through it: bindings, and a queue for each reply to `ping`."""
+"""kombu keeps some keys in Redis, independent of the load: bindings, and a queue for each reply to `ping`."""
 
 
 def figures_of(kind: str, soaked: Soaked) -> list[Figure]:
-    """All of one run."""
+    """All figures of one run."""
     return [
         Figure(f"{kind}: {each.figure}", each.value, each.unit, each.target, each.held) for each in _all(kind, soaked)
     ]
@@ -39,7 +39,8 @@ def _all(kind: str, soaked: Soaked) -> Iterator[Figure]:
     yield plain(figure, rate) if limits.slope is None else at_least(figure, rate, _LEAST_RATE)
     cuts = max(sample.cuts for sample in soaked.samples)
     yield plain("times that connections were cut", cuts)
-    # A worker whose connections are not made anew shows nothing. One may be cut twice before it is ready.
+    # A worker that does not reconnect proves nothing. One reconnect may be missing, since a second cut can come before
+    # the worker is ready.
     yield at_least("times that the worker connected to the broker again", soaked.reconnects, cuts - 1)
     yield from _looks(kind, soaked)
     for process in (WORKER, PUBLISHER, READER):
@@ -54,9 +55,10 @@ def _all(kind: str, soaked: Soaked) -> Iterator[Figure]:
     yield at_most("prefetch that the worker applies, the most", max(soaked.prefetch), soaked.configured)
     if soaked.granted:
         yield at_most("prefetch that the broker grants, the most", max(soaked.granted), soaked.configured)
-    # A worker that stopped fetching registers again while its threads finish what they had.
+    # A worker that starts to fetch again registers new messages while its threads finish the earlier ones. So twice the
+    # prefetch is allowed.
     yield at_most("messages that the worker has in hand, the most", max(soaked.in_hand), 2 * soaked.configured)
-    # More would be an overload, and what grows then is the queue.
+    # A longer queue means that the load is too high. Then the queue grows, and other growth does not prove a leak.
     queued = median(soaked.queued[-max(1, len(soaked.queued) // 4) :])
     yield at_most("messages that wait in the queue, median of the last quarter", queued, _MOST_QUEUED)
     yield plain("messages in flight by the broker's account, median", median(soaked.unacked))
@@ -66,12 +68,12 @@ def _all(kind: str, soaked: Soaked) -> Iterator[Figure]:
 
 
 def _looks(kind: str, soaked: Soaked) -> Iterator[Figure]:
-    """Whether there is anything to judge: with few looks, what the broker says is low, too."""
+    """Figures that show whether there were enough looks. With few of them, the broker's figures would be low, too."""
     looks = len(soaked.queued)
     yield at_least("looks at the broker", looks, soaked.looks_due * _LOOKS_MADE)
     yield at_most("looks at the broker that failed", len(soaked.failed_looks), looks * _LOOKS_FAILED)
     if kind != "redis":
-        # Between two connections it grants nothing.
+        # While the worker is not connected, RabbitMQ grants it no prefetch.
         granted = len(soaked.granted)
         yield at_least("looks at which RabbitMQ granted the worker a prefetch", granted, max(1, looks * _LOOKS_MADE))
 
@@ -79,7 +81,8 @@ def _looks(kind: str, soaked: Soaked) -> Iterator[Figure]:
 def _outcome(kind: str, soaked: Soaked) -> Iterator[Figure]:
     lost = soaked.published - soaked.applied
     figure = "events lost behind the broker's confirmation"
-    # With Redis, what is on its way when a connection breaks is in no list. The outbox is for that.
+    # On Redis, an event that is on its way when a connection breaks may be lost, since it is in no list. The outbox
+    # prevents that.
     yield plain(figure, lost) if kind == "redis" else at_most(figure, lost, 0)
     yield plain("events applied", soaked.applied)
     yield plain("events applied more than once", soaked.twice)
@@ -96,7 +99,7 @@ def _outcome(kind: str, soaked: Soaked) -> Iterator[Figure]:
 
 
 def conditions(found: Mapping[str, Soaked]) -> str:
-    """What else the machine did meanwhile."""
+    """The load of the machine during the runs, as text."""
     load = [each for soaked in found.values() for each in soaked.load]
     return (
         f"{' and '.join(found)} side by side; load average {median(load):.1f} (median), {max(load):.1f} (the most), "
@@ -105,7 +108,7 @@ def conditions(found: Mapping[str, Soaked]) -> str:
 
 
 def series_of(soaked: Soaked) -> dict[str, Any]:
-    """Medians by minute, of each process and metric."""
+    """Compute the median of each minute, for each process and metric."""
     minutes = [
         [sample for sample in soaked.samples if minute <= sample.at / 60 < minute + 1]
         for minute in range(int(soaked.duration // 60))

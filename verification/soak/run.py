@@ -1,4 +1,4 @@
-"""One run: a broker, a worker, a publisher and a reader, a proxy that cuts their connections, and a watch on all."""
+"""One run: a broker, a worker, a publisher and a reader, a proxy that cuts their connections, and measurements."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WORKER, PUBLISHER, READER = "worker", "publisher", "reader"
 PREFETCH = 16  # four for each of the worker's four threads
-_READS = 20.0  # a second
+_READS = 20.0  # reads a second
 _LOOK_SECONDS = 1.0
 _STALL_SECONDS = 2.0
 _SOON = 300.0
@@ -40,16 +40,17 @@ _VISIBILITY_SECONDS = 60  # as shipped
 
 
 class Run:
-    """The processes of a run, on servers that are there.
+    """The processes of a run, on servers that are already running.
 
     Args:
-        guardian: ends what is started here.
-        broker: with a queue that nobody else uses.
-        cache: emptied by this.
-        mongo: the run has a database of its own there.
+        guardian: ends the processes that the run starts.
+        broker: only the run may use its queue.
+        cache: emptied by the run.
+        mongo: the run has its own database there.
         rate: events a second.
-        mutant: known-bad variants of the worker or the publisher, with commas between them; `""` for none.
-        visibility: seconds until a Redis broker delivers again what was not acknowledged; None: as shipped.
+        mutant: known-bad variants of the worker or the publisher, separated by commas; `""` for the shipped code.
+        visibility: seconds until a Redis broker delivers a message again that was not acknowledged; None for the
+            shipped value.
     """
 
     def __init__(
@@ -100,12 +101,12 @@ class Run:
                 stack.callback(process.kill)
 
     def result(self, duration: float, cut_seconds: float, seed: int) -> Soaked:
-        """Put it under load for so long, cut connections regularly, and see that all is applied in the end.
+        """Run under load and cut connections regularly. Then wait for the last event, and return the measurements.
 
         Args:
             duration: seconds of load.
-            cut_seconds: between two cuts.
-            seed: of the order of the kinds of cut.
+            cut_seconds: seconds between two cuts.
+            seed: decides the order of the kinds of cut.
         """
         soaked = Soaked(duration, configured=PREFETCH, looks_due=duration / self.broker.look_seconds)
         self.site.client.flushall()
@@ -138,8 +139,8 @@ class Run:
             now = time.monotonic()
             self._assert_alive()
             self._take(soaked, now - began, watched)
-            # None behind the last but one interval: each leaves calm seconds.
-            # And none before the worker has been connected for a while: on a busy machine that takes longer.
+            # No cut comes in the last interval, so that calm seconds follow each cut.
+            # No cut comes before the worker has been connected for a while, which takes longer on a busy machine.
             is_calm = soaked.samples[-1].calm >= cut_seconds / 2
             if now >= next_cut and is_calm and now + cut_seconds <= last:
                 self._cut(rng)
@@ -160,18 +161,21 @@ class Run:
         soaked.load.append(os.getloadavg()[0])
 
     def _calm(self, connected_at: float) -> float:
-        """For how long the worker has been connected since the last cut, in seconds; 0: it is not."""
+        """For how many seconds the worker has been connected since the last cut; 0 if it is not connected."""
         if not connected_at or (self._cuts and connected_at < self._last_cut):
             return 0.0
         return time.monotonic() - max(connected_at, self._last_cut)
 
     def _cut(self, rng: random.Random) -> None:
-        """The broker each time, after it hung for a while every third time; with it now and then the other servers."""
+        """Cut all connections to the broker, and sometimes those to the other servers.
+
+        One time in three, the broker hangs for a while before.
+        """
         if rng.randrange(3) == 0:
             self.proxy.stall("broker", stalled=True)
             time.sleep(_STALL_SECONDS)
             self.proxy.stall("broker", stalled=False)
-        # Before the cut: what connects right behind it counts as connected.
+        # Set before the cut, so that a connection made right after the cut counts.
         self._last_cut = time.monotonic()
         self.proxy.cut("broker")
         if rng.randrange(2) == 0:
@@ -187,9 +191,9 @@ class Run:
     # --- the end
 
     def _drain(self, soaked: Soaked) -> None:
-        """Stop the publisher and wait until nothing waits any more, and nothing is in flight.
+        """Stop the publisher, and wait until no message waits in the queue or is in flight.
 
-        What a broken connection left in flight in Redis comes back after the visibility timeout.
+        On Redis, messages of a broken connection stay in flight until the visibility timeout. Then they come again.
         """
         source = self.processes[PUBLISHER]
         source.stop(_SOON)
@@ -199,9 +203,9 @@ class Run:
         quiet = 0
         deadline = time.monotonic() + _SOON + self._visibility
         while quiet < _QUIET_LOOKS:
-            assert time.monotonic() < deadline, "events still wait or are in flight"
+            assert time.monotonic() < deadline, "messages still wait in the queue or are in flight"
             time.sleep(_LOOK_SECONDS)
-            # Looks at RabbitMQ are slow, so the cheaper questions come first.
+            # A look at RabbitMQ is slow, so the cheaper questions come first.
             quiet = quiet + 1 if not self._in_hand() and not self._left() else 0
 
     def _in_hand(self) -> int:

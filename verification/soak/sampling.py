@@ -1,4 +1,4 @@
-"""What is measured of the processes, second by second."""
+"""Measurements of the processes, second by second."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Sample:
-    """One moment.
+    """The measurements of one moment.
 
     Attributes:
         at: seconds since the load began.
         cuts: how often connections had been cut by then.
-        calm: for how many seconds the worker has been connected to the broker since the last cut; 0: it is not.
-        events: how many were published by then.
-        levels: by process, then by metric: how much of it there is.
+        calm: for how many seconds the worker has been connected to the broker since the last cut; 0 if it is not
+            connected.
+        events: how many events were published by then.
+        levels: the measured amounts, by process, then by metric.
     """
 
     at: float
@@ -35,7 +36,7 @@ class Sample:
 
 
 def levels_of(process: psutil.Process) -> dict[str, float]:
-    """How much of each metric a process has now."""
+    """Measure a process now, by metric."""
     with process.oneshot():
         return {
             MEMORY: process.memory_info().rss / _MIB,
@@ -47,33 +48,33 @@ def levels_of(process: psutil.Process) -> dict[str, float]:
 
 @dataclass
 class Soaked:
-    """What a run came to.
+    """The measurements and results of a run.
 
     Attributes:
         duration: how long the load lasted, in seconds.
-        samples: in order.
-        prefetch: what the worker fetches at most, by each of its reports.
-        granted: the same by the broker's own account, where it has one.
-        in_hand: messages that the worker had in hand, by each of its reports.
-        queued: messages that waited in the queue, at each look at the broker.
-        unacked: messages in flight by the broker's account, at each look.
-        connected: connections that the broker had, at each look.
-        failed_looks: why a look at the broker failed, one text for each that did.
-        looks_due: how many looks at the broker the duration has room for.
-        configured: the prefetch as configured.
-        published: events that the broker confirmed.
-        applied: how many of them a worker applied.
-        twice: how many more times it did.
+        samples: one each second, in order.
+        prefetch: the prefetch that the worker applied, in each of its reports.
+        granted: the prefetch that the broker granted, at each look; empty for Redis, which grants none.
+        in_hand: how many messages the worker had received and not finished, in each of its reports.
+        queued: how many messages waited in the queue, at each look at the broker.
+        unacked: how many messages were in flight according to the broker, at each look.
+        connected: how many connections the broker had, at each look.
+        failed_looks: the error of each look at the broker that failed, as text.
+        looks_due: how many looks at the broker fit into the duration.
+        configured: the configured prefetch.
+        published: how many events the broker confirmed.
+        applied: how many of the published events a worker applied.
+        twice: how often a worker applied an event again.
         retries: how often the publisher had to try again.
-        reads: how many there were, and `read_errors` of them failed.
-        stale: keys that are not as MongoDB in the end.
-        cached: keys of users that are there in the end.
-        waiting, held: messages that are left in the queue and in flight.
-        letters: dead letters.
-        keys: left in the Redis of the broker; None for RabbitMQ.
+        reads: how many reads the reader made; `read_errors` of them failed.
+        stale: how many cached names differ from MongoDB at the end.
+        cached: how many names are cached at the end.
+        waiting, held: how many messages are left in the queue and in flight.
+        letters: how many dead letters there are.
+        keys: how many keys are left in the broker's Redis; None for RabbitMQ.
         reconnects: how often the worker connected to the broker again.
-        spent: by process, its CPU time since it started, in seconds.
-        load: the machine's load averages over one minute, one a sample.
+        spent: the CPU time of each process since its start, in seconds.
+        load: the machine's load average over one minute, at each sample.
     """
 
     duration: float

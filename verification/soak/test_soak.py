@@ -1,4 +1,4 @@
-"""`make soak` in small: a minute on both brokers side by side. Slow: the minute, and the start of all servers."""
+"""A small `make soak`: a minute on both brokers side by side. Slow, because of the minute and the servers' start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from verification.soak.sampling import Soaked
 
 RATE = 150.0
-VISIBILITY = 10  # seconds: a test need not wait for a minute until Redis delivers again
+VISIBILITY = 10  # seconds until Redis delivers again; the shipped minute would slow the test down
 SEED = 3
 
 
@@ -29,7 +29,8 @@ def test_nothing_grows_within_a_minute_of_reconnects(guardian: Guardian) -> None
     found = soak(guardian, BROKERS, 60, rate=RATE, cut_seconds=5, seed=SEED, visibility=VISIBILITY)
     assert {kind: missed(kind, soaked) for kind, soaked in found.items()} == {kind: set() for kind in BROKERS}
     assert all(soaked.published > 0 for soaked in found.values())
-    # Else a figure that is at most so much says nothing: it is read at names that the worker no longer uses.
+    # Zero would mean that the figure is read from names that the worker no longer uses. Its upper limit would then
+    # prove nothing.
     assert all(max(soaked.in_hand) > 0 for soaked in found.values())
     assert max(found["redis"].unacked) > 0
 

@@ -1,4 +1,4 @@
-"""`make soak`: what is judged as flat, on series that are made up."""
+"""`make soak`: made-up series are judged as flat or not."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ EVENTS_PER_SECOND = 250
 def soaked(
     duration: float, cut_seconds: float, leak: Callable[[float, int], dict[str, float]] = lambda _at, _cuts: {}
 ) -> Soaked:
-    """A run whose levels are noisy, fall to nothing at each cut, and leak in the worker.
+    """Make up a run: its levels are noisy, its connections fall to zero at each cut, and its worker leaks.
 
     Args:
-        duration: seconds.
-        cut_seconds: between two cuts.
-        leak: by metric, what has leaked after so many seconds and cuts.
+        duration: seconds of load.
+        cut_seconds: seconds between two cuts.
+        leak: given the seconds and the cuts so far, returns the leaked amount by metric.
     """
     rng = random.Random(5)
     found = Soaked(
@@ -68,7 +68,7 @@ def soaked(
 
 
 def missed(found: Soaked, kind: str = "rabbitmq") -> list[str]:
-    """The figures that do not hold their target."""
+    """The figures that miss their target."""
     return [each.figure for each in figures_of(kind, found) if each.held is False]
 
 
@@ -100,7 +100,7 @@ def test_a_minute_finds_a_message_kept_at_each_event() -> None:
 def test_an_hour_finds_one_at_every_twentieth_cut(metric: str) -> None:
     slow = lambda _, cuts: {metric: cuts // 20}  # noqa: E731
     assert any(metric in figure for figure in missed(soaked(3600, 20, slow)))
-    assert missed(soaked(60, 5, slow)) == []  # which a minute cannot see
+    assert missed(soaked(60, 5, slow)) == []  # a minute is too short to find it
 
 
 def test_an_hour_finds_ten_mebibytes() -> None:
@@ -190,7 +190,7 @@ def test_what_the_worker_holds_while_it_is_not_connected_does_not_count() -> Non
 
 
 class UnreliableBroker(Broker):
-    """Answers every other look, and ends the looks with the last one."""
+    """A broker that answers every other look, and sets `ending` at the last one."""
 
     look_seconds = 0.0
 

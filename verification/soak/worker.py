@@ -1,4 +1,4 @@
-"""`celery -A verification.soak.worker`: the shipped worker, which reports its prefetch and counts what it applied.
+"""`celery -A verification.soak.worker`: the shipped worker, which reports its prefetch and counts applied events.
 
 The mutants leak: at each connection to the broker (`sockets`, `threads`, `prefetch`) or at each message (`messages`).
 """
@@ -30,9 +30,9 @@ __all__ = ["app"]
 _REPORT_SECONDS = 0.5
 _MOST_EVENTS = 1 << 23
 _LARGE = 256 * 1024
-"""Bytes that the mutant `messages` keeps with each message, as if they were large."""
+"""Bytes that the mutant `messages` keeps with each message, as if messages were large."""
 _SOCKETS = 2
-"""So many sockets does the mutant `sockets` leave open at each connection: one alone hides in the noise of pools."""
+"""The mutant `sockets` leaves this many open at each connection. One alone would hide in the noise of pools."""
 _leaked: list[Any] = []
 
 lead()
@@ -41,18 +41,18 @@ if (visibility := os.environ.get(VISIBILITY)) and not is_amqp(str(app.conf.broke
 
 
 class Applied:
-    """Which events were applied. Of a fixed size, so that it adds nothing to what is measured."""
+    """The set of applied events. Its size is fixed, so that it does not grow while memory is measured."""
 
     def __init__(self) -> None:
         self._bits = bytearray(_MOST_EVENTS // 8)
         self._lock = threading.Lock()
         self.distinct = 0
         self.twice = 0
-        # Touched at once: the memory would be counted as it is first written to.
+        # Written to now: the system counts memory only after the first write to it.
         self._bits[:] = b"\0" * len(self._bits)
 
     def add(self, number: int) -> None:
-        """Note one."""
+        """Note that this event was applied."""
         at, bit = number >> 3, 1 << (number & 7)
         with self._lock:
             if self._bits[at] & bit:
@@ -64,11 +64,11 @@ class Applied:
 
 applied = Applied()
 _processor: Any = processor.Processor
-_deal_with = _processor._deal_with  # noqa: SLF001  # the shipped worker, with a little around it
+_deal_with = _processor._deal_with  # noqa: SLF001  # wraps a method of the shipped worker
 
 
 def _noted(self: processor.Processor, messages: Sequence[Any], strikes: int) -> None:
-    """Note the events of these messages, once all of them were applied."""
+    """Process the messages, then note their events as applied."""
     _deal_with(self, messages, strikes)
     if is_mutant("messages"):
         _leaked.extend((message, bytearray(_LARGE)) for message in messages)
@@ -82,7 +82,7 @@ _processor._deal_with = _noted  # noqa: SLF001  # as above
 
 
 class Watch(bootsteps.StartStopStep):
-    """Started with each connection to the broker."""
+    """A Celery bootstep that starts with each connection to the broker."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     connections = 0
@@ -90,32 +90,32 @@ class Watch(bootsteps.StartStopStep):
     consumer: Any = None
 
     def start(self, c: Any) -> None:
-        """Look at this consumer from now on."""
+        """Report on this consumer from now on."""
         if not Watch.connections:
             threading.Thread(target=_report_for_ever, name="soak-report", daemon=True).start()
         Watch.connections += 1
-        Watch.connected_at = time.monotonic()  # one clock for all processes of a machine
+        Watch.connected_at = time.monotonic()  # all processes of a machine share this clock
         Watch.consumer = c
         if is_mutant("sockets"):
-            # Listeners: the next cut would close connections through the proxy.
+            # Listening sockets, because the next cut would close connections through the proxy.
             _leaked.extend(socket.create_server(("127.0.0.1", 0)) for _ in range(_SOCKETS))
         if is_mutant("threads"):
             threading.Thread(target=threading.Event().wait, daemon=True).start()
         if is_mutant("prefetch") and Watch.connections > 1:
-            # What Celery does for a task with an ETA, and never undone.
+            # Celery does the same for a task with an ETA. Here it is never undone.
             c.initial_prefetch_count += 1
             c.qos.increment_eventually()
             c.qos.update()
 
-    def stop(self, c: Any) -> None:  # noqa: ARG002  # Celery's
-        """The connection is lost."""
+    def stop(self, c: Any) -> None:  # noqa: ARG002  # Celery's signature
+        """Note that the connection is lost."""
         Watch.connected_at = 0.0
 
 
 def _report_for_ever() -> None:
     pause = threading.Event()
     while not pause.wait(_REPORT_SECONDS):
-        # What the event loop's thread changes meanwhile is looked at again.
+        # The event loop's thread may change the values meanwhile. Then the next report reads them again.
         with contextlib.suppress(AttributeError, RuntimeError):
             report(_facts())
 
@@ -133,8 +133,8 @@ def _facts() -> dict[str, Any]:
     channel: Any = consumer.task_consumer.channel
     qos: Any = getattr(channel, "qos", None)
     if hasattr(qos, "_dirty"):
-        # kombu fetches while delivered - dirty < prefetch_count: a tag that is dirty and not in delivered is one place
-        # too many. Dirty is looked at twice, since the event loop's thread may flush both between two looks.
+        # kombu fetches while delivered - dirty < prefetch_count. So a dirty tag that is not in delivered lets it fetch
+        # one message too many. Dirty is read twice, because the event loop's thread may flush both sets in between.
         before, delivered, after = set(qos._dirty), set(qos._delivered), set(qos._dirty)  # noqa: SLF001  # no other way
         stray = len((before & after) - delivered)
         facts["prefetch"] = qos.prefetch_count + stray

@@ -1,7 +1,7 @@
-"""The events by number, and what MongoDB and the cache hold in the end.
+"""The numbered events, and the data in MongoDB and in the cache that they lead to.
 
-Each number is one event. It stands in the event's id, so that a worker can count which events it has applied. It also
-gives the user's version, so that versions rise.
+Each number is one event. The event's id contains it, so that a worker can count which events it has applied. The user's
+version is computed from it, so that versions rise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 USERS = 499
 PRODUCTS = 97
-_KINDS = 20  # of so many events one is a logout and one changes a product; shares no factor with the two above
+_KINDS = 20  # one event in so many is a logout, one changes a product; has no common factor with the two above
 _LOGOUT, _PRODUCT = 7, 13
 _TOKEN_SECONDS = 30
 _ID = re.compile(r"soak-([0-9]+)")
@@ -40,12 +40,12 @@ def version_of(number: int) -> int:
 
 
 def product_name(number: int) -> str:
-    """A product's name after event `number`; before its first event for a number below zero."""
+    """A product's name after event `number`. A number below zero gives the name before the first event."""
     return f"p{number % PRODUCTS:02} {max(number, -1)}"
 
 
 def event_of(number: int) -> Event:
-    """The event of that number."""
+    """The event with this number."""
     name = f"soak-{number}"
     if number % _KINDS == _LOGOUT:
         return UserLoggedOut(
@@ -59,20 +59,20 @@ def event_of(number: int) -> Event:
 
 
 def number_in(body: object) -> int | None:
-    """Which event this is, as it lies in a message; None for any other."""
+    """The number of an event in a message; None for an event from elsewhere."""
     match = _ID.fullmatch(str(body.get("id"))) if isinstance(body, dict) else None
     return int(match[1]) if match else None
 
 
 def stock(database: Database[Any]) -> None:
-    """What is there before the first event."""
+    """Create the documents before the first event."""
     database["users"].insert_many([{"_id": user, "name": name_of(1), "version": 1} for user in range(USERS)])
     products = [{"_id": product, "name": product_name(product - PRODUCTS)} for product in range(PRODUCTS)]
     database["products"].insert_many(products)
 
 
 def commit(database: Database[Any], numbers: Iterable[int]) -> None:
-    """Make the changes that these events tell of. Repeatable; no older change overwrites a newer one."""
+    """Commit the changes that these events report. It can be repeated: no older change overwrites a newer one."""
     users, products = [], []
     for number in numbers:
         if number % _KINDS == _PRODUCT:

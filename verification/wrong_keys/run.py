@@ -1,8 +1,8 @@
-"""Does a reply that nobody read reach the next caller? Counts reads that were answered with another key's value.
+"""Does an unread reply reach the next caller? Counts reads that were answered with another key's value.
 
-A read is interrupted: an exception is raised at some line of the client's own code, as a signal handler raises it, and
-the reply arrives late, after the connection may have gone back to its pool. What is read next is held against its key.
-redis-py's own client, made with its defaults, does the same in the same run.
+A call is interrupted: an exception is raised at some line of the client's own code, as a signal handler raises it. The
+reply arrives late, when the connection may be back in its pool. The next read is checked for the value of its own key.
+redis-py's own client, made with its defaults, goes through the same in the same run.
 
     python -m verification wrong_keys
 """
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
 
 READS = 200_000
 KEYS = 16
-_INTERRUPTED = 8  # one call in so many
+_INTERRUPTED = 8  # one call in so many is interrupted
 _LATE_SECONDS = 0.005
 _PLACES = tuple(str(Path(str(module.__file__)).parent) for module in (redis, cachekeeper))
 
 ERRORS = (KeyboardInterrupt, SoftTimeLimitExceeded, RuntimeError)
-"""What is thrown: Ctrl-C, Celery's soft limit, and what a program's own signal handler may raise."""
+"""The exceptions to raise: Ctrl-C, Celery's soft limit, and one that a program's own signal handler may raise."""
 
 
 class LateProxy:
-    """Passes bytes on to a server, and those of its replies later that come while `late` is set.
+    """A proxy before a server, which delays the replies that come while `late` is set.
 
-    Such a reply is held until the client has sent something more on that connection, or for five milliseconds.
+    It holds such a reply until the client has sent more on that connection, or for five milliseconds.
     """
 
     def __init__(self, port: int) -> None:
@@ -59,7 +59,7 @@ class LateProxy:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the proxy."""
         return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
 
     def __enter__(self) -> Self:
@@ -114,8 +114,8 @@ class Interrupter:
     """Raises an error in this thread at one line of a Redis client's code, and counts the lines.
 
     Args:
-        line: which, of all lines that are run, from 1.
-        error: what is raised there.
+        line: the number of the line, of all lines that run, from 1; 0 to raise nothing and only count.
+        error: the exception to raise.
     """
 
     def __init__(self, line: int, error: type[BaseException]) -> None:
@@ -149,7 +149,7 @@ class Interrupter:
         return self._trace
 
     def _leaves_with(self, frame: FrameType) -> bool:
-        """Whether this line is the end of a `with`: there a tracer can raise before `__exit__`, and no signal can."""
+        """Whether this line is the end of a `with`. There a tracer can raise before `__exit__`, but a signal cannot."""
         seen = self._seen.setdefault(frame, set())
         again = frame.f_lineno in seen
         seen.add(frame.f_lineno)
@@ -157,7 +157,7 @@ class Interrupter:
 
 
 def _in_finalizer(frame: FrameType | None) -> bool:
-    """Whether this runs in a `__del__`, where Python drops what is raised."""
+    """Whether this runs in a `__del__`, where Python discards exceptions."""
     while frame is not None and frame.f_code.co_name != "__del__":
         frame = frame.f_back
     return frame is not None
@@ -165,15 +165,15 @@ def _in_finalizer(frame: FrameType | None) -> bool:
 
 @dataclass
 class Score:
-    """What a run found.
+    """The counts of a run.
 
     Attributes:
-        reads: values that were asked for after an interruption, or without any.
-        wrong: those that were another key's.
-        failed: those that were answered with an error.
-        broken: those of them whose error is no `RedisError`: the interruption left a connection in no usable state.
-        interrupted: calls in which an exception was thrown.
-        places: where, for each wrong one.
+        reads: reads, after an interruption or without one.
+        wrong: reads that returned another key's value.
+        failed: reads that raised an error.
+        broken: reads that raised another error than a `RedisError`: the interruption left an unusable connection.
+        interrupted: calls in which an exception was raised.
+        places: for each wrong read, the file and line at which the call before it was interrupted.
     """
 
     reads: int = 0
@@ -191,7 +191,7 @@ def fill(client: Any) -> None:
 
 
 def calls(client: Any) -> dict[str, Callable[[], object]]:
-    """What is interrupted: each kind of call that reads replies."""
+    """The calls to interrupt, one of each kind that reads replies."""
 
     def piped(*, transaction: bool) -> object:
         pipe = client.pipeline(transaction=transaction)
@@ -210,7 +210,7 @@ def calls(client: Any) -> dict[str, Callable[[], object]]:
 def interrupt(
     call: Callable[[], object], proxy: LateProxy | None, line: int, error: type[BaseException]
 ) -> Interrupter:
-    """Make one call, with an error at a line of it, and its replies late."""
+    """Make one call with late replies, and raise an error at one of its lines."""
     with Interrupter(line, error) as interrupter:
         if proxy is not None:
             proxy.late = True
@@ -222,15 +222,15 @@ def interrupt(
 
 
 def read(client: Any, key: int, score: Score, place: str) -> None:
-    """Read one key, and hold its value against it."""
+    """Read one key, and check that the value is its own."""
     score.reads += 1
     try:
         found = client.get(f"key:{key}")
-    except Exception as error:  # noqa: BLE001  # redis-py's pool met a connection without a socket: a TypeError
+    except Exception as error:  # noqa: BLE001  # also a TypeError, where redis-py's pool finds a connection without a socket
         score.failed += 1
         score.broken += not isinstance(error, (RedisError, RedisClusterException))
         for pool in pools_of(client):
-            pool.reset()  # redis-py's own is full of connections that interrupted callers lost
+            pool.reset()  # redis-py's own pool fills up with connections that interrupted callers lost
         return
     if found != f"value:{key}".encode():
         score.wrong += 1
@@ -249,12 +249,12 @@ def every_line(
     """Interrupt a call at each line in turn, and read other keys after each.
 
     Args:
-        client: whose call it is.
-        proxy: what it is connected through.
+        client: makes the call.
+        proxy: the proxy between the client and the server, if there is one.
         call: one of `calls(client)`.
-        error: what is raised.
-        connected: whether the call finds a connection, or makes one.
-        step: from one line to the next.
+        error: the exception to raise.
+        connected: whether the call finds an open connection. Otherwise it makes one.
+        step: the distance between two interrupted lines; 1 for every line.
     """
     score = Score()
     for line in count(1, step):
@@ -271,7 +271,7 @@ def every_line(
 
 
 def play(client: Any, proxy: LateProxy, reads: int, seed: int) -> Score:
-    """Read, and now and then interrupt a call at any line of it."""
+    """Read random keys, and now and then interrupt a call at a random line."""
     rng, score = random.Random(seed), Score()
     offered = list(calls(client).values())
     lengths = [interrupt(call, None, 0, RuntimeError).lines for call in offered]
@@ -289,7 +289,7 @@ def play(client: Any, proxy: LateProxy, reads: int, seed: int) -> Score:
 
 @contextlib.contextmanager
 def contenders(url: str) -> Iterator[dict[str, Any]]:
-    """The client of this project, and redis-py's with its defaults."""
+    """Make the clients to compare: the client of this project, and redis-py's with its defaults."""
     made = {"cachekeeper": make_redis_client(url), "redis-py, its defaults": redis.Redis.from_url(url)}
     try:
         yield made
@@ -299,7 +299,7 @@ def contenders(url: str) -> Iterator[dict[str, Any]]:
 
 
 def main() -> bool:
-    """Measure; whether no read was answered with another key's value."""
+    """Measure, and store the figures. Return whether all targets were held."""
     with Guardian() as guardian:
         server = RedisServer(guardian, find_redis())
         server.start()

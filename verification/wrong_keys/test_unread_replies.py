@@ -1,6 +1,6 @@
-"""A reply that its caller did not read never reaches the next one, whatever came between sending and reading.
+"""A reply that its caller did not read never reaches the next caller, wherever the call was interrupted.
 
-The exception is raised at every line of the client's code in turn, and as real signals while a server is slow.
+Exceptions are raised at every line of the client's code in turn, and by real signals while a server is slow.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from cachekeeper.protocol import LazyCluster, Store
 from testkit.taps import RedisTap, Words
 from verification.wrong_keys.run import ERRORS, LateProxy, calls, contenders, every_line, fill, play
 
-# A socket that a raised exception left without an owner is closed by Python, which says so.
+# Python closes a socket that an exception left without an owner, and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 KINDS = ("get", "pipeline", "transaction", "script")
@@ -71,7 +71,7 @@ def test_with_the_parser_of_redis_py(proxy: LateProxy, error: type[BaseException
 
 
 def test_an_exception_at_any_line_of_connecting(redis_server: RedisServer) -> None:
-    # Where the handshake ends before SELECT, the next caller would read another database.
+    # If the handshake ended before SELECT, the next caller would read another database.
     with redis_server.client(1) as client:
         fill(client)
     with (
@@ -131,13 +131,13 @@ def test_it_is_closed_before_it_goes_back(redis_server: RedisServer) -> None:
     with redis.Redis(connection_pool=pool) as client:
         with pytest.raises(redis.ResponseError):
             client.execute_command("NO_SUCH_COMMAND")
-        assert taken.is_open  # an error was a reply, too
+        assert taken.is_open  # an error is a reply, too
         assert taken.lessee is None
     pool.disconnect()
 
 
 class Raises:
-    """Signals that raise while a command is under way, as a handler of the program does."""
+    """Installs a signal handler that raises while a command runs, as a program's own handler may."""
 
     def __init__(self, error: type[BaseException]) -> None:
         self.error = error
@@ -160,7 +160,7 @@ def test_a_signal_while_the_reply_is_awaited(redis_server: RedisServer, error: t
 
     def before(words: Words) -> None:
         if words[:2] == [b"GET", b"key:0"]:
-            os.kill(os.getpid(), signal.SIGUSR1)  # its caller waits for the reply, or is about to
+            os.kill(os.getpid(), signal.SIGUSR1)  # the caller already waits for the reply, or is about to
         elif words[0] == b"GET":
             asked_again.set()
 
@@ -245,10 +245,11 @@ def test_over_a_unix_socket(guardian: Guardian, redis_found: FoundServer, tmp_pa
 
 
 def test_a_subscriber_keeps_its_connection(redis_server: RedisServer) -> None:
-    # It has sent what is answered later, and connects in between: closed there, it would begin anew for ever.
+    # A subscriber sends commands before it reads their replies, and connects in between. A client that closed the
+    # connection there, because of unread replies, would make the subscriber start again forever.
     with (
         client_of(redis_server.url) as client,
-        client.pubsub() as pubsub,  # type: ignore[no-untyped-call]  # redis-py types it not
+        client.pubsub() as pubsub,  # type: ignore[no-untyped-call]  # redis-py does not annotate it
     ):
         pubsub.subscribe("news", "weather")
         assert [pubsub.parse_response()[0] for _ in range(2)] == [b"subscribe"] * 2
