@@ -262,7 +262,7 @@ def test_a_stack_starts_once() -> None:
         stack.check()
     with stack:
         assert stat.S_IMODE(stack.directory.stat().st_mode) == 0o700
-        with pytest.raises(StackError, match="starts once"):
+        with pytest.raises(StackError, match="was started before"):
             stack.start()
         assert all(server.alive for server in stack.servers)
     assert not any(server.alive for server in stack.servers)
