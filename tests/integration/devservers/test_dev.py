@@ -66,7 +66,7 @@ def test_asking_for_a_stack_where_none_runs_is_an_error(place: ProgramDirectory)
     answer = ask(place)
     assert answer.returncode == 1
     assert answer.stdout == ""
-    assert "no stack runs" in answer.stderr
+    assert "no stack is running" in answer.stderr
     assert "`cachekeeper dev` starts one" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert place.left() == []
