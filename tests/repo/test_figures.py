@@ -114,12 +114,12 @@ def test_figures_of_a_tree_that_is_no_commit_say_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (result(name="other"), "hit.json: its name is 'other'"),
-        ({"name": "hit", "figures": []}, "hit.json: without commit, date, machine, servers"),
-        (result(figures=[{"figure": "x", "value": 1}]), "hit.json: a figure without held, target, unit"),
+        (result(name="other"), "hit.json: its name must be that of the file, and is 'other'"),
+        ({"name": "hit", "figures": []}, "hit.json: lacks commit, date, machine, servers"),
+        (result(figures=[{"figure": "x", "value": 1}]), "hit.json: a figure lacks held, target, unit"),
         (
             result(figures=[{"figure": "x", "value": 1, "unit": "", "target": None, "held": "yes"}]),
-            "hit.json: held is 'yes'",
+            "hit.json: held must be true, false or null, and is 'yes'",
         ),
     ],
 )
@@ -156,5 +156,5 @@ def test_check_finds_a_page_that_is_out_of_date(tmp_path: Path) -> None:
 
     assert run("--check") == (1, "README.md: out of date; run python scripts/figures.py\n")
     assert (tmp_path / "README.md").read_text("utf-8") == PAGE
-    assert run() == (0, "README.md: figures brought up to date\n")
+    assert run() == (0, "README.md: figures updated\n")
     assert run("--check") == (0, "")
