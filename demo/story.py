@@ -125,7 +125,7 @@ def log_out(stage: Stage) -> None:
     """Save, read and end a session. Its token is blocked."""
     stage.step(
         "user.logged_out",
-        "Sessions live in MongoDB first, so that a flush logs nobody out. Logging out ends the session for good, and "
+        "Sessions live in MongoDB first, so that a flush logs out no user. Logging out ends the session for good, and "
         "blocks the token until it expires.",
     )
     save_session("s-42", {"user": 7, "cart": ["mug", "rug"]}, keeper=stage.keeper)
@@ -165,7 +165,9 @@ def log_out(stage: Stage) -> None:
 
 def publish_in_bulk(stage: Stage) -> None:
     """Rename all users and many products while their names are cached."""
-    stage.step("In bulk", "All users and every tenth product are renamed. All names and some searches are cached before.")
+    stage.step(
+        "In bulk", "All users and every tenth product are renamed. All names and some searches are cached before."
+    )
     for user in shop.users():
         read_user(user["_id"], keeper=stage.keeper)
     for text in ("oak", "brass", "0010", "mug", "desk"):

@@ -77,13 +77,13 @@ def _races(result: Mapping[str, Any]) -> list[str]:
     cells |= dict.fromkeys(result["not_applicable"], "n/a")
     lines = [_row("case", *contenders), _row(*["---"] * (len(contenders) + 1))]
     lines += [_row(case, *(cells[f"{contender}: {case}"] for contender in contenders)) for case in cases]
-    lines += ["", "How each is played:", ""]
+    lines += ["", "How each contender is played:", ""]
     lines += [f"- **{name}**: {practice}." for name, practice in contenders.items()]
     lines += [
         f"- *n/a* for {who}: {reason}."
         for who, reason in dict.fromkeys((each.split(":")[0], why) for each, why in result["not_applicable"].items())
     ]
-    lines += ["", "What happens, step by step:", ""]
+    lines += ["", "The steps of each case:", ""]
     return lines + [f"- *{name}*: {text}" for name, text in cases.items()]
 
 
@@ -133,7 +133,7 @@ def main() -> int:
             if not check:
                 page.write_text(new, "utf-8")
     for page in changed:
-        print(f"{page}: {'out of date; run python scripts/figures.py' if check else 'figures updated'}")
+        print(f"{page}: {'out of date; run python scripts/figures.py' if check else 'figures brought up to date'}")
     return int(check and bool(changed))
 
 

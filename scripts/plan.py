@@ -94,7 +94,7 @@ def main() -> int:
     new = filled(text)
     if new == text:
         return 0
-    print(f"{PAGE.name}: {'out of date; run python scripts/plan.py' if check else 'the plan was updated'}")
+    print(f"{PAGE.name}: {'out of date; run python scripts/plan.py' if check else 'the plan is drawn anew'}")
     if not check:
         PAGE.write_text(new, "utf-8")
     return int(check)

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from cachekeeper.consuming.dead_letter_admin import DeadLetters, Replayed, Which
     from cachekeeper.settings import LetterSettings
 
-SHORT = 12  # digits of an id that are shown: enough for two billion letters; a clash is an error
+SHORT = 12  # digits of an id that are shown: enough for two billion dead letters; a clash is an error
 
-dead = typer.Typer(no_args_is_help=True, help="List, show, replay and drop dead letters: events that could not be applied.")
+dead = typer.Typer(
+    no_args_is_help=True, help="List, show, replay and drop dead letters: events that could not be applied."
+)
 
-Letters = Annotated[list[str] | None, typer.Argument(help="Ids of dead letters, or the beginnings of ids.", show_default=False)]
+Letters = Annotated[
+    list[str] | None, typer.Argument(help="Ids of dead letters, or the beginnings of ids.", show_default=False)
+]
 All = Annotated[bool, typer.Option("--all", help="All dead letters that match the filters, instead of ids.")]
 Type = Annotated[str | None, typer.Option("--type", help="Only those of this event, such as user.updated.")]
 Error = Annotated[str | None, typer.Option("--error", help="Only those with this error, such as InvalidEvent.")]
@@ -57,7 +61,9 @@ def list_letters(
 
 
 @dead.command()
-def show(letter: Annotated[str, typer.Argument(help="The id of a dead letter, or its beginning.", show_default=False)]) -> None:
+def show(
+    letter: Annotated[str, typer.Argument(help="The id of a dead letter, or its beginning.", show_default=False)],
+) -> None:
     """Show one dead letter: its event with session ids and tokens masked, the reason, and the traceback."""
     from cachekeeper.errors import InputError  # noqa: PLC0415  (see cachekeeper.cli.app)
 

@@ -21,9 +21,15 @@ WATCH_SECONDS = 0.2
 
 def dev(  # noqa: PLR0913  # one for each option
     *,
-    env: Annotated[bool, typer.Option("--env", help="Print the environment variables of the running stack, and exit.")] = False,
-    pid: Annotated[int | None, typer.Option(help="With --env: the process id of the stack, if several are running.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Keep the data in this directory. Without it, no data is kept.")] = None,
+    env: Annotated[
+        bool, typer.Option("--env", help="Print the environment variables of the running stack, and exit.")
+    ] = False,
+    pid: Annotated[
+        int | None, typer.Option(help="With --env: the process id of the stack, if several are running.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Keep the data in this directory. Without it, no data is kept.")
+    ] = None,
     worker: Annotated[bool, typer.Option(help="Run `celery -A cachekeeper worker` too.")] = True,
     relay: Annotated[
         bool, typer.Option(help="Run `cachekeeper relay` too: it publishes the events in the outbox.")
@@ -33,7 +39,9 @@ def dev(  # noqa: PLR0913  # one for each option
     ] = False,
     http: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, metavar="PORT", help="Run `cachekeeper serve` too, on this port; 0 for a free port."),
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="Run `cachekeeper serve` too, on this port; 0 for a free port."
+        ),
     ] = None,
     with_parent: Annotated[bool, typer.Option("--with-parent", help="End when the parent process ends.")] = False,
     redis_server: Annotated[Path | None, typer.Option(help="The redis-server or valkey-server to run.")] = None,

@@ -25,8 +25,12 @@ CHECK_SECONDS = 10.0
 
 def relay(
     *,
-    lag: Annotated[bool, typer.Option("--lag", help="Print the number of events in the outbox and their age, and exit.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit with status 0 if the outbox is being published, else 1.")] = False,
+    lag: Annotated[
+        bool, typer.Option("--lag", help="Print the number of events in the outbox and their age, and exit.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with status 0 if the outbox is being published, else 1.")
+    ] = False,
 ) -> None:
     """Publish the events in the outbox, until ctrl-C or SIGTERM.
 
@@ -69,13 +73,13 @@ def _check() -> None:
 
     settings = load(RelaySettings)
     found = _lag(settings, CHECK_SECONDS)
-    # While no worker runs, the relay stops at the limit: that is no fault of the relay. The test is for half the limit,
-    # because the count falls soon after workers start.
+    # While no worker runs, the relay stops at the limit, and is healthy. The test is for half the limit, because the
+    # count soon falls below the limit once workers start.
     if found.unpublished_seconds is None or 2 * found.under_way >= settings.outbox_limit_events:
         return
     if found.unpublished_seconds >= _LONGEST_WAIT_SECONDS:
         sys.exit(
-            f"cachekeeper: an event has waited in the outbox for {found.unpublished_seconds:.0f} s, unpublished; "
+            f"cachekeeper: one event in the outbox has waited {found.unpublished_seconds:.0f} s, unpublished; "
             "check the relay and the broker"
         )
 

@@ -10,9 +10,7 @@ import typer
 
 def stream(
     *,
-    check: Annotated[
-        bool, typer.Option("--check", help="Exit with status 0 if a live process leads, else 1.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 0 if a live process leads, else 1.")] = False,
 ) -> None:
     """Turn changes in MongoDB into events in the outbox, until ctrl-C or SIGTERM.
 
@@ -30,7 +28,9 @@ def stream(
     logging.basicConfig(format="%(asctime)s %(message)s")
     settings, registry = load_checked(StreamSettings)
     if not registry.watches:
-        raise SettingsError("CACHEKEEPER_MODULES: none of these modules registers changes in MongoDB to watch; add one that does")
+        raise SettingsError(
+            "CACHEKEEPER_MODULES: none of these modules registers changes in MongoDB to watch; add one that does"
+        )
     made = ChangeRelay(settings, registry)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: made.stop())

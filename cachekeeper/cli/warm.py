@@ -19,7 +19,9 @@ INTERRUPTED = 130  # the exit status that shells use after ctrl-C
 def warm(
     view: Annotated[str, typer.Argument(help="The name of the view, such as user_name.", show_default=False)],
     *,
-    restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning, not where the last run was interrupted.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start from the beginning, not where the last run was interrupted.")
+    ] = False,
     rate: Annotated[float | None, typer.Option(min=0.1, help="At most this many documents per second.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="The number of batches at the same time.")] = 2,
 ) -> None:
@@ -57,9 +59,7 @@ def _warm_view(keeper: "Keeper", view: "View[object]", *, restart: bool, rate: f
     def tell(progress: Progress) -> None:
         nonlocal reached
         if progress.resumed and progress.done == progress.resumed:
-            _say(
-                f"{view.name}: continues after the first {progress.done:,} documents (--restart begins anew)"
-            )
+            _say(f"{view.name}: continues after the first {progress.done:,} documents (--restart starts over)")
         reached = progress
         show(progress.done, progress.total)
 

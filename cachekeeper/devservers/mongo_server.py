@@ -21,7 +21,7 @@ class MongoServer(ServerProcess):
     """A `mongod` on 127.0.0.1 that is the primary of a replica set of one.
 
     Args:
-        guardian: ends the server if this process cannot.
+        guardian: ends the server when this process dies.
         found: the program to run.
         parameters: server parameters (`--setParameter`), such as `{"ttlMonitorSleepSecs": 1}`.
         database: the name of the database in `url`.

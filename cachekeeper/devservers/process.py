@@ -26,7 +26,7 @@ class ServerProcess(ABC):
     """A child process with its own directory and log and, if it `listens`, its own port on 127.0.0.1.
 
     Args:
-        guardian: ends the server if this process cannot.
+        guardian: ends the server when this process dies.
         name: used in messages and in the log's file name.
         directory: holds the log; None: a new temporary directory.
         data: where the server keeps its data; None: `directory/data`.

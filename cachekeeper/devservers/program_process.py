@@ -13,7 +13,7 @@ class ProgramProcess(ServerProcess):
     """`cachekeeper COMMAND`, run by this Python in the current directory; ready once its output contains `ready`.
 
     Args:
-        guardian: ends the command if this process cannot.
+        guardian: ends the command when this process dies.
         environment: variables to add to those of this process; they name the servers.
         command: `relay`, `stream` or `serve`.
         ready: a text that its output contains once it is ready.

@@ -18,7 +18,7 @@ class RedisServer(ServerProcess):
     """A Redis-protocol server on 127.0.0.1, without persistence unless `config` asks for it.
 
     Args:
-        guardian: ends the server if this process cannot.
+        guardian: ends the server when this process dies.
         found: the program to run.
         config: directives of `redis.conf`, such as `{"maxmemory": "64mb", "maxmemory-policy": "allkeys-lfu"}`.
         replica_of: the server to replicate; it must be started before.

@@ -50,7 +50,8 @@ class DevStack:
 
     Attributes:
         directory: the temporary directory with the logs; removed at the end.
-        redis, security, mongo, worker: the servers; worker is None if it was not wanted.
+        redis, security, mongo: the servers.
+        worker: the worker; None if it was not wanted.
 
     Use it as a context manager, or call `start` and `close`.
     """

@@ -22,7 +22,7 @@ class WorkerProcess(ServerProcess):
     """`celery -A APP worker`, run by this Python in the current directory; ready once it answers a ping.
 
     Args:
-        guardian: ends the worker if this process cannot.
+        guardian: ends the worker when this process dies.
         environment: variables to add to those of this process; they name the servers.
         app: where Celery finds the application.
         arguments: further arguments for `celery worker`.

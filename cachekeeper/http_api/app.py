@@ -47,7 +47,7 @@ RETRY_SECONDS: Final = 5
 """The `Retry-After` of a 503: by then the broker may be available again."""
 
 READY_SECONDS: Final = 1.0
-"""How long the door reuses what it last saw of the broker: callers of `/readyz`, who need no key, cause few probes."""
+"""How long `/readyz` reuses the last known state of the broker. Callers need no key, so this limits their probes."""
 
 
 class Door:

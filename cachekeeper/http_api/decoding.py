@@ -20,7 +20,7 @@ ATTRIBUTES: Final = frozenset({"id", "type", "time"})
 
 
 def read_events(registry: Registry, found: Sequence[BaseCloudEvent], *, batched: bool) -> list[Event]:
-    """Turn CloudEvents into events. If one of them is wrong, raise and return none.
+    """Turn CloudEvents into events. Raise if any of them is wrong.
 
     Args:
         registry: the registered events.
@@ -44,7 +44,7 @@ def read_events(registry: Registry, found: Sequence[BaseCloudEvent], *, batched:
 
 
 def texts_of(events: Sequence[Event], *, batched: bool) -> list[str]:
-    """Turn events into the texts to publish. If one of them cannot be published, raise and return none.
+    """Turn events into the texts to publish. Raise if any of them cannot be published.
 
     Args:
         events: as `read_events` returns them.

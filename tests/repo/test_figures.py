@@ -75,13 +75,13 @@ def test_races_become_a_matrix(tmp_path: Path) -> None:
         "| slow fill | fresh | **stale** |\n"
         "| a \\| b | **error** | n/a |\n"
         "\n"
-        "How each is played:\n"
+        "How each contender is played:\n"
         "\n"
         "- **ours**: as it is.\n"
         "- **theirs**: page “Locks”.\n"
         "- *n/a* for theirs: it has no b.\n"
         "\n"
-        "What happens, step by step:\n"
+        "The steps of each case:\n"
         "\n"
         "- *slow fill*: load · event · fill.\n"
         "- *a | b*: another.\n"
@@ -156,5 +156,5 @@ def test_check_finds_a_page_that_is_out_of_date(tmp_path: Path) -> None:
 
     assert run("--check") == (1, "README.md: out of date; run python scripts/figures.py\n")
     assert (tmp_path / "README.md").read_text("utf-8") == PAGE
-    assert run() == (0, "README.md: figures updated\n")
+    assert run() == (0, "README.md: figures brought up to date\n")
     assert run("--check") == (0, "")
