@@ -131,7 +131,7 @@ def _print_running(pid: int | None) -> None:
     chosen = [stack for stack in stacks if pid in {None, stack.pid}]
     if not chosen:
         which = "no stack" if pid is None else f"no stack in process {pid}"
-        raise StackError(f"{which} is running (searched in {tempfile.gettempdir()}); start one: cachekeeper dev")
+        raise StackError(f"{which} is running (searched in {tempfile.gettempdir()}); `cachekeeper dev` starts one")
     here = str(Path.cwd())
     chosen = [stack for stack in chosen if stack.directory == here] or chosen
     if len(chosen) > 1:
