@@ -6,7 +6,8 @@ NEWCOMER=newcomer
 HOUSE=/srv/$NEWCOMER
 CHECKOUT=$HOUSE/cachekeeper
 
-# make_root DIRECTORY SUITE [PACKAGE...]: make a minimal Debian with these packages, and this checkout in a new home.
+# make_root DIRECTORY SUITE [PACKAGE...]: make a minimal Debian with these packages, and this checkout in a newcomer's
+# home.
 make_root() {
     local root=$1 suite=$2 mirror key
     shift 2
@@ -67,7 +68,8 @@ copy_configuration() {
     fi
 }
 
-# copy_checkout DIRECTORY: copy this checkout as it is, without files that git ignores.
+# copy_checkout DIRECTORY: copy this checkout as it is, without files that git ignores. If nothing is changed, the copy
+# is like a fresh clone.
 copy_checkout() {
     git clone --quiet --no-checkout --no-hardlinks . "$1"
     git -C "$1" reset --quiet

@@ -101,7 +101,7 @@ def search(stage: Stage) -> None:
     stage.step(
         "product.changed",
         "Searches are cached by their folded text. A rename drops the searches whose text occurs in the old or the new "
-        "name, and no others.",
+        "name, and no others, even if many are cached.",
     )
     products = stage.keeper.database.products
     products.insert_one({"_id": 5000, "name": "Blue lava lamp", "price": 49.0, "version": 1})
