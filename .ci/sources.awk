@@ -1,5 +1,5 @@
-# Prints an apt source for another suite of the machine's distribution, made from the source that the machine already
-# has for its own: same host, same key. Prints nothing where there is none. Reads both forms of apt's files.
+# Prints an apt source for another suite of the machine's distribution. It is made from the source of the machine's own
+# suite: same host, same key. Prints nothing if there is no such source. Reads both formats of apt's files.
 #
 #   awk -v codename=bookworm -v suite=bookworm-backports -f .ci/sources.awk /etc/apt/sources.list /etc/apt/sources.list.d/*
 
@@ -21,7 +21,7 @@ FNR == 1 { finish() }
 /^#/ { next }
 /^[ \t]*$/ { finish(); next }
 
-# deb822: `Name: value`, going on in lines that begin with a space (a whole key, for one).
+# deb822: `Name: value`. Lines that begin with a space continue the value (for example a whole key).
 /^[A-Za-z-]+:/ {
     colon = index($0, ":")
     name = tolower(substr($0, 1, colon - 1))
@@ -30,7 +30,7 @@ FNR == 1 { finish() }
 }
 /^[ \t]/ { value[name] = value[name] "\n" $0; next }
 
-# The older form, one source a line: deb [name=value ...] uri suite component ...
+# The older format has one source per line: deb [name=value ...] uri suite component ...
 $1 == "deb" {
     line = $0
     if (match(line, /\[[^]]*\]/)) {

@@ -1,4 +1,4 @@
-"""The summary of `.ci/run`: each leg with its outcome, and what its tests ran against. Exits 1 unless all is well."""
+"""Print the summary of `.ci/run`: each leg with its result and its servers. Exit status 1 if a leg failed."""
 
 import json
 import sys
@@ -10,8 +10,8 @@ def main(reports: Path) -> int:
     """Print the summary.
 
     Args:
-        reports: the directory with the file `legs` (a line a leg: name, exit status, seconds), and with one JSON file
-            for each run of the tests, as `TEST_REPORT` makes it.
+        reports: a directory with the file `legs` (a line for each leg: name, exit status, seconds), and with one JSON
+            file for each run of the tests, as `TEST_REPORT` writes it.
 
     Returns:
         The exit status.
@@ -33,9 +33,9 @@ def main(reports: Path) -> int:
 
 
 def _counted(run: dict[str, Any]) -> str:
-    bad = {"failed": run["failed"], "errors": run["error"], "skipped and must not be": run["unexpected"]}
+    bad = {"failed": run["failed"], "errors": run["error"], "skipped (not allowed)": run["unexpected"]}
     counts = [f"{run['passed']} passed", *(f"{count} {what}" for what, count in bad.items() if count)]
-    return ", ".join([*counts, f"{run['skipped']} skipped for lack of a part"])
+    return ", ".join([*counts, f"{run['skipped']} skipped (a part is missing)"])
 
 
 def _minutes(seconds: int) -> str:

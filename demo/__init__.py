@@ -1,1 +1,1 @@
-"""`make demo`: the main job, end to end, on real servers, to be watched."""
+"""`make demo` shows the whole path on real servers: events in, the cache follows, every key is checked."""

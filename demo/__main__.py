@@ -1,4 +1,4 @@
-"""`python -m demo`: exit status 0 only if everything that it shows is right."""
+"""Run the demonstration: `python -m demo`. Exit status 0 means that everything it showed was right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from demo.story import STORY
 
 
 def main() -> int:
-    """Bring up the stack, tell the story, and say whether it was right."""
+    """Start the stack, run each step, and print whether all checks were right."""
     console = Console(highlight=False)
     began = time.perf_counter()
     console.rule("[bold]cachekeeper[/]: events in, Redis kept true to MongoDB", style="bold")

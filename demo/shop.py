@@ -1,4 +1,4 @@
-"""The made-up shop: its users and products, the same in every run."""
+"""Users and products of an invented shop, the same in every run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOOK = ("oak", "brass", "linen", "slate", "cork", "amber", "walnut", "copper", 
 
 
 def users(seed: int = 1) -> list[dict[str, Any]]:
-    """Users with versioned names."""
+    """Make users whose names have a version."""
     rng = random.Random(seed)
     return [
         {"_id": number, "name": f"{rng.choice(_FIRST)} {rng.choice(_LAST)}", "version": 1}
@@ -24,7 +24,7 @@ def users(seed: int = 1) -> list[dict[str, Any]]:
 
 
 def products(seed: int = 2) -> list[dict[str, Any]]:
-    """Products; a model number makes each name its own."""
+    """Make products. A model number makes each name unique."""
     rng = random.Random(seed)
     return [
         {

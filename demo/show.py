@@ -1,4 +1,4 @@
-"""What the demonstration prints, and how it times reads."""
+"""Print the demonstration's steps and tables, and time its reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 Read = tuple[str, Server, str, Callable[[], Any]]
-"""A lookup to show: what is called, in words; the server and the key behind it; and the call."""
+"""A lookup to show: its description, its server, its key, and the function to call."""
 
 
 class Failed(Exception):
@@ -28,12 +28,13 @@ class Failed(Exception):
 
 @dataclass
 class Stage:
-    """Where the demonstration takes place.
+    """The state of the demonstration, with the functions that show and check its steps.
 
     Attributes:
         console: where it prints.
-        keeper: the same engine that read-side code uses.
-        checks: how many things were checked so far.
+        keeper: the engine, as read-side code uses it.
+        checks: the number of checks so far.
+        steps: the number of steps so far.
     """
 
     console: Console
@@ -43,37 +44,37 @@ class Stage:
     _before: dict[str, str] = field(default_factory=dict)
 
     def step(self, title: str, said: str) -> None:
-        """Begin a step."""
+        """Begin a step: print its title and what it shows."""
         self.steps += 1
         self.console.print()
         self.console.rule(f"[bold cyan]{self.steps}[/]  [bold]{title}[/]", align="left", style="cyan")
         self.console.print(said, style="dim", highlight=False)
 
     def check(self, right: bool, what: str) -> None:  # noqa: FBT001  # reads like an assertion
-        """Go on only if it is right.
+        """Count a check that is right.
 
         Raises:
-            Failed: it is not.
+            Failed: it is wrong.
         """
         if not right:
             raise Failed(what)
         self.checks += 1
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float = 20) -> float:
-        """Wait until the worker has done something; milliseconds it took.
+        """Wait until the worker has done something. Return how long it took, in milliseconds.
 
         Raises:
-            Failed: it did not, within `seconds`.
+            Failed: the worker has not done it within `seconds`.
         """
         began = time.perf_counter()
         while not condition():
             if time.perf_counter() - began > seconds:
-                raise Failed(f"waited {seconds:g} s in vain: {what}")
+                raise Failed(f"waited {seconds:g} s without success: {what}")
             time.sleep(0.002)
         return (time.perf_counter() - began) * 1000
 
     def peek(self, server: Server, key: str) -> str:
-        """What lies at a key, in words; nothing is changed."""
+        """Describe what Redis holds at a key, without changing it."""
         client: Redis = self.keeper.store(server).client
         raw = client.get(key)
         if isinstance(raw, bytes):
@@ -86,11 +87,11 @@ class Stage:
         return "(nothing)"
 
     def keys(self, server: Server, keys: Iterable[str]) -> None:
-        """Remember what lies at these keys, for `changes`."""
+        """Remember what Redis holds at these keys, for `changes`."""
         self._before = {key: self.peek(server, key) for key in keys}
 
     def changes(self, server: Server, published: str, milliseconds: float) -> None:
-        """Show what became of the keys of `keys`."""
+        """Show the keys of the last call of `keys`, before and after an event."""
         self.console.print(
             f"[bold yellow]published[/] {published} · {milliseconds:.1f} ms until it was visible in Redis"
         )
@@ -106,13 +107,13 @@ class Stage:
         self.console.print(table)
 
     def reads(self, calls: Iterable[Read]) -> list[Any]:
-        """Do some lookups; show how each was answered, and how long it took.
+        """Do lookups. Show how each was answered and how long it took.
 
         Args:
-            calls: which.
+            calls: the lookups.
 
         Returns:
-            What each returned.
+            The answer of each.
         """
         table = Table(box=SIMPLE_HEAD)
         table.add_column("read", no_wrap=True, style="cyan")
@@ -131,7 +132,7 @@ class Stage:
                 filled = bool(self.keeper.store(server).client.exists(key))
                 how = "[yellow]miss, filled[/]" if filled else "[magenta]miss, absent[/]"
             else:
-                # A token that is not blocked has no key: *ready* says that this means something.
+                # A token that is not blocked has no key. The ready key says that Redis holds all blocks.
                 absent = "absent, ready" if key.startswith("blocked:") else before.strip("()")
                 how = f"[green]{absent if before.startswith('(') else 'hit'}[/]"
             table.add_row(_literal(said), _literal(repr(answer)), how, f"{milliseconds:.2f}")
@@ -141,5 +142,5 @@ class Stage:
 
 
 def _literal(text: str) -> str:
-    """Square brackets mean colours to rich."""
+    """Escape square brackets, which rich reads as styles."""
     return text.replace("[", "\\[")

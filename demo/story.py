@@ -1,4 +1,4 @@
-"""The story, step by step: each function is one step, and checks what it shows."""
+"""The steps of the demonstration: each function is one step, and checks what it shows."""
 
 from __future__ import annotations
 
@@ -46,19 +46,22 @@ def load_shop(stage: Stage) -> None:
 
 
 def read_first(stage: Stage) -> None:
-    """Misses, fills, hits, and what does not exist."""
-    stage.step("Reads", "Redis first, MongoDB second. What does not exist is remembered, too, but never as a value.")
+    """Read with misses, fills and hits, and read users that do not exist."""
+    stage.step(
+        "Reads",
+        "A read asks Redis first, then MongoDB. Redis also remembers what does not exist, but never as a value.",
+    )
     names = {user["_id"]: user["name"] for user in shop.users()}
     answers = stage.reads(_user_reads(stage, 7, 7, 8, 8, 99_999, 99_999))
     stage.check(answers == [names[7], names[7], names[8], names[8], None, None], "reads give the database's names")
 
 
 def update_user(stage: Stage) -> None:
-    """A user is renamed, twice, out of order."""
+    """Rename a user twice, with events out of order."""
     stage.step(
         "user.updated",
-        "The service changes MongoDB, then publishes. The worker overwrites a value whose version it knows, and reads "
-        "through where nothing was cached; an older event that comes late changes nothing.",
+        "The service changes MongoDB, then publishes. The worker overwrites a value whose version it knows. If nothing "
+        "was cached, it reads from MongoDB. An older event that comes late changes nothing.",
     )
     users = stage.keeper.database.users
     stage.keys(CACHE, ["user:7:name", "user:8:name", "user:9:name"])
@@ -83,22 +86,22 @@ def update_user(stage: Stage) -> None:
 
 
 def delete_user(stage: Stage) -> None:
-    """A user is deleted."""
-    stage.step("user.deleted", "A deletion has no version: the key and all that is known about it go.")
+    """Delete a user."""
+    stage.step("user.deleted", "A deletion has no version: the key and its metadata are removed.")
     stage.keys(CACHE, ["user:8:name"])
     stage.keeper.database.users.delete_one({"_id": 8})
     publish(UserDeleted(user_id="8"))
-    took = stage.wait(lambda: stage.peek(CACHE, "user:8:name") in {"(nothing)", "(known absent)"}, "the name goes")
+    took = stage.wait(lambda: stage.peek(CACHE, "user:8:name") in {"(nothing)", "(known absent)"}, "the name goes away")
     stage.changes(CACHE, "user.deleted: user 8", took)
     stage.check(stage.reads(_user_reads(stage, 8, 8)) == [None, None], "the user is gone")
 
 
 def search(stage: Stage) -> None:
-    """A product is renamed; exactly the searches that could find it are dropped."""
+    """Rename a product. Only the searches that could find it are dropped."""
     stage.step(
         "product.changed",
-        "Searches are cached by their folded text. A rename drops those whose text occurs in the old or the new "
-        "name, and only those, however many are cached.",
+        "Searches are cached by their folded text. A rename drops the searches whose text occurs in the old or the new "
+        "name, and no others, even if many are cached.",
     )
     products = stage.keeper.database.products
     products.insert_one({"_id": 5000, "name": "Blue lava lamp", "price": 49.0, "version": 1})
@@ -111,7 +114,7 @@ def search(stage: Stage) -> None:
     stage.keys(CACHE, keys)
     products.update_one({"_id": 5000}, {"$set": {"name": "Blue glass lamp", "version": 2}})
     publish(ProductChanged(product_id="5000", name="Blue glass lamp", previous_name="Blue lava lamp", version=2))
-    took = stage.wait(lambda: stage.peek(CACHE, "search:glass") == "(nothing)", "the search for glass goes")
+    took = stage.wait(lambda: stage.peek(CACHE, "search:glass") == "(nothing)", "the search for glass is removed")
     stage.changes(CACHE, "product.changed: Blue lava lamp is now Blue glass lamp", took)
     stage.check(stage.peek(CACHE, "search:c++") == "[]", "an unrelated search stays")
     second = stage.reads(_search_reads(stage, *texts))
@@ -119,10 +122,10 @@ def search(stage: Stage) -> None:
 
 
 def log_out(stage: Stage) -> None:
-    """A session is saved, read, ended; its token is blocked."""
+    """Save, read and end a session. Its token is blocked."""
     stage.step(
         "user.logged_out",
-        "Sessions live in MongoDB first, so that a flush logs nobody out. Logging out ends the session for good, and "
+        "Sessions live in MongoDB first, so that a flush logs out no user. Logging out ends the session for good, and "
         "blocks the token until it expires.",
     )
     save_session("s-42", {"user": 7, "cart": ["mug", "rug"]}, keeper=stage.keeper)
@@ -151,7 +154,7 @@ def log_out(stage: Stage) -> None:
     stage.changes(SECURITY, "user.logged_out: session s-42, token t-42", took)
     stage.check(stage.reads(read[:2]) == [None, True], "the session is over, the token is blocked")
     another = read_session("s-43", keeper=stage.keeper)
-    stage.check(another == {"user": 9, "cart": []}, "another session goes on")
+    stage.check(another == {"user": 9, "cart": []}, "another session still lives")
     try:
         save_session("s-42", {"user": 7}, keeper=stage.keeper)
     except SessionEnded as ended:
@@ -161,8 +164,10 @@ def log_out(stage: Stage) -> None:
 
 
 def publish_in_bulk(stage: Stage) -> None:
-    """Everybody is renamed, and many products, while everything is cached."""
-    stage.step("In bulk", "Every user and every tenth product changes; all names and some searches are cached before.")
+    """Rename all users and many products while their names are cached."""
+    stage.step(
+        "In bulk", "All users and every tenth product are renamed. All names and some searches are cached before."
+    )
     for user in shop.users():
         read_user(user["_id"], keeper=stage.keeper)
     for text in ("oak", "brass", "0010", "mug", "desk"):
@@ -185,7 +190,7 @@ def publish_in_bulk(stage: Stage) -> None:
     began = time.perf_counter()
     publish_many(events)
     published = time.perf_counter() - began
-    # With more patience than a reader has: on a busy laptop thousands of values take longer than that.
+    # A longer time limit than readers have: on a busy laptop, thousands of values take longer than theirs.
     client = make_redis_client(str(stage.keeper.settings.redis_url), timeout_seconds=20)
     keys = [f"user:{user['_id']}:name" for user in users]
     wanted = [user["name"].encode() for user in users]
@@ -207,8 +212,8 @@ def publish_in_bulk(stage: Stage) -> None:
         stage.wait(applied, "all names are new in Redis", 40)
     seconds = time.perf_counter() - began
     stage.console.print(
-        f"{len(events):,} events confirmed by the broker in {published:.2f} s; all names new in Redis {seconds:.2f} s "
-        "after the first was sent"
+        f"The broker confirmed {len(events):,} events in {published:.2f} s. All names were new in Redis "
+        f"{seconds:.2f} s after the first event was sent."
     )
     stage.wait(lambda: _first_name(stage, "0010").endswith(" new"), "the renamed product is found by its number")
     stage.check(client.mget(keys) == wanted, "every name is the new one")
@@ -216,8 +221,8 @@ def publish_in_bulk(stage: Stage) -> None:
 
 
 def check_everything(stage: Stage) -> None:
-    """Every cached key is held against the database."""
-    stage.step("The check", "Every key in both Redis servers is held against MongoDB.")
+    """Compare every cached key with the database."""
+    stage.step("The check", "Every key in both Redis servers is compared with MongoDB.")
     table = Table(box=SIMPLE_HEAD)
     for column in ("view", "keys", "right", "without a value", "wrong"):
         table.add_column(column, justify="left" if column == "view" else "right")
@@ -248,7 +253,7 @@ def _search_reads(stage: Stage, *texts: str) -> list[Read]:
 
 def _names(stage: Stage, text: str) -> list[str]:
     found = search_products(text, keeper=stage.keeper)
-    json.dumps(found)  # the shape that a Node.js service would send on
+    json.dumps(found)  # a Node.js service would send it on as JSON
     return [product["name"] for product in found][:3]
 
 

@@ -1,11 +1,11 @@
-// The classes of characters that JavaScript's regular expressions equate under the flags `iu`, as JSON on stdout.
-// By ECMAScript that is simple case folding (C and S of Unicode's CaseFolding.txt), of this Node's Unicode version.
-// generate_fold.py runs it.
+// Prints, as JSON, the classes of characters that JavaScript's regular expressions treat as equal under the flags `iu`.
+// ECMAScript defines this as simple case folding (C and S of Unicode's CaseFolding.txt), here in the Unicode version of
+// this Node.js. generate_fold.py runs this script.
 
 const isSurrogate = (code) => code >= 0xd800 && code <= 0xdfff;
 const one = (text) => ([...text].length === 1 ? text : null);
 
-// Whatever has another case changes under some case mapping; this property keeps the search below to 3,000 characters.
+// A character with another case changes under some case mapping. So the search below needs only 3,000 characters.
 const cased = [];
 for (let code = 1; code <= 0x10ffff; code += 1) {
   const character = String.fromCodePoint(code);

@@ -1,9 +1,10 @@
-"""Put measured figures into the docs: everything between `<!-- figures:NAME -->` and `<!-- /figures -->`.
+"""Put measured figures into the docs, between `<!-- figures:NAME -->` and `<!-- /figures -->`.
 
     python scripts/figures.py [--check]
 
-NAME is a file `benchmarks/results/NAME.json`, as benchmarks and fault runs write it. Where there is none yet, the page
-says so. `races` becomes a matrix, a row a case and a column a contender, with what each of them is below it.
+NAME is a file `benchmarks/results/NAME.json`, which a benchmark or a fault run has written. If the file is missing, the
+page says so. `races` becomes a matrix with a row for each case and a column for each contender; a text for each of them
+is below it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def filled(text: str, results: Path = RESULTS) -> str:
     """`text` with each place filled from its file.
 
     Raises:
-        ValueError: a file is not of the form that is agreed on; the message names it and what is wrong.
+        ValueError: a file has the wrong form. The message names the file and what is wrong with it.
     """
 
     def fill(place: re.Match[str]) -> str:
@@ -59,7 +60,7 @@ def _table(path: Path) -> str:
 
 
 def _figures(result: Mapping[str, Any]) -> list[str]:
-    """A line a figure."""
+    """A table with a line for each figure."""
     lines = ["| figure | value | target | held |", "|---|---|---|---|"]
     for figure in result["figures"]:
         value = " ".join(part for part in (_number(figure["value"]), str(figure["unit"] or "")) if part)
@@ -69,20 +70,20 @@ def _figures(result: Mapping[str, Any]) -> list[str]:
 
 
 def _races(result: Mapping[str, Any]) -> list[str]:
-    """A row a case, a column a contender; then what a contender plays, and what happens in a case."""
+    """A table with a row for each case and a column for each contender; then a description of each of them."""
     cases, contenders = result["cases"], result["contenders"]
     endings = {figure["figure"]: figure["unit"] for figure in result["figures"]}
     cells = {name: unit if unit == "fresh" else f"**{unit}**" for name, unit in endings.items()}
     cells |= dict.fromkeys(result["not_applicable"], "n/a")
     lines = [_row("case", *contenders), _row(*["---"] * (len(contenders) + 1))]
     lines += [_row(case, *(cells[f"{contender}: {case}"] for contender in contenders)) for case in cases]
-    lines += ["", "How each is played:", ""]
+    lines += ["", "How each contender is played:", ""]
     lines += [f"- **{name}**: {practice}." for name, practice in contenders.items()]
     lines += [
         f"- *n/a* for {who}: {reason}."
         for who, reason in dict.fromkeys((each.split(":")[0], why) for each, why in result["not_applicable"].items())
     ]
-    lines += ["", "What happens, step by step:", ""]
+    lines += ["", "The steps of each case:", ""]
     return lines + [f"- *{name}*: {text}" for name, text in cases.items()]
 
 
@@ -91,24 +92,24 @@ def _row(*cells: str) -> str:
 
 
 def _problem(result: Any, name: str) -> str | None:
-    """What is wrong with a file, or None."""
+    """Find what is wrong with a file. None: nothing."""
     if not isinstance(result, dict):
-        return "no object"
+        return "must be a JSON object"
     wanted = {"name", "commit", "date", "machine", "servers", "figures"}
     if missing := wanted - result.keys():
-        return f"without {', '.join(sorted(missing))}"
+        return f"lacks {', '.join(sorted(missing))}"
     if result["name"] != name:
-        return f"its name is {result['name']!r}"
+        return f"its name must be that of the file, and is {result['name']!r}"
     for figure in result["figures"]:
         if missing := {"figure", "value", "unit", "target", "held"} - figure.keys():
-            return f"a figure without {', '.join(sorted(missing))}"
+            return f"a figure lacks {', '.join(sorted(missing))}"
         if figure["held"] not in _HELD:
-            return f"held is {figure['held']!r}"
+            return f"held must be true, false or null, and is {figure['held']!r}"
     return None
 
 
 def _number(value: object) -> str:
-    """As it stands in the file, which has it rounded already."""
+    """A value as the file has it: it is rounded there already."""
     return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
@@ -119,7 +120,7 @@ def _versions(found: Mapping[str, Any] | list[Any]) -> list[str]:
 
 
 def main() -> int:
-    """Fill the pages; with `--check` only say which would change. Status 1 where some would."""
+    """Fill the pages. With `--check`, only name the pages that would change, with status 1 if there are any."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; status 1 if a page is out of date")
     check = parser.parse_args().check

@@ -1,14 +1,14 @@
-"""Generate the fold table (cachekeeper/values/fold/classes.json), its test vectors, and the copies of both for Node.js.
+"""Generate the fold table (cachekeeper/values/fold/classes.json), its test vectors, and copies of both for Node.js.
 
     python scripts/generate_fold.py --mongodb mongodb://127.0.0.1:27017 [--node node]
 
-Two characters fold alike if either of these equates them, or a chain of both does:
+Two characters fold alike if one of these treats them as equal, or a chain of both does:
 
-- Unicode's simple case folding, as regular expressions in JavaScript apply it (flags `iu`), of the Node.js given;
-- the case-insensitive `$regex` of the MongoDB server given, measured over every character there is.
+- Unicode's simple case folding, as the given Node.js applies it in regular expressions (flags `iu`);
+- the case-insensitive `$regex` of the given MongoDB server, measured over all characters.
 
-The result is data, so that a key never depends on the Unicode version of whoever forms it. Generate it again only to
-follow a newer Unicode, and drop the search view afterwards: keys formed with the old table would never be invalidated.
+The result is data, so that a key never depends on the Unicode version of the program that forms it. Generate it again
+only to follow a newer Unicode. Then drop the search view: keys of the old table would never be invalidated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LAST = 0x10FFFF
 FAN_OUT = 16
 SURROGATES = range(0xD800, 0xE000)
 
-# Texts whose keys the implementations (Python, Lua, JavaScript) must form alike.
+# Texts for which all implementations (Python, Lua, JavaScript) must form the same keys.
 TEXTS = (
     *("lamp", "LAMP", "Lamp 2000", " lamp ", "\u212aelvin", "\u017fun", "Stra\u00dfe", "STRA\u1e9eE"),
     *("\u0130stanbul", "D\u0131\u015f", "\u03a3\u03af\u03c3\u03c5\u03c6\u03bf\u03c2", "\u1f88\u1f80", "\u0345"),
@@ -45,12 +45,12 @@ TEXTS = (
     *("{x}", "}{", "50%", "%", "%%", "%7B", "%7b", "%7D", "%25", "%257B", "%{", "%2{", "%%7B", "100%25", "%7", "%2"),
     *("{%}", "urn:uuid:1"),
 )
-# Names, for the key of every text that occurs in them.
+# Names: the vectors hold the key of every text that occurs in them.
 NAMES = ("", "K", "\u212ak", "a%25", "{%7D", "\U0001f600%", "aba")
 
 
 def blocks_of(block: range) -> Iterator[range]:
-    """The parts of `block` one level down, without those that hold surrogates only."""
+    """Split `block` into the parts of the next level, without parts that hold only surrogates."""
     size = max(1, len(block) // FAN_OUT)
     for start in range(block.start, block.stop, size):
         part = range(start, min(start + size, block.stop))
@@ -59,12 +59,12 @@ def blocks_of(block: range) -> Iterator[range]:
 
 
 def text_of(codes: Iterable[int]) -> str:
-    """The characters of `codes` in one text, without NUL and surrogates, which no MongoDB pattern can hold."""
+    """Join the characters of `codes`, without NUL and surrogates, which a MongoDB pattern cannot contain."""
     return "".join(chr(code) for code in codes if code and code not in SURROGATES)
 
 
 def matches(database: Database[dict[str, Any]], asked: list[tuple[str, list[str]]]) -> list[list[list[str]]]:
-    """For each text and each of its patterns: what the pattern finds in the text, in one round trip for all."""
+    """Find all matches of each pattern in its text, for all texts in one round trip."""
     found = {"$regexFindAll": {"input": "$text", "regex": "$$pattern"}}
     each = {"$map": {"input": "$patterns", "as": "pattern", "in": {"$map": {"input": found, "in": "$$this.match"}}}}
     documents = [{"text": text, "patterns": patterns} for text, patterns in asked]
@@ -73,7 +73,7 @@ def matches(database: Database[dict[str, Any]], asked: list[tuple[str, list[str]
 
 
 def batches(asked: list[tuple[str, list[str]]], size: int = 4_000_000) -> Iterator[list[tuple[str, list[str]]]]:
-    """`asked`, cut so that no command grows too large."""
+    """Split `asked`, so that no command grows too large."""
     batch: list[tuple[str, list[str]]] = []
     room = size
     for text, patterns in asked:
@@ -92,7 +92,7 @@ def ask(
     parts: Callable[[range], Iterator[range]],
     pattern: Callable[[range], str],
 ) -> Iterator[tuple[range, str, range, list[str]]]:
-    """(block, its text, part, what the part's pattern finds in that text) for every part of every block in `state`."""
+    """Yield (block, its text, part, matches of the part's pattern in the text) for each part of each block."""
     asked = [(text, [pattern(part) for part in parts(block)]) for block, text in state]
     answers = (answer for batch in batches(asked) for answer in matches(database, batch))
     for (block, text), found in zip(state, answers, strict=True):
@@ -101,7 +101,7 @@ def ask(
 
 
 def outsiders(part: range) -> str:
-    """A pattern for the characters beyond `part` that the server equates with one in it."""
+    """A pattern for the characters outside `part` that the server treats as equal to one inside."""
     first, last = part.start or 1, part.stop - 1
     if last in SURROGATES:
         last = SURROGATES.start - 1
@@ -110,27 +110,27 @@ def outsiders(part: range) -> str:
 
 
 def relatives(part: range) -> str:
-    """A pattern for the characters that the server equates with another one, which is in `part`."""
+    """A pattern for the characters that the server treats as equal to a different one, which is in `part`."""
     each = (f"\\x{{{code:x}}}" for code in part if code and code not in SURROGATES)
     return "|".join(f"(?i){code}(?-i)(?<!{code})" for code in each)
 
 
 def server_pairs(database: Database[dict[str, Any]]) -> set[tuple[str, str]]:
-    """All (a, b) such that the server's case-insensitive pattern `a` matches the text `b`, a and b unlike characters.
+    """Find all (a, b) of different characters for which the server's case-insensitive pattern `a` matches `b`.
 
-    Asking for each character alone would take a million scans of a million characters. So ask for blocks: who beyond
-    this block is equated with someone in it? A part of the block then needs to look at the block and those only.
+    Asking for each character alone would take a million scans of a million characters. So ask for a block: which
+    characters outside it are equal to one inside? A part of the block is then compared with the block and these only.
     """
     state = [(range(LAST + 1), text_of(range(LAST + 1)))]
     # Planes first, then sixteenths, down to blocks of 16 characters.
-    parts: Callable[[range], Iterator[range]] = lambda whole: (  # noqa: E731 - the one level that is cut differently
+    parts: Callable[[range], Iterator[range]] = lambda whole: (  # noqa: E731 - only this level is split differently
         range(start, start + 0x10000) for start in range(0, len(whole), 0x10000)
     )
     while len(state[0][0]) > FAN_OUT:
         asked = ask(database, state, parts, outsiders)
         state = [(part, text_of(part) + "".join(found)) for _, _, part, found in asked]
         parts = blocks_of
-    # Now look inside them: most hold no character that has relatives, and need no closer look.
+    # Now look inside the blocks. Most hold no character that equals another one, and are left out.
     asked = ask(database, state, lambda block: iter([block]), relatives)
     state = [(block, text) for block, text, _, found in asked if found]
     singles = ask(database, state, blocks_of, relatives)
@@ -138,7 +138,7 @@ def server_pairs(database: Database[dict[str, Any]]) -> set[tuple[str, str]]:
 
 
 def javascript_classes(node: str) -> dict[str, Any]:
-    """What `case_classes.mjs` prints under this Node.js."""
+    """Run `case_classes.mjs` with this Node.js, and return its output."""
     script = Path(__file__).with_name("case_classes.mjs")
     output = subprocess.run([node, str(script)], check=True, capture_output=True, text=True).stdout
     answer: dict[str, Any] = json.loads(output)
@@ -146,7 +146,7 @@ def javascript_classes(node: str) -> dict[str, Any]:
 
 
 def closed(pairs: Iterable[tuple[str, str]]) -> list[set[str]]:
-    """The classes of the smallest equivalence that holds `pairs`."""
+    """The classes of the smallest equivalence relation that contains `pairs`."""
     class_of: dict[str, set[str]] = {}
     for a, b in pairs:
         merged = class_of.get(a, {a}) | class_of.get(b, {b})
@@ -155,9 +155,9 @@ def closed(pairs: Iterable[tuple[str, str]]) -> list[set[str]]:
 
 
 def spelt(members: set[str], lower: dict[str, str]) -> str:
-    """The class as text, first the character that all others fold to.
+    """The class as a text. Its first character is the one that the others fold to.
 
-    That is the lower case of most members (so for ASCII what `toLowerCase()` gives), else the smallest.
+    That is the lower case of most members (for ASCII, the result of `toLowerCase()`), else the smallest character.
     """
     votes = Counter(lower.get(character) for character in members)
     first = min(members, key=lambda character: (-votes[character], character))
@@ -165,14 +165,14 @@ def spelt(members: set[str], lower: dict[str, str]) -> str:
 
 
 def classes_of(javascript: dict[str, Any], pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """The table: what JavaScript's classes and the server's pairs equate together, sorted."""
+    """The table, sorted: the classes that JavaScript's classes and the server's pairs form together."""
     simple = [(members[0], member) for members in javascript["classes"] for member in members[1:]]
     return sorted(spelt(members, javascript["lower"]) for members in closed([*simple, *pairs]))
 
 
 def vectors() -> dict[str, Any]:
-    """Texts and names with what must be formed from them, ready for JSON."""
-    from cachekeeper.values.fold import escape_braces, fold, pattern  # noqa: PLC0415 - not before its table has been written
+    """Texts with their folded text, key and pattern, and names with their keys, ready for JSON."""
+    from cachekeeper.values.fold import escape_braces, fold, pattern  # noqa: PLC0415 - its table must be written before
 
     def key(folded: str) -> str:
         return "search:" + escape_braces(folded)
@@ -187,17 +187,17 @@ def vectors() -> dict[str, Any]:
 
 
 def write(paths: Iterable[Path], value: dict[str, Any]) -> None:
-    """Write `value` to all `paths`: pure ASCII, and an element per line, for readable differences."""
+    """Write `value` to all `paths`: in ASCII, with one element per line, so that differences are readable."""
     text = json.dumps(value, indent=0) + "\n"
     for path in paths:
         path.write_text(text, encoding="ascii")
 
 
 def main() -> None:
-    """Generate everything."""
+    """Write the tables and the vectors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mongodb", required=True, help="URL of a MongoDB server, 6.0 or later")
-    parser.add_argument("--node", default="node", help="the Node.js whose Unicode version to take")
+    parser.add_argument("--node", default="node", help="the Node.js, whose Unicode version is used")
     arguments = parser.parse_args()
     with MongoClient[dict[str, Any]](arguments.mongodb, directConnection=True) as client:
         javascript = javascript_classes(arguments.node)

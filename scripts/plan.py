@@ -1,10 +1,10 @@
-"""Put the plan of the packages into docs/architecture.md: what stands between `<!-- plan:ID -->` and `<!-- /plan -->`.
+"""Draw the plan of the packages in docs/architecture.md, between `<!-- plan:ID -->` and `<!-- /plan -->`.
 
     python scripts/plan.py [--check]
 
-ID is an import-linter contract of `pyproject.toml`. Its layers are listed, top first, with a blank line between two
-floors; `plan:ID packages` also lists the packages in each, `plan:ID files` its packages and files. Each is described by
-the first sentence of its docstring.
+ID is the id of an import-linter contract in `pyproject.toml`. The plan lists its layers, the top one first, with a
+blank line between two floors. `plan:ID packages` also lists the packages in each, `plan:ID files` its packages and
+files. Each is described by the first sentence of its docstring.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NAMES = 28  # the column of the descriptions
 
 
 def contract(name: str) -> dict[str, Any]:
-    """An import-linter contract by its id. Raises ValueError: there is none."""
+    """Find an import-linter contract by its id. Raises ValueError: it does not exist."""
     found = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     for each in found:
         if each["id"] == name:
@@ -44,7 +44,7 @@ def floors(name: str) -> list[list[str]]:
 
 
 def filled(text: str) -> str:
-    """`text` with each plan drawn anew. Raises ValueError: it asks for a contract that does not exist."""
+    """Draw each plan in `text` again. Raises ValueError: a plan names a contract that does not exist."""
     return _PLACE.sub(lambda place: place[1] + _plan(place[2], place[3]) + place[4], text)
 
 
@@ -57,7 +57,7 @@ def _plan(name: str, within: str | None) -> str:
 
 
 def _lines(path: Path, within: str | None) -> Iterator[str]:
-    """A package or a module of a floor, and what is in it."""
+    """The lines of a package or a module of a floor, and of its contents."""
     if not path.is_dir():
         yield _line(f"{path.name}.py", _sentence(path.with_suffix(".py")))
         return
@@ -86,7 +86,7 @@ def _sentence(path: Path) -> str:
 
 
 def main() -> int:
-    """Draw the plans; with `--check` only say whether they would change. Status 1 where they would."""
+    """Draw the plans. With `--check`, only say whether they would change, with status 1 if they would."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; status 1 if the page is out of date")
     check = parser.parse_args().check

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv with everything for development, in the current directory. Called by `make setup`; needs a POSIX shell,
+# Makes .venv in the current directory, with everything for development. `make setup` calls it. It needs a POSIX shell,
 # Python 3.11 or later, and pip.
 set -eu
 
@@ -7,7 +7,7 @@ names="python3.12 python3.11 python3.13 python3.14 python3"
 
 say() { printf '%s\n' "$*" >&2; }
 
-# A name on PATH proves nothing: a pyenv shim of a version that is not selected exists, and fails when run.
+# A program on PATH may not run: a pyenv shim exists even for a version that is not selected, and then fails.
 suitable() {
     "$1" -c 'import sys, ssl, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
@@ -19,7 +19,7 @@ find_python() {
             return 0
         fi
     done
-    say "cachekeeper needs Python 3.11 or later (with its ssl and venv modules), and found none that runs:"
+    say "cachekeeper needs Python 3.11 or later with the modules ssl and venv. No suitable one was found:"
     for name in $names; do
         if command -v "$name" >/dev/null 2>&1; then
             say "  $name: $("$name" --version 2>&1 | head -n 1)"
@@ -33,30 +33,30 @@ find_python() {
     return 1
 }
 
-# Debian and Ubuntu keep ensurepip in a package of its own (python3-venv). Without it, a pip from outside puts one into
-# the environment; `pip --python` came with pip 22.3.
+# Debian and Ubuntu keep ensurepip in a separate package (python3-venv). Without it, a pip from outside installs pip
+# into the environment. `pip --python` needs pip 22.3.
 pip_from_outside() {
     for pip in "$python -m pip" pip3 pip; do
-        # Unquoted on purpose: the first candidate is three words.
+        # Not quoted on purpose: the first candidate has three words.
         if $pip --python .venv/bin/python --version >/dev/null 2>&1; then
             $pip --python .venv/bin/python --disable-pip-version-check install --quiet --constraint constraints.txt pip
             return
         fi
     done
-    say "$python has no ensurepip, and no pip 22.3 or later was found that could do its work. Any one of these helps:"
-    say "  Debian, Ubuntu: sudo apt install python3-venv    (for a python3.12 of its own: python3.12-venv)"
+    say "$python has no ensurepip, and no pip 22.3 or later was found to replace it. Do one of these:"
+    say "  Debian, Ubuntu: sudo apt install python3-venv    (for a separate python3.12: python3.12-venv)"
     say "  an older pip:   $python -m pip install --user --upgrade pip"
     return 1
 }
 
-# For those who call this without make: nothing to do while no list is newer than the last installation.
+# When called without make: do nothing if no list has changed since the last installation.
 if [ -e .venv/.set-up ] && suitable .venv/bin/python &&
     [ -z "$(find pyproject.toml constraints.txt scripts/setup.sh -newer .venv/.set-up)" ]; then
     exit 0
 fi
 
-# An environment without pip is one whose making failed half-way; one whose interpreter has been upgraded away no longer
-# runs. Both are made anew.
+# If the last attempt failed half-way, the environment has no pip. If its interpreter was upgraded, it no longer runs.
+# Make it again in both cases.
 if ! suitable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
     say "Making .venv with $("$python" --version 2>&1) ($python)"
@@ -68,6 +68,6 @@ if ! suitable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null
     fi
 fi
 
-say "Installing into .venv (downloads 130 MB, takes 480 MB): once, and again when pyproject.toml or constraints.txt change"
+say "Installing into .venv (downloads 130 MB, needs 480 MB). Runs again if pyproject.toml or constraints.txt change."
 .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable '.[dev]'
 touch .venv/.set-up

@@ -1,6 +1,6 @@
-"""All commands. A new one is a function in a module of its own, named here.
+"""All commands. A new command is a function in its own module, and is added here.
 
-That module imports what its command needs inside the function: `cachekeeper --help` should not load a database driver.
+The function imports what the command needs, so that `cachekeeper --help` does not load a database driver.
 """
 
 import typer
@@ -16,7 +16,7 @@ app = typer.Typer(
     name="cachekeeper",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,  # local variables hold tokens
+    pretty_exceptions_show_locals=False,  # local variables may hold tokens
 )
 app.add_typer(dead, name="dead")
 app.command()(dev)

@@ -1,4 +1,4 @@
-"""`cachekeeper dead`: look after the dead letters. Ids of sessions and tokens are masked in all that it prints."""
+"""`cachekeeper dead`: list, show, replay and drop dead letters. Session ids and tokens are masked in all output."""
 
 import json
 import sys
@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from cachekeeper.consuming.dead_letter_admin import DeadLetters, Replayed, Which
     from cachekeeper.settings import LetterSettings
 
-SHORT = 12  # digits of an id; as many tell two billion letters apart, and any clash is an error
+SHORT = 12  # digits of an id that are shown: enough for two billion dead letters; a clash is an error
 
-dead = typer.Typer(no_args_is_help=True, help="Look after dead letters: events that could not be applied.")
+dead = typer.Typer(
+    no_args_is_help=True, help="List, show, replay and drop dead letters: events that could not be applied."
+)
 
-Letters = Annotated[list[str] | None, typer.Argument(help="Ids, or their beginnings.", show_default=False)]
-All = Annotated[bool, typer.Option("--all", help="All letters that fit the filters, in place of ids.")]
-Type = Annotated[str | None, typer.Option("--type", help="Only of this event, such as user.updated.")]
-Error = Annotated[str | None, typer.Option("--error", help="Only with this error, such as InvalidEvent.")]
-Reason = Annotated[str | None, typer.Option("--reason", help="Only where the reason holds this text.")]
+Letters = Annotated[
+    list[str] | None, typer.Argument(help="Ids of dead letters, or the beginnings of ids.", show_default=False)
+]
+All = Annotated[bool, typer.Option("--all", help="All dead letters that match the filters, instead of ids.")]
+Type = Annotated[str | None, typer.Option("--type", help="Only those of this event, such as user.updated.")]
+Error = Annotated[str | None, typer.Option("--error", help="Only those with this error, such as InvalidEvent.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Only those whose reason contains this text.")]
 
 
 @dead.command("list")
@@ -31,9 +35,9 @@ def list_letters(
     type_name: Type = None,
     error: Error = None,
     reason: Reason = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="List at most this many.")] = 50,
 ) -> None:
-    """List letters, the latest first, a line each; on a terminal as a table."""
+    """List dead letters, the latest first: one line each, or a table on a terminal."""
     from cachekeeper.consuming.dead_letter_admin import Which  # noqa: PLC0415  (see cachekeeper.cli.app)
 
     which = Which(type=type_name, error=error, reason=reason)
@@ -53,25 +57,27 @@ def list_letters(
     ]
     _table(("letter", "event", "count", "first", "last", "reason"), rows)
     if total > len(found):
-        _say(f"{len(found):,} of {total:,}; --limit shows more")
+        _say(f"{len(found):,} of {total:,} are listed; use --limit to list more")
 
 
 @dead.command()
-def show(letter: Annotated[str, typer.Argument(help="An id, or its beginning.", show_default=False)]) -> None:
-    """Show one letter: its event with ids of sessions and tokens masked, the reason, the traceback."""
+def show(
+    letter: Annotated[str, typer.Argument(help="The id of a dead letter, or its beginning.", show_default=False)],
+) -> None:
+    """Show one dead letter: its event with session ids and tokens masked, the reason, and the traceback."""
     from cachekeeper.errors import InputError  # noqa: PLC0415  (see cachekeeper.cli.app)
 
     with _opened() as letters:
         found = letters.show(letters.named(letter))
     if found is None:
-        raise InputError("LETTER", "is gone")
+        raise InputError("LETTER", "no longer exists: it was replayed, dropped, or removed after its time")
     for name in ("_id", "type", "count", "first_at", "last_at"):
         value = found[name]
         _print(f"{name.lstrip('_')}: {_time(value) if isinstance(value, datetime) else value or '-'}")
     _print(f"reason: {found['error']}: {found['reason']}")
     _print(json.dumps(found["body"], indent=2))
     if not found["whole"]:
-        _print("(the message was too long to be kept whole)")
+        _print("(the message was too long: only its beginning is kept)")
     _print(found["traceback"].rstrip("\n"))
 
 
@@ -84,9 +90,9 @@ def replay(
     error: Error = None,
     reason: Reason = None,
 ) -> None:
-    """Publish letters again; each is removed when the broker has confirmed its event.
+    """Publish dead letters again. Each is removed once the broker has confirmed its event.
 
-    An event that fails again comes back as the same letter, with its count raised.
+    An event that fails again becomes the same dead letter again, with a higher count.
     """
     from cachekeeper.consuming.dead_letter_admin import Replayed, Which  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.publishing.publisher import Publisher  # noqa: PLC0415
@@ -114,7 +120,7 @@ def drop(
     error: Error = None,
     reason: Reason = None,
 ) -> None:
-    """Remove letters for good."""
+    """Remove dead letters for good, without publishing their events."""
     from cachekeeper.consuming.dead_letter_admin import Which  # noqa: PLC0415  (see cachekeeper.cli.app)
 
     which = Which(type=type_name, error=error, reason=reason)
@@ -141,8 +147,8 @@ def _chosen(letters: "DeadLetters", ids: list[str] | None, which: "Which", *, ev
     from cachekeeper.errors import InputError  # noqa: PLC0415  (see cachekeeper.cli.app)
 
     if everything == bool(ids):
-        raise InputError("LETTER", "give ids of letters, or --all")
-    # All are looked up before anything is done to one.
+        raise InputError("LETTER", "give either ids of dead letters, or --all")
+    # Look up all ids before any dead letter is changed.
     return replace(which, ids=[letters.named(prefix) for prefix in ids]) if ids else which
 
 
@@ -152,7 +158,7 @@ def _tell(done: "Replayed") -> None:
         _print(f"failed again {done.back}")
     if done.stay:
         _print(f"no event {done.stay}")
-        _say("what holds no event that could be published stays: see `cachekeeper dead show`, `cachekeeper dead drop`")
+        _say("dead letters without a readable event were kept: use `cachekeeper dead show` or `cachekeeper dead drop`")
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -179,7 +185,7 @@ def _print(text: Any) -> None:
 
 
 def _visible(text: str, plain: str = "") -> str:
-    """What a handler's error quotes may hold anything, such as what moves a terminal's cursor."""
+    """Escape control characters: a handler's error may quote any text, such as a code that moves the cursor."""
     return "".join(
         part if part.isprintable() or part in plain else part.encode("unicode_escape").decode() for part in text
     )

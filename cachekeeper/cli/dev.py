@@ -1,4 +1,4 @@
-"""`cachekeeper dev`: the embedded stack in the foreground."""
+"""`cachekeeper dev`: run the embedded stack in the foreground."""
 
 import shlex
 import signal
@@ -21,27 +21,35 @@ WATCH_SECONDS = 0.2
 
 def dev(  # noqa: PLR0913  # one for each option
     *,
-    env: Annotated[bool, typer.Option("--env", help="Print the variables of the running stack, and exit.")] = False,
-    pid: Annotated[int | None, typer.Option(help="With --env: which stack, where several run.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Keep the data here; otherwise nothing is kept.")] = None,
+    env: Annotated[
+        bool, typer.Option("--env", help="Print the environment variables of the running stack, and exit.")
+    ] = False,
+    pid: Annotated[
+        int | None, typer.Option(help="With --env: the process id of the stack, if several are running.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Keep the data in this directory. Without it, no data is kept.")
+    ] = None,
     worker: Annotated[bool, typer.Option(help="Run `celery -A cachekeeper worker` too.")] = True,
     relay: Annotated[
-        bool, typer.Option(help="Run `cachekeeper relay` too: it publishes what is in the outbox.")
+        bool, typer.Option(help="Run `cachekeeper relay` too: it publishes the events in the outbox.")
     ] = True,
     stream: Annotated[
-        bool, typer.Option("--stream", help="Run `cachekeeper stream` too: what changes in MongoDB makes events.")
+        bool, typer.Option("--stream", help="Run `cachekeeper stream` too: it turns changes in MongoDB into events.")
     ] = False,
     http: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, metavar="PORT", help="Run `cachekeeper serve` too; 0 for a free port."),
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="Run `cachekeeper serve` too, on this port; 0 for a free port."
+        ),
     ] = None,
     with_parent: Annotated[bool, typer.Option("--with-parent", help="End when the parent process ends.")] = False,
-    redis_server: Annotated[Path | None, typer.Option(help="This redis-server or valkey-server.")] = None,
-    mongod: Annotated[Path | None, typer.Option(help="This mongod.")] = None,
+    redis_server: Annotated[Path | None, typer.Option(help="The redis-server or valkey-server to run.")] = None,
+    mongod: Annotated[Path | None, typer.Option(help="The mongod to run.")] = None,
 ) -> None:
-    """Run Redis and MongoDB on free ports, a worker and the outbox's relay, until ctrl-C.
+    """Run Redis and MongoDB on free ports, a worker, and the relay of the outbox, until ctrl-C.
 
-    Standard output has only the lines that another shell needs to reach them: eval "$(cachekeeper dev --env)" there.
+    Standard output has only the variables that reach the servers. In another shell: eval "$(cachekeeper dev --env)"
     """
     if env:
         _print_running(pid)
@@ -51,7 +59,7 @@ def dev(  # noqa: PLR0913  # one for each option
     from cachekeeper.devservers.state import published  # noqa: PLC0415
 
     stop = _Stop()
-    # A second signal while the stack is closing cuts the closing short; the guardian does what is left of it.
+    # A second signal while the stack is closing interrupts the closing. The guardian process then does the rest.
     with suppress(KeyboardInterrupt), stop.on_signals():
         stack = DevStack(
             worker=worker,
@@ -73,22 +81,22 @@ def dev(  # noqa: PLR0913  # one for each option
 
 
 class _Stop:
-    """The wish to end, by ctrl-C, SIGTERM or a closed terminal."""
+    """A request to end: by ctrl-C, SIGTERM or a closed terminal."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        # The exception ends whatever start is waiting. Python drops one that is raised inside a finalizer, so the
-        # wish is also written down.
+        # The exception interrupts a start that is waiting. Python drops an exception that is raised inside a finalizer,
+        # so `asked` holds the request too.
         self.asked = True
         raise KeyboardInterrupt
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Raise KeyboardInterrupt on each of these signals, even where a shell has had SIGINT ignored (`... &`)."""
+        """Raise KeyboardInterrupt on each of these signals, also if a shell has made us ignore SIGINT (`... &`)."""
         numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` means it
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not with `nohup`, which ignores it on purpose
             numbers.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._ask) for number in numbers}
         try:
@@ -123,13 +131,13 @@ def _print_running(pid: int | None) -> None:
     chosen = [stack for stack in stacks if pid in {None, stack.pid}]
     if not chosen:
         which = "no stack" if pid is None else f"no stack in process {pid}"
-        raise StackError(f"{which} runs (with its files in {tempfile.gettempdir()}); `cachekeeper dev` starts one")
+        raise StackError(f"{which} is running (searched in {tempfile.gettempdir()}); `cachekeeper dev` starts one")
     here = str(Path.cwd())
     chosen = [stack for stack in chosen if stack.directory == here] or chosen
     if len(chosen) > 1:
-        # Another project's variables would have its data taken for this one's, and dropped.
+        # With another project's variables, its data would be taken for this project's, and might be dropped.
         which = "\n".join(f"  --pid {stack.pid}  started in {stack.directory}" for stack in chosen)
-        raise StackError(f"{len(chosen)} stacks run; say which one you mean:\n{which}")
+        raise StackError(f"{len(chosen)} stacks are running; choose one of them:\n{which}")
     if chosen[0].directory != here:
         _say(f"this stack was started in {chosen[0].directory}")
     _print_environment(chosen[0].environment)

@@ -1,4 +1,4 @@
-"""`cachekeeper relay`: publish what is in the outbox."""
+"""`cachekeeper relay`: publish the events in the outbox."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ if TYPE_CHECKING:
     from cachekeeper.settings import OutboxSettings
 
 _LONGEST_WAIT_SECONDS = 60.0
-"""For an event to be published the first time, while a relay runs and the broker answers."""
+"""The longest time until an event is published the first time, while a relay runs and the broker answers."""
 
 _LAG_SECONDS = 30.0
-"""For MongoDB to count what may be millions of records."""
+"""The time that MongoDB has to count the records, which may be millions."""
 
 CHECK_SECONDS = 10.0
-"""For MongoDB's answer to a health check: it must say what is wrong before it is killed (docker-compose.yml)."""
+"""The time that MongoDB has in a health check, which must say what is wrong before Docker kills it (Compose file)."""
 
 
 def relay(
     *,
-    lag: Annotated[bool, typer.Option("--lag", help="Print how much is in the outbox, and exit.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit with status 0 if it is published, 1 if not.")] = False,
+    lag: Annotated[
+        bool, typer.Option("--lag", help="Print the number of events in the outbox and their age, and exit.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with status 0 if the outbox is being published, else 1.")
+    ] = False,
 ) -> None:
-    """Publish what is in the outbox until ctrl-C or SIGTERM.
+    """Publish the events in the outbox, until ctrl-C or SIGTERM.
 
-    Any number may run. Killed, it loses nothing: what it has not published, the next one does.
+    Several relays may run at the same time. A killed relay loses nothing: the next one publishes the rest.
     """
     if lag:
         _print_lag()
@@ -69,11 +73,15 @@ def _check() -> None:
 
     settings = load(RelaySettings)
     found = _lag(settings, CHECK_SECONDS)
-    # While no worker runs, the relay publishes no more than the limit. Half of it: once they run it is soon below.
+    # While no worker runs, the relay stops at the limit, and is healthy. The test is for half the limit, because the
+    # count soon falls below the limit once workers start.
     if found.unpublished_seconds is None or 2 * found.under_way >= settings.outbox_limit_events:
         return
     if found.unpublished_seconds >= _LONGEST_WAIT_SECONDS:
-        sys.exit(f"cachekeeper: an event waits in the outbox since {found.unpublished_seconds:.0f} s, unpublished")
+        sys.exit(
+            f"cachekeeper: one event in the outbox has waited {found.unpublished_seconds:.0f} s, unpublished; "
+            "check the relay and the broker"
+        )
 
 
 def _lag(settings: OutboxSettings, seconds: float) -> Lag:

@@ -1,4 +1,4 @@
-"""`cachekeeper serve`: the HTTP door."""
+"""`cachekeeper serve`: run the HTTP door."""
 
 import logging
 import math
@@ -14,13 +14,13 @@ CONNECTIONS = 1024
 def serve(
     *,
     host: Annotated[
-        str, typer.Option(help="The address to listen on; 0.0.0.0 for all of this machine's.")
+        str, typer.Option(help="The address to listen on; 0.0.0.0 for all addresses of this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 for a free one.")] = 8080,
 ) -> None:
     """Take events over HTTP (CloudEvents 1.0) and publish them, until ctrl-C or SIGTERM.
 
-    Standard output has one line, the URL, once it listens there.
+    Standard output has one line: the URL, once the door listens there.
     """
     try:
         import uvicorn  # noqa: PLC0415  (see cachekeeper.cli.app; and the extra may be missing)
@@ -36,14 +36,14 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = uvicorn.Config(
         Door(settings),
-        http="h11",  # the one that all platforms have
+        http="h11",  # works on all platforms
         ws="none",
         lifespan="on",
-        log_config=None,  # the line above is all
-        access_log=False,  # its lines hold what somebody put into a query by mistake
+        log_config=None,  # `basicConfig` above does it
+        access_log=False,  # its lines would show a secret that a client put into the URL by mistake
         server_header=False,
         limit_concurrency=CONNECTIONS,
-        # What is being published when the end comes is finished: each message has that long.
+        # At the end, messages that are being published are finished. Each may take this long.
         timeout_graceful_shutdown=math.ceil(settings.publish_timeout_seconds) + 1,
     )
     with _listener(host, port) as listener:
@@ -57,4 +57,4 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
     except OSError as error:
-        sys.exit(f"cachekeeper: cannot listen on {host}, port {port}: {error.strerror or error}")
+        sys.exit(f"cachekeeper: cannot listen on {host}, port {port}: {error.strerror or error}; choose another port")

@@ -1,4 +1,4 @@
-"""`cachekeeper stream`: turn what changes in MongoDB into events in the outbox."""
+"""`cachekeeper stream`: turn changes in MongoDB into events in the outbox."""
 
 import logging
 import signal
@@ -10,13 +10,12 @@ import typer
 
 def stream(
     *,
-    check: Annotated[
-        bool, typer.Option("--check", help="Exit with status 0 if a live process leads, 1 if none does.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 0 if a live process leads, else 1.")] = False,
 ) -> None:
-    """Store the events of what changes in MongoDB in the outbox until ctrl-C or SIGTERM.
+    """Turn changes in MongoDB into events in the outbox, until ctrl-C or SIGTERM.
 
-    Any number may run: one leads. Killed, it loses nothing: another one goes on where its last events are stored.
+    Several may run at the same time: one of them leads. A killed one loses nothing: another one continues after the
+    last events that it stored.
     """
     if check:
         _check()
@@ -29,7 +28,9 @@ def stream(
     logging.basicConfig(format="%(asctime)s %(message)s")
     settings, registry = load_checked(StreamSettings)
     if not registry.watches:
-        raise SettingsError("CACHEKEEPER_MODULES: none of these modules says what changes in MongoDB mean")
+        raise SettingsError(
+            "CACHEKEEPER_MODULES: none of these modules registers changes in MongoDB to watch; add one that does"
+        )
     made = ChangeRelay(settings, registry)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: made.stop())

@@ -13,20 +13,22 @@ if TYPE_CHECKING:
     from cachekeeper.reading.keeper import Keeper
 
 LINE_SECONDS = 2.0
-INTERRUPTED = 130  # as shells report a program that ctrl-C ended
+INTERRUPTED = 130  # the exit status that shells use after ctrl-C
 
 
 def warm(
-    view: Annotated[str, typer.Argument(help="Its name, such as user_name.", show_default=False)],
+    view: Annotated[str, typer.Argument(help="The name of the view, such as user_name.", show_default=False)],
     *,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin at the beginning after an interruption.")] = False,
-    rate: Annotated[float | None, typer.Option(min=0.1, help="At most so many documents a second.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Batches at once.")] = 2,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start from the beginning, not where the last run was interrupted.")
+    ] = False,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="At most this many documents per second.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="The number of batches at the same time.")] = 2,
 ) -> None:
-    """Fill what is absent of a view from MongoDB; of a blocklist, write all blocks and set its ready key.
+    """Fill the missing values of a view from MongoDB. For a blocklist, write all blocks and set its ready key.
 
-    Safe while everything runs. Interrupted by ctrl-C or an outage, the same command goes on where it was (a blocklist
-    begins again).
+    This is safe while everything runs. After ctrl-C or an outage, the same command continues where it stopped (a
+    blocklist starts again).
     """
     from cachekeeper.errors import InputError  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.model.registry import load_checked  # noqa: PLC0415
@@ -37,7 +39,7 @@ def warm(
     settings, registry = load_checked(Settings)
     found = registry.view(view)
     if isinstance(found, TextView):
-        raise InputError("VIEW", f"{view} cannot be warmed: nobody knows which texts will be asked for")
+        raise InputError("VIEW", f"{view} cannot be warmed: the texts of future searches are unknown")
     keeper = Keeper(settings)
     try:
         if isinstance(found, BlocklistView):
@@ -57,9 +59,7 @@ def _warm_view(keeper: "Keeper", view: "View[object]", *, restart: bool, rate: f
     def tell(progress: Progress) -> None:
         nonlocal reached
         if progress.resumed and progress.done == progress.resumed:
-            _say(
-                f"{view.name}: goes on behind the first {progress.done:,} documents (--restart begins at the beginning)"
-            )
+            _say(f"{view.name}: continues after the first {progress.done:,} documents (--restart starts over)")
         reached = progress
         show(progress.done, progress.total)
 
@@ -67,10 +67,10 @@ def _warm_view(keeper: "Keeper", view: "View[object]", *, restart: bool, rate: f
         with _shown(view.name) as show:
             warm_view(keeper, view, restart=restart, rate=rate, concurrency=concurrency, tell=tell)
     except KeyboardInterrupt:
-        _say(f"{view.name}: interrupted after {reached.done:,} documents; the same command goes on from there")
+        _say(f"{view.name}: interrupted after {reached.done:,} documents; run the same command to continue")
         raise typer.Exit(INTERRUPTED) from None
     except Unavailable:
-        _say(f"{view.name}: an outage after {reached.done:,} documents; the same command goes on from there")
+        _say(f"{view.name}: stopped by an outage after {reached.done:,} documents; run the same command to continue")
         raise
     sys.stdout.write(f"{view.name}: {reached.done:,} documents\n")
     for fate, count in reached.fates.most_common():
@@ -94,14 +94,14 @@ def _warm_blocklist(keeper: "Keeper", view: "BlocklistView") -> None:
         with _shown(view.name) as show:
             warm_blocklist(keeper, view, tell)
     except KeyboardInterrupt:
-        _say(f"{view.name}: interrupted, not ready")
+        _say(f"{view.name}: interrupted, not ready; run the same command again")
         raise typer.Exit(INTERRUPTED) from None
     sys.stdout.write(f"{view.name}: {written:,} documents, ready\n")
 
 
 @contextmanager
 def _shown(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A function that shows how many documents out of how many are done: as a bar on a terminal, else in lines."""
+    """Yield a function that shows the documents done and their total: as a bar on a terminal, else as lines."""
     from rich.console import Console  # noqa: PLC0415  (see cachekeeper.cli.app)
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -131,7 +131,7 @@ def _shown(name: str) -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task(name, total=None)
 
         def show(done: int, total: int) -> None:
-            if bar.tasks[0].total is None:  # what an earlier run has done is no speed of this one
+            if bar.tasks[0].total is None:  # documents of an earlier run do not count for the speed
                 bar.reset(task, completed=done, total=total)
             bar.update(task, completed=done, total=total)
 
@@ -139,7 +139,7 @@ def _shown(name: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class _Lines:
-    """Progress where there is no terminal: a line now and then, as a log likes it."""
+    """Shows progress without a terminal: a line every few seconds, as in a log."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -148,7 +148,7 @@ class _Lines:
         self._done = self._total = 0
 
     def show(self, done: int, total: int) -> None:
-        """Say it, if some time has passed since the last line."""
+        """Print a line if `LINE_SECONDS` have passed since the last one."""
         if self._first is None:
             self._first = done
         self._done, self._total = done, total
@@ -156,7 +156,7 @@ class _Lines:
             self._say()
 
     def end(self) -> None:
-        """Say how it ended, however short it was."""
+        """Print the last line, also after a short run."""
         self._say()
 
     def _say(self) -> None:

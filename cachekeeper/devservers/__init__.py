@@ -1,7 +1,7 @@
-"""Real servers as child processes: Redis and MongoDB, found on PATH or inside wheels, and the `cachekeeper dev` stack.
+"""Redis and MongoDB as child processes, with programs from PATH or from wheels, and the stack of `cachekeeper dev`.
 
-Nothing started here outlives the process that started it; see `Guardian`.
-May import `broker` and what is below it.
+Every process that is started here ends with the process that started it: see `Guardian`.
+May import `broker` and the packages below it.
 """
 
 from cachekeeper.devservers.errors import EmbeddedError, ServerFailed, ServerUnavailable, StackError

@@ -1,12 +1,12 @@
-"""What can go wrong with servers run as child processes.
+"""Errors of servers that run as child processes.
 
     CachekeeperError
     └── EmbeddedError
-        ├── ServerUnavailable   no program was found that could be run here
-        ├── ServerFailed        a program was found, but it did not start, or died
-        └── StackError          the stack as a whole: data in use, nothing running to ask
+        ├── ServerUnavailable   no program was found that can run on this system
+        ├── ServerFailed        a program was found, but it did not start, or it ended unexpectedly
+        └── StackError          the whole stack: its data directory is in use, or no stack is running
 
-None of them concerns a production server.
+They concern servers for development and tests, never a production server.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,31 +19,32 @@ COMPOSE_ENVIRONMENT: Mapping[str, str] = {
     "CACHEKEEPER_MONGODB_URL": "mongodb://127.0.0.1:27017/shop?directConnection=true",
     "CACHEKEEPER_BROKER_URL": "amqp://cachekeeper:cachekeeper@127.0.0.1:5672//",
 }
-"""What the host sets to use the services of `docker-compose.yml`."""
+"""The variables with which programs on the host reach the services of `docker-compose.yml`."""
 
 
 class EmbeddedError(CachekeeperError):
-    """Root of what the embedded servers raise."""
+    """Base class of the errors of embedded servers."""
 
 
 class ServerUnavailable(EmbeddedError):
-    """No program was found that could be run here.
+    """No program was found that can run on this system.
 
     Attributes:
-        wanted: what was looked for, such as `MongoDB 6.0 or later`.
-        reasons: why each candidate was passed over, in the order they were tried.
+        wanted: the server that was searched for, such as `MongoDB 6.0 or later`.
+        reasons: why each candidate cannot be used, in the order they were tried.
+        package: the system's package that contains such a server.
     """
 
     def __init__(self, wanted: str, reasons: Sequence[str], package: str) -> None:
         self.wanted = wanted
         self.reasons = tuple(reasons)
         self.package = package
-        lines = [f"no {wanted} can be run here:"]
+        lines = [f"found no {wanted} that can run on this system:"]
         lines += [f"  - {reason}" for reason in reasons]
         lines += [
-            "Either of these helps:",
-            f"  - the system's package: {package}",
-            "  - docker compose up -d, and then in the shell that needs it:",
+            "Do one of these:",
+            f"  - install the system's package: {package}",
+            "  - run the servers in containers: docker compose up -d, and then in each shell that uses them:",
         ]
         lines += [f"      export {name}='{value}'" for name, value in COMPOSE_ENVIRONMENT.items()]
         super().__init__("\n".join(lines))
@@ -54,11 +55,12 @@ class ServerUnavailable(EmbeddedError):
 
 
 class ServerFailed(EmbeddedError):
-    """A server did not start, or died unexpectedly.
+    """A server did not start, or ended unexpectedly.
 
     Attributes:
-        name: which of the servers.
-        log: its last lines, as text.
+        name: the server's name.
+        problem: what happened to it.
+        log: the last lines of its log.
     """
 
     def __init__(self, name: str, problem: str, log: str) -> None:
@@ -74,4 +76,4 @@ class ServerFailed(EmbeddedError):
 
 
 class StackError(EmbeddedError):
-    """The stack as a whole cannot do what was asked."""
+    """The stack cannot start, its data directory cannot be used, or no running stack was found."""

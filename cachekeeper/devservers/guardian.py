@@ -1,4 +1,4 @@
-"""The guarded process's side of the guardian: temporary directories and child processes that never outlive it."""
+"""Start child processes and make temporary directories that are gone when this process ends."""
 
 import contextlib
 import json
@@ -16,26 +16,27 @@ from cachekeeper.devservers import guardian_process
 from cachekeeper.devservers.errors import ServerFailed
 
 PREFIX = "cachekeeper-"
-"""How the names of temporary directories begin."""
+"""The beginning of the names of temporary directories."""
 _LAUNCH = 'read -r go && exec "$@" </dev/null'
-"""The first program of every child: waits for a line, then becomes the server."""
+"""The shell script that every child starts as: it waits for a line, and then becomes the server."""
 
 
 class Guardian:
-    """Starts children and makes directories that are gone when this process is gone, however it ends.
+    """Starts child processes and makes directories that are gone when this process ends, however it ends.
 
-    Everything is told to the guardian process *before* it exists:
+    The guardian process is told of each directory and each child *before* it exists:
 
     - A directory's name is sent before the directory is made.
-    - A child starts as a shell that waits for a line on its standard input. Its process group is sent to the guardian,
-      then the line to the shell, which becomes the server. Killed before the first step, this process closes the
-      shell's input and the shell ends by itself; killed after it, the guardian knows the group.
+    - A child starts as a shell that waits for a line on its standard input. This process sends the child's process
+      group to the guardian, and then the line to the shell, which becomes the server. If this process is killed before
+      it has sent the group, the shell's input closes and the shell ends by itself. If it is killed later, the guardian
+      knows the group.
 
-    Cleaning up is done by the guardian process in every case, an orderly end included: what runs after a SIGKILL is
-    what runs every day.
+    The guardian process always does the cleaning up, also after an orderly end. So the code that runs after a SIGKILL
+    is the code that runs every day.
 
     Args:
-        holding: file descriptors that the guardian process inherits, and so keeps open until it has cleaned up.
+        holding: file descriptors that the guardian process inherits and keeps open until it has cleaned up.
 
     Raises:
         OSError: the guardian process could not be started.
@@ -64,7 +65,7 @@ class Guardian:
 
     @property
     def alive(self) -> bool:
-        """Whether the guardian process still runs. When it does not, nothing is guarded any more."""
+        """Whether the guardian process still runs. Without it, children may outlive this process."""
         return self._process.poll() is None
 
     def directory(self) -> Path:
@@ -75,7 +76,7 @@ class Guardian:
         return path
 
     def remove_at_end(self, path: Path) -> None:
-        """Have a file or tree removed at the end, whether or not it exists by then."""
+        """Remove a file or a directory tree at the end, if it exists then."""
         self._tell("path", str(path))
 
     def spawn(
@@ -86,7 +87,7 @@ class Guardian:
         environment: Mapping[str, str] | None = None,
         directory: Path | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a child in a process group (and session) of its own, its output appended to a file.
+        """Start a child in its own process group and session, and append its output to a file.
 
         Args:
             command: the program, by path, and its arguments.
@@ -95,7 +96,7 @@ class Guardian:
             directory: the child's working directory; None: that of this process.
 
         Raises:
-            ServerFailed: the guardian process is gone, so that the child would be unguarded.
+            ServerFailed: the guardian process has ended, so the child could outlive this process.
         """
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -115,29 +116,29 @@ class Guardian:
         return process
 
     def kill(self, child: subprocess.Popen[bytes]) -> None:
-        """Kill a child and all of its process group, stopped or not, and wait until it is gone. Idempotent."""
+        """Kill a child and its process group, even if paused, and wait until it is gone. Idempotent."""
         if self._children.pop(child.pid, None) is None:
-            return  # gone already, and its number may by now be somebody else's
+            return  # it has ended, and another process may have its id by now
         guardian_process.kill(child.pid)
         child.wait()
-        with contextlib.suppress(ServerFailed):  # no guardian, so nobody who would kill a stranger
+        with contextlib.suppress(ServerFailed):  # the guardian has ended: it can kill nothing by this id
             self._tell("forget", child.pid)
 
     def close(self) -> None:
-        """Have everything that is left killed and removed, and wait until it is. Idempotent.
+        """Kill all remaining children, remove all paths, and wait until that is done. Idempotent.
 
-        In a forked copy of the owner this does nothing: the servers are not the copy's to end.
+        In a forked copy of this process it does nothing: the servers belong to the original process.
         """
         if os.getpid() != self._owner or self._pipe.closed:
             return
-        # A word, not only the end of the pipe: a forked child of this process may hold a copy of it.
+        # Closing the pipe is not enough: a forked child of this process may hold a copy of it.
         with contextlib.suppress(ServerFailed):
             self._tell("end")
         self._pipe.close()
-        if self._process.wait() != 0:  # it was killed: do its work here
+        if self._process.wait() != 0:  # the guardian was killed: clean up here
             self._told.clean()
         for child in self._children.values():
-            child.wait()  # killed by now; this takes the zombie away
+            child.wait()  # it has been killed by now; this reaps the zombie
         self._children.clear()
 
     def _tell(self, verb: str, *arguments: str | int) -> None:
@@ -147,7 +148,9 @@ class Guardian:
                 self._told.obey(line)
                 self._pipe.write(line)
         except BrokenPipeError:
-            raise ServerFailed("the guardian process", "is gone; nothing would clean up after this one", "") from None
+            raise ServerFailed(
+                "the guardian process", "is gone, so the servers could outlive this program; start it again", ""
+            ) from None
 
     def __enter__(self) -> Self:
         return self
@@ -157,4 +160,4 @@ class Guardian:
 
 
 def _input_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
-    return cast("IO[bytes]", process.stdin)  # never None: it was started with a pipe
+    return cast("IO[bytes]", process.stdin)  # never None: the process was started with a pipe

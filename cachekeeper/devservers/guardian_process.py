@@ -1,10 +1,10 @@
-"""The guardian: a process that outlives the one it guards by a moment, and leaves nothing of it behind.
+"""The guardian process: it ends a moment after the process that it guards, and cleans up after it.
 
-It is told, over a pipe on its standard input, which process groups were started and which paths were made. When the
-pipe ends, or the guarded process is gone, it kills every group that is left, removes every path, and exits. SIGKILL
-of the guarded process needs no help from that process: the kernel closes the pipe.
+Over a pipe on its standard input it learns which process groups were started and which paths were made. When the pipe
+closes or the guarded process ends, it kills every group that is left, removes every path, and exits. This also works
+when the guarded process gets a SIGKILL: the kernel closes the pipe.
 
-Run by path, without site-packages, so that it is there within milliseconds; imports nothing of cachekeeper.
+It is run by path and without site-packages, so that it starts within milliseconds. It imports nothing of cachekeeper.
 
 Lines on standard input, each a JSON array: `["group", pid]`, `["forget", pid]`, `["path", path]`, `["end"]`.
 """
@@ -18,16 +18,16 @@ import time
 from pathlib import Path
 
 LOOK_SECONDS = 0.2
-"""How often to see whether the guarded process is still the parent.
+"""Time between two checks that the guarded process is still the parent.
 
-The pipe alone does not tell: a process that the guarded one forked without exec (`multiprocessing`) holds a copy of
+The pipe alone is not enough: a process that the guarded one forked without exec (`multiprocessing`) holds a copy of
 the writing end, and may live longer.
 """
 CLEAN_SECONDS = 15.0
 
 
 class Charge:
-    """What the guarded process has asked to be cleaned up after it."""
+    """The process groups and paths to clean up, as the guarded process has sent them."""
 
     def __init__(self) -> None:
         self.groups: set[int] = set()
@@ -35,7 +35,7 @@ class Charge:
         self.ended = False
 
     def obey(self, line: bytes) -> None:
-        """Take one line from the pipe."""
+        """Carry out one line from the pipe."""
         verb, *arguments = json.loads(line)
         if verb == "group":
             self.groups.add(int(arguments[0]))
@@ -65,11 +65,11 @@ def kill(group: int) -> None:
     try:
         os.killpg(group, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        return  # gone; macOS answers EPERM where only zombies are left
+        return  # it has ended; macOS answers EPERM if only zombies are left
 
 
 def alive(group: int) -> bool:
-    """Whether any process of the group still runs. A zombie does not: its parent may never come for it."""
+    """Whether a process of the group still runs. A zombie does not count: its parent may never reap it."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
@@ -88,8 +88,8 @@ def _runs_in(stat: Path, group: int) -> bool:
 
 
 def remove(path: Path) -> bool:
-    """Remove a file or a tree; whether it is gone."""
-    import shutil  # noqa: PLC0415  (20 ms, which the start of every guardian would pay)
+    """Remove a file or a directory tree. Return whether it is gone."""
+    import shutil  # noqa: PLC0415  (it takes 20 ms, and would delay the start of every guardian)
 
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -99,7 +99,7 @@ def remove(path: Path) -> bool:
 
 
 def watch(parent: int) -> None:
-    """Read orders until there are no more to come, then clean up."""
+    """Carry out orders until no more can come, then clean up."""
     charge = Charge()
     rest = b""
     orphaned = False
@@ -115,16 +115,16 @@ def watch(parent: int) -> None:
         elif orphaned:
             break
         else:
-            # Not the end yet: the parent may have written an order after `select` and died before this line. It
-            # writes no more now, so one look without waiting, above, sees all there is.
+            # Do not end yet: the parent may have written an order after `select` and died before this line. It writes
+            # nothing more now, so one more `select` without waiting sees all orders.
             orphaned = os.getppid() != parent
     charge.clean()
 
 
 def main() -> None:
-    """Guard the process whose id is the only argument; it is this one's parent."""
-    # Its own session already keeps the terminal's signals away; these may come from `kill` and `pkill`. Whoever ends
-    # the guarded process ends this one.
+    """Guard the parent process, whose id is the only argument."""
+    # This process has its own session, so the terminal's signals do not reach it; these may come from `kill` and
+    # `pkill`. It ends only when the guarded process ends.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
     os.chdir("/")

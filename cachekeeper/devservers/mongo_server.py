@@ -1,4 +1,4 @@
-"""A MongoDB server, a replica set of one, as a child process."""
+"""A MongoDB server as a child process: a replica set of one member."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +14,17 @@ from cachekeeper.devservers.program_version import FoundServer
 REPLICA_SET = "cachekeeper"
 _NOT_INITIATED = 94
 _NOT_A_MEMBER = 93
-"""The stored configuration does not name this host and port: the data was last used on another port."""
+"""The stored configuration does not name this host and port, because the data was last used on another port."""
 
 
 class MongoServer(ServerProcess):
     """A `mongod` on 127.0.0.1 that is the primary of a replica set of one.
 
     Args:
-        guardian: ends the process if this one cannot.
-        found: which program.
+        guardian: ends the server when this process dies.
+        found: the program to run.
         parameters: server parameters (`--setParameter`), such as `{"ttlMonitorSleepSecs": 1}`.
-        database: the database that `url` names.
+        database: the name of the database in `url`.
         name, directory, data, start_seconds: see `ServerProcess`.
     """
 
@@ -47,7 +47,7 @@ class MongoServer(ServerProcess):
 
     @property
     def url(self) -> str:
-        """The URL that names the database given."""
+        """The URL of the database `database`."""
         return self.url_of(self.database)
 
     def url_of(self, database: str) -> str:
@@ -63,7 +63,7 @@ class MongoServer(ServerProcess):
         return pymongo.MongoClient(self.url, **options)
 
     def direct_client(self, **options: Any) -> pymongo.MongoClient[dict[str, Any]]:
-        """A new client of this process alone, whatever its role; the caller closes it.
+        """A new client that talks to this server only, also while it is not the primary; the caller closes it.
 
         Args:
             options: of `pymongo.MongoClient`.
@@ -74,8 +74,8 @@ class MongoServer(ServerProcess):
         """Kill it if it runs, and start it on the same port.
 
         Args:
-            keep_data: otherwise it starts empty, as another replica set under the same name. Clients made before take
-                that one's primary for a deposed one, and never use it: make new ones.
+            keep_data: start with the data in its files. If False, it starts empty, as a new replica set of the same
+                name. Clients that were made before take its primary for a deposed one and never use it: make new ones.
 
         Raises:
             ServerFailed: it did not start.
@@ -85,7 +85,7 @@ class MongoServer(ServerProcess):
     def _command(self) -> Sequence[str]:
         parameters: dict[str, str | int] = {
             "diagnosticDataCollectionEnabled": "false",
-            # The default lets a primary wait 15 s on SIGTERM, for clients to find the next one; there is none.
+            # By default a primary waits 15 s after SIGTERM, so that clients find the next one. Here there is no other.
             "shutdownTimeoutMillisForSignaledShutdown": 0,
             **self.parameters,
         }
@@ -94,22 +94,22 @@ class MongoServer(ServerProcess):
             *("--port", str(self.port), "--bind_ip", "127.0.0.1"),
             *("--dbpath", str(self.data), "--replSet", REPLICA_SET),
             *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "256"),
-            "--nounixsocket",  # its socket in the system's temporary directory would outlive a SIGKILL
+            "--nounixsocket",  # after a SIGKILL, a socket would stay behind in the system's temporary directory
             *(word for name, value in parameters.items() for word in ("--setParameter", f"{name}={value}")),
         ]
 
     def _not_ready(self) -> str | None:
         try:
             with self.direct_client(serverSelectionTimeoutMS=500, socketTimeoutMS=5000) as client:
-                # Two starts at once may choose the same port: one fails to bind, and this answer is the other's.
+                # Two servers that start at once may choose one port: one cannot bind it, and the other answers here.
                 if client.admin.command({"serverStatus": 1, **_WITHOUT})["pid"] != self.pid:
-                    return f"port {self.port} is answered by another process"
+                    return f"another process answers on port {self.port}"
                 return self._not_in_role(client)
         except PyMongoError as error:
             return str(error)
 
     def _not_in_role(self, client: pymongo.MongoClient[dict[str, Any]]) -> str | None:
-        """Bring it nearer to what it shall be: None when it is that, else why not."""
+        """Take the next step towards being the primary. Return None once it is, else why it is not."""
         if client.admin.command("hello")["isWritablePrimary"]:
             return None
         try:
@@ -128,4 +128,4 @@ class MongoServer(ServerProcess):
 
 
 _WITHOUT: Mapping[str, int] = {"metrics": 0, "wiredTiger": 0, "tcmalloc": 0, "locks": 0}
-"""Parts of the answer that are not wanted, and cost time."""
+"""Sections to leave out of the answer: they are not needed and take time."""

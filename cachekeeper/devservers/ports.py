@@ -4,31 +4,31 @@ import secrets
 import socket
 
 FIRST, LAST = 15_000, 31_999
-"""Below the range that Linux (32768) and macOS (49152) give to outgoing connections.
+"""Ports below the range that Linux (from 32768) and macOS (from 49152) use for outgoing connections.
 
-In that range a server that is down could not come back on its own port while a connection to anywhere happens to use
-the number; and a client that keeps dialling the dead port can even end up connected to itself.
+In that range, a server that is down could not restart on its port while some outgoing connection uses the number. A
+client that keeps dialling the dead port could even connect to itself.
 """
 ATTEMPTS = 200
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment.
+    """Return a port on which nothing listens at this moment.
 
-    Somebody may take it before the server does, so who starts a server has to look at whether it really got the port
-    (`ServerProcess.start` does, and tries another). The choice is random, so that two test runs seldom meet.
+    Another process may take it before the server does. So the caller must check that the server really got the port
+    (`ServerProcess.start` does, and tries another). The choice is random, so that two test runs rarely choose the same.
 
     Raises:
-        OSError: none was found.
+        OSError: no free port was found.
     """
     for _ in range(ATTEMPTS):
         port = FIRST + secrets.randbelow(LAST - FIRST + 1)
         with socket.socket() as probe:
-            # Without this, a connection that waits in TIME_WAIT looks like a listener; the servers set it as well.
+            # Without this, a connection in TIME_WAIT looks like a listener. The servers set this option too.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
-    raise OSError(f"no free port between {FIRST} and {LAST} in {ATTEMPTS} attempts")
+    raise OSError(f"found no free port from {FIRST} to {LAST} in {ATTEMPTS} attempts; end programs that listen there")

@@ -1,4 +1,4 @@
-"""One server as a child process: start it, stop it, kill it, freeze it, and start it again where it was."""
+"""One server as a child process: start, stop, kill, pause, and restart it on the same port."""
 
 import contextlib
 import os
@@ -23,14 +23,14 @@ _PORT_TAKEN = re.compile(r"address already in use|eaddrinuse", re.IGNORECASE)
 
 
 class ServerProcess(ABC):
-    """A child process with a directory, a log, and a port of its own on 127.0.0.1 unless it `listens` on none.
+    """A child process with its own directory and log and, if it `listens`, its own port on 127.0.0.1.
 
     Args:
-        guardian: ends the process if this one cannot.
-        name: for messages and the log's file name.
-        directory: where the log goes, and the data below `data`; None: a temporary one.
+        guardian: ends the server when this process dies.
+        name: used in messages and in the log's file name.
+        directory: holds the log; None: a new temporary directory.
         data: where the server keeps its data; None: `directory/data`.
-        start_seconds: how long a start may take.
+        start_seconds: the longest time a start may take.
     """
 
     listens = True
@@ -60,10 +60,10 @@ class ServerProcess(ABC):
 
     @abstractmethod
     def _not_ready(self) -> str | None:
-        """Ask the server once: None when it is ready, else why not."""
+        """Ask the server once. Return None if it is ready, else why it is not."""
 
     def _environment(self) -> Mapping[str, str] | None:
-        """All variables of the child; None: those of this process."""
+        """All environment variables of the child; None: those of this process."""
         return None
 
     @property
@@ -79,12 +79,12 @@ class ServerProcess(ABC):
 
     @property
     def alive(self) -> bool:
-        """Whether the process exists (a paused one does)."""
+        """Whether the process exists. A paused process does."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def exit_text(self) -> str:
-        """How the process ended: `exited with status 1`, `was killed by SIGKILL`, or `runs`."""
+        """How the process ended: `exited with status 1`, `was killed by SIGKILL`; or `runs`, or `was never started`."""
         code = None if self._process is None else self._process.poll()
         if code is None:
             return "runs" if self.alive else "was never started"
@@ -100,13 +100,13 @@ class ServerProcess(ABC):
         return "\n".join(text.splitlines()[-lines:])
 
     def start(self) -> None:
-        """Start the process and wait until it is ready. On a first start, on a free port; later, on the same one.
+        """Start the process and wait until it is ready. The first start chooses a free port; later ones use it again.
 
         Raises:
             ServerFailed: it ended, or was not ready in time.
         """
         if self.alive:
-            raise ServerFailed(self.name, "already runs", "")
+            raise ServerFailed(self.name, "is already running", "")
         attempts = 1 if self.port or not self.listens else PORT_ATTEMPTS
         for attempt in range(attempts):
             if attempts > 1:
@@ -125,32 +125,33 @@ class ServerProcess(ABC):
             return
 
     def stop(self, seconds: float = 20.0) -> None:
-        """Ask it to end (SIGTERM), and kill it when it has not done so in time. A process that has ended is no error.
+        """Ask it to end (SIGTERM), and kill it if it does not end in time. If it has ended already, that is fine.
 
         Args:
-            seconds: how long it has.
+            seconds: the time it has to end.
         """
         if self._process is not None and self.alive:
             self._process.terminate()
-            self._process.send_signal(signal.SIGCONT)  # one that is paused would never see the first
+            self._process.send_signal(signal.SIGCONT)  # a paused process would never handle the SIGTERM
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
         self.kill()
 
     def kill(self) -> None:
-        """Kill it and all of its process group (SIGKILL), paused or not, and wait until it is gone."""
+        """Kill it and its whole process group (SIGKILL), even if paused, and wait until it is gone."""
         if self._process is not None:
             self.guardian.kill(self._process)
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP), and wait until it is: the kernel goes on accepting connections, nobody answers.
+        """Pause it (SIGSTOP), and wait until it is paused. The kernel still accepts connections; nothing answers them.
 
         Raises:
-            ServerFailed: it does not run, has ended, or was not stopped in time, as when another thread resumed it.
+            ServerFailed: it is not running, it ended meanwhile, or it was not stopped in time (for example because
+                another thread resumed it).
         """
         self._signal(signal.SIGSTOP)
-        # The kernel wakes one thread for it, and that one stops the others. On a busy machine that takes a while:
-        # signal sent · a request arrives · another thread answers it · all are stopped.
+        # The kernel wakes one thread for the signal, and that thread stops the others. On a busy machine this takes
+        # time: signal sent · a request arrives · another thread answers it · all threads are stopped.
         if hasattr(os, "waitid"):  # on macOS from Python 3.13 on
             self._wait_until_stopped()
 
@@ -158,7 +159,7 @@ class ServerProcess(ABC):
         """Undo `pause` (SIGCONT).
 
         Raises:
-            ServerFailed: it does not run.
+            ServerFailed: it is not running.
         """
         self._signal(signal.SIGCONT)
 
@@ -166,7 +167,7 @@ class ServerProcess(ABC):
         """Kill it if it runs, and start it on the same port.
 
         Args:
-            keep_data: start from what its files hold; otherwise they are removed first.
+            keep_data: start with the data in its files. If False, the files are removed first.
 
         Raises:
             ServerFailed: it did not start.
@@ -185,7 +186,7 @@ class ServerProcess(ABC):
         deadline = time.monotonic() + self.start_seconds
         while True:
             problem = self._not_ready()
-            if not self.alive:  # looked at after the probe: the answer may have come from whoever has the port
+            if not self.alive:  # checked after the probe: another process on this port may have answered
                 raise ServerFailed(self.name, f"{self.exit_text} while starting", self.log_tail())
             if problem is None:
                 return
@@ -196,29 +197,29 @@ class ServerProcess(ABC):
             self._wait_for_end(PROBE_SECONDS)
 
     def _wait_for_end(self, seconds: float) -> None:
-        """The pause between two probes; a death ends it early."""
+        """Wait between two probes, or until the process ends."""
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
 
     def _wait_until_stopped(self) -> None:
-        # Looked at again and again: signal sent · another thread resumes it · a call that waits never returns.
+        # Poll. A blocking call could wait forever: signal sent · another thread resumes it · the call never returns.
         deadline = time.monotonic() + PAUSE_SECONDS
         while True:
             try:
                 seen = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG)
                 ended = seen is not None and seen.si_code != os.CLD_STOPPED
-            except ChildProcessError:  # it ended, and another thread has asked for its status
+            except ChildProcessError:  # it ended, and another thread has reaped it
                 ended = True
             if ended:
-                raise ServerFailed(self.name, f"{self.exit_text}; it is not paused", self.log_tail())
+                raise ServerFailed(self.name, f"{self.exit_text} and cannot be paused", self.log_tail())
             if seen is not None:
                 return
             if time.monotonic() > deadline:
-                raise ServerFailed(self.name, f"was not stopped by SIGSTOP within {PAUSE_SECONDS:g} s", self.log_tail())
+                raise ServerFailed(self.name, f"did not stop within {PAUSE_SECONDS:g} s of SIGSTOP", self.log_tail())
             time.sleep(PROBE_SECONDS)
 
     def _signal(self, number: signal.Signals) -> None:
         if not self.alive:
-            raise ServerFailed(self.name, f"{self.exit_text}; it gets no {number.name}", self.log_tail())
+            raise ServerFailed(self.name, f"{self.exit_text} and cannot receive {number.name}", self.log_tail())
         os.killpg(self.pid, number)

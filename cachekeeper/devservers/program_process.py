@@ -1,4 +1,4 @@
-"""A command of `cachekeeper` that runs until it is stopped, as a child process."""
+"""A long-running `cachekeeper` command as a child process."""
 
 import os
 import sys
@@ -10,14 +10,14 @@ from cachekeeper.devservers.process import ServerProcess
 
 
 class ProgramProcess(ServerProcess):
-    """`cachekeeper COMMAND` under this Python, in the current directory; ready when it says so.
+    """`cachekeeper COMMAND`, run by this Python in the current directory; ready once its output contains `ready`.
 
     Args:
-        guardian: ends the process if this one cannot.
-        environment: variables on top of this process's own; they name the servers.
+        guardian: ends the command when this process dies.
+        environment: variables to add to those of this process; they name the servers.
         command: `relay`, `stream` or `serve`.
-        ready: what is in its output once it is ready.
-        port: on which it is told to listen, 0 for a free one; None: it listens on none.
+        ready: a text that its output contains once it is ready.
+        port: the port to listen on; 0: a free one; None: it does not listen.
         directory, start_seconds: see `ServerProcess`.
     """
 
@@ -46,4 +46,4 @@ class ProgramProcess(ServerProcess):
         return {**os.environ, "PYTHONUNBUFFERED": "1", **self.environment}
 
     def _not_ready(self) -> str | None:
-        return None if self._ready in self.log_tail(1000) else f"it has not said {self._ready!r}"
+        return None if self._ready in self.log_tail(1000) else f"its output does not contain {self._ready!r}"

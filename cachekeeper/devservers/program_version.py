@@ -1,4 +1,4 @@
-"""What a server's program says of itself: run with `--version`, which server it is, or why it does not run here."""
+"""Run a server's program with `--version` to learn which server it is, or why it cannot run on this system."""
 
 import re
 import subprocess
@@ -21,18 +21,18 @@ DEBIAN_PACKAGES = {
     "libstdc++.so.6": "libstdc++6",
     "libresolv.so.2": "libc6",
 }
-"""What the wheels' programs want from the system, by the name of Debian's and Ubuntu's package."""
+"""The system libraries that the wheels' programs need, each with its package in Debian and Ubuntu."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundServer:
-    """A program that runs here.
+    """A program that can run on this system.
 
     Attributes:
         kind: `redis`, `valkey`, `mongod` or `rabbitmq`.
         version: as text, such as `7.0.15`.
         path: the program.
-        origin: `PATH`, or `the wheel NAME`, or whatever else its finder says.
+        origin: where it was found: `PATH`, `the wheel NAME`, or another text of its finder.
     """
 
     kind: str
@@ -50,32 +50,32 @@ class Unfit(Exception):
 
 
 def identify(path: Path, origin: str) -> FoundServer:
-    """Run a program with `--version` and say what it is.
+    """Run a program with `--version` and return which server it is.
 
     Args:
         path: the program.
-        origin: how it was come by, for messages.
+        origin: where it was found, for messages.
 
     Raises:
-        ServerUnavailable: it does not run here, or is something else.
+        ServerUnavailable: it cannot run on this system, or is not one of these servers.
     """
     try:
         return run_for_version(path, origin)
     except Unfit as error:
-        raise ServerUnavailable(f"server as {path}", [str(error)], "one that fits this system") from error
+        raise ServerUnavailable(f"server at {path}", [str(error)], "one that is made for this system") from error
 
 
 def run_for_version(path: Path, origin: str) -> FoundServer:
-    """As `identify`, for one candidate of several.
+    """Do as `identify` does, for one of several candidates.
 
     Raises:
-        Unfit: it does not run here, or is something else.
+        Unfit: it cannot run on this system, or is not one of these servers.
     """
     try:
         ran = subprocess.run(
             [str(path), "--version"], capture_output=True, text=True, errors="replace", timeout=20, check=False
         )
-    except OSError as error:  # of another processor, or linked against a C library that is not here (Alpine's musl)
+    except OSError as error:  # made for another processor, or for a C library that is missing (Alpine has musl)
         raise Unfit(f"{path} does not run on this system: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise Unfit(f"{path} --version gave no answer within 20 s") from error
@@ -90,10 +90,10 @@ def _why_not(path: Path, ran: subprocess.CompletedProcess[str]) -> str:
         library = match[1]
         package = DEBIAN_PACKAGES.get(library)
         cure = f" (Debian and Ubuntu: apt-get install {package})" if package else ""
-        return f"{path} wants the system library {library}, which is missing{cure}"
+        return f"{path} needs the system library {library}, which is missing{cure}"
     if match := _OLD_LIBRARY.search(ran.stderr):
-        return f"{path} wants {match[2]}, newer than this system's {Path(match[1]).name}"
+        return f"{path} needs {match[2]}, which this system's {Path(match[1]).name} does not have; use a newer system"
     if ran.returncode == _SIGILL:
-        return f"{path} wants processor instructions that this one lacks (AVX, for MongoDB 5.0 and later)"
+        return f"{path} needs instructions that this processor lacks (MongoDB 5.0 and later need AVX)"
     said = (ran.stderr or ran.stdout).strip().splitlines()
-    return f"{path} --version ended with status {ran.returncode}, saying: {said[-1] if said else 'nothing'}"
+    return f"{path} --version exited with status {ran.returncode} and printed: {said[-1] if said else 'nothing'}"

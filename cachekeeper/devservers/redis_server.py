@@ -18,10 +18,10 @@ class RedisServer(ServerProcess):
     """A Redis-protocol server on 127.0.0.1, without persistence unless `config` asks for it.
 
     Args:
-        guardian: ends the process if this one cannot.
-        found: which program.
+        guardian: ends the server when this process dies.
+        found: the program to run.
         config: directives of `redis.conf`, such as `{"maxmemory": "64mb", "maxmemory-policy": "allkeys-lfu"}`.
-        replica_of: the server to replicate; it must have been started.
+        replica_of: the server to replicate; it must be started before.
         name, directory, data, start_seconds: see `ServerProcess`.
     """
 
@@ -56,7 +56,7 @@ class RedisServer(ServerProcess):
 
         Args:
             database: its number.
-            timeout: for connecting and for every answer, seconds.
+            timeout: seconds, for connecting and for each answer.
         """
         return redis.Redis(
             host="127.0.0.1",
@@ -72,12 +72,12 @@ class RedisServer(ServerProcess):
         """Kill it if it runs, and start it on the same port.
 
         Args:
-            keep_data: with everything a running server holds (a snapshot is taken first, unless it keeps an
-                append-only file), or with what the files of a dead one hold. Otherwise it starts empty.
+            keep_data: keep all data of a running server (it takes a snapshot first, unless it writes an append-only
+                file), or the data in the files of a dead one. If False, it starts empty.
 
         Raises:
             ServerFailed: it did not start.
-            redis.RedisError: the running server did not take the snapshot.
+            redis.RedisError: the running server could not take the snapshot.
         """
         if keep_data and self.alive and self.config["appendonly"] == "no":
             with self.client(timeout=60) as client:
@@ -104,18 +104,18 @@ class RedisServer(ServerProcess):
                 info = client.info()
         except redis.RedisError as error:
             return str(error)
-        # Two starts at once may choose the same port: one of them fails to bind, and this answer is the other's.
+        # Two servers that start at once may choose one port: one cannot bind it, and the other answers here.
         if info["process_id"] != self.pid:
-            return f"port {self.port} is answered by another process"
+            return f"another process answers on port {self.port}"
         if info["loading"]:
-            return "loading its data"
+            return "it is still loading its data"
         if self.replica_of is not None and info["master_link_status"] != "up":
-            return "the replica is not in step yet"
+            return "the replica is not yet in sync with its primary"
         return None
 
 
 def _words(name: str, value: str | int) -> list[str]:
-    """The arguments of one directive on the command line: only these take several."""
+    """The command-line arguments of one directive. Only the directives named here take several."""
     if name in {"bind", "replicaof", "save", "client-output-buffer-limit", "rename-command"} and value:
         return str(value).split()
     return [str(value)]

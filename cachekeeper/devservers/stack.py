@@ -1,4 +1,4 @@
-"""The development stack: cache, security server, MongoDB, a worker and what feeds it, as child processes."""
+"""The development stack as child processes: two Redis servers, MongoDB, a worker and the programs that feed it."""
 
 import fcntl
 import os
@@ -31,26 +31,29 @@ API_KEYS = "CACHEKEEPER_HTTP_API_KEYS"
 class DevStack:
     """Two Redis servers, a MongoDB replica set of one, and a worker, for development, demonstrations and tests.
 
-    The cache may evict, the security server may not; the broker is database 1 of the latter, so that eviction cannot
-    eat queued events. Nothing survives the process that made the stack, however it ends (see `Guardian`).
+    The cache server may evict keys; the security server never does. The broker is database 1 of the security server, so
+    that eviction cannot remove queued events. Everything ends with the process that made the stack, however it ends
+    (see `Guardian`).
 
     Args:
         worker: also start `celery -A cachekeeper worker` in the current directory.
-        relay: also start `cachekeeper relay`, without which nothing leaves the outbox.
-        stream: also start `cachekeeper stream`, which makes events of what changes in MongoDB.
-        http: also start `cachekeeper serve` on this port, 0 for a free one. Its key is the environment's, or made.
-        with_parent: this process gets a SIGTERM when its own parent dies.
-        data: a directory that keeps the data of MongoDB and both Redis servers (append-only); None: nothing is kept.
-        redis, mongod: the programs; None: what `find_redis` and `find_mongod` find.
+        relay: also start `cachekeeper relay`. Without it, events stay in the outbox.
+        stream: also start `cachekeeper stream`, which turns changes in MongoDB into events.
+        http: also start `cachekeeper serve` on this port; 0: a free one. Its key comes from the environment, else a new
+            one is made.
+        with_parent: send this process a SIGTERM when its own parent dies.
+        data: a directory that keeps the data of MongoDB and both Redis servers (append-only); None: keep no data.
+        redis, mongod: the programs to run; None: those that `find_redis` and `find_mongod` find.
         worker_app: where Celery finds the worker's application.
-        worker_arguments: more of them for `celery worker`.
-        tell: gets a line of text for each step.
+        worker_arguments: further arguments for `celery worker`.
+        tell: called with a line of text for each step.
 
     Attributes:
-        directory: the temporary one, with the logs; removed at the end.
-        redis, security, mongo, worker: the servers; worker is None where it was not wanted.
+        directory: the temporary directory with the logs; removed at the end.
+        redis, security, mongo: the servers.
+        worker: the worker; None if it was not wanted.
 
-    Use as a context, or call `start` and `close`.
+    Use it as a context manager, or call `start` and `close`.
     """
 
     directory: Path
@@ -94,15 +97,15 @@ class DevStack:
         """The guardian of this stack's processes and directories.
 
         Raises:
-            StackError: the stack was not started.
+            StackError: the stack has not been started.
         """
         if self._guardian is None:
-            raise StackError("the stack was not started")
+            raise StackError("the stack was not started; call start() first")
         return self._guardian
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables with which settings and workers find the servers of this stack."""
+        """The environment variables with which settings and workers find the servers of this stack."""
         return {
             "CACHEKEEPER_REDIS_URL": self.redis.url,
             "CACHEKEEPER_SECURITY_REDIS_URL": self.security.url,
@@ -113,19 +116,19 @@ class DevStack:
 
     @property
     def servers(self) -> tuple[ServerProcess, ...]:
-        """All that were started, in that order."""
+        """All servers that were started, in that order."""
         return tuple(self._started)
 
     def start(self) -> None:
-        """Start everything, one after the other, each waited for. A failure, or ctrl-C, ends what was started.
+        """Start one server after the other, and wait until each is ready. A failure or ctrl-C ends all of them.
 
         Raises:
             ServerUnavailable: a program was not found.
-            ServerFailed: one did not start.
+            ServerFailed: a server did not start.
             StackError: the data directory cannot be used, or the stack was started before.
         """
         if self._guardian is not None:
-            raise StackError("a stack starts once; make another")
+            raise StackError("this stack was started before; make a new one")
         redis = self._found_redis or find_redis()
         mongod = self._found_mongod or find_mongod()
         if self._with_parent:
@@ -137,7 +140,7 @@ class DevStack:
             raise
 
     def _start(self, redis: FoundServer, mongod: FoundServer) -> None:
-        # The guardian inherits the lock: it is free again only when the last server of a killed stack is gone.
+        # The guardian inherits the lock, so it is held until the last server of a killed stack is gone.
         lock = [] if self._data is None else [_lock(self._data)]
         try:
             guardian = self._guardian = Guardian(holding=lock)
@@ -174,7 +177,7 @@ class DevStack:
             self._bring_up(self._program("stream", "watching "), "change stream: cachekeeper stream")
         if self._http is not None:
             door = self._program("serve", "http://127.0.0.1:", self._http)
-            self._bring_up(door, f"HTTP door, its key in {API_KEYS}: cachekeeper serve")
+            self._bring_up(door, f"HTTP door, with its key in {API_KEYS}: cachekeeper serve")
 
     def _program(self, command: str, ready: str, port: int | None = None) -> ProgramProcess:
         return ProgramProcess(
@@ -189,21 +192,23 @@ class DevStack:
         self._tell(f"{what}{where}, ready after {time.monotonic() - began:.1f} s")
 
     def check(self) -> None:
-        """See whether everything still runs.
+        """Check that everything still runs.
 
         Raises:
-            ServerFailed: something does not; its name and the end of its log.
+            ServerFailed: a server has ended; the error holds its name and the end of its log.
         """
         for server in self._started:
             if not server.alive:
                 raise ServerFailed(server.name, f"{server.exit_text} unexpectedly", server.log_tail())
         if not self.guardian.alive:
-            raise ServerFailed("the guardian process", "is gone; nothing would clean up after this one", "")
+            raise ServerFailed(
+                "the guardian process", "is gone, so the servers could outlive this program; start it again", ""
+            )
 
     def close(self) -> None:
         """End everything and remove the temporary directory. Idempotent.
 
-        With a data directory the servers are asked to end, which takes up to a few seconds; without one, killed.
+        With a data directory the servers are asked to end, which takes a few seconds. Without one they are killed.
         """
         try:
             for server in reversed(self._started):
@@ -224,15 +229,17 @@ class DevStack:
 
 
 def _lock(directory: Path) -> int:
-    """Lock a data directory for this process and those that inherit the descriptor."""
+    """Lock a data directory for this process and for those that inherit the descriptor."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StackError(f"the data directory {directory} cannot be used: {error.strerror}") from error
+        raise StackError(f"the data directory {directory} cannot be used: {error.strerror}; choose another") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise StackError(f"the data directory {directory} is in use by another stack") from None
+        raise StackError(
+            f"the data directory {directory} is in use by another stack; stop that stack, or choose another directory"
+        ) from None
     return descriptor

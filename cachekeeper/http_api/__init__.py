@@ -1,12 +1,12 @@
-"""The HTTP door: events as CloudEvents 1.0, for services in other languages. Needs the extra `http`.
+"""The HTTP door takes events as CloudEvents 1.0 from services in other languages. It needs the extra `http`.
 
-- `problems`: refusals, as RFC 9457 words them.
-- `messages`: an HTTP message to CloudEvents, in all three content modes.
-- `decoding`: a CloudEvent to one of the registered events.
-- `openapi`: the description of all this.
+- `problems`: error answers in the form of RFC 9457.
+- `messages`: from an HTTP message to CloudEvents, in all three content modes.
+- `decoding`: from a CloudEvent to a registered event.
+- `openapi`: the door's description in OpenAPI.
 - `app`: the application.
 
-May import `publishing` and what is below it.
+May import `publishing` and the packages below it.
 """
 
 from cachekeeper.http_api.app import Door

@@ -1,4 +1,4 @@
-"""The application: who may publish, what is taken, and 202 only once the broker has it."""
+"""The door's application: check the key and the events, publish them, and answer 202 once the broker has them."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ from cachekeeper.settings import DoorSettings
 logger = logging.getLogger("cachekeeper.door")
 
 BODY_SECONDS: Final = 10.0
-"""For a whole body to arrive."""
+"""The time within which a whole body must arrive."""
 
 AT_ONCE: Final = 16
-"""Requests that publish at the same time, each on a connection of its own, and on a thread: anyio has 40 of them."""
+"""The number of requests that publish at the same time, each on its own connection and thread. anyio has 40 threads."""
 
 WAITING: Final = 256
-"""Requests that may wait for one of those; so a hung broker fills no memory."""
+"""The number of requests that may wait to publish, so that they do not fill the memory while the broker hangs."""
 
 RETRY_SECONDS: Final = 5
-"""What a 503 says: by then the broker may be back."""
+"""The `Retry-After` of a 503: by then the broker may be available again."""
 
 READY_SECONDS: Final = 1.0
-"""How long an answer about the broker holds: nobody who asks without a key can make the door ask it more often."""
+"""How long `/readyz` reuses the last known state of the broker. Callers need no key, so this limits their probes."""
 
 
 class Door:
     """The ASGI application.
 
     Args:
-        settings: the door's.
-        registry: the events that there are; default: those of `settings.modules`.
-        publisher: default: one of its own.
+        settings: the door's settings.
+        registry: the registered events; default: those of `settings.modules`.
+        publisher: publishes the events; default: a new one with these settings.
 
     Raises:
-        SettingsError, RegistrationError: as `load_registry`.
+        SettingsError, RegistrationError: as from `load_registry`.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class Door:
             exception_handlers={Problem: on_problem, HTTPException: on_http_exception, Exception: on_failure},
             lifespan=self._lifespan,
         )
-        # A redirect would be built out of the Host that the request names, and its body would be sent twice.
+        # No redirects: their URL would come from the request's Host header, and the client would send the body twice.
         self._app.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Handle a connection, as ASGI defines it."""
         await self._app(scope, receive, send)
 
     @asynccontextmanager
@@ -108,25 +108,30 @@ class Door:
             events = read_events(self._registry, found, batched=kind == BATCHED)
             texts = texts_of(events, batched=kind == BATCHED)
         except Refused as refused:
-            raise Problem(HTTPStatus.BAD_REQUEST, "nothing was published", faults=refused.faults) from None
+            raise Problem(
+                HTTPStatus.BAD_REQUEST, "nothing was published; correct the fields in errors", faults=refused.faults
+            ) from None
         await self._publish(texts)
         return JSONResponse({"accepted": len(texts)}, HTTPStatus.ACCEPTED.value)
 
     def _check_key(self, request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         digest = _digest(given.strip().encode())
-        # Digests, since the comparison takes longer for a longer key; and all of them, whichever fits.
+        # Compare digests, because comparing keys takes longer for longer keys. Compare with every key, so that the time
+        # does not tell which one fits.
         fits = [hmac.compare_digest(digest, key) for key in self._keys]
         if scheme.lower() != "bearer" or not any(fits):
             raise Problem(
                 HTTPStatus.UNAUTHORIZED,
-                "authorization: give 'Bearer' and one of the keys in CACHEKEEPER_HTTP_API_KEYS",
+                "authorization: must be 'Bearer' and one of the keys in CACHEKEEPER_HTTP_API_KEYS",
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
     async def _body(self, request: Request) -> bytes:
         limit = self._settings.http_body_limit_bytes
-        too_large = Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {limit} bytes")
+        too_large = Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {limit} bytes; send less at once"
+        )
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > limit:
             raise too_large
@@ -139,14 +144,14 @@ class Door:
                         raise too_large
         except TimeoutError:
             raise Problem(
-                HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {BODY_SECONDS:g} seconds"
+                HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {BODY_SECONDS:g} seconds; send it again"
             ) from None
         except ClientDisconnect:
-            raise Problem(HTTPStatus.BAD_REQUEST, "the body ended early") from None  # for nobody to read
+            raise Problem(HTTPStatus.BAD_REQUEST, "the body ended early") from None  # the client has gone
         return bytes(body)
 
     async def _publish(self, texts: Sequence[str]) -> None:
-        """Return when the broker has confirmed all of them."""
+        """Publish the events, and return once the broker has confirmed all of them."""
         if self._slots.statistics().tasks_waiting >= WAITING:
             raise self._unavailable("too many requests wait for the broker")
         publish = functools.partial(self._publish_texts, texts)
@@ -154,7 +159,7 @@ class Door:
             with anyio.fail_after(self._settings.publish_timeout_seconds):
                 await self._slots.acquire()
         except TimeoutError:
-            raise self._unavailable("the broker is too slow for all that wait for it") from None
+            raise self._unavailable("the broker is too slow: this request waited too long for its turn") from None
         try:
             await anyio.to_thread.run_sync(publish)
         except BrokerUnavailable as error:
@@ -169,15 +174,17 @@ class Door:
             self._publisher.send(OutgoingMessage(batch))
 
     def _unavailable(self, detail: str) -> Problem:
-        detail = f"{detail}; to send the same events again does no harm"
+        detail = f"{detail}; send the same events again later: that does no harm"
         return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(RETRY_SECONDS)})
 
     def _note(self, *, away: bool) -> None:
-        """What was just seen of the broker; logged once per outage, not once per request."""
+        """Remember whether the broker answered. Log a change only: once per outage, not once per request."""
         self._ready = (time.monotonic(), not away)
         if away != self._away:
             self._away = away
-            logger.warning("the broker is away; requests are answered with 503" if away else "the broker is back")
+            logger.warning(
+                "the broker is unavailable; requests get status 503" if away else "the broker is available again"
+            )
 
     # --- about the door ---------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""CloudEvents to registered events, as strictly as in a Python producer."""
+"""Turn CloudEvents into registered events, with the same checks as in a Python producer."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from cachekeeper.model.registry import Registry
 from cachekeeper.publishing.publisher import EventTooLong, event_text
 
 ATTRIBUTES: Final = frozenset({"id", "type", "time"})
-"""Fields of an event that are attributes of a CloudEvent; all others stand in its data."""
+"""The fields of an event that are attributes of the CloudEvent. All other fields are in its data."""
 
 
 def read_events(registry: Registry, found: Sequence[BaseCloudEvent], *, batched: bool) -> list[Event]:
-    """All of them, or none.
+    """Turn CloudEvents into events. Raise if any of them is wrong.
 
     Args:
-        registry: knows the events that there are.
-        found: CloudEvents.
-        batched: whether a fault says which of them has it.
+        registry: the registered events.
+        found: the CloudEvents.
+        batched: whether they come from a batch. A fault then holds the position of its event.
 
     Raises:
-        Refused: names the first field at fault of each event.
+        Refused: an event is wrong; it names the first wrong field of each event.
     """
     events, faults = list[Event](), list[Fault]()
     for index, event in enumerate(found):
@@ -44,18 +44,18 @@ def read_events(registry: Registry, found: Sequence[BaseCloudEvent], *, batched:
 
 
 def texts_of(events: Sequence[Event], *, batched: bool) -> list[str]:
-    """Events as they are published. All of them, or none.
+    """Turn events into the texts to publish. Raise if any of them cannot be published.
 
     Args:
-        events: as `read_events` gives them.
-        batched: whether a fault says which of them has it.
+        events: as `read_events` returns them.
+        batched: whether they come from a batch. A fault then holds the position of its event.
 
     Raises:
-        Refused: an event is nested too deeply, or JSON would change it.
+        Refused: an event is nested too deeply, or JSON would change its data.
         Problem: an event is too long (413).
     """
     texts, faults = list[str](), list[Fault]()
-    too_long = True  # all that is wrong
+    too_long = True  # whether each fault is that an event is too long
     for index, event in enumerate(events):
         try:
             texts.append(event_text(event))
@@ -65,7 +65,9 @@ def texts_of(events: Sequence[Event], *, batched: bool) -> list[str]:
             if len(faults) >= MOST_FAULTS:
                 break
     if faults and too_long:
-        raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "nothing was published", faults=faults)
+        raise Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "nothing was published; shorten the events in errors", faults=faults
+        )
     if faults:
         raise Refused(*faults)
     return texts
@@ -74,7 +76,7 @@ def texts_of(events: Sequence[Event], *, batched: bool) -> list[str]:
 def _read(registry: Registry, found: BaseCloudEvent) -> Event:
     kind = registry.events.get(found.get_type())
     if kind is None:
-        raise Refused(Fault("type", f"is not a registered event; these are: {', '.join(sorted(registry.events))}"))
+        raise Refused(Fault("type", f"is not a registered event; use one of: {', '.join(sorted(registry.events))}"))
     data: object = found.get_data()
     if data is None:
         raise Refused(Fault("data", "is missing"))
@@ -83,7 +85,7 @@ def _read(registry: Registry, found: BaseCloudEvent) -> Event:
     unknown = sorted(data.keys() - (kind.model_fields.keys() - ATTRIBUTES))
     if unknown:
         name = unknown[0]
-        said = "is an attribute of the event and not of its data" if name in ATTRIBUTES else "is not a field of it"
+        said = "must be an attribute, outside the data" if name in ATTRIBUTES else "is an unknown field; remove it"
         raise Refused(Fault(f"data.{name}", f"{said} (event {kind.type_name()})"))
     moment = found.get_time()
     attributes = {"id": found.get_id()} if moment is None else {"id": found.get_id(), "time": moment.isoformat()}
@@ -94,7 +96,7 @@ def _read(registry: Registry, found: BaseCloudEvent) -> Event:
 
 
 def _place(field: str) -> str:
-    """Where a field of the event stands in the CloudEvent."""
+    """The place of an event's field in the CloudEvent."""
     if field in ATTRIBUTES:
         return field
     return "data" if field == "event" else f"data.{field}"

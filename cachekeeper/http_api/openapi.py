@@ -1,4 +1,4 @@
-"""The description of the door, in OpenAPI 3.1, made out of the registered events."""
+"""Describe the door in OpenAPI 3.1, with a schema for each registered event."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from cachekeeper.settings import DoorSettings
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string", "minLength": 1}
-# Inside the data an id may be an integer as well; an attribute is text.
+# In the data an id may also be an integer; as an attribute it is text.
 _ID: Schema = next(kind for kind in TypeAdapter(Id).json_schema()["anyOf"] if kind["type"] == "string")
 _PROBLEM = "application/problem+json"
 
 _ABOUT = (
     "Takes events as CloudEvents 1.0 over HTTP: one in structured mode, several in batched mode, or one in binary "
-    "mode, its attributes in ce- headers and its data in the body. The answer is 202 once the broker has all of them. "
-    "Of a batch with one bad event nothing is published. To send events again does no harm, if they keep their id."
+    "mode, with its attributes in ce- headers and its data in the body. The answer is 202 once the broker has all of "
+    "them. If one event of a batch is wrong, nothing is published. Sending events again does no harm, if they keep "
+    "their id."
 )
 
 _PROBLEM_SCHEMA: Schema = {
@@ -42,8 +43,8 @@ _PROBLEM_SCHEMA: Schema = {
                 "type": "object",
                 "required": ["field", "detail"],
                 "properties": {
-                    "index": {"type": "integer", "description": "Which event of the batch, from 0."},
-                    "field": {"type": "string", "description": "Such as data.user_id."},
+                    "index": {"type": "integer", "description": "The position of the event in the batch, from 0."},
+                    "field": {"type": "string", "description": "The wrong field, such as data.user_id."},
                     "detail": {"type": "string"},
                 },
             },
@@ -53,11 +54,11 @@ _PROBLEM_SCHEMA: Schema = {
 
 
 def document(registry: Registry, settings: DoorSettings) -> Schema:
-    """The OpenAPI document.
+    """Make the OpenAPI document.
 
     Args:
-        registry: the events that there are.
-        settings: the limits.
+        registry: the registered events.
+        settings: has the limits to state.
     """
     kinds = registry.events.values()
     events = {kind.__name__: _event_schema(kind) for kind in kinds}
@@ -67,8 +68,8 @@ def document(registry: Registry, settings: DoorSettings) -> Schema:
         "info": {"title": "cachekeeper: the HTTP door", "version": version("cachekeeper"), "description": _ABOUT},
         "paths": {
             "/events": {"post": _post(registry, settings)},
-            "/healthz": {"get": _get("Whether the process lives", "It does", 200)},
-            "/readyz": {"get": _get("Whether the broker can be reached", "It can", 200, 503)},
+            "/healthz": {"get": _get("Check that the process runs", "It runs", 200)},
+            "/readyz": {"get": _get("Check that the broker answers", "It answers", 200, 503)},
             "/openapi.json": {"get": _get("This document", "This document", 200)},
         },
         "components": {
@@ -88,12 +89,12 @@ def _post(registry: Registry, settings: DoorSettings) -> Schema:
     batch = {"type": "array", "items": one, "maxItems": settings.http_batch_limit_events}
     data = {"anyOf": [_data_schema(kind) for kind in registry.events.values()]}
     told = {
-        400: "An event is wrong; the answer names it and the field. Nothing was published",
+        400: "An event is wrong: the answer names the event and the field. Nothing was published",
         401: "The key is missing or wrong",
         408: "The body did not arrive in time",
         413: f"More than {settings.http_body_limit_bytes} bytes, or {settings.http_batch_limit_events} events",
-        415: "The content type is none of these",
-        503: "The broker did not confirm the events; it may have some of them all the same",
+        415: "The content type or the encoding is not supported",
+        503: "The broker did not confirm the events, but may have some of them. Send them again",
     }
     refusals = {str(status): _problem(text) for status, text in told.items()}
     for status, header in (("401", "WWW-Authenticate"), ("503", "Retry-After")):
@@ -102,7 +103,7 @@ def _post(registry: Registry, settings: DoorSettings) -> Schema:
         "summary": "Publish events",
         "operationId": "publish",
         "security": [{"key": []}],
-        # For the binary mode alone, where the first four are required: OpenAPI cannot say that.
+        # Only the binary mode uses these, and requires the first four: OpenAPI cannot say that.
         "parameters": [
             {"name": f"ce-{name}", "in": "header", "required": False, "schema": {"type": "string"}}
             for name in ("specversion", "id", "source", "type", "time")
@@ -132,8 +133,8 @@ def _post(registry: Registry, settings: DoorSettings) -> Schema:
 def _get(summary: str, good: str, *statuses: int) -> Schema:
     responses = {
         str(status): {"description": good, "content": {"application/json": {"schema": {"type": "object"}}}}
-        if status < 400  # noqa: PLR2004  # as HTTP has it
-        else _problem("It cannot")
+        if status < 400  # noqa: PLR2004  # where the errors of HTTP begin
+        else _problem("It does not answer")
         for status in statuses
     }
     return {"summary": summary, "security": [], "responses": responses}
@@ -162,13 +163,13 @@ def _event_schema(kind: type[Event]) -> Schema:
             "subject": _TEXT,
             "data": _data_schema(kind),
         },
-        # Extension attributes: any, and ignored.
+        # Any extension attribute is allowed, and ignored.
         "propertyNames": {"pattern": "^[a-z0-9]+$"},
     }
 
 
 def _data_schema(kind: type[Event]) -> Schema:
-    """The fields of an event that are no attributes of a CloudEvent."""
+    """The schema of the data: the event's fields without those that are attributes of the CloudEvent."""
     found = _json_schema(kind)
     fields: Mapping[str, Schema] = found["properties"]
     kept = {name: _plain(schema) for name, schema in fields.items() if name not in ATTRIBUTES}

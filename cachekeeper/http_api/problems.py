@@ -1,4 +1,4 @@
-"""Refusals: what is wrong with a request, said as problem details (RFC 9457). They never hold a value."""
+"""Answer a wrong request with problem details (RFC 9457). They never hold a value of the request."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Fault:
     index: int | None = None
 
     def shown(self) -> dict[str, str | int]:
-        """As it stands in the answer. The names of fields are the caller's: they are cut."""
+        """The fault as JSON, for the answer. A long field name is cut: it may come from the caller."""
         cut = self.field if len(self.field) <= LONGEST_FIELD else f"{self.field[:LONGEST_FIELD]}…"
         at: dict[str, str | int] = {} if self.index is None else {"index": self.index}
         return {**at, "field": cut, "detail": self.detail}
 
 
 class Refused(Exception):
-    """An event cannot be taken.
+    """An event is wrong and is not accepted.
 
     Attributes:
         faults: at least one.
@@ -48,13 +48,13 @@ class Refused(Exception):
 
 
 class Problem(Exception):
-    """The answer to a request that is not granted.
+    """An error answer to a request.
 
     Attributes:
         status: the HTTP status.
-        detail: what is wrong, and the cure.
-        faults: which events, and which fields of them.
-        headers: of the answer.
+        detail: what is wrong, and what to do.
+        faults: the wrong events and fields.
+        headers: the headers of the answer.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Problem(Exception):
 
 
 def problem_response(problem: Problem) -> Response:
-    """Problem details; their `type` is left out, which means: no more than the status says."""
+    """Make the answer. It has no `type`: the problem then means no more than its status says."""
     body: dict[str, object] = {
         "title": problem.status.phrase,
         "status": problem.status.value,
@@ -81,23 +81,25 @@ def problem_response(problem: Problem) -> Response:
     }
     if problem.faults:
         body["errors"] = [fault.shown() for fault in problem.faults]
-    # ASCII: the name of a field may hold a lone surrogate, which UTF-8 cannot carry.
+    # As ASCII: the name of a field may hold a lone surrogate, which UTF-8 cannot encode.
     text = json.dumps(body)
     return Response(text, problem.status.value, problem.headers, "application/problem+json")
 
 
 def on_problem(_: Request, error: Exception) -> Response:
-    """Starlette's handler of `Problem`."""
-    assert isinstance(error, Problem)  # noqa: S101  # it is registered for no other
+    """Handle `Problem` for Starlette."""
+    assert isinstance(error, Problem)  # noqa: S101  # it is registered for this class only
     return problem_response(error)
 
 
 def on_http_exception(_: Request, error: Exception) -> Response:
-    """Starlette's handler of what the router refuses: unknown paths and methods."""
-    assert isinstance(error, HTTPException)  # noqa: S101  # it is registered for no other
+    """Handle what Starlette's router refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)  # noqa: S101  # it is registered for this class only
     return problem_response(Problem(HTTPStatus(error.status_code), error.detail, headers=error.headers))
 
 
 def on_failure(_: Request, __: Exception) -> Response:
-    """Starlette's handler of all else, which is also logged."""
-    return problem_response(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of this server; its log says more"))
+    """Handle every other error for Starlette, which also logs it."""
+    return problem_response(
+        Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an internal error of this server; its log has the details")
+    )

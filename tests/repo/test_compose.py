@@ -19,7 +19,9 @@ from testkit.parts import missing
 
 COMPOSE = (ROOT / "docker-compose.yml").read_text("utf-8")
 WORKER = "  worker:\n    <<: *program\n"
-STREAM = COMPOSE[COMPOSE.index("    # No broker:") : COMPOSE.index("    healthcheck:\n      # That one leads and")]
+STREAM = COMPOSE[
+    COMPOSE.index("    # No broker:") : COMPOSE.index("    healthcheck:\n      # Checks that a live process leads")
+]
 STREAM_CHECK = COMPOSE[COMPOSE.index('["CMD", "cachekeeper", "stream"') : COMPOSE.index("  # Takes events over HTTP")]
 RELAY_CHECK = COMPOSE[COMPOSE.index('["CMD", "cachekeeper", "relay"') : COMPOSE.index("    # No broker:")]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")

@@ -75,13 +75,13 @@ def test_races_become_a_matrix(tmp_path: Path) -> None:
         "| slow fill | fresh | **stale** |\n"
         "| a \\| b | **error** | n/a |\n"
         "\n"
-        "How each is played:\n"
+        "How each contender is played:\n"
         "\n"
         "- **ours**: as it is.\n"
         "- **theirs**: page “Locks”.\n"
         "- *n/a* for theirs: it has no b.\n"
         "\n"
-        "What happens, step by step:\n"
+        "The steps of each case:\n"
         "\n"
         "- *slow fill*: load · event · fill.\n"
         "- *a | b*: another.\n"
@@ -114,12 +114,12 @@ def test_figures_of_a_tree_that_is_no_commit_say_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (result(name="other"), "hit.json: its name is 'other'"),
-        ({"name": "hit", "figures": []}, "hit.json: without commit, date, machine, servers"),
-        (result(figures=[{"figure": "x", "value": 1}]), "hit.json: a figure without held, target, unit"),
+        (result(name="other"), "hit.json: its name must be that of the file, and is 'other'"),
+        ({"name": "hit", "figures": []}, "hit.json: lacks commit, date, machine, servers"),
+        (result(figures=[{"figure": "x", "value": 1}]), "hit.json: a figure lacks held, target, unit"),
         (
             result(figures=[{"figure": "x", "value": 1, "unit": "", "target": None, "held": "yes"}]),
-            "hit.json: held is 'yes'",
+            "hit.json: held must be true, false or null, and is 'yes'",
         ),
     ],
 )

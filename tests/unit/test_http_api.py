@@ -371,4 +371,4 @@ def test_a_header_for_the_data_is_told_what_the_data_is() -> None:
     with pytest.raises(Refused) as caught:
         binary(GOOD, **{"ce-data": "{}"})
     (fault,) = caught.value.faults
-    assert (fault.field, fault.detail) == ("data", "is no attribute: in the binary mode the body is the data")
+    assert (fault.field, fault.detail) == ("data", "is not an attribute: in the binary mode the body is the data")

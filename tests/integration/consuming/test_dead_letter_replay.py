@@ -145,7 +145,7 @@ def test_what_holds_no_event_is_not_published_and_can_be_dropped(desk: Desk) -> 
 @pytest.mark.parametrize("arguments", [[], ["--error", "RuntimeError"], ["--all", "0123456789"]])
 def test_all_letters_are_asked_for_by_name(desk: Desk, command: str, arguments: list[str]) -> None:
     desk.fail(LOGOUT.to_wire())
-    assert desk.run(command, *arguments).status == "cachekeeper: LETTER: give ids of letters, or --all"
+    assert desk.run(command, *arguments).status == "cachekeeper: LETTER: give either ids of dead letters, or --all"
     assert len(desk.letters) == 1
 
 

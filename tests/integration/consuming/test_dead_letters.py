@@ -129,7 +129,7 @@ def test_list_says_how_many_it_leaves_out(desk: Desk) -> None:
     desk.fail(*({"type": f"user.renamed{n}"} for n in range(7)))
     ran = desk.run("list", "--limit", "3")
     assert len(ran.rows) == 3
-    assert ran.err == "3 of 7; --limit shows more\n"
+    assert ran.err == "3 of 7 are listed; use --limit to list more\n"
     assert desk.run("list", "--limit", "7").err == ""
 
 

@@ -66,7 +66,7 @@ def test_asking_for_a_stack_where_none_runs_is_an_error(place: ProgramDirectory)
     answer = ask(place)
     assert answer.returncode == 1
     assert answer.stdout == ""
-    assert "no stack runs" in answer.stderr
+    assert "no stack is running" in answer.stderr
     assert "`cachekeeper dev` starts one" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert place.left() == []
@@ -262,7 +262,7 @@ def test_a_stack_starts_once() -> None:
         stack.check()
     with stack:
         assert stat.S_IMODE(stack.directory.stat().st_mode) == 0o700
-        with pytest.raises(StackError, match="starts once"):
+        with pytest.raises(StackError, match="was started before"):
             stack.start()
         assert all(server.alive for server in stack.servers)
     assert not any(server.alive for server in stack.servers)

@@ -85,7 +85,7 @@ def test_a_pause_that_is_undone_meanwhile_ends(own_redis: RedisServer, monkeypat
 
     monkeypatch.setattr(process, "PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(os, "killpg", kill_and_resume)
-    with pytest.raises(ServerFailed, match=r"was not stopped by SIGSTOP within 0\.2 s"):
+    with pytest.raises(ServerFailed, match=r"did not stop within 0\.2 s of SIGSTOP"):
         own_redis.pause()
     assert own_redis.alive
 
@@ -101,7 +101,7 @@ def test_a_server_that_ends_while_it_is_paused_is_not_paused(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "killpg", kill_and_reap)
-        with pytest.raises(ServerFailed, match="was killed by SIGKILL; it is not paused"):
+        with pytest.raises(ServerFailed, match="was killed by SIGKILL and cannot be paused"):
             own_redis.pause()
 
 
@@ -148,7 +148,7 @@ def test_a_server_that_is_not_ready_in_time_is_killed(guardian: Guardian, silent
 
 
 def test_a_server_starts_once(own_redis: RedisServer) -> None:
-    with pytest.raises(ServerFailed, match="already runs"):
+    with pytest.raises(ServerFailed, match="is already running"):
         own_redis.start()
     assert own_redis.alive
 
@@ -157,7 +157,7 @@ def test_a_server_that_never_started_says_so(guardian: Guardian, redis_found: Fo
     server = RedisServer(guardian, redis_found)
     assert server.exit_text == "was never started"
     server.kill()
-    with pytest.raises(ServerFailed, match="was never started; it gets no SIGSTOP"):
+    with pytest.raises(ServerFailed, match="was never started and cannot receive SIGSTOP"):
         server.pause()
 
 
@@ -165,7 +165,7 @@ def test_a_dead_server_gets_no_signals(own_redis: RedisServer) -> None:
     """Its number may be somebody else's."""
     own_redis.kill()
     own_redis.kill()
-    with pytest.raises(ServerFailed, match="was killed by SIGKILL; it gets no SIGSTOP"):
+    with pytest.raises(ServerFailed, match="was killed by SIGKILL and cannot receive SIGSTOP"):
         own_redis.pause()
 
 

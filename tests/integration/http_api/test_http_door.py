@@ -242,9 +242,9 @@ def test_a_broker_that_hangs_or_is_gone(
         assert answer.seconds < LIMIT + ON_TOP
         assert "harm" in answer.body["detail"]
     assert said() == [
-        "the broker is away; requests are answered with 503",
-        "the broker is back",
-        "the broker is away; requests are answered with 503",
+        "the broker is unavailable; requests get status 503",
+        "the broker is available again",
+        "the broker is unavailable; requests get status 503",
     ]
 
 

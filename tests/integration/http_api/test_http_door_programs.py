@@ -103,7 +103,7 @@ def test_it_serves_and_ends_and_keeps_secrets_out_of_its_log(own_redis: RedisSer
         refused.append(post(door.url, user_deleted(3, **logout)))
         assert refused[-1].status == 503
         assert door.end() in {0, -signal.SIGTERM}  # uvicorn ends by the signal, once all is done
-        assert "the broker is away" in door.said
+        assert "the broker is unavailable" in door.said
         assert CANARY not in door.said + json.dumps([answer.body for answer in refused])
         assert KEY not in door.said + json.dumps([answer.body for answer in refused])
 

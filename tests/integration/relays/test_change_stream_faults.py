@@ -327,7 +327,7 @@ def test_the_command_without_anything_to_watch(stream_lab: StreamLab) -> None:
     running = stream_command(stream_lab.shop.mongo.url_of(stream_lab.shop.name), CACHEKEEPER_MODULES="lookups")
     _, said = running.communicate(timeout=60)
     assert running.returncode == 1
-    assert "CACHEKEEPER_MODULES: none of these modules says what changes in MongoDB mean" in said
+    assert "CACHEKEEPER_MODULES: none of these modules registers changes in MongoDB to watch" in said
     assert load_registry(["lookups"]).watches == {}
 
 

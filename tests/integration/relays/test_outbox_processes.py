@@ -269,7 +269,7 @@ def test_the_check_finds_what_was_never_published(quiet: Stand) -> None:
     assert command(quiet, "--check").returncode == 0  # it is the workers that are away
     records.insert_one({"_id": "waits", "body": "{}", "created_at": hour})
     ended = command(quiet, "--check")
-    assert (ended.returncode, ended.stderr[:50]) == (1, "cachekeeper: an event waits in the outbox since 36")
+    assert (ended.returncode, ended.stderr[:50]) == (1, "cachekeeper: one event in the outbox has waited 36")
     assert command(quiet, "--check", CACHEKEEPER_OUTBOX_LIMIT_EVENTS="2").returncode == 0  # no room for it
     records.update_one({"_id": "waits"}, {"$set": {"created_at": now}})
     assert command(quiet, "--check").returncode == 0  # it has only just come

@@ -100,7 +100,7 @@ def test_a_server_that_may_evict_cannot_be_ready(command: Command, client: redis
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["search"], "VIEW: search cannot be warmed: nobody knows which texts will be asked for"),
+        (["search"], "VIEW: search cannot be warmed: the texts of future searches are unknown"),
         (["nothing"], "unknown view 'nothing'; use one of: blocked, search, session, user_name"),
     ],
 )
@@ -133,7 +133,7 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(command: Command, client: r
         program.send_signal(signal.SIGINT)
         said = program.stderr.read().decode()
         assert program.wait(60) == 130
-    match = re.search(r"interrupted after (\d+) documents; the same command goes on from there", said)
+    match = re.search(r"interrupted after (\d+) documents; run the same command to continue", said)
     assert match is not None, said
     done = int(match[1])
     assert 0 < done < USERS
@@ -141,7 +141,7 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(command: Command, client: r
     assert "Traceback" not in said
     ran = command("user_name")
     assert ran.returncode == 0, ran.stderr
-    assert f"goes on behind the first {done} documents" in ran.stderr
+    assert f"continues after the first {done} documents" in ran.stderr
     assert len(names(client)) == USERS
 
 
