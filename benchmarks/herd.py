@@ -193,7 +193,7 @@ def _figures(users: int, done: Done) -> Sequence[Figure]:
     said = f"{users:,} users"
     figures = [at_most(f"{said}: reads of MongoDB at once in one process, the most", done.most_at_once, CAP)]
     if users == FEW:
-        said_back = f"{said}: from FLUSHALL until 95 % of the former hit rate is back (over {WINDOW} seconds)"
+        said_back = f"{said}: from FLUSHALL until 95 % of the earlier hit rate is back (over {WINDOW} seconds)"
         seconds = AFTER + 1 if back is None else back + WINDOW - BEFORE
         figures.append(at_most(said_back, seconds, AFTER, "seconds"))
     return [

@@ -49,12 +49,12 @@ _OF_OTHERS = {
     "DB index is out of range",
     "SELECT is not allowed",
     "too many indexes",
-    "in the way",
+    "publishing what is in the outbox",
 }
 """Words of servers that stand in tables, to be looked for."""
 _DOING = {"cache_errors", "database_errors"}
 """Calls whose texts say what was being done: '{doing}' in the messages of outages."""
-_OTHER_LANGUAGES = ("redis.call", "local ")  # Lua
+_OTHER_LANGUAGES = ("redis.call", "local ", "read -r ", "from cachekeeper", "%(")  # Lua, sh, Python, logging
 _HELPERS = {"name", "__name__", "type", "str", "len", "repr", "join", "shown", "value", "_text"}
 _NOT_IN_TABLES = str.maketrans({"|": "\\|", "<": "&lt;", "\n": " "})
 
@@ -78,7 +78,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What `docs/messages/` says of some texts."""
+    """An entry of `docs/messages/`, for one text or several."""
 
     texts: tuple[str, ...]
     meaning: str
@@ -177,7 +177,7 @@ def _below(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _texts(node: ast.expr) -> list[str]:
-    """What a text can be, with its variable parts in braces; empty where `node` is no text."""
+    """The texts that an expression can have, with the variable parts in braces; empty if it is not a text."""
     if isinstance(node, ast.Constant):
         return [node.value] if isinstance(node.value, str) else []
     if isinstance(node, ast.JoinedStr):
@@ -229,7 +229,7 @@ def _is_sentence(text: str, blanks: int = _LEAST_BLANKS) -> bool:
 
 
 def entries(package: str) -> list[Entry]:
-    """What is written down for a section. Raises KeyError: an entry lacks a field."""
+    """The entries of a section. Raises KeyError: an entry lacks a field."""
     path = ENTRIES / f"{package}.toml"
     if not path.exists():
         return []

@@ -53,7 +53,7 @@ def watched_mongo(mongo_server: MongoServer) -> Iterator[tuple[pymongo.MongoClie
 
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this process has logged once is logged again."""
+    """Let this process log again what it logs only once."""
     monkeypatch.setattr(metrics, "_said", set())
 
 

@@ -99,7 +99,9 @@ def _measure(broker: str, lab: Lab) -> list[Figure]:
         plain(f"{broker}: worker's resident memory, idle", idle / MIB, "MiB"),
         plain(f"{broker}: the same at most, one event in a message", small / MIB, "MiB"),
         plain(f"{broker}: the same at most, {EVENTS_PER_MESSAGE} in a message", peak / MIB, "MiB"),
-        plain(f"{broker}: a message of {EVENTS_PER_MESSAGE} in the worker's hand", (peak - small) / HELD / MIB, "MiB"),
+        plain(
+            f"{broker}: a message of {EVENTS_PER_MESSAGE} in flight in the worker", (peak - small) / HELD / MIB, "MiB"
+        ),
         plain(f"{broker}: a message of {EVENTS_PER_MESSAGE} on the wire", len(body) / 1024, "KiB"),
     ]
 

@@ -155,13 +155,35 @@ class Consumer(CeleryConsumer):
                 message,
                 self,
                 task,
-                on_ack=promise(self.call_soon_ack, (acknowledgement(message),)),
-                on_reject=promise(self.call_soon_ack, (rejection(message),)),
+                on_ack=promise(self.call_soon_ack, (self._sent(acknowledgement(message)),)),
+                on_reject=promise(self.call_soon_ack, (self._sent(rejection(message)),)),
             )
             state.task_reserved(request)
             wants_message(request)
 
         return on_message
+
+    def _sent(self, answer: Callable[..., object]) -> Callable[..., object]:
+        """Wrap an answer to the broker. After the event loop's end, a lost connection is logged, not raised.
+
+        The threads of the pool end after the event loop. Their last answers are sent when the hub closes. An error that
+        is raised there ends in a traceback, and the answers behind it are not sent.
+        """
+
+        def send(*arguments: Any, **options: Any) -> object:
+            try:
+                return answer(*arguments, **options)
+            except self.connection_errors + self.channel_errors as error:
+                if self._looping:
+                    raise
+                COUNTERS.add("answer_unheard")
+                logger.warning(
+                    "the last acknowledgements failed (%s); the broker delivers their messages again",
+                    type(error).__name__,
+                )
+                return None
+
+        return send
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Handle a message that kombu cannot unpack. Celery's own method would write the message into the log."""

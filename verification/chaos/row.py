@@ -11,7 +11,7 @@ KINDS: Mapping[str, str] = {
     "stuck": "keys that stay old after the drain",
     "lost": "events that were committed and never applied",
     "wrong_key": "answers of another key, or never written",
-    "untyped": "errors that are no typed outage",
+    "untyped": "errors that are not typed outages",
     "block_ttls": "blocks that end at another time than their document says",
     "ttls": "keys that live longer than they may",
     "markers_ahead": "keys with a version above the document's, which would refuse every fill",

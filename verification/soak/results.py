@@ -57,7 +57,7 @@ def _all(kind: str, soaked: Soaked) -> Iterator[Figure]:
         yield at_most("prefetch that the broker grants, the most", max(soaked.granted), soaked.configured)
     # A worker that starts to fetch again registers new messages while its threads finish the earlier ones. So twice the
     # prefetch is allowed.
-    yield at_most("messages that the worker has in hand, the most", max(soaked.in_hand), 2 * soaked.configured)
+    yield at_most("messages in flight in the worker, the most", max(soaked.in_hand), 2 * soaked.configured)
     # A longer queue means that the load is too high. Then the queue grows, and other growth does not prove a leak.
     queued = median(soaked.queued[-max(1, len(soaked.queued) // 4) :])
     yield at_most("messages that wait in the queue, median of the last quarter", queued, _MOST_QUEUED)

@@ -155,7 +155,7 @@ def test_what_follows_a_cut_and_the_warm_up_do_not_count() -> None:
     [
         ({"prefetch": [16, 17, 16]}, "prefetch that the worker applies, the most"),
         ({"granted": [17]}, "prefetch that the broker grants, the most"),
-        ({"in_hand": [33]}, "messages that the worker has in hand, the most"),
+        ({"in_hand": [33]}, "messages in flight in the worker, the most"),
         ({"queued": [0, 101]}, "messages that wait in the queue, median of the last quarter"),
         ({"reconnects": 10}, "times that the worker connected to the broker again"),
         ({"looks_due": 5}, "looks at the broker"),

@@ -317,6 +317,6 @@ def main() -> bool:
         figures.append(plain(f"reads, {name}", score.reads, "reads"))
         figures.append(plain(f"calls interrupted, {name}", score.interrupted, "calls"))
         figures.append(plain(f"reads that failed, {name}", score.failed, "reads"))
-        figure = f"reads that failed with an error that is no RedisError, {name}"
+        figure = f"reads that failed with an error that is not a RedisError, {name}"
         figures.append(at_most(figure, score.broken, 0) if score is ours else plain(figure, score.broken, "reads"))
     return store("wrong_keys", figures, [server.found])

@@ -1,8 +1,10 @@
-"""Included in a worker that deals with a message only after it was told to stop."""
+"""Included in a worker that processes a message only after it was told to stop. It may end its broker first."""
 
+import os
 from typing import Any
 
 from celery.worker import state
+from redis import Redis
 
 from cachekeeper.consuming import processor
 from testkit.waiting import wait_until
@@ -13,6 +15,8 @@ _process = _processor.process
 
 def _late(*arguments: Any) -> Any:
     wait_until(lambda: state.should_stop is not None, "the signal", 60)
+    if "LATE_WORKER_ENDS_ITS_BROKER" in os.environ:
+        Redis.from_url(os.environ["CACHEKEEPER_BROKER_URL"]).shutdown(nosave=True)
     return _process(*arguments)
 
 

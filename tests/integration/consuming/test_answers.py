@@ -112,3 +112,15 @@ def test_a_worker_that_stops_acknowledges_what_it_has_done(site: Site) -> None:
     assert site.client.exists(*(f"blocked:last{n}" for n in range(3))) == 3
     assert worker.exit_text == "exited with status 0"
     assert (site.waiting(), site.held()) == (0, 0)
+
+
+@pytest.mark.usefixtures("patient_publishing")
+def test_a_worker_that_stops_and_loses_its_broker_ends_all_the_same(redis_site: Site) -> None:
+    redis_site.environment["LATE_WORKER_ENDS_ITS_BROKER"] = "yes"
+    with redis_site.working("--include", "tests.integration.consuming.late_worker") as worker:
+        redis_site.publish(UserLoggedOut(token_id="last"))
+        wait_until(lambda: redis_site.held() == 1, "the message taken", SOON)
+    assert redis_site.client.exists("blocked:last")
+    assert worker.exit_text == "exited with status 0"
+    assert "the last acknowledgements failed (ConnectionError)" in worker.log_tail(1000)
+    assert "Traceback" not in worker.log_tail(1000)
