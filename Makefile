@@ -17,10 +17,10 @@ demo: .venv/.set-up ## Start real servers, publish events, watch the cache follo
 	$(PYTHON) -m demo $(ARGS)
 
 test: .venv/.set-up ## Run all tests, also those on real servers
-	$(PYTHON) -m pytest -n 3 --dist worksteal $(ARGS)
+	$(PYTHON) -m pytest -n 4 --dist worksteal $(ARGS)
 
 unit: .venv/.set-up ## Run the unit tests only: they start no server and no other process
-	$(PYTHON) -m pytest -n 3 --dist worksteal tests/unit $(ARGS)
+	$(PYTHON) -m pytest -n 4 --dist worksteal tests/unit $(ARGS)
 
 versions: .venv/.set-up ## Test the contract with the oldest and newest redis-py and pymongo, with or without hiredis
 	$(PYTHON) -m tests.repo.versions $(ARGS)

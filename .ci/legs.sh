@@ -32,8 +32,9 @@ NOT_IN_DEBIAN12=(acl auditing 'buffered*' 'change_stream*' demo dev dev_ends emb
     write_concern_errors wrong_settings)
 # Not run in Debian 13: long tests that depend neither on its servers nor on its Python. Redis permissions (acl) are
 # tested on a newer Redis, that of the wheels.
-NOT_IN_DEBIAN13=(soak acl demo dev dev_ends embedded fixtures fold_mongod foreign_environment full_broker health_check
-    'http_door_*' orders_example parts reader_machine readme)
+NOT_IN_DEBIAN13=(acl auditing 'change_stream_*' demo dev dev_ends embedded fixtures fold_mongod foreign_environment
+    full_broker guardian health_check 'http_door_*' 'index*' orders_example outbox_costs parts reader_machine readme
+    replica_set soak warm_command wrong_settings)
 
 # The search of the protocol's model depends on no server, so it runs once, in wheels. Unit tests and tests of the
 # repository run there, and in debian13, which has another Python.
