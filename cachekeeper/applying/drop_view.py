@@ -42,7 +42,8 @@ def drop_view(keeper: Keeper, view: AnyView, reason: str) -> int:
     if view.drop is Drop.READY:
         _unready(keeper, view)
         logger.warning(
-            "view %s is not ready: MongoDB is asked for absent blocks until all blocks are read again. Reason: %s",
+            "view %s is not ready: MongoDB is asked about every id without a block, until all blocks are read again. "
+            "Reason: %s",
             view.name,
             reason,
         )
@@ -64,7 +65,7 @@ def drop_view(keeper: Keeper, view: AnyView, reason: str) -> int:
 
 
 def _unready(keeper: Keeper, view: AnyView) -> None:
-    """Let readers ask MongoDB for absent blocks, until a pass that begins after this has read all blocks."""
+    """Let readers ask MongoDB about each id without a block, until a pass that begins after this has read all."""
     store = keeper.store(view.server)
     if store.is_cluster:
         return  # a Cluster has no *ready*

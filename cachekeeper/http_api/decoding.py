@@ -76,7 +76,7 @@ def texts_of(events: Sequence[Event], *, batched: bool) -> list[str]:
 def _read(registry: Registry, found: BaseCloudEvent) -> Event:
     kind = registry.events.get(found.get_type())
     if kind is None:
-        raise Refused(Fault("type", f"is not a registered event; use one of: {', '.join(sorted(registry.events))}"))
+        raise Refused(Fault("type", f"is not a registered event; registered are: {', '.join(sorted(registry.events))}"))
     data: object = found.get_data()
     if data is None:
         raise Refused(Fault("data", "is missing"))

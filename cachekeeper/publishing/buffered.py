@@ -74,7 +74,8 @@ class BufferedPublisher(EventBuffer):
         if max_events < 1 or not max_milliseconds >= 0:
             raise ValueError("max_events must be at least 1, and max_milliseconds at least 0")
         if publisher is not None:
-            check_given(publisher, "publisher", Publisher, cure="a Publisher, or nothing to use the environment's")
+            cure = "a Publisher, or nothing to use the settings of the environment"
+            check_given(publisher, "publisher", Publisher, cure=cure)
         used = Publisher() if publisher is None else publisher
         self._is_ours = publisher is None
         self._on_error = on_error

@@ -138,7 +138,7 @@ class EvictionWatch:
         if self._store.is_cluster:
             log_once(
                 "blocklist:cluster",
-                "the security Redis is a Cluster, so MongoDB is asked for every block that Redis does not have; "
+                "the security Redis is a Cluster, so MongoDB is asked about every id without a block; "
                 "a single Redis saves these reads",
             )
             return True
@@ -156,7 +156,7 @@ class EvictionWatch:
         if self._may_evict:
             log_once(
                 "blocklist:evicts",
-                "the security Redis may evict keys, so MongoDB is asked for every block that Redis does not have; "
+                "the security Redis may evict keys, so MongoDB is asked about every id without a block; "
                 "set maxmemory-policy to noeviction",
             )
         return self._may_evict
