@@ -20,9 +20,9 @@ SEARCH: TextView[list[dict[str, Any]]] = TextView(
 
 
 def search_products(text: str, *, keeper: Keeper | None = None) -> list[dict[str, Any]]:
-    """All products whose name contains `text`, taken literally, in any case, in the order of `_id`.
+    """All products whose name contains `text`, in the order of `_id`. Upper and lower case are the same.
 
-    A product whose `name` is not one text, such as an array of names, is never found: an event names one text, so a
+    The text is taken literally. A product whose `name` is not one text, such as an array of names, is never found: an event names one text, so a
     change of such a product could not be invalidated exactly.
 
     Args:

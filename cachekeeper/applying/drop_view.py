@@ -60,7 +60,7 @@ def drop_view(keeper: Keeper, view: AnyView, reason: str) -> int:
             dropped += len(mine)
     # At each start on an empty server there is nothing to drop. That is normal, so it is not a warning.
     level = logging.WARNING if dropped else logging.INFO
-    logger.log(level, "view %s was dropped, %d keys in two passes: %s", view.name, dropped, reason)
+    logger.log(level, "view %s was dropped, %d cached keys removed: %s", view.name, dropped, reason)
     return dropped
 
 

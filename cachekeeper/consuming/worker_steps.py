@@ -45,5 +45,5 @@ class Servers(bootsteps.StartStopStep):
         w.app.processor.stop()
 
     def terminate(self, w: Any) -> None:
-        """Stop the processor. Called instead of `stop` when the worker must end quickly."""
+        """Stop the event processor. Celery calls this instead of `stop` at a cold shutdown (SIGQUIT, a second SIGTERM)."""
         self.stop(w)

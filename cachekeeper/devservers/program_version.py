@@ -92,7 +92,7 @@ def _why_not(path: Path, ran: subprocess.CompletedProcess[str]) -> str:
         cure = f" (Debian and Ubuntu: apt-get install {package})" if package else ""
         return f"{path} needs the system library {library}, which is missing{cure}"
     if match := _OLD_LIBRARY.search(ran.stderr):
-        return f"{path} needs {match[2]}, which this system's {Path(match[1]).name} does not have; use a newer system"
+        return f"{path} needs {match[2]}, which {Path(match[1]).name} of this system does not have; use a newer system"
     if ran.returncode == _SIGILL:
         return f"{path} needs instructions that this processor lacks (MongoDB 5.0 and later need AVX)"
     said = (ran.stderr or ran.stdout).strip().splitlines()

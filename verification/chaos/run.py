@@ -1,4 +1,7 @@
-"""One run: writers, readers and faults for some seconds, then the drain, the sweep, and the verdict."""
+"""One run: writers, readers and faults for some seconds, then the drain, the sweep, and the verdict.
+
+The drain waits until all events are applied. The sweep compares every key of Redis with MongoDB.
+"""
 
 from __future__ import annotations
 

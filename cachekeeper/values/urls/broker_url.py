@@ -6,7 +6,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
-from cachekeeper.values.urls.checking import NotTaken, check_url
+from cachekeeper.values.urls.checking import UnusableUrl, check_url
 from cachekeeper.values.urls.options import check_numbered_database, check_options, check_port, has_tls
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ def _check(url: str) -> None:
     if parts.scheme.startswith("redis"):
         check_numbered_database(url)
     if options.get("ssl_cert_reqs", "none") not in _VERIFICATION:
-        raise NotTaken("has a wrong ssl_cert_reqs: write required, optional or none")
+        raise UnusableUrl("has a wrong ssl_cert_reqs: write required, optional or none")
     if options.get("ssl_check_hostname", "true").lower() not in {"true", "false"}:
-        raise NotTaken("has a wrong ssl_check_hostname: write true or false")
+        raise UnusableUrl("has a wrong ssl_check_hostname: write true or false")
     if not options.get("heartbeat", "0").isdecimal():
-        raise NotTaken("has a wrong heartbeat: write a whole number of seconds")
+        raise UnusableUrl("has a wrong heartbeat: write a whole number of seconds")
     if options.get("login_method", "PLAIN") not in {"AMQPLAIN", "EXTERNAL", "PLAIN"}:
-        raise NotTaken("has a wrong login_method: write AMQPLAIN, EXTERNAL or PLAIN")
+        raise UnusableUrl("has a wrong login_method: write AMQPLAIN, EXTERNAL or PLAIN")
 
 
 def broker_tls(url: str) -> Mapping[str, Any] | None:

@@ -41,7 +41,7 @@ def check_url(text: str, schemes: tuple[str, ...], check: Callable[[str], object
     try:
         (parts.hostname or "").encode("idna")
         check(url)
-    except NotTaken:
+    except UnusableUrl:
         raise
     except (ValueError, TypeError, PyMongoError, RedisError):
         raise ValueError("cannot be read as a URL: correct its port, its options or its escaping") from None
@@ -69,7 +69,7 @@ def _check_one(url: str, schemes: tuple[str, ...]) -> None:
         raise ValueError(_LISTS[kind])
 
 
-class NotTaken(ValueError):
+class UnusableUrl(ValueError):
     """The URL cannot be used. The text quotes only the names of options from the URL."""
 
 

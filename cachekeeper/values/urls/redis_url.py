@@ -12,7 +12,7 @@ from redis import ConnectionPool
 from redis.connection import SSLConnection
 from redis.connection import parse_url as parse_redis_url
 
-from cachekeeper.values.urls.checking import NotTaken, check_url
+from cachekeeper.values.urls.checking import UnusableUrl, check_url
 from cachekeeper.values.urls.options import check_numbered_database, check_options, check_port
 from cachekeeper.values.visible_text import PLAIN_TEXT
 
@@ -38,17 +38,17 @@ def _check(url: str) -> None:
         check_port(url)
         check_numbered_database(url)
     if not re.fullmatch(r"[0-9]+", found.get("db", "0")):
-        raise NotTaken("has a wrong db: write the number of a database, such as 0")
+        raise UnusableUrl("has a wrong db: write the number of a database, such as 0")
     if "db" in found and scheme != "unix" and urlsplit(url).path.strip("/"):
-        raise NotTaken("names its database twice, in its path and in the option db: remove one of them")
+        raise UnusableUrl("names its database twice, in its path and in the option db: remove one of them")
     for name in ("health_check_interval", "max_connections"):
         if not re.fullmatch(r"[0-9]{1,9}", found.get(name, "0")):
-            raise NotTaken(f"has a wrong {name}: write a whole number of at most 9 digits")
+            raise UnusableUrl(f"has a wrong {name}: write a whole number of at most 9 digits")
     if not PLAIN_TEXT.fullmatch(found.get("client_name", "-")):
-        raise NotTaken("has a client_name that Redis would refuse: write ASCII letters, digits and signs, no blanks")
+        raise UnusableUrl("has a client_name that Redis would refuse: write ASCII letters, digits and signs, no blanks")
     options = parse_redis_url(plain)  # type: ignore[no-untyped-call]  # redis-py has no types
     if scheme.endswith("+cluster") and options.get("db"):
-        raise NotTaken("must not name a database: a Cluster has only database 0")
+        raise UnusableUrl("must not name a database: a Cluster has only database 0")
     connection = ConnectionPool.from_url(plain).make_connection()  # does not connect yet, but refuses wrong values
     if isinstance(connection, SSLConnection):
         _check_tls(connection)
@@ -59,7 +59,7 @@ def _check_tls(connection: SSLConnection) -> None:
     context = ssl.create_default_context()
     path = connection.ca_path
     if path is not None and not Path(path).is_dir():
-        raise NotTaken("has an ssl_ca_path that is not a directory")
+        raise UnusableUrl("has an ssl_ca_path that is not a directory")
     for name, value, use in (
         ("ssl_ca_data", connection.ca_data, lambda data: context.load_verify_locations(cadata=data)),
         ("ssl_min_version", connection.ssl_min_version, partial(setattr, context, "minimum_version")),
@@ -69,7 +69,7 @@ def _check_tls(connection: SSLConnection) -> None:
             if value is not None:
                 use(value)
         except (OSError, OverflowError, TypeError, ValueError):
-            raise NotTaken(f"has an {name} that OpenSSL does not accept; {_EXAMPLES[name]}") from None
+            raise UnusableUrl(f"has an {name} that OpenSSL does not accept; {_EXAMPLES[name]}") from None
 
 
 _EXAMPLES = {

@@ -333,7 +333,7 @@ def test_a_system_that_is_too_old_is_named(files: Files) -> None:
         errors="mongod: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.34' not found (required by mongod)",
         status=1,
     )
-    unavailable(files, "needs GLIBC_2.34, which this system's libc.so.6 does not have")
+    unavailable(files, "needs GLIBC_2.34, which libc.so.6 of this system does not have")
 
 
 def test_a_processor_without_avx_is_named_before_anything_is_run(files: Files) -> None:
