@@ -22,8 +22,8 @@ SEARCH: TextView[list[dict[str, Any]]] = TextView(
 def search_products(text: str, *, keeper: Keeper | None = None) -> list[dict[str, Any]]:
     """All products whose name contains `text`, in the order of `_id`. Upper and lower case are the same.
 
-    The text is taken literally. A product whose `name` is not one text, such as an array of names, is never found: an event names one text, so a
-    change of such a product could not be invalidated exactly.
+    The text is taken literally. A product whose `name` is not one text, such as an array of names, is never found: an
+    event names one text, so a change of such a product could not be invalidated exactly.
 
     Args:
         text: up to 512 bytes. Texts over the setting `TEXT_LIMIT_CHARS` are answered from MongoDB and not cached.

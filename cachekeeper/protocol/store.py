@@ -46,7 +46,8 @@ def cache_errors(doing: str, source: object = None) -> Iterator[None]:
     except (RedisError, RedisClusterException) as error:  # second: a Cluster that is down; it is not a RedisError
         if is_pool_full(error):
             raise CacheOverloaded(
-                f"no connection to Redis was free while {doing}: raise max_connections in its URL, or leave that option out"
+                f"no connection to Redis was free while {doing}: raise max_connections in its URL, or leave that "
+                "option out"
             ) from error
         if source is not None:
             # Warned here, not where the error is handled: a caller that only writes has no breaker to warn for it.
