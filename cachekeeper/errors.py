@@ -168,4 +168,4 @@ class DamagedValue(Damaged):
 
 
 class DamagedDocument(Damaged):
-    """The field of the document does not hold the type that the view caches."""
+    """A document cannot be cached: a field has the wrong type, or the driver or the codec cannot read or write it."""

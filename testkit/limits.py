@@ -40,7 +40,10 @@ ONE_SECOND: dict[str, Any] = {
     "lookup_timeout_seconds": 8,
     "lease_seconds": 8,
 }
-"""For tests of how long a lookup waits for Redis, one second, while both servers work. A load may take longer."""
+"""A lookup waits one second (for another's load, a slot, or until MongoDB has caught up); then one load may take long.
+
+For tests of that wait while both servers work.
+"""
 
 
 def settings(**changes: Any) -> Settings:

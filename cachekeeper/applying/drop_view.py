@@ -20,13 +20,13 @@ _BATCH = 500
 def drop_view(keeper: Keeper, view: AnyView, reason: str) -> int:
     """Invalidate every key of a view. For a blocklist, the blocks stay and only *ready* is removed.
 
-    Makes two complete passes over values and metadata. A fill that lands during the first pass may land in a bucket of
-    the keyspace that the scan has already passed. Its lease was taken before the fill, so after the first pass only
-    fills whose lease was taken during that pass can be left. The second pass finds them. The cost is linear in the
-    size of the keyspace.
+    For a blocklist: MongoDB is asked for blocks that Redis does not have, until a pass that begins after this sets
+    *ready* again. A pass that is already under way can no longer set it.
 
-    Then MongoDB is asked for blocks that Redis does not have, until a pass that begins after this sets *ready* again. A
-    pass that is already under way can no longer set it.
+    For other views: makes two complete passes over values and metadata. A fill that lands during the first pass may
+    land in a bucket of the keyspace that the scan has already passed. Its lease was taken before the fill, so after the
+    first pass only fills whose lease was taken during that pass can be left. The second pass finds them. The cost is
+    linear in the size of the keyspace.
 
     Args:
         keeper: provides the servers.
@@ -60,7 +60,7 @@ def drop_view(keeper: Keeper, view: AnyView, reason: str) -> int:
             dropped += len(mine)
     # At each start on an empty server there is nothing to drop. That is normal, so it is not a warning.
     level = logging.WARNING if dropped else logging.INFO
-    logger.log(level, "view %s was dropped, %d cached keys removed: %s", view.name, dropped, reason)
+    logger.log(level, "view %s was dropped, %d invalidations in two passes: %s", view.name, dropped, reason)
     return dropped
 
 
@@ -69,7 +69,7 @@ def _unready(keeper: Keeper, view: AnyView) -> None:
     store = keeper.store(view.server)
     if store.is_cluster:
         return  # a Cluster has no *ready*
-    with cache_errors("taking *ready* from a blocklist", store.source):
+    with cache_errors(f"deleting the ready key of view {view.name}", store.source):
         # Both keys at once. A pass under way may have read past the place of a block for which no event came; without
         # its nonce it cannot set *ready* afterwards.
         store.client.delete(*view.ready_keys)

@@ -78,11 +78,12 @@ class _Results:
     away: DatabaseUnavailable | None = None
 
     def add(self, wanted: list[tuple[int, _Wanted]], write: Callable[[list[_Wanted]], _Errors]) -> None:
-        """Write these commands to MongoDB, in order. Skip commands of events that have already failed.
+        """Write these commands to MongoDB, up to `_AT_ONCE` together. Skip commands of events that have already failed.
 
         Args:
             wanted: the place of an event in the batch, and a command of that event.
-            write: writes several commands, and returns an error or None for each.
+            write: writes several commands, and returns the errors of those that failed, by their place in the list.
+                Raises DatabaseUnavailable: MongoDB failed.
         """
         for start in range(0, len(wanted), _AT_ONCE):
             self._add(wanted[start : start + _AT_ONCE], write)

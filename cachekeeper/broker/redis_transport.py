@@ -39,7 +39,8 @@ def lua_source(package: str, name: str) -> str:
 
 
 _BIND = lua_source("cachekeeper.broker", "bind")
-_PUSH = "redis.call('LTRIM', KEYS[1], 0, -1) return redis.call('LPUSH', KEYS[1], ARGV[1])"  # LTRIM is a no-op
+# At maxmemory Redis refuses a script only at its first write, if that adds. LTRIM 0 -1 changes nothing and comes first.
+_PUSH = "redis.call('LTRIM', KEYS[1], 0, -1) return redis.call('LPUSH', KEYS[1], ARGV[1])"
 
 
 class Channel(kombu_redis.Channel):

@@ -57,4 +57,5 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
     except OSError as error:
-        sys.exit(f"cachekeeper: cannot listen on {host}, port {port}: {error.strerror or error}; choose another port")
+        why = error.strerror or error
+        sys.exit(f"cachekeeper: cannot listen on {host}, port {port}: {why}; choose another --host or --port")

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class DatabaseReads:
     """Loads for readers.
 
-    Loads ask the primary, with read concern `majority` or `linearizable`. Otherwise the cache could fill the value of a
-    lagging secondary, or a value that a failover rolls back, with a version that the next change repeats.
+    Loads ask the primary, with read concern `majority` or `linearizable`. Otherwise a reader could cache the value of a
+    lagging secondary, or one that a failover rolls back, under a version that the next change uses again.
 
     Args:
         database: any pymongo database; its own concerns are overridden.

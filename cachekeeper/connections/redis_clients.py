@@ -81,7 +81,7 @@ def make_redis_client(
 def _check_seconds(field: str, value: object) -> None:
     """Refuse a time limit with which redis-py hangs, or fails at the first command."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(field, f"must be a positive number of seconds, got {value!r}")
+        raise InputError(field, "must be a positive number of seconds")
 
 
 def _is_cluster(url: str) -> bool:

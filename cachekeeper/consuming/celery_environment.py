@@ -1,4 +1,4 @@
-"""Keeps variables and modules of other Celery applications out of our worker, and logs the variables.
+"""Keeps variables and modules of other Celery applications out of our worker, and logs the variables' names.
 
 The command `celery` itself reads a few variables before it loads the application. No application can prevent that.
 """

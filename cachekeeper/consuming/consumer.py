@@ -178,7 +178,7 @@ class Consumer(CeleryConsumer):
                     raise
                 COUNTERS.add("answer_unheard")
                 logger.warning(
-                    "the last acknowledgements failed (%s); the broker delivers their messages again",
+                    "while the worker stopped, a message was not acknowledged or put back (%s); it is delivered again",
                     type(error).__name__,
                 )
                 return None

@@ -131,7 +131,7 @@ def _write(registry: Registry, letter: DeadLetter, now: datetime) -> UpdateOne:
 def _type_name(body: object) -> str | None:
     """The type of an event that is not registered, so that its letters can be chosen by it; None for other texts.
 
-    A token that stands there by mistake has digits or capitals, or no dot.
+    A JWT or a random token that stands there by mistake does not match. Small letters with a dot would be shown.
     """
     kind = body.get("type") if isinstance(body, Mapping) else None
     return kind if isinstance(kind, str) and _TYPE_NAME.fullmatch(kind) else None

@@ -65,7 +65,10 @@ class MessageBatcher:
                 self._threads -= 1
             # Celery's pool would not report the error that ended its thread.
             COUNTERS.add("thread_ended")
-            logger.error("a thread ended (%s); its unfinished messages are put back", type(error).__name__)
+            logger.error(
+                "a thread of the worker ended by an error (%s); its unfinished messages are put back",
+                type(error).__name__,
+            )
             raise
 
     def _take(self) -> list[ApplyRequest]:

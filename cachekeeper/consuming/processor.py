@@ -246,11 +246,11 @@ class Processor:
         """
         for server in self._servers:
             store = self.keeper.store(server)
-            with cache_errors("asking whether it answers"):
+            with cache_errors("trying a write"):
                 if store.is_cluster:
                     store.client.ping(target_nodes="primaries")
                 store.client.set(PROBE_KEY, "true", ex=_PROBE_SECONDS)
-        with database_errors("asking whether it answers", self.keeper.settings.load_timeout_seconds, COLLECTION):
+        with database_errors("trying a write", self.keeper.settings.load_timeout_seconds, COLLECTION):
             # Deletes nothing. MongoDB answers when a majority has everything that was written before.
             self.keeper.database[COLLECTION].delete_one({"_id": "probe"})
 

@@ -105,8 +105,8 @@ class Channel(redis_transport.Channel):
 
     def _command(self, queues: Sequence[str]) -> Sequence[Any]:
         if self._step is _Step.WAIT:
-            # This moves an item to its old place. Moving it to another list would not lose it either, but a full broker
-            # refuses that, and would then hand out no messages.
+            # This only waits: it moves an item to its own place, and TAKE takes it. Taking messages by BLMOVE, to
+            # another list, would not lose any either. But a full broker refuses BLMOVE, and would hand out nothing.
             return "BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", self.brpop_timeout
         if self._step is _Step.PAUSE:
             seconds = growing(self._pauses, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)

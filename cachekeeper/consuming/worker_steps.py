@@ -45,5 +45,5 @@ class Servers(bootsteps.StartStopStep):
         w.app.processor.stop()
 
     def terminate(self, w: Any) -> None:
-        """Stop the event processor. Celery calls this, not `stop`, at a cold shutdown (SIGQUIT, a second SIGTERM)."""
+        """Stop the event processor. Celery calls this, not `stop`, at a cold shutdown (SIGQUIT, a second SIGINT)."""
         self.stop(w)

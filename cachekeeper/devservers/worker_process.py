@@ -26,7 +26,7 @@ class WorkerProcess(ServerProcess):
         environment: variables to add to those of this process; they name the servers.
         app: where Celery finds the application.
         arguments: further arguments for `celery worker`.
-        hostname: its name among the workers of its broker. If there are several, it tells which of them is ready.
+        hostname: its name among the workers of its broker. Needed if there are several: else another's answer counts.
         name, directory, start_seconds: see `ServerProcess`.
     """
 

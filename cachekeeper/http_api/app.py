@@ -153,7 +153,7 @@ class Door:
     async def _publish(self, texts: Sequence[str]) -> None:
         """Publish the events, and return once the broker has confirmed all of them."""
         if self._slots.statistics().tasks_waiting >= WAITING:
-            raise self._unavailable("too many requests already wait for the broker; send the same events again later")
+            raise self._unavailable("too many requests already wait for the broker")
         publish = functools.partial(self._publish_texts, texts)
         try:
             with anyio.fail_after(self._settings.publish_timeout_seconds):

@@ -129,7 +129,7 @@ class _StrictJson(JSONFormat):
         data, encoded = attributes.pop("data", None), attributes.pop("data_base64", None)
         if encoded is not None:
             if data is not None:
-                raise Refused(Fault("data_base64", "and data are both given; give only one of them"))
+                raise Refused(Fault("data_base64", "cannot be given together with data; give only one of them"))
             data = _loads(_decoded(encoded), "data_base64")
         declared = attributes.get("datacontenttype", BINARY)
         if isinstance(declared, str) and not _JSON(declared.partition(";")[0].strip().lower()):

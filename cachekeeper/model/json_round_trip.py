@@ -190,7 +190,7 @@ class _Walk:
 
     @contextmanager
     def _below(self, schema: Schema, path: str) -> Iterator[None]:
-        """Report a 'before' or 'wrap' validator with something inside that needs JSON mode; a door is allowed."""
+        """Report a 'before' or 'wrap' validator with something inside that needs JSON mode, except in `doors`."""
         report = self.report
         needed, report.needs_json_mode = report.needs_json_mode, False
         inexact = report.needs_reading_back

@@ -183,7 +183,7 @@ def load_registry(modules: Iterable[str]) -> Registry:
 
     Raises:
         SettingsError: modules are named twice, cannot be found, or have no `register`; all of them are named.
-        RegistrationError: two registrations conflict, or one lacks another that it needs.
+        RegistrationError: two registrations conflict, one lacks another that it needs, or one is wrong by itself.
     """
     modules = tuple(modules)
     repeated = sorted({name for name in modules if modules.count(name) > 1})
@@ -263,7 +263,7 @@ def load_checked(kind: type[S]) -> tuple[S, Registry]:
 
     Raises:
         SettingsError: a variable is wrong. The message names all wrong ones, also those that the registry shows.
-        RegistrationError: two registrations conflict, or one lacks another that it needs.
+        RegistrationError: two registrations conflict, one lacks another that it needs, or one is wrong by itself.
     """
     try:
         settings = load(kind)

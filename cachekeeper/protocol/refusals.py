@@ -58,7 +58,7 @@ _WITHOUT_CODE = {
 """Refusals without a code of their own, by the beginning of their text. redis-py removes their `ERR`."""
 
 _CURES = {
-    "OOM": "raise maxmemory, or let it evict keys (maxmemory-policy)",
+    "OOM": "raise maxmemory; only a Redis without sessions and blocks may evict keys instead (maxmemory-policy)",
     "READONLY": "name the primary in the URL, not a replica",
     "MISCONF": "it cannot save to its disk: see its log, and free disk space",
     "NOAUTH": "put the user name and the password into the URL",

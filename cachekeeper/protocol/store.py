@@ -78,7 +78,7 @@ class Store:
     def getter(self) -> Callable[[str], Any]:
         """Return the plain `GET`; the client's own if there is one, so that a hit costs no more.
 
-        The function raises the client's errors, and those of `client`.
+        The function raises redis-py's errors, and CacheUnavailable as the property `client` does.
         """
 
         def get(key: str) -> Any:
@@ -129,7 +129,7 @@ class Store:
             return
         keys = [template.key(escape_braces(text)) for text in substrings(names, limit)]
         for at in range(0, len(keys), STEPS_PER_PIPELINE):
-            with cache_errors("invalidating what a name is found by", self.source):
+            with cache_errors("invalidating the searches of a name", self.source):
                 pipe = self.client.pipeline(transaction=False)
                 for key in keys[at : at + STEPS_PER_PIPELINE]:
                     pipe.unlink(key, meta_key(key))

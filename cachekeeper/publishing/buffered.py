@@ -89,7 +89,7 @@ class BufferedPublisher(EventBuffer):
 
         Raises:
             InvalidEvent: `event` is not an event, or is longer than 8 MiB as JSON.
-            SettingsError: `CACHEKEEPER_BROKER_URL` is not set.
+            SettingsError: `CACHEKEEPER_BROKER_URL` is not set, or a setting is wrong (at first use).
             BufferFull: the buffer was full for `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`.
             BrokerUnavailable: the broker did not confirm earlier events; raised once for each failed attempt.
 
@@ -116,7 +116,7 @@ class BufferedPublisher(EventBuffer):
         """Publish the events in the buffer. When this returns, the broker has them.
 
         Raises:
-            SettingsError: `CACHEKEEPER_BROKER_URL` is not set.
+            SettingsError: `CACHEKEEPER_BROKER_URL` is not set, or a setting is wrong (at first use).
             BrokerUnavailable: the broker did not confirm a message within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`. Events
                 that it did not confirm stay in the buffer.
         """
@@ -181,5 +181,9 @@ class BufferedPublisher(EventBuffer):
         except Exception as error:  # noqa: BLE001  # other buffers must be closed too; it is logged and reported
             COUNTERS.add("buffer_lost", self.waiting)
             text = str(error) if isinstance(error, CachekeeperError) else type(error).__name__
-            logger.critical("%d events were not published before the process ended: %s", self.waiting, text)
+            logger.critical(
+                "%d events are lost: they were not published before the process ended (%s); publish them again",
+                self.waiting,
+                text,
+            )
             self._report(error, self.waiting)

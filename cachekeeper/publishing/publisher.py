@@ -56,7 +56,7 @@ class Publisher:
 
         Raises:
             InvalidEvent: `event` is not an event, or is longer than 8 MiB as JSON.
-            SettingsError: `CACHEKEEPER_BROKER_URL` is not set.
+            SettingsError: `CACHEKEEPER_BROKER_URL` is not set, or a setting is wrong (at first use).
             BrokerUnavailable: the broker did not confirm the event within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`. The
                 broker may have it nevertheless. Publishing it again does no harm.
         """
@@ -105,7 +105,7 @@ class Publisher:
         """Check that an event could be published now.
 
         Raises:
-            SettingsError: `CACHEKEEPER_BROKER_URL` is not set.
+            SettingsError: `CACHEKEEPER_BROKER_URL` is not set, or a setting is wrong (at first use).
             BrokerUnavailable: the broker refused, or did not answer within `CACHEKEEPER_PUBLISH_TIMEOUT_SECONDS`.
         """
         for attempt in self._attempts():

@@ -139,12 +139,16 @@ class WriteThrough(Generic[T]):
                 except (BSONError, OverflowError) as error:
                     name = type(error).__name__
                     # Raised without its cause, because that text quotes the value.
-                    raise InvalidValue("fields", f"hold a value that MongoDB cannot store ({name})") from None
+                    raise InvalidValue(
+                        "fields", f"hold a value that MongoDB cannot store ({name}): convert it"
+                    ) from None
                 except OperationFailure as error:
                     said = {"code": error.code, **(error.details or {})}
                     if not is_refused(said):
                         if refused := query_refusal(error):
-                            raise ViewFailed(f"view {self.view.name}: document cannot be saved: {refused}") from None
+                            raise ViewFailed(
+                                f"view {self.view.name}: the document was not saved, correct `computed`: {refused}"
+                            ) from None
                         raise
             why = self._refused(final, said)
             raise why from why.__cause__
@@ -187,7 +191,9 @@ class WriteThrough(Generic[T]):
                 return
             # Another save has taken the lease away and not filled yet. Fill in its place: its data is in MongoDB.
             if time.monotonic() > deadline:
-                raise CacheUnavailable(f"the {self.view.name} was not cached in time: other saves kept interrupting")
+                raise CacheUnavailable(
+                    f"the {self.view.name} was not cached in time: other changes, or eviction, removed it each time"
+                )
             time.sleep(_PAUSE_SECONDS)
 
     def _ended_meanwhile(self) -> DocumentEnded:

@@ -1,4 +1,4 @@
-"""The outbox's index, by which the relay finds events. MongoDB must never delete documents by it."""
+"""The outbox's index, by which the relay finds events. MongoDB must delete nothing from the outbox, by any index."""
 
 from __future__ import annotations
 

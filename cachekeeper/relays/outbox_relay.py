@@ -39,7 +39,7 @@ _LONGEST_PAUSE_SECONDS = 0.05
 """Between two queries, while nothing in the outbox is due."""
 
 _GROWTH = 32  # the most that the time until a record is published again grows, as a factor
-_PROBE = 16  # records that are tried while none leaves the outbox
+_PROBE = 16  # records in one try: at first, after a refusal of the broker, and while none leaves the outbox
 _PROBE_GROWTH = 8  # the same factor for the time until these few are tried again
 # Levels of nesting that a worker can surely read, and make a dead letter of. `outbox.add` accepts no event that is
 # deeper, but other programs may have written one.
@@ -217,7 +217,7 @@ class Relay:
         return len(records)
 
     def _put_back(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Make records that were not published due at once, instead of after the wait for a second attempt."""
+        """Make records that were never published due at once. Records that were published before keep their wait."""
         fresh = [record["_id"] for record in records if record["attempts"] == 1]
         if not fresh:
             return

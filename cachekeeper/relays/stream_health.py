@@ -25,10 +25,10 @@ class Leader(enum.Enum):
     """The result of a health check of the leader; the value is a sentence for people."""
 
     ALIVE = "a live process leads the change stream"
-    NONE = "no process leads the change stream"
+    NONE = "no process leads the change stream: start `cachekeeper stream`"
     SILENT = (
         f"no sign of life from the leader of the change stream for {SIGN_OF_LIFE_SECONDS:g} s: "
-        "it was killed, hangs, or waits for MongoDB"
+        "it was killed, hangs, or waits for MongoDB; check that process and MongoDB"
     )
 
 

@@ -66,7 +66,7 @@ class PeriodicThread(ABC):
                 pause = growing(self._failures - 1, first=self.look_seconds, longest=self.backoff_seconds)
             else:
                 if self._failures:
-                    logger.warning("%s: %s again", self._subject, self._task)
+                    logger.warning("%s: %s works again", self._subject, self._task)
                 self._failures = 0
                 pause = growing(0, first=self.look_seconds, longest=self.look_seconds)  # spread, like a backoff
 

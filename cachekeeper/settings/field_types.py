@@ -28,7 +28,8 @@ def _list(value: Any) -> Any:
 
 
 def _check_api_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
-    # Characters that an HTTP header carries unchanged (RFC 6750, b64token), and a length that cannot be guessed.
+    # Characters that an HTTP header carries unchanged (RFC 6750, b64token), and so many that a key cannot be
+    # guessed.
     if not all(re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", key) and len(key) >= SHORTEST_API_KEY for key in keys):
         raise ValueError(
             f"each key must have at least {SHORTEST_API_KEY} characters: only letters, digits and - . _ ~ + /"

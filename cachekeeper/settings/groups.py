@@ -143,7 +143,7 @@ class ReadingGroup(SettingsGroup):
         if value <= one_load:
             raise ValueError(
                 "must be longer than one load and two Redis calls: set it to more than "
-                f"LOAD_TIMEOUT_SECONDS + 2 * REDIS_TIMEOUT_SECONDS, which is {one_load:g}"
+                f"CACHEKEEPER_LOAD_TIMEOUT_SECONDS + 2 * CACHEKEEPER_REDIS_TIMEOUT_SECONDS, which is {one_load:g}"
             )
         return value
 

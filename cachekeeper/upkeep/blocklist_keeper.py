@@ -54,7 +54,7 @@ class BlocklistKeeper(PeriodicThread):
         if store.is_cluster:
             self._note_unfit("is a Cluster")
             return None
-        with cache_errors("looking at the blocklist", store.source):
+        with cache_errors(f"checking whether view {self._view.name} is ready", store.source):
             pipe = store.client.pipeline(transaction=False)
             pipe.exists(self._view.ready_key)
             pipe.exists(rested_key(self._view))

@@ -87,8 +87,8 @@ def warm_blocklist(keeper: Keeper, view: BlocklistView, tell: Callable[[int], No
         if passed is Passed.UNFIT:
             raise SettingsError(
                 f"the {view.server} Redis may lose blocks (it is a Cluster, or its maxmemory-policy is not "
-                "noeviction), so it cannot be *ready*, and MongoDB is asked about every id without a block: use a "
-                "Redis with maxmemory-policy noeviction that is not a Cluster"
+                "noeviction), so the view's ready key cannot be set, and MongoDB is asked about every id without a "
+                "block: use a Redis with maxmemory-policy noeviction that is not a Cluster"
             )
     raise CacheUnavailable(
         "Redis lost the blocks five times in a row while they were being written: it was flushed or restarted, or a "
@@ -192,7 +192,7 @@ class _Pass:
         begins again.
         """
         client = self._store.client
-        with cache_errors("ending a pass", self._store.source):
+        with cache_errors("deleting the nonce of a pass", self._store.source):
             if client.get(self._view.warming_key) == self._nonce.encode():
                 client.delete(self._view.warming_key)
 
@@ -202,7 +202,7 @@ class _Pass:
         If a flush comes before, this key is harmless: without *ready* a pass is due anyway.
         """
         rest = max(_REST_SECONDS, _REST_FACTOR * seconds)
-        with cache_errors("ending a pass", self._store.source):
+        with cache_errors("noting the end of a pass", self._store.source):
             self._store.client.set(rested_key(self._view), "true", px=round(rest * 1000))
 
     def _note_unspelt(self) -> None:

@@ -147,7 +147,7 @@ class RollbackWatch(PeriodicThread):
                     continue
                 dropped.append(view.name)
             if mark != now.mark.encode():
-                with cache_errors("marking its data", self._keeper.store(self._server).source):
+                with cache_errors(f"writing the mark of view {view.name}", self._keeper.store(self._server).source):
                     self._keeper.store(self._server).client.set(_mark_key(view), now.mark)
             self._known[view.name] = now.mark
         return dropped
@@ -163,7 +163,7 @@ class RollbackWatch(PeriodicThread):
                 self._server,
             )
             return None
-        with cache_errors("asking which data it has", store.source):
+        with cache_errors("checking for older data", store.source):
             # One transaction, so that one server answers everything: its life, and the marks in its data.
             pipe = store.client.pipeline(transaction=True)
             for section in ("server", "replication", "persistence"):
@@ -195,7 +195,7 @@ class RollbackWatch(PeriodicThread):
             return False
         # Noted before the first mark is set, since a mark is a key. Keys written in between are of this life. If the
         # server has begun another life meanwhile, the note does not match that life.
-        with cache_errors("noting that it was empty", self._keeper.store(self._server).source):
+        with cache_errors("writing the note cachekeeper:was-empty", self._keeper.store(self._server).source):
             self._keeper.store(self._server).client.set(_EMPTY_KEY, now.mark)
         return True
 
@@ -226,7 +226,7 @@ class RollbackWatch(PeriodicThread):
         return True
 
     def _acquire(self, lease: str) -> bool:
-        with cache_errors("beginning to drop a view", self._keeper.store(self._server).source):
+        with cache_errors("taking the lease of a drop", self._keeper.store(self._server).source):
             pipe = self._keeper.store(self._server).client.pipeline(transaction=False)
             pipe.set(lease, self._nonce, px=self._keeper.settings.lease_ms, nx=True)
             pipe.get(lease)
@@ -234,7 +234,7 @@ class RollbackWatch(PeriodicThread):
 
     def _release(self, lease: str) -> None:
         client = self._keeper.store(self._server).client
-        with cache_errors("leaving a view to another worker", self._keeper.store(self._server).source):
+        with cache_errors("releasing the lease of a drop", self._keeper.store(self._server).source):
             if client.get(lease) == self._nonce.encode():
                 client.delete(lease)
 

@@ -224,7 +224,7 @@ class _Run:
 
     def _recall(self) -> bytes | None:
         """The place at which the last run was interrupted, as from `place_of`; None where there is no readable one."""
-        with cache_errors("asking how far the last run came", self._store.source):
+        with cache_errors("reading the place of the last run", self._store.source):
             raw = self._store.client.get(self._state_key)
         if raw is None:
             return None
@@ -247,11 +247,11 @@ class _Run:
     def _keep(self, place: bytes) -> None:
         fates = {fate.name: count for fate, count in self._progress.fates.items()}
         state = bson.encode({"last": place, "done": self._progress.done, "fates": fates})
-        with cache_errors("noting how far this run came", self._store.source):
+        with cache_errors("storing the place of this run", self._store.source):
             self._store.client.set(self._state_key, state, px=self._binding.ttl_ms)
 
     def _forget(self) -> None:
-        with cache_errors("forgetting how far the last run came", self._store.source):
+        with cache_errors("deleting the place of the last run", self._store.source):
             self._store.client.delete(self._state_key)
 
 

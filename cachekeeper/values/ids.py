@@ -88,7 +88,9 @@ class IdType(StrEnum):
             if _OBJECT_ID(text):
                 return ObjectId(text)
             raise InvalidId(
-                field, "24 hexadecimal digits are an ObjectId: use lower case, or set the view's id type to str"
+                field,
+                "24 hexadecimal digits are an ObjectId: use lower case, or set the view's id type to str "
+                "(CACHEKEEPER_ID_TYPES)",
             )
         if self in (IdType.AUTO, IdType.INT) and _INTEGER(text) and len(text) <= _INT64_CHARS and int(text) in _INT64:
             return int(text)

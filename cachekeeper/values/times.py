@@ -49,7 +49,9 @@ def check_time(value: object, field: str = "time") -> datetime:
     ):
         raise InvalidTime(field, "must be a finite number of seconds")
     if not -_MOST_SECONDS < value < _MOST_SECONDS:  # not `abs(value)`, which raises for a very large Decimal
-        raise InvalidTime(field, "must be seconds since 1970, got a number too large: divide milliseconds by 1000")
+        raise InvalidTime(
+            field, "must be seconds since 1970, got a number outside the years 1 to 9999: divide milliseconds by 1000"
+        )
     try:
         return datetime.fromtimestamp(math.ceil(value), UTC)
     except (OverflowError, OSError, ValueError):

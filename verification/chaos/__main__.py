@@ -1,4 +1,7 @@
-"""`python -m verification.chaos`: fault-injection runs. The exit status is 0 only if every run is clean."""
+"""`python -m verification.chaos`: fault-injection runs.
+
+The exit status is 0 only if every run at this commit is clean, those of earlier calls included.
+"""
 
 from __future__ import annotations
 

@@ -103,7 +103,9 @@ def trend(series: Sequence[tuple[float, float]]) -> Trend:
         ValueError: the series has too few points.
     """
     if len(series) < _LEAST_POINTS:
-        raise ValueError(f"{len(series)} points are too few; {_LEAST_POINTS} calm ones are needed: make the run longer")
+        raise ValueError(
+            f"{len(series)} points are too few; at least {_LEAST_POINTS} calm ones are needed: make the run longer"
+        )
     third = len(series) // 3
     start = median(level for _, level in series[:third])
     end = median(level for _, level in series[-third:])

@@ -1,7 +1,7 @@
 -- Delete every key whose text occurs in one of the names, and the metadata beside it, whether filled or in flight.
 -- The cost depends on the number of substrings, not on how many of them are cached. For each substring, F (see
--- texts.lua) says whether its key may be there. If F is missing or not trusted yet, every substring is deleted. Not for
--- Redis Cluster: the keys lie in many slots.
+-- texts.lua) says whether its key may be there. If F is missing or not trusted yet, the keys of all substrings are
+-- deleted. Not for Redis Cluster: the keys lie in many slots.
 -- KEYS: F.  ARGV: prefix, suffix, most characters of a text, then for each name: how many of its characters begin a
 --   substring, and the name.  Returns {'invalidated'}
 local prefix, suffix, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])

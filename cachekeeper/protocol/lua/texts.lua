@@ -49,8 +49,8 @@ local function filter_of(key)
   return {from = from, life = life, newest = newest, blocks = size / BLOCK - 1}
 end
 
--- Whether the clock was set back so far that slices cannot be told apart any more. Texts registered since then have
--- times that were already over when earlier texts were registered.
+-- Whether the clock was set back so far that slices cannot be told apart any more. A text that is
+-- registered now would get a slice that counts as long past beside the slices of earlier texts.
 local function set_back(filter, now)
   return now < filter.newest - filter.life
 end
@@ -76,8 +76,8 @@ local function halves_of(block, slice)
 end
 
 -- Make an F as large as the server needs. It replaces one that is too small, has a shorter `life`, or is from before
--- the clock was set back. The texts of the old F are over one life after its last registration, if the clock is not set
--- back.
+-- the clock was set back. One `life` after the last registration in the old F, all its texts have ended, unless
+-- the clock is set back.
 local function new_filter(key, old, now, life, keys)
   local blocks = FEWEST
   while keys > KEYS_A_BLOCK * blocks and blocks < MOST do blocks = 2 * blocks end

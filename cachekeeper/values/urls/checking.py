@@ -58,7 +58,7 @@ _LISTS = {
 
 
 def _check_one(url: str, schemes: tuple[str, ...]) -> None:
-    """Refuse a list of URLs or hosts. Later checks would take its signs for a password's, or one half for the whole."""
+    """Refuse a list of URLs or hosts. Later checks would read a separator as part of a password, or only the first."""
     kind = next(kind for kind in _LISTS if kind in schemes)
     listed = url.count("://") > 1
     if kind != "mongodb":
@@ -102,7 +102,7 @@ _FREE_TEXT = frozenset({
 
 def shown(name: str) -> str:
     """The name of an option, if a message may show it."""
-    # A name of letters and _ is not part of a password: an @ would follow after that.
+    # Part of a password with an unescaped ? does not come here: an @ follows it, and `_check_escapes` refuses that.
     return name if re.fullmatch(r"[A-Za-z_]{1,40}", name) else "(not shown)"
 
 

@@ -59,7 +59,7 @@ def _check_tls(connection: SSLConnection) -> None:
     context = ssl.create_default_context()
     path = connection.ca_path
     if path is not None and not Path(path).is_dir():
-        raise UnusableUrl("has an ssl_ca_path that is not a directory")
+        raise UnusableUrl("has an ssl_ca_path that is not a directory: name a directory of certificates")
     for name, value, use in (
         ("ssl_ca_data", connection.ca_data, lambda data: context.load_verify_locations(cadata=data)),
         ("ssl_min_version", connection.ssl_min_version, partial(setattr, context, "minimum_version")),

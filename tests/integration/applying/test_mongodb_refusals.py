@@ -122,7 +122,7 @@ def test_what_the_worker_asks_before_it_fetches(delivery: Processor, how: str) -
     make(delivery.keeper.database, "dead_letters")
     with pytest.raises(DatabaseUnavailable) as told:
         delivery._probe()
-    assert refused(told.value) == f"MongoDB refused while asking whether it answers {said}"
+    assert refused(told.value) == f"MongoDB refused while trying a write {said}"
 
 
 BLOCKS: dict[str, tuple[Callable[[Any, str], None], str]] = {

@@ -122,5 +122,7 @@ def test_a_worker_that_stops_and_loses_its_broker_ends_all_the_same(redis_site: 
         wait_until(lambda: redis_site.held() == 1, "the message taken", SOON)
     assert redis_site.client.exists("blocked:last")
     assert worker.exit_text == "exited with status 0"
-    assert "the last acknowledgements failed (ConnectionError)" in worker.log_tail(1000)
+    assert "while the worker stopped, a message was not acknowledged or put back (ConnectionError)" in worker.log_tail(
+        1000
+    )
     assert "Traceback" not in worker.log_tail(1000)

@@ -188,7 +188,7 @@ def test_a_redis_that_refuses_writes_is_away(site: Site, worker: WorkerProcess, 
         assert type(refused.value) is (ReadOnlyError if word == "READONLY" else ResponseError)
         site.publish_each(*logouts(word))
         wait_until(lambda: "stopped fetching events" in worker.log_tail(50), "a worker that waits", SOON)
-        wait_until(lambda: "while asking whether it answers" in worker.log_tail(50), "a probe that fails", SOON)
+        wait_until(lambda: "while trying a write" in worker.log_tail(50), "a probe that fails", SOON)
         wait_until(lambda: site.waiting() == EVENTS, "all events in the broker", SOON)
         assert site.letters == []
     finally:

@@ -326,7 +326,7 @@ def test_a_callback_that_fails_at_the_end_of_the_process_keeps_no_other_buffer(
         with away(own_redis):
             for _ in range(2):
                 publisher.finish()
-        assert caplog.text.count("1 events were not published before the process ended") == 2
+        assert caplog.text.count("1 events are lost: they were not published before the process ended") == 2
         assert caplog.text.count("on_error of a BufferedPublisher raised SystemExit") == 1, "said once"
     assert SECRET not in caplog.text
 

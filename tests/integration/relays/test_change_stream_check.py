@@ -25,7 +25,7 @@ def checked(lab: StreamLab) -> tuple[int, str]:
     return asking.returncode, said
 
 
-NO_LEADER = (1, "cachekeeper: no process leads the change stream\n")
+NO_LEADER = (1, "cachekeeper: no process leads the change stream: start `cachekeeper stream`\n")
 NO_SIGN_OF_LIFE = (
     1,
     (
