@@ -19,5 +19,5 @@ _plan.run = before("worker-persisted", _plan.run)
 _processor.Processor._keep = before("worker-applied", _processor.Processor._keep)
 _processor.Processor._warm = before("worker-left", _processor.Processor._warm)
 _acks: Any = acks
-_acks._answer = before("worker-acknowledging", _acks._answer)  # over a Redis channel only
+_acks._acknowledge = before("worker-acknowledging", _acks._acknowledge)  # several together; only with Redis
 _request.on_success = before("worker-warmed", _request.on_success)

@@ -22,7 +22,7 @@ from vine import promise
 
 from cachekeeper.broker.names import TASK
 from cachekeeper.broker.refusals import ReconnectPause, refusal
-from cachekeeper.consuming.acks import acknowledgement, rejection, spare_deliveries
+from cachekeeper.consuming.acks import Acknowledgements, rejection, spare_deliveries
 from cachekeeper.consuming.message_batcher import MessageBatcher
 from cachekeeper.consuming.poison_guard import guard_process
 from cachekeeper.consuming.request import ApplyRequest
@@ -88,6 +88,7 @@ class Consumer(CeleryConsumer):
         self.processor: Processor = cast("Any", self.app).processor
         self._held: deque[ApplyRequest] = deque()
         self._batcher = MessageBatcher(self.pool, self.processor)
+        self._acknowledgements = Acknowledgements(self.hub.call_later)
         self._consuming = False
         self._looping = False  # whether the event loop runs, with a connection
         self._reconnecting = ReconnectPause(state.maybe_shutdown)
@@ -145,6 +146,11 @@ class Consumer(CeleryConsumer):
         self._held.clear()
         super().on_close()
 
+    def shutdown(self) -> None:
+        """Send the last acknowledgements, and close the connection. Called after the pool's threads have ended."""
+        self._sent(self._acknowledgements.send)()
+        super().shutdown()
+
     def create_task_handler(self, promise: Callable[..., Any] = promise) -> Callable[[Message], None]:
         """Return the function that handles every message. Celery's own crashes on a message that is not a task."""
         task = self.app.tasks[TASK]
@@ -155,7 +161,7 @@ class Consumer(CeleryConsumer):
                 message,
                 self,
                 task,
-                on_ack=promise(self.call_soon_ack, (self._sent(acknowledgement(message)),)),
+                on_ack=promise(self.call_soon_ack, (self._sent(self._acknowledgements.answer(message)),)),
                 on_reject=promise(self.call_soon_ack, (self._sent(rejection(message)),)),
             )
             state.task_reserved(request)

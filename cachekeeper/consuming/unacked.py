@@ -6,12 +6,15 @@ none of these commands at `maxmemory`: there is no transaction here, and every s
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
 from cachekeeper.broker.redis_transport import lua_source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _AT_ONCE = 100
 _NEXT, _LAST = "RPUSH", "LPUSH"  # the commands that put a message back at either end of a list
@@ -32,23 +35,28 @@ class QoS(kombu_redis.QoS):
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge one message, in one round trip.
+        """Acknowledge one message."""
+        self.acknowledge([delivery_tag])
+
+    def acknowledge(self, delivery_tags: Sequence[str]) -> None:
+        """Acknowledge messages in one round trip.
 
         Raises:
-            redis.ResponseError: Redis refused it; the message is not acknowledged.
+            redis.ResponseError: Redis refused it; nothing is acknowledged.
         """
         with self.channel.conn_or_acquire() as client:
             # The order matters: if only HDEL arrives, a later restore finds no message for the tag and removes the tag.
             pipe = client.pipeline()
-            pipe.hdel(self.channel.unacked_key, delivery_tag)
-            pipe.zrem(self.channel.unacked_index_key, delivery_tag)
+            pipe.hdel(self.channel.unacked_key, *delivery_tags)
+            pipe.zrem(self.channel.unacked_index_key, *delivery_tags)
             pipe.execute()
-        virtual.QoS.ack(self, delivery_tag)
+        for delivery_tag in delivery_tags:
+            virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's
         """Put a message back behind all others, or discard it."""
         if not requeue:
-            self.ack(delivery_tag)
+            self.acknowledge([delivery_tag])
             return
         self._restore(_LAST, "", delivery_tag)
         virtual.QoS.ack(self, delivery_tag)

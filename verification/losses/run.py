@@ -56,7 +56,7 @@ def gaps(path: Path, *, is_rabbit: bool) -> tuple[str, ...]:
     """Where a process is killed.
 
     On Redis alone, `worker-popped` is just after a message was taken off its list, where kombu's own transport has not
-    recorded it yet, and `worker-acknowledging` is just before a message is acknowledged.
+    recorded it yet. Only there a worker gathers acknowledgements: `worker-acknowledging` is before they are sent.
     """
     return _GAPS[path] if is_rabbit else (*_GAPS[path], "worker-popped", "worker-acknowledging")
 

@@ -99,6 +99,7 @@ INTERNALS = (
     Internal(_CONSUMER, "celery.worker.consumer:Consumer.on_connection_error_after_connected", "self, exc"),
     Internal(_CONSUMER, "celery.worker.consumer:Consumer.on_connection_error_before_connected", "self, exc"),
     Internal(_CONSUMER, "celery.worker.consumer:Consumer.on_decode_error", "self, message, exc"),
+    Internal(_CONSUMER, "celery.worker.consumer:Consumer.shutdown", "self"),
     # --- the consumer: what it takes from it
     Internal(_CONSUMER, "celery.worker.consumer:Consumer.app", assigned=True),
     Internal(_CONSUMER, "celery.worker.consumer:Consumer.call_soon_ack", "self, p, *args, **kwargs"),
@@ -144,6 +145,7 @@ INTERNALS = (
     Internal(_CONSUMER, "celery.concurrency.solo:TaskPool"),
     Internal(_CONSUMER, "celery.concurrency.thread:TaskPool"),
     # --- kombu, as the consumer sees it
+    Internal(_CONSUMER, "kombu.asynchronous.hub:Hub.call_later", "self, delay, callback, *args"),
     Internal(_CONSUMER, "kombu.asynchronous.hub:Hub.call_soon", "self, callback, *args"),
     Internal(_CONSUMER, "kombu.asynchronous.hub:Hub.timer", assigned=True),
     Internal(_CONSUMER, "kombu.asynchronous.timer:Timer.call_repeatedly", "self, secs, fun, …"),
@@ -219,6 +221,7 @@ INTERNALS = (
     Internal(_MESSAGES, "kombu:Message.headers", assigned=True),
     # --- answering
     Internal(_ACKS, "kombu:Message"),
+    Internal(_ACKS, "kombu:Message._state", assigned=True),
     Internal(_ACKS, "kombu:Message.ack_log_error", "self, logger, errors, …"),
     Internal(_ACKS, "kombu:Message.channel", assigned=True),
     Internal(_ACKS, "kombu:Message.delivery_tag", assigned=True),
@@ -226,6 +229,7 @@ INTERNALS = (
     Internal(_ACKS, "kombu:Message.reject_log_error", "self, logger, errors, requeue"),
     Internal(_ACKS, "kombu.transport:virtual"),
     Internal(_ACKS, "kombu.transport:virtual.QoS"),
+    Internal(_ACKS, "kombu.transport:virtual.QoS.prefetch_count"),
     Internal(_ACKS, "kombu.transport:virtual.Channel.connection", assigned=True),
     Internal(_ACKS, "kombu.transport:virtual.Channel.qos"),
     Internal(_ACKS, "kombu.transport:virtual.Transport.client", assigned=True),
