@@ -1,4 +1,4 @@
-"""The outbox's index, by which the relay finds events. MongoDB must never delete documents by it."""
+"""The index by which the relay finds events, in a collection from which MongoDB must never delete documents."""
 
 from __future__ import annotations
 
