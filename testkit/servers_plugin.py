@@ -1,4 +1,4 @@
-"""Fixtures: real servers, started at first use. They end with pytest, even if pytest is ended by SIGKILL.
+"""Fixtures: real servers, started at first use, which end with pytest, even if pytest is ended by SIGKILL.
 
 - `redis_server`: this process's Redis, empty at the start of every test.
 - `any_redis`: runs the test once for every Redis-protocol server that was found.

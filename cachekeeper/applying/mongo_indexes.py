@@ -1,4 +1,4 @@
-"""Create MongoDB indexes, at once or in the background. If MongoDB refuses one, the error names the cure."""
+"""Create MongoDB indexes, at once or in the background, with an error that names the cure if MongoDB refuses one."""
 
 from __future__ import annotations
 

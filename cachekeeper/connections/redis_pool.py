@@ -1,4 +1,4 @@
-"""A pool of Redis connections. Its callers wait for a free connection, in turn and within a time limit."""
+"""A pool of Redis connections, whose callers wait for a free one, in turn and within a time limit."""
 
 from __future__ import annotations
 

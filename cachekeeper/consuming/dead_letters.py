@@ -1,4 +1,4 @@
-"""Dead letters: events and unreadable messages that can never be applied, stored in MongoDB with the reason."""
+"""Dead letters: events and messages that the workers have given up, stored in MongoDB with the reason."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PLAIN_FIELDS = frozenset({"type", "time", "version"})
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An event or a message that can never be applied.
+    """An event or a message that the workers have given up.
 
     Attributes:
         body: an event as it came over the wire, or the text of a message that cannot be read.

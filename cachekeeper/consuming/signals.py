@@ -1,4 +1,4 @@
-"""The errors that signal handlers raise during a worker's work. They are not caused by the event."""
+"""The errors that signal handlers raise during a worker's work, which say nothing about the event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls to a view's own code, its loader and its codec. Their errors name the view."""
+"""Calls to a view's own code, its loader and its codec, with errors that name the view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keeper: owns settings, clients, stores and readers. Makes them at first use, and closes them in `close`."""
+"""The keeper: owns settings, clients, stores and readers, makes them at first use, and closes them in `close`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limit on nesting in an event. JSON that is nested more deeply can be read, but breaks later code."""
+"""The limit on nesting in an event: JSON that is nested more deeply can be read, but breaks later code."""
 
 from __future__ import annotations
 
