@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a deadline; and waits that take no time."""
+"""Waiting for a condition, with a deadline; and an event whose waits are noted and return at once."""
 
 import threading
 import time

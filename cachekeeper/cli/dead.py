@@ -157,7 +157,7 @@ def _tell(done: "Replayed") -> None:
     if done.back:
         _print(f"failed again {done.back}")
     if done.stay:
-        _print(f"no event {done.stay}")
+        _print(f"kept, without an event {done.stay}")
         _say("dead letters without a readable event were kept: use `cachekeeper dead show` or `cachekeeper dead drop`")
 
 

@@ -35,7 +35,7 @@ class SettingsGroup(BaseSettings):
 
 
 class RedisGroup(SettingsGroup):
-    """Redis.
+    """The settings of Redis.
 
     Attributes:
         redis_url: the Redis server of the cache. It may evict keys.
@@ -54,7 +54,7 @@ class RedisGroup(SettingsGroup):
 
 
 class MongoGroup(SettingsGroup):
-    """MongoDB.
+    """The settings of MongoDB.
 
     Attributes:
         mongodb_url: the URL of MongoDB, with the database in its path.
@@ -177,7 +177,7 @@ class OutboxGroup(SettingsGroup):
 
 
 class DeadLetterGroup(SettingsGroup):
-    """Dead letters.
+    """The settings of dead letters.
 
     Attributes:
         dead_letter_seconds: how long a dead letter is kept after the last failure of its event.

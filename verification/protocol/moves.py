@@ -47,7 +47,7 @@ class Moves:
         return self.protocol.apply(cell, step)
 
     def too_old(self, write: int, acknowledged: int, now: int) -> bool:
-        """Return whether the database never gave the answer of `write` from write `acknowledged` on."""
+        """Return whether the value of `write` is too old: no state since the write `acknowledged` has had it."""
         return not any(self.history.same(write, later) for later in range(acknowledged, now + 1))
 
     def promised(self, database: Database) -> int:

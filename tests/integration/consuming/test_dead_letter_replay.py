@@ -133,7 +133,7 @@ def test_what_holds_no_event_is_not_published_and_can_be_dropped(desk: Desk) -> 
     desk.work(desk.broken, FakeMessage(b"no JSON", task_headers("m1", 1)))
     desk.fail(5, {"type": "user.renamed", "name": "x" * 4_300_000}, LOGOUT.to_wire())
     ran = desk.run("replay", "--all")
-    assert ran.out == "published 1\nno event 3\n"
+    assert ran.out == "published 1\nkept, without an event 3\n"
     assert "cachekeeper dead drop" in ran.err
     assert len(desk.letters) == 3
     assert desk.run("drop", "--all", "--error", "UnknownEvent").out == "dropped 1\n"
