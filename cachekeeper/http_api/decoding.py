@@ -66,7 +66,9 @@ def texts_of(events: Sequence[Event], *, batched: bool) -> list[str]:
                 break
     if faults and too_long:
         raise Problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "nothing was published; shorten the events that errors lists", faults=faults
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "nothing was published; shorten the events that errors lists",
+            faults=faults,
         )
     if faults:
         raise Refused(*faults)
