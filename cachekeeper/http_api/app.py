@@ -197,7 +197,8 @@ class Door:
             if time.monotonic() - asked > READY_SECONDS:
                 ready = await self._probe()
         if not ready:
-            raise self._unavailable("the broker does not answer")
+            retry = {"Retry-After": str(RETRY_SECONDS)}
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the broker does not answer", headers=retry)
         return JSONResponse({"status": "ready"})
 
     async def _probe(self) -> bool:

@@ -189,13 +189,16 @@ def load_registry(modules: Iterable[str]) -> Registry:
     repeated = sorted({name for name in modules if modules.count(name) > 1})
     problems = [f"{name!r} is named twice; name each module once" for name in repeated]
     found: list[Callable[[Registry], object]] = []
-    ours = modules if modules == DEFAULT_MODULES else ()  # imported before the others, since they import each other
-    for step, names in ((_import_ours, ours), (lambda name: found.append(_register_of(name)), dict.fromkeys(modules))):
-        for name in names:
+    try:
+        for name in modules if modules == DEFAULT_MODULES else ():
+            _import_ours(name)
+        for name in dict.fromkeys(modules):
             try:
-                step(name)
+                found.append(_register_of(name))
             except _Unusable as error:
                 problems.append(str(error))
+    except _Unusable as error:  # the first is the only one: ours import each other
+        problems.append(str(error))
     if problems:
         raise SettingsError("\n".join(f"CACHEKEEPER_MODULES: {problem}" for problem in problems))
     registry = Registry()

@@ -66,7 +66,7 @@ CAUSES: dict[Callable[[Any], None], str] = {
     _wants_replicas: "it refuses commands (NOREPLICAS); see its configuration and its log",
     _takes_no_scripts: "its user has no permission for",
     _takes_no_writes: "its user has no permission for",
-    _is_full: "it refuses commands (OOM); raise maxmemory, or let it evict",
+    _is_full: "it refuses commands (OOM); raise maxmemory; only a Redis without sessions and blocks may evict keys",
 }
 
 

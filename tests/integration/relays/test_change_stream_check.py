@@ -30,7 +30,7 @@ NO_SIGN_OF_LIFE = (
     1,
     (
         "cachekeeper: no sign of life from the leader of the change stream for 5 s: "
-        "it was killed, hangs, or waits for MongoDB\n"
+        "it was killed, hangs, or waits for MongoDB; check that process and MongoDB\n"
     ),
 )
 
