@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import threading
-from typing import Protocol
+from importlib import import_module
+from typing import Any, Protocol
 
 from cachekeeper.runtime.forks import after_fork
 
@@ -48,6 +49,7 @@ class _End:
 
     def on_exit(self) -> None:
         self.exiting = True
+        _resolve_without_threads()
         self.finish()
         if self.terminated:
             # A SIGTERM came, and the main thread ended while the other thread was finishing. So end by SIGTERM.
@@ -66,6 +68,13 @@ class _End:
     def finish_and_end(self) -> None:
         self.finish()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _resolve_without_threads() -> None:
+    """Let gevent resolve host names in this thread: its pool needs threads, and an ending CPython 3.12 starts none."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("socket"):
+        sys.modules["gevent"].get_hub().resolver = import_module("gevent.resolver.blocking").Resolver()
 
 
 _end = _End()

@@ -101,6 +101,17 @@ while buffered.waiting:
     time.sleep(0.01)
 os._exit(0)
 """,
+    # CPython 3.12 refuses threads from the beginning of its end; others do so here.
+    "no thread can be started at the end": """
+import atexit, gevent.threadpool
+
+def refuse(*_):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+patch()
+in_greenlets(18)
+atexit.register(lambda: setattr(gevent.threadpool, "start_new_thread", refuse))
+""",
     "more than there is room for": "buffered._max_events = buffered._batch = 4; patch(); in_greenlets(18)",
 }
 
