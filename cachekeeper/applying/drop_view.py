@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from cachekeeper.connections.mongodb_errors import database_errors
 from cachekeeper.metrics import logger
-from cachekeeper.model.views import AnyView, Drop
+from cachekeeper.model.view_kinds import Drop
+from cachekeeper.model.views import AnyView
 from cachekeeper.protocol import cache_errors, scripts
 
 if TYPE_CHECKING:

@@ -32,17 +32,17 @@ def warm(
     """
     from cachekeeper.errors import InputError  # noqa: PLC0415  (see cachekeeper.cli.app)
     from cachekeeper.model.registry import load_checked  # noqa: PLC0415
-    from cachekeeper.model.views import BlocklistView, TextView  # noqa: PLC0415
+    from cachekeeper.model.view_kinds import Holds  # noqa: PLC0415
     from cachekeeper.reading.keeper import Keeper  # noqa: PLC0415
     from cachekeeper.settings import Settings  # noqa: PLC0415
 
     settings, registry = load_checked(Settings)
     found = registry.view(view)
-    if isinstance(found, TextView):
+    if found.holds is Holds.TEXT:
         raise InputError("VIEW", f"{view} cannot be warmed: the texts of future searches are unknown")
     keeper = Keeper(settings)
     try:
-        if isinstance(found, BlocklistView):
+        if found.holds is Holds.BLOCK:
             _warm_blocklist(keeper, found)
         else:
             _warm_view(keeper, found, restart=restart, rate=rate, concurrency=concurrency)

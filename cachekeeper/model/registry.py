@@ -15,6 +15,7 @@ from cachekeeper.errors import InvalidEvent, RegistrationError, SettingsError, U
 from cachekeeper.model.changes import Watch
 from cachekeeper.model.commands import Command, InvalidateAll
 from cachekeeper.model.events import CollectionChanged, Event, unfit_fields
+from cachekeeper.model.view_kinds import Holds
 from cachekeeper.model.views import AnyView, BlocklistView
 from cachekeeper.settings import DEFAULT_MODULES, PolicySettings, Settings, load
 
@@ -156,7 +157,7 @@ class Registry:
     @property
     def blocklists(self) -> list[BlocklistView]:
         """The blocklists. A worker keeps each of them *ready*."""
-        return [view for view in self.views.values() if isinstance(view, BlocklistView)]
+        return [view for view in self.views.values() if view.holds is Holds.BLOCK]
 
     def view(self, name: str) -> AnyView:
         """The view of that name.

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from bson.errors import BSONError
 
 from cachekeeper.errors import DamagedDocument, RegistrationError, Unavailable, ViewFailed
 from cachekeeper.model.sources import ABSENT, Absent, Document, Find, Query
 from cachekeeper.model.view_code import PASSED_ON, damaged, encoded, failed, is_of_the_document, not_awaitable, readable
+from cachekeeper.model.view_kinds import Drop, Holds
 from cachekeeper.protocol.scripts import Value
 from cachekeeper.values.ids import IdType
 from cachekeeper.values.keys import Template
@@ -48,17 +49,6 @@ class Staleness(StrEnum):
     When the view is dropped, keys without a document are kept: MongoDB cannot restore their values."""
 
 
-class Drop(IntEnum):
-    """How a view is dropped. Several views are dropped in this order: the last kind may have to wait for MongoDB."""
-
-    READY = 0
-    """Its *ready* key is deleted, so that an absent key no longer means 'not blocked'. One command, the most urgent."""
-    KEYS = 1
-    """Its keys are invalidated."""
-    KEYS_OF_DOCUMENTS = 2
-    """MongoDB is asked which keys have a document, and these are invalidated. Only Redis has the other values."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View(Generic[T_co]):
     """A view with one value per document.
@@ -88,6 +78,7 @@ class View(Generic[T_co]):
     warm: bool = False
     template: Template = field(init=False, repr=False)
     ready_keys: ClassVar[tuple[str, ...]] = ()
+    holds: ClassVar[Literal[Holds.DOCUMENT]] = Holds.DOCUMENT
 
     def __post_init__(self) -> None:
         _check(self.name, self.ttl_seconds)
@@ -175,6 +166,7 @@ class TextView(Generic[T_co]):
     ids: ClassVar[None] = None
     is_shared: ClassVar[bool] = False
     drop: ClassVar[Drop] = Drop.KEYS
+    holds: ClassVar[Literal[Holds.TEXT]] = Holds.TEXT
     ready_keys: ClassVar[tuple[str, ...]] = ()
     template: Template = field(init=False, repr=False)
 
@@ -259,6 +251,7 @@ class BlocklistView:
     ids: ClassVar[None] = None
     is_shared: ClassVar[bool] = False
     drop: ClassVar[Drop] = Drop.READY
+    holds: ClassVar[Literal[Holds.BLOCK]] = Holds.BLOCK
     template: Template = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cachekeeper.model.view_code import decoder_of
-from cachekeeper.model.views import AnyView, BlocklistView
+from cachekeeper.model.view_kinds import Holds
+from cachekeeper.model.views import AnyView
 from cachekeeper.reading.blocklist import BlocklistReader
 from cachekeeper.values.ids import IdType
 
@@ -41,7 +42,7 @@ class Binding:
         self.text_limit = settings.text_limit_chars
         self.marker_ms = settings.marker_ms
         self.blocklist: BlocklistReader | None = None
-        if isinstance(view, BlocklistView):
+        if view.holds is Holds.BLOCK:
             self.ttl_ms = 0
             self.blocklist = BlocklistReader(
                 view, self.reader, settings.block_leeway_seconds, servers.eviction[view.server]

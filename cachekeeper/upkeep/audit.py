@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cachekeeper.errors import DamagedDocument, ViewFailed
 from cachekeeper.model.sources import ABSENT, Absent, Find
+from cachekeeper.model.view_kinds import Holds
 from cachekeeper.model.views import AnyView, BlocklistView, TextView, View
 from cachekeeper.protocol import Value, cache_errors
 from cachekeeper.reading.blocklist import ends_of, ids_of, key_text
@@ -100,7 +101,7 @@ class _Sides:
 def _parts(keeper: Keeper, view: AnyView) -> Iterable[str]:
     """The ids or texts of the keys to look at, each once."""
     parts = dict.fromkeys(keeper.store(view.server).parts(view.template))
-    if isinstance(view, BlocklistView):
+    if view.holds is Holds.BLOCK:
         for documents in in_order(keeper, view.collection, (view.ends,), size=_BATCH):
             parts |= dict.fromkeys(part for part, live in _blocks(view, documents).items() if live)
     return parts
@@ -114,7 +115,7 @@ def _look(keeper: Keeper, view: AnyView, parts: Iterable[str], result: Audit) ->
     differing: dict[str, _Sides] = {}
     rest = iter(parts)
     while batch := list(islice(rest, _BATCH)):
-        if isinstance(view, BlocklistView):
+        if view.holds is Holds.BLOCK:
             differing |= _lacking(keeper, view, batch, result)
         else:
             differing |= _differing(keeper, view, batch, result)
@@ -181,7 +182,7 @@ def _cached(
 def _stored(keeper: Keeper, view: View[Any] | TextView[Any], parts: Sequence[str]) -> dict[str, Value | Absent | None]:
     """The answer that a reader would load for each id or text."""
     reads = keeper.reads
-    if isinstance(view, TextView):
+    if view.holds is Holds.TEXT:
         found = {part: reads.find(view.query(fold.unescape_braces(part))) for part in parts}
         return {part: _interpreted(view.interpret, documents) for part, documents in found.items()}
     ids = keeper.binding(view).ids

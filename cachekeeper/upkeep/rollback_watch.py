@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from cachekeeper.applying.drop_view import drop_view
 from cachekeeper.errors import CachekeeperError, CacheUnavailable
 from cachekeeper.metrics import COUNTERS, log_once
-from cachekeeper.model.views import AnyView, Drop, Server
+from cachekeeper.model.view_kinds import Drop
+from cachekeeper.model.views import AnyView, Server
 from cachekeeper.protocol import cache_errors, new_nonce
 from cachekeeper.runtime.periodic import PeriodicThread
 
