@@ -6,9 +6,12 @@ from enum import Enum, IntEnum
 class Holds(Enum):
     """The content of a view's keys. It decides how the view is read, warmed and audited."""
 
-    DOCUMENT = "a value of one document"
-    TEXT = "a value of all documents that a text finds"
-    BLOCK = "a block, until it ends"
+    DOCUMENT = "document"
+    """A value of one document."""
+    TEXT = "text"
+    """A value of all documents that a text finds."""
+    BLOCK = "block"
+    """A block, until it ends."""
 
 
 class Drop(IntEnum):
