@@ -39,7 +39,7 @@ This page is written by `scripts/messages.py` from the code and from `docs/messa
 """
 _LEAST_BLANKS = 2  # in a text that counts as a sentence
 _LEVELS = ("debug", "info", "warning", "error", "critical")
-_LOGGERS = {f"logger.{name}" for name in (*_LEVELS, "log")}
+_LOGGERS = {"log_once", "log_failure", *(f"logger.{name}" for name in (*_LEVELS, "log"))}
 _OUTPUT = {"echo", "secho", "print", "write", "Option", "Argument", "Typer", "command", "callback", "confirm"}
 """Calls whose texts are a command's output or help."""
 _MATCHED = {"compile", "match", "search", "startswith", "endswith", "sub", "split", "removeprefix", "Formatter"}
@@ -55,7 +55,7 @@ _OF_OTHERS = {
 _DOING = {"cache_errors", "database_errors"}
 """Calls whose texts say what was being done: '{doing}' in the messages of outages."""
 _OTHER_LANGUAGES = ("redis.call", "local ", "read -r ", "from cachekeeper", "%(")  # Lua, sh, Python, logging
-_HELPERS = {"name", "__name__", "type", "str", "len", "repr", "join", "shown", "value", "_text"}
+_HELPERS = {"name", "__name__", "type", "str", "len", "repr", "join", "shown", "value", "failure_text"}
 _NOT_IN_TABLES = str.maketrans({"|": "\\|", "<": "&lt;", "\n": " "})
 
 
@@ -116,7 +116,7 @@ class _Finder:
         """Walk below `node`; `kind` is that of the nearest error or log call around it."""
         if isinstance(node, ast.Call):
             name = _last_name(node.func)
-            if name == "log_once" or ast.unparse(node.func) in _LOGGERS:
+            if name in _LOGGERS or ast.unparse(node.func) in _LOGGERS:
                 yield from self._logged(node, name)
                 return
             if name[:1].isupper():
@@ -143,13 +143,15 @@ class _Finder:
         return [Message(text, kind, "", self._at(node)) for text in texts]
 
     def _logged(self, node: ast.Call, name: str) -> Iterator[Message]:
-        at = 0 if name in _LEVELS else 1
-        level = name if name in _LEVELS else "" if name == "log" else "warning"
+        at = 1 if name in {"log", "log_once"} else 0
+        level = {"log": "", "log_once": "warning", "log_failure": ""}.get(name, name)
         arguments = [f"{{{_name(each)}}}" for each in node.args[at + 1 :]]
         for text in _texts(node.args[at]) if len(node.args) > at else ():
             given = iter(arguments)
+            text = f"{text}: {{error}}" if name == "log_failure" else text  # noqa: PLW2901
             filled = re.sub(r"%(?:[rsdg]|\.\d+f)", lambda _: next(given, "{…}"), text)  # noqa: B023
-            yield Message(filled.partition("\n")[0], f"log: {level}".removesuffix(": "), "", self._at(node))
+            if _has_words(filled):
+                yield Message(filled.partition("\n")[0], f"log: {level}".removesuffix(": "), "", self._at(node))
         for each in node.args[at + 1 :]:
             yield from self.found(each)
 
@@ -225,7 +227,12 @@ def _pair(node: ast.expr) -> tuple[str, str] | None:
 
 
 def _is_sentence(text: str, blanks: int = _LEAST_BLANKS) -> bool:
-    return text.strip(" {}\n").count(" ") >= blanks and not text.startswith(_OTHER_LANGUAGES)
+    return text.strip(" {}\n").count(" ") >= blanks and not text.startswith(_OTHER_LANGUAGES) and _has_words(text)
+
+
+def _has_words(text: str) -> bool:
+    """Whether a text is more than a frame for others, such as `{field}: {problem}`."""
+    return re.search("[a-z]{2}", re.sub(r"\{[^}]*\}", "", text)) is not None
 
 
 def entries(package: str) -> list[Entry]:

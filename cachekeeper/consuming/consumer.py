@@ -184,7 +184,7 @@ class Consumer(CeleryConsumer):
                     raise
                 COUNTERS.add("answer_unheard")
                 logger.warning(
-                    "while the worker stopped, a message was not acknowledged or put back (%s); it is delivered again",
+                    "while the worker stopped, messages were not acknowledged or put back (%s); they come again",
                     type(error).__name__,
                 )
                 return None

@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, cast
 
 from cachekeeper.broker.names import LETTER_HEADER, OUTBOX_HEADER, TASK, UNREADABLE_HEADER
-from cachekeeper.metrics import COUNTERS, logger, where_raised
+from cachekeeper.metrics import COUNTERS
+from cachekeeper.runtime.failures import log_failure
 from cachekeeper.values.nesting import DEEPEST, DEEPEST_EVENT, deeper_than
 
 if TYPE_CHECKING:
@@ -110,8 +111,7 @@ def read_message(message: Message) -> EventMessage | Poison:
         return _poison(message, str(error))
     except Exception as error:  # noqa: BLE001  # no error may end the worker; the body is kept as a dead letter
         COUNTERS.add("message_not_foreseen")
-        where = where_raised(error)
-        logger.error("reading a message failed: %s; please report this bug\n%s", type(error).__name__, where)
+        log_failure("reading a message failed, which is a bug: please report it", error=error)
         return _poison(message, f"reading it failed ({type(error).__name__})")
 
 

@@ -7,9 +7,9 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from cachekeeper.errors import CachekeeperError
-from cachekeeper.metrics import COUNTERS, logger, where_raised
+from cachekeeper.metrics import COUNTERS, logger
 from cachekeeper.runtime.backoff import growing
+from cachekeeper.runtime.failures import failure_text, log_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,8 +78,8 @@ class Pause:
         try:
             self._attempt()
         except Exception as error:  # noqa: BLE001  # after any error the thread goes on trying, and logs it
-            self._log(error)
-            self._logged = _text(error)
+            log_failure("events wait in the broker", error=error)
+            self._logged = failure_text(error)
             self._begun.set()
         else:
             self._end()
@@ -97,9 +97,9 @@ class Pause:
             if not self._over:
                 return
             self._over = False
-            self._logged = _text(error)
+            self._logged = failure_text(error)
         COUNTERS.add("gate_shut")  # the counter's old name, which operators watch
-        logger.warning("stopped fetching events until the servers answer: %s", _text(error))
+        logger.warning("stopped fetching events until the servers answer: %s", failure_text(error))
         self._begun.set()
 
     def stop(self) -> None:
@@ -122,8 +122,8 @@ class Pause:
             try:
                 self._attempt()
             except Exception as error:  # noqa: BLE001  # without this thread the pause would never end
-                if (text := _text(error)) != self._logged:
-                    self._log(error)
+                if (text := failure_text(error)) != self._logged:
+                    log_failure("events wait in the broker", error=error)
                     self._logged = text
                 attempts += 1
                 self._stopping.wait(growing(attempts, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS))
@@ -153,6 +153,7 @@ class Pause:
                 self._strikes[message_id] = strikes
             while len(self._strikes) > _REMEMBERED:
                 self._strikes.popitem(last=False)
+        # Not spread at random, as a backoff is: the messages of this worker are tried again, and no server is down.
         return min(_FIRST_PAUSE_SECONDS * (1 << min(most, 10)), _LONGEST_PAUSE_SECONDS)
 
     def _end(self) -> None:
@@ -162,15 +163,3 @@ class Pause:
             self._over_at = time.monotonic()
             self._over = True
         self.on_over()
-
-    def _log(self, error: Exception) -> None:
-        if isinstance(error, CachekeeperError):
-            logger.warning("events wait in the broker: %s", _text(error))
-        else:
-            # The error's own text is left out: it may contain a token.
-            where = where_raised(error)
-            logger.error("events wait in the broker: %s\n%s", _text(error), where)
-
-
-def _text(error: BaseException) -> str:
-    return str(error) if isinstance(error, CachekeeperError) else type(error).__name__

@@ -13,13 +13,14 @@ from cachekeeper.consuming.messages import DeepEvent, EventMessage, Failures, Po
 from cachekeeper.consuming.pause import Pause
 from cachekeeper.consuming.signals import signal_errors
 from cachekeeper.errors import CachekeeperError, CacheOverloaded, Unavailable
-from cachekeeper.metrics import COUNTERS, log_once, logger, where_raised
+from cachekeeper.metrics import COUNTERS, log_once, logger
 from cachekeeper.model.commands import Command, Invalidate, Write
 from cachekeeper.model.views import Server, View
 from cachekeeper.protocol import cache_errors
 from cachekeeper.protocol.outcomes import Changed, Invalidated
 from cachekeeper.reading.keeper import Keeper
 from cachekeeper.relays.outbox import remove_delivered
+from cachekeeper.runtime.failures import log_failure
 from cachekeeper.upkeep.blocklist_keeper import BlocklistKeeper
 from cachekeeper.upkeep.rollback_watch import PROBE_KEY, RollbackWatch
 from cachekeeper.upkeep.warming import warm_keys
@@ -256,6 +257,5 @@ class Processor:
 
 
 def _log_fault(what: str, error: BaseException) -> None:
-    """Log where an error happened, without the error's own text, which may contain a token."""
     COUNTERS.add("delivery_fault")
-    logger.error("%s: %s\n%s", what, type(error).__name__, where_raised(error))
+    log_failure(what, error=error)

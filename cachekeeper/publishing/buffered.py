@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Self
 
-from cachekeeper.errors import CachekeeperError
-from cachekeeper.metrics import COUNTERS, logger, where_raised
+from cachekeeper.metrics import COUNTERS, logger
 from cachekeeper.publishing.at_exit import forget, mind_sigterm
 from cachekeeper.publishing.event_buffer import EventBuffer
 from cachekeeper.publishing.publisher import Publisher, event_text
 from cachekeeper.publishing.wire_format import OutgoingMessage
+from cachekeeper.runtime.failures import failure_text, log_failure
 from cachekeeper.values.argument_checks import check_given
 
 if TYPE_CHECKING:
@@ -152,14 +152,7 @@ class BufferedPublisher(EventBuffer):
 
     def _tell(self, error: Exception, waiting: int) -> None:
         COUNTERS.add("buffer_failed")
-        if isinstance(error, CachekeeperError):
-            logger.warning("%d events wait in the buffer and will be retried: %s", waiting, error)
-        else:
-            # The error's own text is left out: it may quote an event.
-            where = where_raised(error)
-            logger.error(
-                "%d events wait in the buffer and will be retried: %s\n%s", waiting, type(error).__name__, where
-            )
+        log_failure("%d events wait in the buffer and will be retried", waiting, error=error)
         self._report(error, waiting)
 
     def _report(self, error: Exception, waiting: int) -> None:
@@ -171,8 +164,7 @@ class BufferedPublisher(EventBuffer):
             if type(fault) in self._faults:
                 return
             self._faults.add(type(fault))
-            where = where_raised(fault)
-            logger.error("on_error of a BufferedPublisher raised %s\n%s", type(fault).__name__, where)
+            log_failure("on_error of a BufferedPublisher raised an error", error=fault)
 
     def finish(self) -> None:
         """Close at the end of the process, when there is no caller left to raise an error to."""
@@ -180,10 +172,9 @@ class BufferedPublisher(EventBuffer):
             self.close()
         except Exception as error:  # noqa: BLE001  # other buffers must be closed too; it is logged and reported
             COUNTERS.add("buffer_lost", self.waiting)
-            text = str(error) if isinstance(error, CachekeeperError) else type(error).__name__
             logger.critical(
                 "%d events are lost: they were not published before the process ended (%s); publish them again",
                 self.waiting,
-                text,
+                failure_text(error),
             )
             self._report(error, self.waiting)

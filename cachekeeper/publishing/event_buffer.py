@@ -13,6 +13,7 @@ from cachekeeper.errors import BufferFull
 from cachekeeper.publishing.at_exit import remember
 from cachekeeper.publishing.publisher import EVENTS_PER_MESSAGE, packed
 from cachekeeper.publishing.wire_format import OutgoingMessage
+from cachekeeper.runtime.backoff import growing
 from cachekeeper.runtime.forks import after_fork
 
 if TYPE_CHECKING:
@@ -156,18 +157,19 @@ class EventBuffer(ABC):
         # `_begin` claims as well. This thread claims too, in case `_begin` was interrupted between start and claim.
         if not self._claim(locks, threading.current_thread()):
             return
-        pause = _FIRST_PAUSE_SECONDS
+        failures = 0
         while self._wait(locks):
             try:
                 self._send_one(locks, self._taken)
             except Exception as error:  # noqa: BLE001  # this thread must go on; the next `publish` raises the error
                 self._failed(locks, error)
+                pause = growing(failures, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)
                 with locks.lock:
                     if self._goes_on(locks):
                         locks.due.wait_for(lambda: not self._goes_on(locks), pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                failures += 1
             else:
-                pause = _FIRST_PAUSE_SECONDS
+                failures = 0
 
     def _goes_on(self, locks: _Locks) -> bool:
         return self._locks is locks and not self._closed

@@ -10,7 +10,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cachekeeper.metrics import logger, where_raised
+from cachekeeper.runtime.failures import log_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ def _renew_all() -> None:
         try:
             renew(owner)
         except Exception as error:  # noqa: BLE001  # the other objects must be renewed too
-            logger.error("renewing an object after a fork failed: %s\n%s", type(error).__name__, where_raised(error))
+            log_failure("renewing an object after a fork failed", error=error)
 
 
 os.register_at_fork(after_in_child=_renew_all)

@@ -6,9 +6,9 @@ import threading
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from cachekeeper.errors import Unavailable
-from cachekeeper.metrics import COUNTERS, logger, where_raised
+from cachekeeper.metrics import COUNTERS, logger
 from cachekeeper.runtime.backoff import growing
+from cachekeeper.runtime.failures import log_failure
 
 
 class PeriodicThread(ABC):
@@ -75,9 +75,4 @@ class PeriodicThread(ABC):
         COUNTERS.add(self._counter)
         if self._failures > 1:
             return
-        if isinstance(error, Unavailable):
-            logger.warning("%s: %s failed; retrying: %s", self._subject, self._task, error)
-        else:
-            # The error's own text is left out: it may quote a token.
-            where = where_raised(error)
-            logger.error("%s: %s failed; retrying: %s\n%s", self._subject, self._task, type(error).__name__, where)
+        log_failure("%s: %s failed; retrying", self._subject, self._task, error=error)

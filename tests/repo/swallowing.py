@@ -31,7 +31,7 @@ BROAD = {
 _LOGS = {"warning", "error", "critical", "exception"}
 # They look at an error and keep nothing of it.
 _LOOKS = {"format", "hasattr", "isinstance", "issubclass", "len", "repr", "str", "type"}
-_RECORDS = {"log_once", "COUNTERS.add"}
+_RECORDS = {"log_once", "log_failure", "COUNTERS.add"}
 _ENDS = {"sys.exit", "os._exit", "os.kill", "exit"}
 _LEAVES = ast.Return | ast.Break | ast.Continue
 _SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef

@@ -35,6 +35,7 @@ def test_the_page_is_written_from_the_code_as_it_is() -> None:
         ("raise ViewFailed(f'view {view.name}: {error}') from error", ("ViewFailed", "view {view}: {error}")),
         ("logger.error('%d events wait: %s', waiting, error)", ("log: error", "{waiting} events wait: {error}")),
         ("log_once('key', 'view %s: damaged\\n%s', view, where)", ("log: warning", "view {view}: damaged")),
+        ("log_failure('%d events wait', waiting, error=error)", ("log", "{waiting} events wait: {error}")),
         ("_CURES = {403: 'grant the user these rights'}", ("part", "grant the user these rights")),
         ("return f'it has no id in {place}' if late else None", ("part", "it has no id in {place}")),
         ("raise Fault('a' if x else 'not of ' + 'this kind')", ("Fault", "not of this kind")),
@@ -52,6 +53,8 @@ def test_every_way_to_write_a_message_is_found(source: str, found: tuple[str, st
         "if text == 'words of another program': pass",
         "_PATTERN = re.compile('the (words) of others')",
         "client.info('memory')",
+        "raise Wrong(f'{field}: {problem}')",
+        "logger.warning('%s: %s', subject, error)",
         "with cache_errors('reading a value now'): pass",
     ],
 )

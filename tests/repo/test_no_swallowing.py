@@ -226,7 +226,10 @@ def test_where_every_one_counts_narrow_ones_do() -> None:
         ("cachekeeper/consuming/processor.py", "self._away(chosen, error)\n                continue", "continue"),
         (
             "cachekeeper/consuming/pause.py",
-            "self._log(error)\n            self._logged = _text(error)\n            self._begun.set()",
+            (
+                'log_failure("events wait in the broker", error=error)\n'
+                "            self._logged = failure_text(error)\n            self._begun.set()"
+            ),
             "pass",
         ),
         ("cachekeeper/publishing/event_buffer.py", "self._failed(locks, error)\n", "pass\n"),

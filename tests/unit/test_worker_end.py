@@ -56,8 +56,7 @@ def test_those_that_are_lost_are_counted_and_logged(
     assert counts["answer_unheard"] == 1
     (said,) = [record.getMessage() for record in caplog.records]
     assert said == (
-        "while the worker stopped, a message was not acknowledged or put back "
-        f"({error.__name__}); it is delivered again"
+        f"while the worker stopped, messages were not acknowledged or put back ({error.__name__}); they come again"
     )
 
 

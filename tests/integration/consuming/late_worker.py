@@ -15,7 +15,7 @@ _process = _processor.process
 
 def _late(*arguments: Any) -> Any:
     wait_until(lambda: state.should_stop is not None, "the signal", 60)
-    if "LATE_WORKER_ENDS_ITS_BROKER" in os.environ:
+    if os.environ.pop("LATE_WORKER_ENDS_ITS_BROKER", None):
         Redis.from_url(os.environ["CACHEKEEPER_BROKER_URL"]).shutdown(nosave=True)
     return _process(*arguments)
 

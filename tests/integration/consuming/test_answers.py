@@ -155,39 +155,28 @@ def test_what_is_put_back_is_there_again_or_the_connection_ends(
 
 @pytest.mark.usefixtures("patient_publishing")
 @pytest.mark.parametrize("site", ["redis"], indirect=True)
-def test_a_worker_that_stops_acknowledges_what_it_has_done(site: Site) -> None:
-    """Else they would come back: kombu puts back what was not acknowledged."""
+@pytest.mark.parametrize(("worker", "applied"), [("patient_acks", 3), ("late_worker", 0)])
+def test_a_worker_that_stops_acknowledges_what_it_has_done(site: Site, worker: str, applied: int) -> None:
+    """Before the stop or meanwhile. Else they would come back: kombu puts back what was not acknowledged."""
     give_patience(site.publisher, site.broker.url)  # it is told exactly how many are held
-    with site.working("--include", "tests.integration.consuming.patient_acks") as worker:
-        site.publish_each(*(UserLoggedOut(token_id=f"last{n}") for n in range(3)))
-        wait_until(lambda: site.client.exists(*(f"blocked:last{n}" for n in range(3))) == 3, "all applied", SOON)
-        assert site.held() == 3
-    assert worker.exit_text == "exited with status 0"
+    keys = [f"blocked:{worker}{number}" for number in range(3)]
+    with site.working("--include", f"tests.integration.consuming.{worker}") as process:
+        site.publish_each(*(UserLoggedOut(token_id=f"{worker}{number}") for number in range(3)))
+        wait_until(lambda: site.held() == 3 and site.client.exists(*keys) == applied, "all taken", SOON)
+    assert site.client.exists(*keys) == 3
+    assert process.exit_text == "exited with status 0"
     assert (site.waiting(), site.held()) == (0, 0)
 
 
 @pytest.mark.usefixtures("patient_publishing")
-@pytest.mark.parametrize("site", ["redis"], indirect=True)
-def test_a_worker_that_stops_acknowledges_what_it_finishes_then(site: Site) -> None:
-    give_patience(site.publisher, site.broker.url)  # it is told exactly how many are held
-    with site.working("--include", "tests.integration.consuming.late_worker") as worker:
-        site.publish_each(*(UserLoggedOut(token_id=f"then{n}") for n in range(3)))
-        wait_until(lambda: site.held() == 3, "all taken", SOON)
-        assert not site.client.exists(*(f"blocked:then{n}" for n in range(3)))
-    assert site.client.exists(*(f"blocked:then{n}" for n in range(3))) == 3
-    assert worker.exit_text == "exited with status 0"
-    assert (site.waiting(), site.held()) == (0, 0)
-
-
-@pytest.mark.usefixtures("patient_publishing")
-def test_a_worker_that_stops_and_loses_its_broker_ends_all_the_same(redis_site: Site) -> None:
+@pytest.mark.parametrize("count", [1, 10], ids=["the last are sent at the end", "eight are sent before"])
+def test_a_worker_that_stops_and_loses_its_broker_ends_all_the_same(redis_site: Site, count: int) -> None:
     redis_site.environment["LATE_WORKER_ENDS_ITS_BROKER"] = "yes"
     with redis_site.working("--include", "tests.integration.consuming.late_worker") as worker:
-        redis_site.publish(UserLoggedOut(token_id="last"))
-        wait_until(lambda: redis_site.held() == 1, "the message taken", SOON)
-    assert redis_site.client.exists("blocked:last")
+        redis_site.publish_each(*(UserLoggedOut(token_id=f"last{number}") for number in range(count)))
+        wait_until(lambda: redis_site.held() == count, "the messages taken", SOON)
+    assert redis_site.client.exists(*(f"blocked:last{number}" for number in range(count))) == count
     assert worker.exit_text == "exited with status 0"
-    assert "while the worker stopped, a message was not acknowledged or put back (ConnectionError)" in worker.log_tail(
-        1000
-    )
-    assert "Traceback" not in worker.log_tail(1000)
+    said = worker.log_tail(1000)
+    assert "while the worker stopped, messages were not acknowledged or put back (ConnectionError)" in said
+    assert "Traceback" not in said

@@ -302,7 +302,7 @@ def check_goes_on(
     with buffering(broker, kind, limit=LIMIT, max_milliseconds=1, on_error=fail) as publisher:
         with away(broker):
             publisher.publish(events(1)[0])
-            said = f"on_error of a BufferedPublisher raised {fault.__name__}"
+            said = f"on_error of a BufferedPublisher raised an error: {fault.__name__}"
             wait_until(lambda: said in caplog.text, "the log")
         wait_until(lambda: not publisher.waiting, "an empty buffer")
     assert SECRET not in caplog.text
@@ -327,7 +327,7 @@ def test_a_callback_that_fails_at_the_end_of_the_process_keeps_no_other_buffer(
             for _ in range(2):
                 publisher.finish()
         assert caplog.text.count("1 events are lost: they were not published before the process ended") == 2
-        assert caplog.text.count("on_error of a BufferedPublisher raised SystemExit") == 1, "said once"
+        assert caplog.text.count("on_error of a BufferedPublisher raised an error: SystemExit") == 1, "said once"
     assert SECRET not in caplog.text
 
 
