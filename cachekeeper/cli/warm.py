@@ -131,7 +131,7 @@ def _shown(name: str) -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task(name, total=None)
 
         def show(done: int, total: int) -> None:
-            if bar.tasks[0].total is None:  # documents of an earlier run do not count for the speed
+            if bar.tasks[0].total is None:  # the speed is that of this run, without the documents of an earlier one
                 bar.reset(task, completed=done, total=total)
             bar.update(task, completed=done, total=total)
 

@@ -158,7 +158,7 @@ def _sends_twice(client: Redis | RedisCluster) -> bool:
         return client.retry.get_retries() != 0
     options = client.connection_pool.connection_kwargs
     retry = options.get("retry")
-    if retry is None:  # then a connection makes its own if one of these options is set
+    if retry is None:  # each connection makes its own retries if one of these options is set
         return bool(options.get("retry_on_timeout") or options.get("retry_on_error"))
     return bool(retry.get_retries() != 0)
 

@@ -56,7 +56,8 @@ class Channel(redis_transport.Channel):
     """A channel that takes, records and puts back messages in our way.
 
     kombu's event loop keeps one blocking command in flight on a separate connection, and calls it BRPOP. Here the
-    channel sends one of three commands instead: take a message; if there is none, wait; if Redis refuses that, pause.
+    channel sends one of three commands instead. TAKE takes a message. WAIT follows if there is none, and PAUSE if Redis
+    refuses to wait.
     """
 
     QoS = QoS
