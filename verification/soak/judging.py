@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LONG_SECONDS = 1200.0
 """A run of at least this duration is judged by its slopes, too."""
 _LEAST_POINTS = 6
+LEAST_CUTS = 9
+"""With so many cuts, enough points are left after the warm-up."""
 _HOUR = 3600.0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import socket
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ _THREADS = 4
 _BEHIND_SECONDS = 3.0
 """The longest delay that the publisher catches up, as after an outage. More would flood a machine that is too slow."""
 _PAUSE_SECONDS = 0.05
+_SOCKET_PAIRS = 2
 _REPORT_SECONDS = 0.5
 
 
@@ -103,9 +105,10 @@ def _keep_broken_lanes() -> None:
     """Apply the mutant `connections`, which keeps a connection open after an error on it."""
     from cachekeeper.publishing.broker_connection import BrokerConnection  # noqa: PLC0415  # kombu takes long to import
 
-    kept: list[BrokerConnection] = []
+    kept: list[object] = []
     patched: Any = BrokerConnection
-    patched.drop = lambda connection: kept.append(connection)  # noqa: PLW0108  # a built-in would not be bound as a method
+    # And more sockets with each: a cut may break only one connection, which would hide in the noise.
+    patched.drop = lambda connection: kept.append((connection, [socket.socketpair() for _ in range(_SOCKET_PAIRS)]))
 
 
 if __name__ == "__main__":

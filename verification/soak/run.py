@@ -21,6 +21,7 @@ from testkit.delivering import Program, Site
 from verification.chaos.proxy import Proxy
 from verification.soak import publisher, reader
 from verification.soak.brokers import broker_of, look_until
+from verification.soak.judging import LEAST_CUTS
 from verification.soak.reporting import MUTANT, PORTS, REPORT, VISIBILITY, read_report
 from verification.soak.sampling import Sample, Soaked, levels_of
 from verification.soak.workload import USERS, stock
@@ -36,6 +37,7 @@ _LOOK_SECONDS = 1.0
 _STALL_SECONDS = 2.0
 _SOON = 300.0
 _QUIET_LOOKS = 3
+_LONGER = 3  # times
 _VISIBILITY_SECONDS = 60  # as shipped
 
 
@@ -104,11 +106,12 @@ class Run:
         """Run under load and cut connections regularly. Then wait for the last event, and return the measurements.
 
         Args:
-            duration: seconds of load.
+            duration: seconds of load; up to three times as many until there were enough cuts to judge by. On a busy
+                machine, the worker takes longer to connect, and cuts wait for it.
             cut_seconds: seconds between two cuts.
             seed: decides the order of the kinds of cut.
         """
-        soaked = Soaked(duration, configured=PREFETCH, looks_due=duration / self.broker.look_seconds)
+        soaked = Soaked(duration, configured=PREFETCH)
         self.site.client.flushall()
         stock(self.site.db)
         for process in self.processes.values():
@@ -133,7 +136,7 @@ class Run:
         self._last_cut = began
         watched = {name: psutil.Process(process.pid) for name, process in self.processes.items()}
         cuts = (began + cut_seconds * number for number in itertools.count(1))
-        next_cut, last = next(cuts), began + duration
+        next_cut, last, latest = next(cuts), began + duration, began + duration * _LONGER
         for number in itertools.count(1):
             time.sleep(max(0.0, began + number * _LOOK_SECONDS - time.monotonic()))
             now = time.monotonic()
@@ -145,7 +148,11 @@ class Run:
             if now >= next_cut and is_calm and now + cut_seconds <= last:
                 self._cut(rng)
                 next_cut = next(cuts)
+            if self._cuts < LEAST_CUTS and now + cut_seconds > last:
+                last = min(last + cut_seconds, latest)
             if now >= last:
+                soaked.duration = last - began
+                soaked.looks_due = soaked.duration / self.broker.look_seconds
                 return
 
     def _take(self, soaked: Soaked, at: float, watched: dict[str, psutil.Process]) -> None:

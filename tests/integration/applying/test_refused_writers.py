@@ -12,7 +12,7 @@ from cachekeeper.applying.batch import apply
 from cachekeeper.devservers.ports import free_port
 from cachekeeper.errors import CacheUnavailable, PersistedNotCached
 from lookups import BLOCKED, block_token, save_session
-from testkit.limits import NO_REDIS
+from testkit.limits import NO_REDIS, PATIENT
 from testkit.shop import Shop
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def test_a_refused_write(
 ) -> None:
     with own_redis.client() as client:
         cause(client)
-    keeper = shop.keeper(redis_url=own_redis.url, **NO_REDIS)
+    keeper = shop.keeper(redis_url=own_redis.url, **PATIENT)
     for _ in range(2):
         write(keeper)
     (warning,) = said()
@@ -100,7 +100,7 @@ def test_all_that_is_written_shares_one_warning(
 ) -> None:
     with own_redis.client() as client:
         _becomes_a_replica(client)
-    keeper = shop.keeper(redis_url=own_redis.url, **NO_REDIS)
+    keeper = shop.keeper(redis_url=own_redis.url, **PATIENT)
     for write in WRITERS:
         write(keeper)
     assert len(said()) == 1
@@ -127,7 +127,7 @@ def test_a_cluster_whose_host_is_unknown(
 def test_a_server_that_is_no_cluster(
     shop: Shop, own_redis: RedisServer, said: Callable[[], list[str]], write: Callable[[Keeper], None]
 ) -> None:
-    keeper = shop.keeper(redis_url=f"redis+cluster://127.0.0.1:{own_redis.port}", **NO_REDIS)
+    keeper = shop.keeper(redis_url=f"redis+cluster://127.0.0.1:{own_redis.port}", **PATIENT)
     for _ in range(2):
         write(keeper)
     (warning,) = said()

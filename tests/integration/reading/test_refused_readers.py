@@ -15,7 +15,7 @@ import redis
 from cachekeeper.errors import CacheUnavailable
 from cachekeeper.protocol.refusals import server_name, warn_if_refused
 from lookups import read_user
-from testkit.limits import NO_REDIS
+from testkit.limits import PATIENT
 from testkit.shop import Shop
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def reads(shop: Shop, url: str, caplog: pytest.LogCaptureFixture) -> str:
     """Read twice, past the breaker's pause, and return the one warning."""
-    keeper = shop.keeper(redis_url=url, **NO_REDIS)
+    keeper = shop.keeper(redis_url=url, **PATIENT)
     with caplog.at_level(logging.WARNING, "cachekeeper"):
         for _ in range(2):
             for reader in keeper._parts().readers.values():
