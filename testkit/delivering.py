@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import uuid
 from contextlib import contextmanager
@@ -39,15 +40,21 @@ if TYPE_CHECKING:
 REGISTRY = load_registry(["producers", "lookups", "worker"])
 
 
-def remember_queue(broker: RedisServer | RabbitServer) -> None:
-    """Wait until a broker would still know its queue after a SIGKILL.
+def remember_queues(broker: RedisServer | RabbitServer, *queues: str) -> None:
+    """Wait until a broker would still know these queues after a SIGKILL.
 
     RabbitMQ writes the name of a quorum queue to disk about a second after the queue was made, even if it has confirmed
     messages earlier. A node that is killed before that never elects a leader for that queue again.
     """
     if isinstance(broker, RabbitServer):
-        name, files = f"%2F_{QUEUE}".encode(), broker.data
-        wait_until(lambda: any(name in file.read_bytes() for file in files.rglob("names.dets")), "a queue on disk", 60)
+        # The dead letters' queue has the name of the work queue, a dot, and more.
+        names = [re.compile(re.escape(f"%2F_{queue}".encode()) + rb"(?!\.)") for queue in queues]
+
+        def are_on_disk() -> bool:
+            on_disk = b"".join(file.read_bytes() for file in broker.data.rglob("names.dets"))
+            return all(name.search(on_disk) for name in names)
+
+        wait_until(are_on_disk, "the queues on disk", 60)
 
 
 def forget_queues(broker: RedisServer | RabbitServer) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Self
 
+from cachekeeper.broker.names import DEAD_QUEUE, QUEUE
 from cachekeeper.devservers import RedisServer
 from cachekeeper.devservers.worker_process import WorkerProcess
 from cachekeeper.upkeep.audit import audit
@@ -21,7 +22,7 @@ from cachekeeper.upkeep.warming import warm_keys
 from lookups import search_products
 from lookups.products import SEARCH
 from lookups.users import USER_NAME
-from testkit.delivering import RELAY_SAYS, Program, Site, remember_queue
+from testkit.delivering import RELAY_SAYS, Program, Site, remember_queues
 from testkit.faults import MUTANT, VARIABLE
 from testkit.full_brokers import full
 from testkit.waiting import wait_until
@@ -241,7 +242,7 @@ class Run:
             assert self.workers[0].exit_text == "exited with status 0"
             self.workers[0].start()
         elif what == RESTARTED:
-            remember_queue(self.site.broker)
+            remember_queues(self.site.broker, QUEUE, DEAD_QUEUE)
             self.site.broker.restart(keep_data=True)
         elif what == FILLED:
             self._fill(stop)

@@ -8,9 +8,10 @@ import pytest
 from pymongo import ReadPreference
 from redis.exceptions import ReadOnlyError, ResponseError
 
+from cachekeeper.broker.names import DEAD_QUEUE, QUEUE
 from cachekeeper.devservers import MongoServer, RedisServer
 from producers import UserLoggedOut
-from testkit.delivering import Site, remember_queue
+from testkit.delivering import Site, remember_queues
 from testkit.servers import RabbitServer
 from testkit.waiting import wait_until
 
@@ -201,7 +202,7 @@ def test_a_redis_that_refuses_writes_is_away(site: Site, worker: WorkerProcess, 
 def test_a_broker_that_restarts_is_found_again(site: Site, worker: WorkerProcess) -> None:
     site.publish(UserLoggedOut(token_id="old"))
     wait_until(lambda: site.client.exists("blocked:old"), "a worker that works", SOON)
-    remember_queue(site.broker)
+    remember_queues(site.broker, QUEUE, DEAD_QUEUE)
     site.broker.restart(keep_data=True)
     site.publish(*logouts("restarted"))
     keys = [f"blocked:restarted{n}" for n in range(EVENTS)]
@@ -216,7 +217,7 @@ def test_a_broker_that_restarts_while_the_worker_waits_brings_it_nothing(site: S
         site.publish_each(*logouts("both"))
         wait_until(lambda: site.waiting() == EVENTS, "all events in the broker", SOON)
         wait_until(lambda: "stopped fetching events" in worker.log_tail(50), "a worker that waits", SOON)
-        remember_queue(site.broker)
+        remember_queues(site.broker, QUEUE, DEAD_QUEUE)
         site.broker.restart(keep_data=True)
         wait_until(lambda: "Connection to broker lost" in worker.log_tail(200), "a worker without a broker", SOON)
         # It connects again, and answers; but it fetches nothing.

@@ -20,7 +20,7 @@ from cachekeeper.publishing import publisher as publishers
 from cachekeeper.publishing.publisher import Publisher, publish, publish_many
 from cachekeeper.settings import PublisherSettings
 from producers import UserDeleted, UserUpdated
-from testkit.delivering import remember_queue
+from testkit.delivering import remember_queues
 from testkit.patient_publishing import PUBLISH_SECONDS
 from testkit.servers import RabbitServer
 from testkit.waiting import wait_until
@@ -59,7 +59,7 @@ def broker(_broker: RedisServer | RabbitServer) -> RedisServer | RabbitServer:
     if not _broker.alive:
         _broker.start()
     take(_broker)
-    remember_queue(_broker)
+    remember_queues(_broker, QUEUE)
     return _broker
 
 
@@ -253,7 +253,7 @@ def test_a_queue_that_was_deleted_is_made_again(publisher: Publisher, broker: Re
     assert [bodies[0]["user_id"] for bodies in take(broker)] == ["afterwards"]
     if isinstance(broker, RabbitServer):
         # Empty, for the next test: in its files the name of the deleted queue stands for the new one's, which a node
-        # that is killed within a second would not know (see `remember_queue`).
+        # that is killed within a second would not know (see `remember_queues`).
         broker.restart()
 
 
