@@ -1,6 +1,6 @@
 # The legs: which tests run on which servers, and why.
 #
-#   check      Lint, types and import contracts. They are the same everywhere, so they run once.
+#   check      Lint, types and import contracts. They are the same everywhere, so they run once, beside `wheels`.
 #   wheels     The machine of a newcomer: Debian 12 with Python, make and the libraries that docs/installation.md names,
 #              without servers. An ordinary user runs `make demo` and `make test`, as the README says. Then the tests on real
 #              servers run again with the wheels' second Redis, redis-server 6.2.14.
