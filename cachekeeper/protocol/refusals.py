@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from redis import ConnectionPool, RedisError
@@ -107,8 +108,21 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     chain: list[BaseException] = []
     while error is not None and len(chain) < _LONGEST_CHAIN:
         chain.append(error)
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or _during(error)
     return reversed(chain)
+
+
+def _during(error: BaseException) -> BaseException | None:
+    """Return the error during whose handling `error` was raised.
+
+    None if a caller further up handles it, whose error has nothing to do with this server. An error's traceback begins
+    in the function that handles it, and `error` has come through that function if it is one of ours or of the client.
+    """
+    context = error.__context__
+    if context is None or context.__traceback__ is None:
+        return None
+    handler = context.__traceback__.tb_frame
+    return context if any(frame is handler for frame, _ in walk_tb(error.__traceback__)) else None
 
 
 def _refusal(error: BaseException) -> tuple[str, str] | None:  # noqa: PLR0911  # one return per kind

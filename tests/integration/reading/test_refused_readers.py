@@ -15,7 +15,7 @@ import redis
 from cachekeeper.errors import CacheUnavailable
 from cachekeeper.protocol.refusals import server_name, warn_if_refused
 from lookups import read_user
-from testkit.limits import PATIENT
+from testkit.limits import NOWHERE, PATIENT
 from testkit.shop import Shop
 
 if TYPE_CHECKING:
@@ -71,6 +71,17 @@ def test_an_unknown_host(stocked: Shop, caplog: pytest.LogCaptureFixture) -> Non
 def test_an_unknown_host_of_a_cluster(stocked: Shop, caplog: pytest.LogCaptureFixture) -> None:
     said = reads(stocked, "redis+cluster://:secret@cache.invalid:7000", caplog)
     assert said.startswith("Redis at cache.invalid:7000: its host name is unknown; correct")
+
+
+def test_an_error_that_the_caller_handles_is_not_the_servers(stocked: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """Redis refuses a command of the caller's own. Meanwhile ours does not answer: an outage, nothing to correct."""
+    keeper = stocked.keeper(redis_url=NOWHERE, **PATIENT)
+    with caplog.at_level(logging.WARNING, "cachekeeper"):
+        try:
+            stocked.redis.execute_command("NO_SUCH_COMMAND")
+        except redis.ResponseError:
+            assert read_user(1, keeper=keeper) == "Ann"
+    assert warnings(caplog) == []
 
 
 @pytest.mark.parametrize("auth", ["", ":secret@"])
