@@ -130,9 +130,10 @@ class Store:
         keys = [template.key(escape_braces(text)) for text in substrings(names, limit)]
         for at in range(0, len(keys), STEPS_PER_PIPELINE):
             with cache_errors("invalidating the searches of a name", self.source):
-                pipe = self.client.pipeline(transaction=False)
+                pipe: Any = self.client.pipeline(transaction=False)
                 for key in keys[at : at + STEPS_PER_PIPELINE]:
-                    pipe.unlink(key, meta_key(key))
+                    # Not `pipe.unlink`: a Cluster's pipeline refuses several keys, also of one slot.
+                    pipe.execute_command("UNLINK", key, meta_key(key))
                 pipe.execute()
 
     def parts(self, template: Template) -> Iterator[str]:
