@@ -113,10 +113,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _during(error: BaseException) -> BaseException | None:
-    """Return the error during whose handling `error` was raised.
+    """Return the error that this library or the client was handling when it raised `error`; None if there is none.
 
-    None if a caller further up handles it, whose error has nothing to do with this server. An error's traceback begins
-    in the function that handles it, and `error` has come through that function if it is one of ours or of the client.
+    A caller may be handling an error, too, when it makes the call. That error says nothing about this server:
+
+        caller: catches its own error, and looks something up      lookup: Redis does not answer, `error` is raised
+
+    The first frame of an error's traceback is the function that handles the error. If `error` was raised below that
+    function, its own traceback contains the same frame. The caller's frame is not in it.
     """
     context = error.__context__
     if context is None or context.__traceback__ is None:
