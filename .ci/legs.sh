@@ -25,13 +25,14 @@ NOT_REPEATED=(soak acl auditing 'buffered*' chaos 'change_stream*' compose demo 
     'store_*' 'warm*' write_concern_errors wrong_settings)
 # Not run on Debian 12's servers: long tests of MongoDB, the command line, files or pytest, which do not test Redis 7.0,
 # RabbitMQ or Node.js. The leg wheels runs them with the same Python, and also the scripts and programs that are wrong
-# on purpose. TLS, kills at every gap, the buffered publisher, the outbox's processes, chaos and the order of events are
-# tested with Debian 13's servers, a full Redis broker and permissions with those of the wheels.
+# on purpose. TLS, kills at every gap, the buffered publisher, the outbox's processes, chaos, the order of events and
+# RabbitMQ's rights and limits are tested with Debian 13's servers, a full Redis broker and Redis permissions with those
+# of the wheels.
 NOT_IN_DEBIAN12=(acl auditing 'buffered*' 'change_stream*' chaos demo dev dev_ends embedded event_orders fixtures
     fold_mongod foreign_environment full_broker health_check 'http_door_*' 'index*' losses mongodb_refusals
-    order_independence orders_example outbox_costs outbox_processes persisting readme reader_machine refused_writes
-    replica_set server_finding soak_mutants store_machine_mutants store_mutants tls 'warm*' write_concern_errors
-    wrong_settings)
+    order_independence orders_example outbox_costs outbox_processes persisting 'rabbit_*' readme reader_machine
+    refused_writes replica_set server_finding soak_mutants store_machine_mutants store_mutants tls 'warm*'
+    write_concern_errors wrong_settings)
 # Not run in Debian 13: long tests that depend neither on its servers nor on its Python. Redis permissions (acl) are
 # tested on a newer Redis, that of the wheels.
 NOT_IN_DEBIAN13=(acl auditing 'change_stream_*' demo dev dev_ends embedded fixtures fold_mongod foreign_environment
