@@ -1,15 +1,19 @@
 """`make versions`: it takes the versions from pyproject.toml, and no run passes with other ones."""
 
+import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import psutil
 import pytest
 from packaging.requirements import Requirement
 
 from testkit.compose import ROOT
+from testkit.waiting import wait_until
 from tests.repo.versions import __main__ as command
+from tests.repo.versions.bounded import run_bounded
 from tests.repo.versions.environments import (
     CLIENTS,
     COMBINATIONS,
@@ -137,6 +141,32 @@ def test_one_combination_that_fails_fails_the_whole(
     summary = capsys.readouterr().out.partition("client versions:\n")[2]
     assert summary.count("passed") == statuses.count(0)
     assert summary.count("\n") == len(COMBINATIONS)
+
+
+HANGS = """
+import threading, time
+
+def waits_for_ever():
+    threading.Event().wait()
+
+threading.Thread(target=waits_for_ever).start()
+print("all passed", flush=True)
+"""
+
+
+def test_a_run_that_hangs_as_it_ends_is_ended_and_says_where(tmp_path: Path) -> None:
+    status, output = run_bounded([sys.executable, "-c", HANGS], directory=tmp_path, environment=os.environ, seconds=2.0)
+    assert status != 0
+    assert output.startswith("all passed\n")
+    assert "in waits_for_ever" in output
+    assert output.endswith("ended, because it took longer than 2 s\n")
+
+
+def test_nothing_that_a_run_started_is_left(tmp_path: Path) -> None:
+    starts = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid)"
+    status, output = run_bounded([sys.executable, "-c", starts], directory=tmp_path, environment=os.environ, seconds=60)
+    assert status == 0
+    wait_until(lambda: not psutil.pid_exists(int(output)), "the end of what it started")
 
 
 def test_the_contract_names_files_that_exist() -> None:

@@ -7,7 +7,6 @@ Ends with 1 if a test failed, with 2 if an environment could not be made.
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 import tomllib
@@ -15,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.repo.versions.bounded import run_bounded
 from tests.repo.versions.environments import (
     COMBINATIONS,
     Combination,
@@ -52,6 +52,8 @@ TESTS = (
     "tests/integration/upkeep/test_warming.py",
     "tests/integration/applying/test_write_concern_errors.py",
 )
+
+_LONGEST_SECONDS = 900.0  # two minutes are usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +97,8 @@ def run(combination: Combination, tests: list[str]) -> Outcome:
     if report := environment.get("TEST_REPORT"):
         path = Path(report)
         environment["TEST_REPORT"] = str(path.with_name(f"{path.stem}-{combination.name}{path.suffix}"))
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    return Outcome(combination, clients, done.returncode, time.monotonic() - began, done.stdout)
+    status, output = run_bounded(command, directory=ROOT, environment=environment, seconds=_LONGEST_SECONDS)
+    return Outcome(combination, clients, status, time.monotonic() - began, output)
 
 
 def main(arguments: list[str]) -> int:
