@@ -4,6 +4,7 @@ Exceptions are raised at every line of the client's code in turn, and by real si
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -43,20 +44,56 @@ KINDS = ("get", "pipeline", "transaction", "script")
 P = ParamSpec("P")
 
 
-def in_a_thread(test: Callable[P, None]) -> Callable[P, None]:
-    """Run a test in a thread of its own.
+def leaving_nothing(test: Callable[P, None]) -> Callable[P, None]:
+    """Run a test that raises exceptions where no signal could, so that it leaves nothing to the tests after it.
 
-    If a tracer raises within an `except` clause, CPython 3.11 forgets that the clause has ended. Its error would be the
-    context of every later error of the thread, and the lookups of later tests would warn of it.
+    It runs in a generator, which has a stack of handled exceptions of its own: if a tracer raises within an `except`
+    clause, CPython 3.11 forgets that the clause has ended. Its error would be the context of every later error of the
+    thread, and the lookups of later tests would warn of it.
+
+    After such an error a pool of redis-py may still hold its lock. The garbage collector closes the pool, and needs the
+    lock for it. In another thread than this one, it would wait forever. So such a pool gets a new lock.
     """
 
     @wraps(test)
     def run(*args: P.args, **options: P.kwargs) -> None:
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(test, *args, **options).result()
+        def running() -> Iterator[None]:
+            test(*args, **options)
+            yield
+
+        for _ in running():
+            pass
+        for pool in locked_pools():
+            pool._lock = threading.RLock()
         assert sys.exception() is None
 
     return run
+
+
+def locked_pools() -> list[redis.ConnectionPool]:
+    """The pools whose lock another thread cannot take."""
+
+    def can_take(lock: Any) -> bool:
+        taken: bool = lock.acquire(blocking=False)
+        if taken:
+            lock.release()
+        return taken
+
+    pools = [each for each in gc.get_objects() if isinstance(each, redis.ConnectionPool)]
+    with ThreadPoolExecutor(1) as other:
+        return [each for each in pools if not other.submit(can_take, each._lock).result()]
+
+
+@pytest.mark.parametrize("guard", [leaving_nothing, lambda test: test], ids=["as it is", "without it"])
+def test_no_pool_stays_locked(guard: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
+    pool = redis.ConnectionPool()
+
+    def interrupted() -> None:
+        pool._lock.acquire()
+
+    guard(interrupted)()
+    assert locked_pools() == ([] if guard is leaving_nothing else [pool])
+    pool._lock = threading.RLock()
 
 
 @pytest.fixture
@@ -74,7 +111,7 @@ def client_of(url: str, **options: Any) -> Iterator[redis.Redis]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@in_a_thread
+@leaving_nothing
 def test_an_exception_at_any_line_of_a_call(proxy: LateProxy, kind: str) -> None:
     step = 1 if kind == "get" else 4
     with client_of(proxy.url, retry=Retry(NoBackoff(), 0)) as client:
@@ -84,7 +121,7 @@ def test_an_exception_at_any_line_of_a_call(proxy: LateProxy, kind: str) -> None
 
 
 @pytest.mark.parametrize("error", ERRORS)
-@in_a_thread
+@leaving_nothing
 def test_with_the_parser_of_redis_py(proxy: LateProxy, error: type[BaseException]) -> None:
     with client_of(proxy.url, parser_class=_RESP2Parser, retry=Retry(NoBackoff(), 0)) as client:
         score = every_line(client, proxy, calls(client)["pipeline"], error, step=5)
@@ -92,7 +129,7 @@ def test_with_the_parser_of_redis_py(proxy: LateProxy, error: type[BaseException
         assert score.interrupted > 50
 
 
-@in_a_thread
+@leaving_nothing
 def test_an_exception_at_any_line_of_connecting(redis_server: RedisServer) -> None:
     # If the handshake ended before SELECT, the next caller would read another database.
     with redis_server.client(1) as client:
@@ -106,7 +143,7 @@ def test_an_exception_at_any_line_of_connecting(redis_server: RedisServer) -> No
         assert score.interrupted > 60
 
 
-@in_a_thread
+@leaving_nothing
 def test_any_of_it_at_random_and_redis_py_beside_it(proxy: LateProxy) -> None:
     with contenders(proxy.url) as clients:
         scores = {name: play(client, proxy, 1000, seed=3) for name, client in clients.items()}
@@ -115,13 +152,13 @@ def test_any_of_it_at_random_and_redis_py_beside_it(proxy: LateProxy) -> None:
     assert min(score.interrupted for score in scores.values()) > 60
 
 
-@in_a_thread
+@leaving_nothing
 def test_resp2_alone_does_not_close_it(proxy: LateProxy) -> None:
     with redis.Redis.from_url(proxy.url, protocol=2) as client:
         assert every_line(client, proxy, calls(client)["get"], KeyboardInterrupt).wrong > 0
 
 
-@in_a_thread
+@leaving_nothing
 def test_nor_does_the_pool_without_the_count(proxy: LateProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections._CountsCommands, "owes_replies", False)
     with client_of(proxy.url, retry=Retry(NoBackoff(), 0)) as client:
@@ -222,7 +259,7 @@ def test_a_reply_that_is_later_than_the_time_limit(redis_server: RedisServer) ->
         assert [client.get(f"key:{key}") for key in (1, 2, 3)] == [b"value:1", b"value:2", b"value:3"]
 
 
-@in_a_thread
+@leaving_nothing
 def test_every_node_of_a_cluster(cluster: RedisServer) -> None:
     with cluster.client() as direct, LateProxy(cluster.port) as proxy:
         direct.config_set("cluster-announce-port", proxy.url.rpartition(":")[2].partition("/")[0])
@@ -261,7 +298,7 @@ def test_what_the_keeper_makes(cluster: RedisServer) -> None:
     late.close()
 
 
-@in_a_thread
+@leaving_nothing
 def test_over_a_unix_socket(guardian: Guardian, redis_found: FoundServer, tmp_path: Path) -> None:
     server = RedisServer(guardian, redis_found, config={"unixsocket": str(tmp_path / "redis.sock")})
     server.start()
