@@ -52,7 +52,8 @@ def leaving_nothing(test: Callable[P, None]) -> Callable[P, None]:
     thread, and the lookups of later tests would warn of it.
 
     After such an error a pool of redis-py may still hold its lock. The garbage collector closes the pool, and needs the
-    lock for it. In another thread than this one, it would wait forever. So such a pool gets a new lock.
+    lock for it. It may run in any thread, such as one of the proxy, and there it would wait forever. So it does not run
+    meanwhile, and afterwards such a pool gets a new lock.
     """
 
     @wraps(test)
@@ -61,10 +62,14 @@ def leaving_nothing(test: Callable[P, None]) -> Callable[P, None]:
             test(*args, **options)
             yield
 
-        for _ in running():
-            pass
-        for pool in locked_pools():
-            pool._lock = threading.RLock()
+        gc.disable()
+        try:
+            for _ in running():
+                pass
+        finally:
+            for pool in locked_pools():
+                pool._lock = threading.RLock()
+            gc.enable()
         assert sys.exception() is None
 
     return run
