@@ -84,7 +84,8 @@ def locked_pools() -> list[redis.ConnectionPool]:
             lock.release()
         return taken
 
-    pools = [each for each in gc.get_objects() if isinstance(each, redis.ConnectionPool)]
+    # `isinstance` would ask the proxies among the objects for what they stand for, which may no longer exist.
+    pools = [each for each in gc.get_objects() if issubclass(type(each), redis.ConnectionPool)]
     with ThreadPoolExecutor(1) as other:
         return [each for each in pools if not other.submit(can_take, each._lock).result()]
 
