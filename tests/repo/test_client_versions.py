@@ -1,17 +1,16 @@
 """`make versions`: it takes the versions from pyproject.toml, and no run passes with other ones."""
 
 import os
+import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-import psutil
 import pytest
 from packaging.requirements import Requirement
 
 from testkit.compose import ROOT
-from testkit.waiting import wait_until
 from tests.repo.versions import __main__ as command
 from tests.repo.versions.bounded import run_bounded
 from tests.repo.versions.environments import (
@@ -144,29 +143,22 @@ def test_one_combination_that_fails_fails_the_whole(
 
 
 HANGS = """
-import threading, time
+import threading
 
-def waits_for_ever():
+def waits_forever():
     threading.Event().wait()
 
-threading.Thread(target=waits_for_ever).start()
+threading.Thread(target=waits_forever).start()
 print("all passed", flush=True)
 """
 
 
 def test_a_run_that_hangs_as_it_ends_is_ended_and_says_where(tmp_path: Path) -> None:
     status, output = run_bounded([sys.executable, "-c", HANGS], directory=tmp_path, environment=os.environ, seconds=2.0)
-    assert status != 0
+    assert status == -signal.SIGABRT
     assert output.startswith("all passed\n")
-    assert "in waits_for_ever" in output
+    assert "in waits_forever" in output
     assert output.endswith("ended, because it took longer than 2 s\n")
-
-
-def test_nothing_that_a_run_started_is_left(tmp_path: Path) -> None:
-    starts = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid)"
-    status, output = run_bounded([sys.executable, "-c", starts], directory=tmp_path, environment=os.environ, seconds=60)
-    assert status == 0
-    wait_until(lambda: not psutil.pid_exists(int(output)), "the end of what it started")
 
 
 def test_the_contract_names_files_that_exist() -> None:

@@ -114,6 +114,7 @@ POISON: dict[str, dict[str, dict[str, Any]]] = {
         "compressed, it says": sent(headers={**HEADERS, "compression": "zlib"}),
         "compressed in a way that there is not": sent(headers={**HEADERS, "compression": "application/x-none"}),
         "compressed in a way that is no name": sent(headers={**HEADERS, "compression": {"a": []}}),
+        # Compressed in parts: each process of pytest makes it anew.
         "a bomb": sent(bz2.compress(bytes(BOMB // 64)) * 64, {**HEADERS, "compression": "application/x-bz2"}),
     },
     f"it is longer than {LONGEST} bytes": {"longer than allowed": sent(b" " * LONGEST + b"[]")},

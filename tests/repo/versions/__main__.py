@@ -53,7 +53,7 @@ TESTS = (
     "tests/integration/applying/test_write_concern_errors.py",
 )
 
-_LONGEST_SECONDS = 900.0  # two minutes are usual
+_LONGEST_SECONDS = 900.0  # five minutes are usual
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import tempfile
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ _LAST_WORDS_SECONDS = 10.0
 def run_bounded(
     command: Sequence[str], *, directory: Path, environment: Mapping[str, str], seconds: float
 ) -> tuple[int, str]:
-    """Run `command`, and end it, with all processes of its group, if it takes longer than `seconds`.
+    """Run `command`, and end it if it takes longer than `seconds`.
 
     A Python program that is ended prints where each of its threads is. A run can also hang as it ends, for example in a
     thread that never returns. Without a limit it would print nothing until the whole CI run is ended from outside.
@@ -34,7 +32,6 @@ def run_bounded(
             env={**environment, "PYTHONFAULTHANDLER": "1"},
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
         try:
             status, ending = process.wait(seconds), ""
@@ -44,14 +41,7 @@ def run_bounded(
             try:
                 status = process.wait(_LAST_WORDS_SECONDS)
             except subprocess.TimeoutExpired:
-                status = -signal.SIGKILL
-        finally:
-            _end(process)
+                process.kill()
+                status = process.wait()
         output.seek(0)
         return status, output.read().decode(errors="replace") + ending
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):  # nothing of it may be left
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
